@@ -1,0 +1,57 @@
+"""The command line: one file a command, each imported only when it runs.
+
+``flux/cli/state_history.py`` is ``flux state history``: the file defines a click
+command named ``command``, and the first line of its docstring is its line in
+``flux --help``. Nothing else registers it (`flux.cli.registry`). Every command
+gets the global flags, before or after its name (`flux.cli.settings`), asks the
+server through `flux.cli.client`, and writes through `flux.cli.screen`, the only
+door to the terminal, which sanitises what passes.
+
+Classes here are frozen dataclasses and named tuples rather than attrs classes,
+and heavy imports stand inside functions: this package's start-up is felt at
+each command (``benchmarks/cli_start.py``).
+"""
+
+import os
+import sys
+
+from flux.errors import FluxError
+
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; what it raises is told on stderr, with the next step."""
+    import click
+
+    from flux.cli.failures import tell, usage_error
+    from flux.cli.registry import root
+
+    if arguments is None:
+        arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show "●" or "→" gets an escape, not a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = root.main(arguments, prog_name="flux", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        failure = usage_error(error, arguments)
+        tell(failure, arguments)
+        return failure.exit_code
+    except FluxError as error:
+        sys.stdout.flush()
+        tell(error, arguments)
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `flux tail | head`: the reader has what it wanted. Python would complain
+        # once more when it flushes stdout at exit, so that goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0

@@ -1,0 +1,461 @@
+"""What ``flux.toml`` says, and where it says it.
+
+`parse_config` takes the file's text and gives a frozen `Config`; it reads no
+file itself. Everything that is wrong with the text is found in one go and
+reported together, each problem with its line, what would be allowed and the
+word that was probably meant: nobody should have to start Flux four times to
+learn of four typos. An unknown key is an error, because a setting that is
+silently ignored is found out in production.
+
+A `Config` also remembers its origins: for each key, the line that set it or
+the words "Flux's default". ``flux why`` needs them to say whose limit it was.
+
+How to think about the code: a *table reader* takes one table, hands each known
+key to a *value reader* and calls the other keys unknown. A value reader
+returns the value or raises `RefusedValueError`; only the table reader knows paths
+and lines.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from flux.config_values import (
+    RefusedValueError,
+    ValueReader,
+    did_you_mean,
+    integer_between,
+    is_function_name,
+    list_of,
+    name_type,
+    one_of,
+    read_database_url,
+    read_duration_s,
+    read_folder,
+    read_function_name,
+    read_host,
+    read_project_name,
+    read_redaction,
+    read_schedule,
+    read_size_bytes,
+)
+from flux.errors import OperatorError
+from flux.limits import Limits
+from flux.toml_lines import KeyPath, find_key_lines
+
+CONFIG_NAME = "flux.toml"
+DEFAULT_ORIGIN = "Flux's default"
+
+
+class ConfigError(OperatorError):
+    """Something about ``flux.toml``: catch this one to catch all of them."""
+
+    code = "FLX500"
+
+
+class UnreadableConfigError(ConfigError):
+    """The file is not TOML, or not text at all."""
+
+    code = "FLX501"
+
+
+class UnknownKeyError(ConfigError):
+    """A key or table that Flux does not know."""
+
+    code = "FLX502"
+
+
+class WrongValueError(ConfigError):
+    """A known key with a value of the wrong type, or outside what is allowed."""
+
+    code = "FLX503"
+
+
+class MissingKeyError(ConfigError):
+    """A key without which the file says too little."""
+
+    code = "FLX504"
+
+
+class SeveralConfigProblemsError(ConfigError):
+    """More than one problem: the message lists all of them, each with its own code."""
+
+    code = "FLX509"
+
+    def __init__(self, message: str, *, problems: tuple[ConfigError, ...], remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.problems = problems
+        """Each problem as the error it would have been alone, in the order of lines."""
+
+
+@attrs.frozen
+class ProjectConfig:
+    """The table ``[project]``."""
+
+    name: str
+    """What the project calls itself; also the name of its tenant until others are added."""
+
+    functions: str = "functions"
+    """Folder, relative to the project's, in which every module is loaded."""
+
+
+@attrs.frozen
+class DevConfig:
+    """The table ``[dev]``: what only ``flux dev`` reads."""
+
+    port: int = 4000
+    """TCP port on 127.0.0.1; 0 takes any free one."""
+
+
+@attrs.frozen
+class DatabaseConfig:
+    """The table ``[database]``."""
+
+    url: str = attrs.field(default="", repr=False)  # it may hold a password
+    """Address of a Postgres; empty for the embedded one under ``.flux/``."""
+
+    isolation: str = "repeatable read"
+    """Isolation level of an execution's transaction, in Postgres' words."""
+
+
+@attrs.frozen
+class SandboxConfig:
+    """The table ``[sandbox]``."""
+
+    isolation: str = "strict"
+    """"strict": every layer the machine offers, or no start. "core": the layers that every Linux has."""
+
+    warm: int = 1
+    """Requests that a worker serves before it is replaced; 1 is a fresh guest for each."""
+
+
+@attrs.frozen
+class HttpConfig:
+    """The table ``[http]``."""
+
+    allow: tuple[str, ...] = ()
+    """Hosts that any function may reach."""
+
+
+@attrs.frozen
+class RecordingConfig:
+    """The table ``[recording]``."""
+
+    retention_days: int = 30
+    """Days for which the record of an execution that succeeded is kept."""
+
+    error_retention_days: int = 90
+    """Days for which the record of an execution that failed is kept."""
+
+    redact: tuple[str, ...] = ("header:authorization", "header:cookie")
+    """What is blanked before anything is stored."""
+
+
+@attrs.frozen
+class FunctionConfig:
+    """A table ``[functions.NAME]``: what is set for one function only. None leaves the project's value."""
+
+    http: tuple[str, ...] = ()
+    """Hosts that this function may reach besides those that all may."""
+
+    middleware: tuple[str, ...] | None = None
+    """Names of the middleware to run before it, outermost first; None leaves the decorator's."""
+
+    limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
+    """Fields of `Limits` that this function has otherwise, by name."""
+
+
+@attrs.frozen
+class CronConfig:
+    """One element of ``[[cron]]``."""
+
+    function: str
+    """Name of the function to start."""
+
+    schedule: str
+    """Five fields in cron's notation, in UTC."""
+
+
+@attrs.frozen
+class Config:
+    """All that ``flux.toml`` says, defaults filled in."""
+
+    project: ProjectConfig
+    dev: DevConfig = DevConfig()
+    database: DatabaseConfig = DatabaseConfig()
+    limits: Limits = attrs.field(factory=Limits)
+    sandbox: SandboxConfig = SandboxConfig()
+    http: HttpConfig = HttpConfig()
+    recording: RecordingConfig = RecordingConfig()
+    functions: Mapping[str, FunctionConfig] = attrs.field(factory=lambda: MappingProxyType({}))
+    """By function name, only those that have a table."""
+    cron: tuple[CronConfig, ...] = ()
+    """In the file's order."""
+    origins: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
+    """Where each key's value comes from: "limits.timeout" is at "flux.toml:12", or Flux's default."""
+
+    def get_function(self, name: str) -> FunctionConfig:
+        """What is set for this function; an empty `FunctionConfig` when nothing is."""
+        return self.functions.get(name, FunctionConfig())
+
+    def get_limits(self, function: str) -> Limits:
+        """The limits of one function: Flux's, then the project's, then its own."""
+        return attrs.evolve(self.limits, **self.get_function(function).limits)  # type: ignore[arg-type]
+
+    def get_limit_origin(self, function: str, key: str) -> str:
+        """Whose limit it is, by its key in the file ("timeout"): "flux.toml:12", or "Flux's default"."""
+        own = self.origins.get(f"functions.{function}.{key}")
+        return own if own is not None else self.origins.get(f"limits.{key}", DEFAULT_ORIGIN)
+
+    def get_http_allow(self, function: str) -> tuple[str, ...]:
+        """Hosts that one function may reach, each once, the project's first."""
+        return tuple(dict.fromkeys((*self.http.allow, *self.get_function(function).http)))
+
+
+def parse_config(text: str, filename: str = CONFIG_NAME) -> Config:
+    """The configuration that ``text`` describes; raise one `ConfigError` with every problem in it.
+
+    ``filename`` is only for messages and origins.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _not_toml(error, text, filename) from error
+    return _ConfigReader(document, find_key_lines(text), filename).read()
+
+
+def describe_limit_key(field: str) -> str:
+    """The key of the file that sets a field of `Limits`: "timeout_s" is set by "timeout"."""
+    return next(key for key, (name, _) in _LIMIT_KEYS.items() if name == field)
+
+
+@attrs.frozen
+class _Problem:
+    """One thing that is wrong, and where."""
+
+    line: int
+    """Counted from 1; 0 when what is missing has no line."""
+
+    path: KeyPath
+    """The key that it is about."""
+
+    error: ConfigError
+    """How it is reported."""
+
+
+class _ConfigReader:
+    """Walks one document, collecting problems and origins on its way."""
+
+    def __init__(self, document: Mapping[str, object], lines: Mapping[KeyPath, int], filename: str) -> None:
+        self._document = document
+        self._lines = lines
+        self._filename = filename
+        self._problems: list[_Problem] = []
+        self._origins: dict[str, str] = {}
+
+    def read(self) -> Config:
+        self._refuse_unknown((), self._document, (*_TABLES, "limits", "functions", "cron"))
+        tables = {name: self._read_table((name,), keys) for name, keys in _TABLES.items()}
+        limits = self._read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
+        functions = self._read_functions()
+        cron = self._read_cron()
+        spoken_of = self._has_problem_at(("project",)) or self._has_problem_at(("project", "name"))
+        if "name" not in tables["project"] and not spoken_of:
+            self._report_missing(("project",), "name", 'name = "shop" under [project]')
+        if self._problems:
+            raise self._as_one_error()
+        return Config(
+            project=ProjectConfig(**tables["project"]),
+            dev=DevConfig(**tables["dev"]),
+            database=DatabaseConfig(**tables["database"]),
+            limits=Limits(**_as_limits(limits)),
+            sandbox=SandboxConfig(**tables["sandbox"]),
+            http=HttpConfig(**tables["http"]),
+            recording=RecordingConfig(**tables["recording"]),
+            functions=MappingProxyType(functions),
+            cron=cron,
+            origins=MappingProxyType(self._origins),
+        )
+
+    def _read_functions(self) -> dict[str, FunctionConfig]:
+        functions = {}
+        for name in self._get_table(("functions",), self._document):
+            path = ("functions", name)
+            if not is_function_name(name):
+                remedy = "allowed: letters, digits, _ and -, no digit first"
+                self._report(WrongValueError, path, "is no function name", remedy)
+                continue
+            values = self._read_table(path, _FUNCTION_KEYS, defaults=False)
+            functions[name] = FunctionConfig(
+                http=values.pop("http", ()),
+                middleware=values.pop("middleware", None),
+                limits=MappingProxyType(_as_limits(values)),
+            )
+        return functions
+
+    def _read_cron(self) -> tuple[CronConfig, ...]:
+        elements = self._document.get("cron", [])
+        if not isinstance(elements, list) or not all(isinstance(element, dict) for element in elements):
+            remedy = "allowed: tables, each under its own [[cron]]"
+            self._report(WrongValueError, ("cron",), f"is {name_type(elements)}", remedy)
+            return ()
+        entries = []
+        for index in range(len(elements)):
+            path = ("cron", index)
+            values = self._read_table(path, _CRON_KEYS, defaults=False)
+            for key in _CRON_KEYS:
+                if key not in values and not self._has_problem_at((*path, key)):
+                    self._report_missing(path, key, f'{key} = "{_CRON_EXAMPLES[key]}"')
+            if len(values) == len(_CRON_KEYS):
+                entries.append(CronConfig(**values))
+        return tuple(entries)
+
+    def _read_table(
+        self, path: KeyPath, keys: Mapping[str, ValueReader], *, defaults: bool = True
+    ) -> dict[str, Any]:
+        """The values of one table that could be read; the others are among the problems."""
+        table = self._get_table(path, self._document)
+        self._refuse_unknown(path, table, tuple(keys))
+        values = {}
+        for key, reader in keys.items():
+            here = (*path, key)
+            if key not in table:
+                if defaults:
+                    self._origins[_dotted(here)] = DEFAULT_ORIGIN
+                continue
+            try:
+                values[key] = reader(table[key])
+            except RefusedValueError as refused:
+                self._report(WrongValueError, here, refused.problem, refused.remedy)
+            self._origins[_dotted(here)] = f"{self._filename}:{self._line_of(here)}"
+        return values
+
+    def _get_table(self, path: KeyPath, document: object) -> Mapping[str, object]:
+        """The table at ``path``, empty when there is none; something else in its place is a problem."""
+        value: object = document
+        for part in path:
+            if isinstance(value, dict):
+                value = value.get(str(part), {})
+            elif isinstance(value, list) and isinstance(part, int):
+                value = value[part]
+        if isinstance(value, dict):
+            return value
+        self._report(WrongValueError, path, f"is {name_type(value)}", f"allowed: a table, [{_dotted(path)}]")
+        return {}
+
+    def _refuse_unknown(self, path: KeyPath, table: Mapping[str, object], known: tuple[str, ...]) -> None:
+        for key in table:
+            if key not in known:
+                where = f"[{_dotted(path)}]" if path else f"the top of {self._filename}"
+                meant = did_you_mean(key, known) or _find_home(key)
+                remedy = f"{meant}{where} knows {', '.join(known)}"
+                self._report(UnknownKeyError, (*path, key), "is unknown", remedy)
+
+    def _report(self, kind: type[ConfigError], path: KeyPath, problem: str, remedy: str) -> None:
+        line = self._line_of(path)
+        error = kind(f"{self._filename}:{line}  {_dotted(path)} {problem}", remedy=remedy)
+        self._problems.append(_Problem(line, path, error))
+
+    def _report_missing(self, path: KeyPath, key: str, example: str) -> None:
+        line = self._lines.get(path)
+        where = self._filename if line is None else f"{self._filename}:{line}"
+        error = MissingKeyError(f"{where}  {_dotted((*path, key))} is missing", remedy=f"write: {example}")
+        self._problems.append(_Problem(line or 0, (*path, key), error))
+
+    def _has_problem_at(self, path: KeyPath) -> bool:
+        """Whether ``path`` is already spoken of, so that a wrong value is not called missing as well."""
+        return any(problem.path == path for problem in self._problems)
+
+    def _line_of(self, path: KeyPath) -> int:
+        """The line of ``path``, or of the nearest table around it that has one."""
+        while path not in self._lines:
+            path = path[:-1]
+        return self._lines[path]
+
+    def _as_one_error(self) -> ConfigError:
+        problems = tuple(found.error for found in sorted(self._problems, key=lambda found: found.line))
+        if len(problems) == 1:
+            return problems[0]
+        # Each problem keeps its two lines, so that a list reads like the single errors do.
+        listed = "\n".join(f"  {line}" for problem in problems for line in str(problem).splitlines())
+        return SeveralConfigProblemsError(
+            f"{self._filename} has {len(problems)} problems\n{listed}",
+            problems=problems,
+            remedy="flux explain with a code from the list says more",
+        )
+
+
+def _not_toml(error: tomllib.TOMLDecodeError, text: str, filename: str) -> UnreadableConfigError:
+    """tomllib's own words, with the place moved to where every other message has it."""
+    told = re.fullmatch(r"(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)", str(error), re.S)
+    if told is None:
+        # "(at end of document)" is the only other place that tomllib names.
+        line = text.count("\n") + (0 if text.endswith("\n") else 1)
+        return UnreadableConfigError(f"{filename}:{max(line, 1)}  is not TOML: {error}", remedy=_TOML_REMEDY)
+    where = f"{filename}:{told['line']}:{told['column']}"
+    return UnreadableConfigError(f"{where}  is not TOML: {told['what']}", remedy=_TOML_REMEDY)
+
+
+_TOML_REMEDY = 'text values stand in quotes: name = "shop"'
+
+_LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
+    "timeout": ("timeout_s", read_duration_s),
+    "memory": ("memory_bytes_max", read_size_bytes),
+    "host_calls": ("host_calls_max", integer_between(1, 1_000_000)),
+    "body": ("body_bytes_max", read_size_bytes),
+    "response": ("response_bytes_max", read_size_bytes),
+    "log": ("log_bytes_max", read_size_bytes),
+}
+"""Key in the file: the field of `Limits` and how its value is read."""
+
+_TABLES: Mapping[str, Mapping[str, ValueReader]] = {
+    "project": {"name": read_project_name, "functions": read_folder},
+    "dev": {"port": integer_between(0, 65535)},
+    "database": {
+        "url": read_database_url,
+        "isolation": one_of("repeatable read", "read committed", "serializable"),
+    },
+    "sandbox": {"isolation": one_of("strict", "core"), "warm": integer_between(1, 1_000_000)},
+    "http": {"allow": list_of(read_host)},
+    "recording": {
+        "retention_days": integer_between(1, 36_500),
+        "error_retention_days": integer_between(1, 36_500),
+        "redact": list_of(read_redaction),
+    },
+}
+"""The tables whose keys are the fields of their nouns."""
+
+_FUNCTION_KEYS: Mapping[str, ValueReader] = {
+    "http": list_of(read_host),
+    "middleware": list_of(read_function_name),
+    **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
+}
+
+_CRON_KEYS: Mapping[str, ValueReader] = {"function": read_function_name, "schedule": read_schedule}
+_CRON_EXAMPLES = {"function": "nightly", "schedule": "0 3 * * *"}
+
+
+def _as_limits(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {_LIMIT_KEYS[key][0]: value for key, value in values.items()}
+
+
+def _find_home(key: str) -> str:
+    """A hint for a key that stands in the wrong table."""
+    homes = [name for name, keys in {**_TABLES, "limits": _LIMIT_KEYS}.items() if key in keys]
+    return f"it belongs under [{homes[0]}]; " if homes else ""
+
+
+def _dotted(path: KeyPath) -> str:
+    """The path as one writes it: places in arrays in brackets, names that are not bare in quotes."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = re.fullmatch(r"[A-Za-z0-9_-]+", part, re.ASCII)
+            text += ("." if text else "") + (part if bare else repr(part))
+    return text

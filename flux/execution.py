@@ -1,0 +1,242 @@
+"""An execution: one run of one function, and all it did.
+
+The nouns here are what the rest of Flux is about. They are plain frozen values:
+the supervisor fills them, the store keeps them (through `flux.codec`), ``why``,
+replay and the command line read them.
+
+`Outcome` is a union of small classes; ``kind`` tells them apart, in Python and
+in the stored form alike.
+"""
+
+import uuid
+from typing import Literal
+
+import attrs
+
+from flux import ids
+from flux.hostcall import HostCall, Position
+from flux.mutation import Mutation
+
+
+@attrs.frozen
+class Trigger:
+    """What made the function run."""
+
+    kind: str
+    """``http``, ``invoke``, ``queue``, ``cron`` or ``replay``."""
+    method: str = ""
+    """HTTP method; empty unless ``kind`` is ``http``."""
+    path: str = ""
+    """Path as the client sent it."""
+    route: str = ""
+    """The route's pattern that matched, e.g. ``/orders/{id}``."""
+    params: tuple[tuple[str, str], ...] = ()
+    """Path parameters."""
+    query: tuple[tuple[str, str], ...] = ()
+    """Query parameters, in order, repeated ones included."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Header fields in order, names in lower case."""
+    body: bytes = b""
+    """Body as it came; for an invoke the JSON of its data."""
+    correlation: tuple[tuple[str, str], ...] = ()
+    """``x-request-id`` and ``traceparent`` of the caller: kept, never used as identity."""
+
+
+@attrs.frozen
+class Frame:
+    """One line of a guest's stack."""
+
+    file: str
+    """Relative to the project when the file is the user's, else as the language names it."""
+    line: int
+    function: str
+    user: bool
+    """True for code of the project, False for libraries and the SDK."""
+    source: str = ""
+    """The line's text, stripped; empty when it can't be read."""
+
+
+@attrs.frozen
+class Returned:
+    """The function answered."""
+
+    status: int
+    """HTTP status of the answer."""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    kind: Literal["returned"] = "returned"
+
+
+@attrs.frozen
+class Raised:
+    """The function raised and nothing caught it."""
+
+    type: str
+    """Name of the exception's class."""
+    message: str
+    frames: tuple[Frame, ...] = ()
+    """From the outermost to the innermost."""
+    status: int = 500
+    """HTTP status of the answer; an `HTTPError` chooses its own."""
+    code: str = "FUNCTION_ERROR"
+    """Code in the error envelope."""
+    violations: bytes = b"[]"
+    """For a validation error: JSON list of {path, message}."""
+    call: int | None = None
+    """Seq of the host call whose error this is, when it is one."""
+    cause: str = ""
+    """``Type: message`` of the exception it was raised from, innermost; or empty."""
+    kind: Literal["raised"] = "raised"
+
+
+@attrs.frozen
+class Killed:
+    """A limit ended the function."""
+
+    limit: str
+    """``timeout``, ``memory``, ``host_calls``, ``log``, ``body``, ``frame`` or ``protocol``."""
+    allowed: str
+    """The limit's value as people write it: ``10s``, ``256MiB``."""
+    origin: str
+    """Who set it: ``flux.toml:12``, ``@function(timeout=...)`` or ``Flux's default``."""
+    detail: str = ""
+    """What was seen, when that says more than the limit's name."""
+    kind: Literal["killed"] = "killed"
+
+
+@attrs.frozen
+class Exited:
+    """The worker process ended by itself, without an answer."""
+
+    exit_code: int | None
+    signal: int | None
+    """Number of the signal that ended it."""
+    detail: str = ""
+    """The last lines it wrote, or what is known of why."""
+    kind: Literal["exited"] = "exited"
+
+
+@attrs.frozen
+class Interrupted:
+    """The supervisor ended first: what follows is what it had written down until then."""
+
+    reason: str
+    kind: Literal["interrupted"] = "interrupted"
+
+
+Outcome = Returned | Raised | Killed | Exited | Interrupted
+
+
+@attrs.frozen
+class LogLine:
+    """What the function logged or printed."""
+
+    at_ns: int
+    """Nanoseconds since the execution's start."""
+    level: str
+    message: str
+    fields: bytes = b"{}"
+    """Canonical JSON object."""
+    position: Position | None = None
+
+
+@attrs.frozen
+class Transaction:
+    """One database transaction of an execution."""
+
+    isolation: str
+    snapshot: str
+    """``pg_current_snapshot()`` at its start: what it could see."""
+    xid: int | None
+    """Its id (xid8), or None when it wrote nothing."""
+    committed: bool
+    begun_by: int
+    """Seq of the host call that began it."""
+    ended_ns: int = 0
+    """Nanoseconds since the execution's start."""
+
+
+@attrs.frozen
+class Level:
+    """Which walls were up."""
+
+    kind: str
+    """Sandbox kind: ``process``."""
+    isolation: str
+    """``process`` (a process boundary and limits), ``core`` or ``strict``."""
+    clock: str
+    """How strongly the guest's clock is held: ``python`` (patched in the interpreter) or ``vdso``."""
+
+
+@attrs.frozen
+class LimitInForce:
+    """A limit's value for this execution and where it comes from."""
+
+    name: str
+    value: str
+    """As people write it."""
+    origin: str
+
+
+@attrs.frozen
+class Execution:
+    """One run of one function, and all it did."""
+
+    id: uuid.UUID
+    tenant: str
+    function: str
+    deployment: str
+    """Id of the deployment."""
+    sha: str
+    dirty: bool
+    trigger: Trigger
+    started_at_ns: int
+    """Nanoseconds since the Unix epoch; the guest's clock at its start."""
+    seed: bytes
+    """32 bytes: the guest's randomness follows from it."""
+    level: Level
+    limits: tuple[LimitInForce, ...] = ()
+    outcome: Outcome = Interrupted("it has not ended")
+    elapsed_ns: int = 0
+    calls: tuple[HostCall, ...] = ()
+    mutations: tuple[Mutation, ...] = ()
+    """Rows changed; in a stored record only those rolled back, as the store has the others."""
+    mutation_count: int = 0
+    """All rows changed, rolled back ones included."""
+    logs: tuple[LogLine, ...] = ()
+    transactions: tuple[Transaction, ...] = ()
+    ordinals: tuple[tuple[int, int, int], ...] = ()
+    """(xid, ordinal, call): which host call made the mutations of that ordinal."""
+    completeness: tuple[str, ...] = ()
+    """What is missing from this record, a sentence each; empty: whole."""
+    parent: uuid.UUID | None = None
+    """The execution that caused this one."""
+    attempt: int = 1
+    """Counts the runs of one request after serialisation failures."""
+
+    @property
+    def name(self) -> str:
+        """What people see and type."""
+        return ids.make_name(self.id)
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the answer."""
+        match self.outcome:
+            case Returned(status=status) | Raised(status=status):
+                return status
+            case Killed(limit="timeout"):
+                return 504
+            case Killed() | Exited():
+                return 500
+            case Interrupted():
+                return 0
+
+
+def get_user_frame(outcome: Outcome) -> Frame | None:
+    """Return the innermost frame of the user's own code, or None when the outcome has none."""
+    if isinstance(outcome, Raised):
+        for frame in reversed(outcome.frames):
+            if frame.user:
+                return frame
+    return None

@@ -1,0 +1,145 @@
+"""What a host call is to the host: a name, an effect, and how to perform it.
+
+``perform`` gets the execution's `CallContext` and the decoded arguments, and
+returns a value that `flux.values` can carry. It raises `HostCallFailed` for what
+the guest shall see raised; any other exception is Flux's own fault and ends the
+execution, not the supervisor.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+import attrs
+
+from flux import values
+from flux.grants import Grants
+from flux.hostcall import Effect, HostCallError
+from flux.limits import Limits
+
+
+class HostCallFailed(Exception):
+    """What the guest is to see raised instead of an answer."""
+
+    def __init__(
+        self, name: str, message: str, *, code: str = "", details: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.error = HostCallError(name, message, code, values.encode_canonical(dict(details or {})))
+
+
+class Clock(Protocol):
+    """The host's wall clock, or a test's."""
+
+    def now_ns(self) -> int:
+        """Return nanoseconds since the Unix epoch."""
+
+
+class Entropy(Protocol):
+    """The host's randomness, or a test's."""
+
+    def take(self, size_bytes: int) -> bytes:
+        """Return ``size_bytes`` unpredictable bytes."""
+
+
+class Database(Protocol):
+    """The execution's database: one connection, one transaction at a time."""
+
+    async def run(self, sql: str, arguments: list[object], call_seq: int) -> "QueryResult":
+        """Run one statement; raise `HostCallFailed` with name ``DatabaseError`` when it fails."""
+
+    async def begin(self, isolation: str | None) -> int:
+        """Open a transaction, or a savepoint inside the one that is open; return its depth from 1."""
+
+    async def commit(self, depth: int) -> None:
+        """End the transaction or savepoint of ``depth`` and keep what it did."""
+
+    async def rollback(self, depth: int) -> None:
+        """End the transaction or savepoint of ``depth`` and undo what it did."""
+
+
+@attrs.frozen
+class QueryResult:
+    """Rows and what they are."""
+
+    columns: tuple[str, ...]
+    """Names, in order; may repeat."""
+    types: tuple[str, ...]
+    """PostgreSQL's name of each column's type."""
+    rows: list[list[object]]
+    """Values in terms of `flux.values`."""
+    tag: str
+    """The command tag, e.g. ``INSERT 0 1``."""
+
+
+class Secrets(Protocol):
+    """The tenant's secrets that this function may use."""
+
+    def handle(self, name: str) -> str:
+        """Return a handle that the host replaces by the value in outbound requests."""
+
+    def reveal(self, name: str) -> str:
+        """Return the value itself."""
+
+    def substitute(self, data: bytes) -> bytes:
+        """Return ``data`` with every handle replaced by its value."""
+
+
+class LogLevel(enum.StrEnum):
+    """Levels of log lines; ``stdout`` and ``stderr`` are what the function printed."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@attrs.define
+class CallContext:
+    """Everything that performing the host calls of one execution may touch."""
+
+    tenant: str
+    """Whose code asks."""
+    function: str
+    """Name of the function."""
+    grants: Grants
+    """Hosts that the function may reach."""
+    limits: Limits
+    """Limits in force for this execution."""
+    clock: Clock
+    entropy: Entropy
+    database: Database | None
+    """None when the project has no database."""
+    http: object
+    """The supervisor's `flux.hostcalls.http.HttpClient`."""
+    secrets: Secrets
+    deadline_ns: int = 0
+    """When the execution's time limit ends, on the host's clock."""
+
+
+Perform = Callable[[CallContext, list[object], int], Awaitable[object]]
+"""Takes the context, the decoded arguments and the call's seq; returns the answer's value."""
+
+
+@attrs.frozen
+class HostCallKind:
+    """One kind of host call."""
+
+    name: str
+    """Interface and operation, e.g. ``clock.now``."""
+    effect: Effect
+    perform: Perform
+
+
+def check_arguments(name: str, arguments: list[object], *types: type | tuple[type, ...]) -> None:
+    """Raise `HostCallFailed` unless ``arguments`` are exactly of ``types``."""
+    if len(arguments) != len(types) or not all(
+        isinstance(argument, kind) for argument, kind in zip(arguments, types, strict=True)
+    ):
+        wanted = ", ".join(
+            " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__ for kind in types
+        )
+        got = ", ".join(type(argument).__name__ for argument in arguments)
+        raise HostCallFailed("InvalidArguments", f"{name} takes ({wanted}), not ({got})", code="FLX410")

@@ -1,0 +1,333 @@
+"""Names become addresses, addresses are judged, and what was judged is what we connect to.
+
+A guest with a grant for ``api.example.com`` must not reach the database next
+door because somebody pointed that name at 10.0.0.5. So a name is resolved once;
+*every* address that comes back is judged by `find_refusal`; and the socket is
+opened to one of those very addresses. Nothing resolves the name a second time,
+which is the gap that DNS rebinding lives in.
+
+`Network` does the waiting, `find_refusal` the deciding. A `Wire` is a TCP socket
+that knows how many bytes it has moved: the exchange above it asks that, to tell a
+request that never left from one that may have been received.
+"""
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import attrs
+import trio
+
+from flux.grants import Grants, IPAddress, Origin, find_address
+from flux.hostcalls.http_outbound import OutboundError
+
+RECEIVE_BYTES = 64 * 1024
+NEXT_ADDRESS_S = 0.25
+"""RFC 8305, 8: how long to wait for one address before the next one is tried beside it."""
+RESOLVER_THREADS = 4
+"""Names that one tenant may have in resolution at once. ``getaddrinfo`` can't be cancelled, only left
+behind in its thread, so a tenant whose name servers hang must not use up the threads of the others."""
+
+Resolver = Callable[[str, int, trio.CapacityLimiter], Awaitable[list[str]]]
+"""Takes host, port and the tenant's limiter of threads; returns numeric addresses; raises OSError."""
+
+_NETWORKS = [
+    (ipaddress.ip_network(network), meaning)
+    for network, meaning in [
+        # IANA's special-purpose registries, written out: ``is_private`` and ``is_global`` of the
+        # standard library changed their answers between patch releases (3.11.9, 3.12.4).
+        ("0.0.0.0/8", "an unspecified address"),
+        ("10.0.0.0/8", "a private address"),
+        ("100.64.0.0/10", "a carrier's internal address"),
+        ("127.0.0.0/8", "a loopback address"),
+        ("169.254.0.0/16", "a link-local address (cloud metadata is served there)"),
+        ("172.16.0.0/12", "a private address"),
+        ("192.0.0.0/24", "a reserved address"),
+        ("192.0.2.0/24", "a documentation address"),
+        ("192.88.99.0/24", "a 6to4 relay's address"),
+        ("192.168.0.0/16", "a private address"),
+        ("198.18.0.0/15", "a benchmarking address"),
+        ("198.51.100.0/24", "a documentation address"),
+        ("203.0.113.0/24", "a documentation address"),
+        ("224.0.0.0/4", "a multicast address"),
+        ("240.0.0.0/4", "a reserved address"),
+        ("168.63.129.16/32", "a cloud's metadata address"),  # public by number, the hypervisor by fact
+        ("2001::/23", "a reserved address"),  # Teredo, benchmarking, ORCHID
+        ("2001:db8::/32", "a documentation address"),
+        ("3fff::/20", "a documentation address"),
+        ("::/128", "an unspecified address"),
+        ("::1/128", "a loopback address"),
+        ("fc00::/7", "a private address"),
+        ("fe80::/10", "a link-local address"),
+        ("fec0::/10", "a private address"),
+        ("ff00::/8", "a multicast address"),
+    ]
+]
+_NETWORKS_BY_VERSION = {
+    version: [(network, meaning) for network, meaning in _NETWORKS if network.version == version]
+    for version in (4, 6)
+}
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
+
+
+def find_refusal(address: IPAddress) -> str | None:
+    """Return what kind of address this is when a guest may not reach it unasked, or None."""
+    for network, meaning in _NETWORKS_BY_VERSION[address.version]:
+        if address in network:
+            return meaning
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    inner = _find_embedded(address)
+    if inner is not None:
+        refusal = find_refusal(inner)
+        if refusal is not None:
+            return f"{refusal}, {inner}, inside an IPv6 one"
+    if address not in _GLOBAL_UNICAST and address not in _NAT64 and address.ipv4_mapped is None:
+        return "a reserved address"  # nothing beyond 2000::/3 is handed out for the public internet
+    return None
+
+
+def _find_embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that a gateway on the way would unwrap."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    number = int(address)
+    if address in _NAT64 or (number >> 32) & 0xFFFFFFFF in _ISATAP:
+        return ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    return None
+
+
+def check_address(text: str, origin: Origin, grants: Grants) -> IPAddress:
+    """Return the address that ``text`` writes, or raise `OutboundError` when it may not be reached."""
+    try:
+        address: IPAddress = ipaddress.ip_address(text)
+    except ValueError:  # a zone, "fe80::1%eth0": link-local by definition
+        raise OutboundError("private_address", f"{origin.host} is {text}, an address of one network link") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # the kernel would do the same; judge and grant what it connects to
+    refusal = find_refusal(address)
+    if refusal is None or grants.vouch_for(origin, address):
+        return address
+    written = f"[{address}]:{origin.port}" if address.version == 6 else f"{address}:{origin.port}"
+    subject = "this host" if str(address) == origin.host else f"{origin.host} resolves to {address}, which"
+    raise OutboundError(
+        "private_address",
+        f'{subject} is {refusal}; a function reaches it only when the allow list says "{written}"',
+    )
+
+
+async def resolve_with_system(host: str, port: int, limiter: trio.CapacityLimiter) -> list[str]:
+    """Ask the system's resolver. A cancelled caller goes at once; the thread ends when it ends."""
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    found = await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=limiter)
+    return [str(sockaddr[0]) for _family, _type, _proto, _name, sockaddr in found]
+
+
+class Wire(trio.abc.Stream):
+    """A TCP socket that counts."""
+
+    def __init__(self, tcp: trio.socket.SocketType, address: str) -> None:
+        self._socket = tcp
+        self.address = address
+        """``ip:port`` of the other end, the one that was judged."""
+        self.sent_bytes = 0
+        """Bytes that the kernel took; encrypted ones, with TLS."""
+        self.received_bytes = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send everything, or raise `trio.BrokenResourceError`; ``sent_bytes`` then says how far it came."""
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                try:
+                    count = await self._socket.send(view[sent:])
+                except OSError as error:
+                    raise trio.BrokenResourceError(error.strerror) from error
+                sent += count
+                self.sent_bytes += count
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the kernel has room."""
+        await self._socket.wait_writable()  # type: ignore[attr-defined]
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what there is, b"" at the end; raise `trio.BrokenResourceError` after a reset."""
+        try:
+            data = await self._socket.recv(RECEIVE_BYTES if max_bytes is None else max_bytes)
+        except OSError as error:
+            raise trio.BrokenResourceError(error.strerror) from error
+        self.received_bytes += len(data)
+        return data
+
+    def is_readable(self) -> bool:
+        """Return whether an idle connection has something to say: that it ended, as a rule."""
+        return self._socket.is_readable()
+
+    def close_nowait(self) -> None:
+        """Close without a word, TLS or not: there is nothing here that could be cancelled half way."""
+        self._socket.close()
+
+    async def aclose(self) -> None:
+        """Close, as trio's streams do."""
+        self.close_nowait()
+        await trio.lowlevel.checkpoint()
+
+
+@attrs.define
+class Opened:
+    """A connection just made."""
+
+    wire: Wire
+    stream: trio.abc.Stream
+    """``wire``, or TLS over it."""
+    resolve_ns: int
+    connect_ns: int
+    tls_ns: int
+
+
+class Network:
+    """Makes connections to judged addresses, and no others."""
+
+    def __init__(self, resolve: Resolver = resolve_with_system) -> None:
+        self._resolve = resolve
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
+        self._tls_contexts: dict[str | None, ssl.SSLContext] = {}
+
+    async def open(
+        self,
+        origin: Origin,
+        *,
+        tenant: str,
+        grants: Grants,
+        ca_file: str | None,
+        tell_phase: Callable[[str], None],
+    ) -> Opened:
+        """Connect to ``origin``, whose grant is already checked; raise `OutboundError` when it can't be."""
+        times = [time.perf_counter_ns()]
+        tell_phase("resolving the name")
+        addresses = await self._find_addresses(origin, tenant, grants)
+        times.append(time.perf_counter_ns())
+        tell_phase("connecting")
+        wire = await _connect_any(addresses, origin.port)
+        times.append(time.perf_counter_ns())
+        stream: trio.abc.Stream = wire
+        if origin.scheme == "https":
+            tell_phase("negotiating TLS")
+            try:
+                stream = await self._start_tls(wire, origin, ca_file)
+            except BaseException:
+                wire.close_nowait()
+                raise
+        times.append(time.perf_counter_ns())
+        return Opened(wire, stream, *(after - before for before, after in zip(times, times[1:], strict=False)))
+
+    async def _find_addresses(self, origin: Origin, tenant: str, grants: Grants) -> list[IPAddress]:
+        if find_address(origin.host) is not None:
+            return [check_address(origin.host, origin, grants)]
+        limiter = self._limiters.get(tenant)
+        if limiter is None:
+            limiter = self._limiters[tenant] = trio.CapacityLimiter(RESOLVER_THREADS)
+        try:
+            texts = await self._resolve(origin.host, origin.port, limiter)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "the name can't be asked for"
+            raise OutboundError("resolve", f"{origin.host} has no address: {reason}") from error
+        # All of them, before the first is used: a name with one good and one private address is a trap
+        # that would otherwise depend on the order of the answers.
+        addresses = [check_address(text, origin, grants) for text in dict.fromkeys(texts)]
+        if not addresses:
+            raise OutboundError("resolve", f"{origin.host} has no address")
+        return addresses
+
+    async def _start_tls(self, wire: Wire, origin: Origin, ca_file: str | None) -> trio.abc.Stream:
+        context = self._tls_contexts.get(ca_file)
+        if context is None:
+            context = self._tls_contexts[ca_file] = _make_tls_context(ca_file)
+        stream = trio.SSLStream(wire, context, server_hostname=origin.host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except trio.BrokenResourceError as error:
+            cause = error.__cause__
+            match cause:
+                case ssl.SSLCertVerificationError():
+                    reason = f"its certificate does not hold: {cause.verify_message}"
+                case ssl.SSLError():
+                    reason = cause.reason or "the handshake failed"
+                case _:
+                    reason = "the connection broke during the handshake"
+            raise OutboundError("tls", f"no TLS with {origin.host} at {wire.address}: {reason}") from error
+        return stream
+
+
+def _make_tls_context(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)  # beside the system's, not instead
+        except (OSError, ssl.SSLError) as error:
+            raise OutboundError("tls", f"the file of extra certificates, {ca_file}, can't be read: {error}") from error
+    return context
+
+
+async def _connect(address: IPAddress, port: int) -> Wire:
+    tcp = trio.socket.socket(
+        socket.AF_INET6 if address.version == 6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )
+    try:
+        # One write carries a request; waiting to fill a packet would only add the peer's delayed ACK.
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        await tcp.connect((str(address), port))
+    except BaseException:
+        tcp.close()
+        raise
+    return Wire(tcp, f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}")
+
+
+async def _connect_any(addresses: list[IPAddress], port: int) -> Wire:
+    """Try addresses in order, the next one beside the last after a moment: RFC 8305 in small."""
+    failures: list[str] = []
+    if len(addresses) == 1:
+        try:
+            return await _connect(addresses[0], port)
+        except OSError as error:
+            raise _cannot_connect([f"{addresses[0]}: {error.strerror}"], port) from error
+    winners: list[Wire] = []
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def attempt(address: IPAddress, failed: trio.Event) -> None:
+                try:
+                    wire = await _connect(address, port)
+                except OSError as error:
+                    failures.append(f"{address}: {error.strerror}")
+                    failed.set()
+                    return
+                winners.append(wire)
+                nursery.cancel_scope.cancel()
+
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(NEXT_ADDRESS_S):
+                    await failed.wait()
+    except BaseException:
+        for wire in winners:
+            wire.close_nowait()
+        raise
+    if not winners:
+        raise _cannot_connect(failures, port)
+    for late in winners[1:]:
+        late.close_nowait()
+    return winners[0]
+
+
+def _cannot_connect(failures: list[str], port: int) -> OutboundError:
+    return OutboundError("connect", f"no connection to port {port} of {'; '.join(failures)}")

