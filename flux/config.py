@@ -52,9 +52,7 @@ DEFAULT_ORIGIN = "Flux's default"
 
 
 class ConfigError(OperatorError):
-    """Something about ``flux.toml``: catch this one to catch all of them."""
-
-    code = "FLX500"
+    """Something about ``flux.toml``. Never raised itself: its subclasses have the codes."""
 
 
 class UnreadableConfigError(ConfigError):

@@ -23,6 +23,10 @@ class Function:
     """Isolation level that the decorator asks for, or None for the project's."""
     timeout_s: float | None = None
     """Time limit that the decorator asks for, in seconds, or None."""
+    cron: str | None = None
+    """Schedule in cron's five fields, or None."""
+    middleware: tuple[str, ...] | None = None
+    """Names of middleware in order, or None when the decorator names none."""
     retries: int = 0
     """How often it may be run again after a serialisation failure, beyond the default."""
 

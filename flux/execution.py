@@ -157,6 +157,24 @@ class Transaction:
 
 
 @attrs.frozen
+class Read:
+    """Whose rows a statement returned: the rows themselves are in the call's answer.
+
+    Known only for statements that return all columns of a table's primary key as they
+    are; ``why`` follows them to the executions that wrote what was read.
+    """
+
+    call: int
+    """Seq of the host call."""
+    schema: str
+    table: str
+    key: tuple[tuple[str, int], ...]
+    """The primary key: (column of the table, index in the answer's columns), sorted by column."""
+    columns: tuple[tuple[str, int], ...]
+    """The table's other columns that were returned, likewise."""
+
+
+@attrs.frozen
 class Level:
     """Which walls were up."""
 
@@ -207,6 +225,8 @@ class Execution:
     transactions: tuple[Transaction, ...] = ()
     ordinals: tuple[tuple[int, int, int], ...] = ()
     """(xid, ordinal, call): which host call made the mutations of that ordinal."""
+    reads: tuple[Read, ...] = ()
+    """Which rows its statements returned, where that is known."""
     completeness: tuple[str, ...] = ()
     """What is missing from this record, a sentence each; empty: whole."""
     parent: uuid.UUID | None = None

@@ -34,7 +34,7 @@ KEYS = (
     "status", "route", "function", "since", "until", "error", "sha", "trigger", "outcome", "name",
 )  # fmt: skip
 TRIGGERS = ("http", "queue", "cron", "invoke", "replay")
-OUTCOMES = ("returned", "raised", "killed", "interrupted")
+OUTCOMES = ("returned", "raised", "killed", "exited", "interrupted")
 
 Key = Literal["status", "route", "function", "since", "until", "error", "sha", "trigger", "outcome", "name"]
 Operator = Literal["=", ">=", ">", "<=", "<", "class", "prefix", "contains", "like"]
@@ -138,7 +138,7 @@ def parse_moment(text: str, now: datetime) -> datetime:
     return moment
 
 
-# --- reading -------------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------
 
 
 def _term(text: str, start: int, now: datetime) -> tuple[Term, int]:
@@ -171,7 +171,9 @@ def _value(text: str, start: int) -> tuple[str, int]:
         bare = re.compile(r"[^\s\"]*").match(text, start)
         assert bare is not None
         if text.startswith('"', bare.end()):
-            raise _error(text, bare.end(), "a quote in the middle of a value", 'quote the whole value: key:"a b"')
+            raise _error(
+                text, bare.end(), "a quote in the middle of a value", 'quote the whole value: key:"a b"'
+            )
         return bare.group(), bare.end()
     quoted = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL).match(text, start)
     if quoted is None:
@@ -213,7 +215,7 @@ def _typed_term(text: str, at: int, key: str, value: str, negated: bool, now: da
         case "outcome" if value in OUTCOMES:
             return Term("outcome", "=", value, negated=negated)
         case "name":
-            if re.fullmatch(r"[a-z2-7]{1,8}", value.lower()):
+            if re.fullmatch(r"[0-9a-hjkmnp-tv-z]{1,8}", value.lower()):
                 return Term("name", "prefix", value.lower(), negated=negated)
     raise _error(text, at, f'"{value}" is not a value of {key}', _allowed(key))
 
@@ -221,7 +223,7 @@ def _typed_term(text: str, at: int, key: str, value: str, negated: bool, now: da
 def _allowed(key: str) -> str:
     return {
         "status": "a status from 100 to 599, with >=, >, <= or < before it, or a class such as 5xx",
-        "route": "a path such as /orders/{id} or /orders/*, or with its method: route:\"POST /orders\"",
+        "route": 'a path such as /orders/{id} or /orders/*, or with its method: route:"POST /orders"',
         "function": "a function's name; * stands for any text",
         "since": "30s, 15m, 1h or 2d (ago), 14:00, 2026-11-24, or 2026-11-24T14:00:00Z",
         "until": "30s, 15m, 1h or 2d (ago), 14:00, 2026-11-24, or 2026-11-24T14:00:00Z",
@@ -229,7 +231,7 @@ def _allowed(key: str) -> str:
         "sha": "the beginning of a commit's SHA",
         "trigger": f"one of {', '.join(TRIGGERS)}",
         "outcome": f"one of {', '.join(OUTCOMES)}",
-        "name": "the beginning of an execution's name: letters a to z and digits 2 to 7",
+        "name": "the beginning of an execution's name: eight of 0 to 9 and a to z without i, l, o and u",
     }[key]
 
 
@@ -251,7 +253,7 @@ def _quoted(text: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
-# --- times ---------------------------------------------------------------------------------------------------
+# --- times -----------------------------------------------------------------------------------------
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -290,7 +292,7 @@ def _calendar(text: str, now: datetime) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
 
 
-# --- asking --------------------------------------------------------------------------------------------------
+# --- asking ----------------------------------------------------------------------------------------
 
 
 def _holds(term: Term, summary: Mapping[str, Any]) -> bool:
@@ -369,6 +371,8 @@ def _pattern(text: str, *, is_route: bool) -> str:
 def _escaped(text: str) -> str:
     # A backslash before an ASCII character that is no letter or digit means "as it is" in both.
     return "".join(
-        f"\\{character}" if character.isascii() and not (character.isalnum() or character == "_") else character
+        f"\\{character}"
+        if character.isascii() and not (character.isalnum() or character == "_")
+        else character
         for character in text
     )

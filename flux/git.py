@@ -97,6 +97,7 @@ def find_git_folder(folder: Path) -> Path | None:
 
 def _clean_environment() -> dict[str, str]:
     """Our environment, less what points git elsewhere: as inside a hook, where GIT_DIR is set."""
+    # The one that stays only makes git stricter, and lets a test see what it does then.
     kept = {
         name: value
         for name, value in os.environ.items()

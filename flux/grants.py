@@ -38,6 +38,7 @@ HOST_CHARACTERS_MAX = 253
 _PLAIN_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _DEVIATIONS = frozenset("ßς\u200c\u200d")
 """Characters that IDNA 2003 and IDNA 2008 turn into different names: two clients, two hosts."""
 
@@ -153,7 +154,7 @@ def parse_grant(text: str) -> Grant:
         address = find_address(host)
         if address is not None and wildcard:
             raise InvalidHostError("an address has no names below it")
-        if address is not None and (address.is_unspecified or address.is_multicast or int(address) == 2**32 - 1):
+        if address is not None and (address.is_unspecified or address.is_multicast or address == _BROADCAST):
             raise InvalidHostError("this address is nobody's")
     except InvalidHostError as error:
         raise InvalidGrantError(

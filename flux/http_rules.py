@@ -117,6 +117,8 @@ _encoded_slash_re = re.compile(r"%2f", re.IGNORECASE)
 _name_re = re.compile(_TOKEN.decode("ascii"))
 _control_re = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
+_CARRIAGE_RETURN = 0x0D
+
 CHUNK_LINE_BYTES_MAX = 1024
 """The longest line with a chunk's size and extensions."""
 
@@ -133,7 +135,8 @@ def find_head(buffer: bytearray, searched: int, limits: HeadLimits, *, ended: bo
     ``searched`` is how much of the buffer an earlier call has seen. ``ended``
     says that no more bytes will come. Call `skip_empty_line` first.
     """
-    if buffer and not _first_byte_re.match(buffer):
+    # A CR alone may become the empty line that `skip_empty_line` takes away.
+    if buffer and not _first_byte_re.match(buffer) and (buffer != b"\r" or ended):
         # A TLS hello, a stray line end, a body longer than it said. Nothing after it helps.
         _malformed("a request line begins with a method")
     end = buffer.find(b"\r\n\r\n", max(0, searched - 3), limits.header_bytes_max)
@@ -148,8 +151,8 @@ def find_head(buffer: bytearray, searched: int, limits: HeadLimits, *, ended: bo
             "URI_TOO_LONG",
             f"the request line has more than {limits.request_line_bytes_max} bytes",
         )
-    # The byte before what was searched may be the CR of an LF that has come since.
-    start = max(0, searched - 1)
+    # An LF that has just come may have its CR in what was searched before.
+    start = searched - 1 if searched and buffer[searched - 1] == _CARRIAGE_RETURN else searched
     if buffer.count(b"\n", start, seen) != buffer.count(b"\r\n", start, seen):
         _malformed("a line ends with a line feed alone; HTTP's lines end with CR LF")
     if end < 0 and len(buffer) >= limits.header_bytes_max:
@@ -187,7 +190,7 @@ def read_head(raw: bytes, peer: str, limits: HeadLimits) -> tuple[RequestHead, B
         _explain(raw)
     method, target, version, block = (part.decode("latin-1") for part in match.groups())
     if version not in ("1.1", "1.0"):
-        raise HttpRefusal(505, "HTTP_VERSION_NOT_SUPPORTED", f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+        raise HttpRefusal(505, "HTTP_VERSION_NOT_SUPPORTED", f"this server speaks HTTP/1.1, not {version}")
     headers = []
     hosts = []
     lengths = []
@@ -228,9 +231,9 @@ class ChunkedBody:
     """Undoes the chunked transfer coding (RFC 9112, section 7.1), without h11's tolerance.
 
     Give it what has come in with `feed` until ``done``. Extensions are counted and
-    dropped; so are trailers, all of them: "a recipient MUST NOT merge a received
-    trailer field into the header section" unless it knows the field's definition
-    to allow it (RFC 9110, section 6.5.1), and no handler asks for any.
+    dropped. So are trailers, all of them: a recipient "MAY selectively retain or
+    discard the received trailer fields" (RFC 9112, section 7.1.2), and a trailer taken
+    for a header would have passed every check that looks at headers.
     """
 
     def __init__(self, body_bytes_max: int, limits: HeadLimits) -> None:
@@ -277,9 +280,9 @@ class ChunkedBody:
         return b"".join(pieces)
 
     def _find_line(self, buffer: bytearray, position: int) -> bytes | None:
-        line_bytes_max = (
-            CHUNK_LINE_BYTES_MAX if self._part == "size" else self._limits.header_bytes_max - self._trailer_bytes
-        )
+        line_bytes_max = CHUNK_LINE_BYTES_MAX
+        if self._part == "trailers":
+            line_bytes_max = self._limits.header_bytes_max - self._trailer_bytes
         window_end = position + line_bytes_max + 2
         end = buffer.find(b"\r\n", position, window_end)
         seen = end if end >= 0 else min(len(buffer), window_end)
@@ -331,7 +334,7 @@ class ChunkedBody:
 
 def refuse_body(body_bytes_max: int) -> NoReturn:
     """Refuse a body that is, or says that it will be, larger than ``body_bytes_max``."""
-    raise HttpRefusal(413, "PAYLOAD_TOO_LARGE", f"the body has more than {body_bytes_max} bytes, the limit here")
+    raise HttpRefusal(413, "PAYLOAD_TOO_LARGE", f"the limit for a body here is {body_bytes_max} bytes")
 
 
 def check_response(response: HttpResponse, method: str) -> list[tuple[bytes, bytes]]:
@@ -341,11 +344,18 @@ def check_response(response: HttpResponse, method: str) -> list[tuple[bytes, byt
     depends on the client's HTTP version, and h11 knows that.
     """
     if not isinstance(response, HttpResponse):
-        raise ResponseBodyError(f"a handler answered with {type(response).__name__}, not with an HttpResponse")
+        raise ResponseBodyError(
+            f"a handler answered with {type(response).__name__}", remedy="answer with an HttpResponse"
+        )
     status = response.status
     if not isinstance(status, int) or not 200 <= status <= 599:
         raise ResponseStatusError(
             f"a handler answered with status {status!r}", remedy="answer with a status of 200 to 599"
+        )
+    if not isinstance(response.body, bytes) and not hasattr(response.body, "__aiter__"):
+        raise ResponseBodyError(
+            f"a handler answered with a body of type {type(response.body).__name__}",
+            remedy="answer with bytes, or with an async iterator of bytes",
         )
     lines = []
     length: bytes | None = None
@@ -363,19 +373,17 @@ def check_response(response: HttpResponse, method: str) -> list[tuple[bytes, byt
         return lines
     if status == 304:
         return lines if length is None else [*lines, (b"content-length", length)]
+    if status == 205:
+        # "A server MUST NOT generate content in a 205 response." -- RFC 9110, section 15.3.6
+        return [*lines, (b"content-length", b"0")]
     if isinstance(response.body, bytes):
-        actual = b"0" if status == 205 else b"%d" % len(response.body)
+        actual = b"%d" % len(response.body)
         if length is None or (length == actual):
             length = actual
         elif method != "HEAD" or response.body:
             # Only an answer to HEAD has a length and no body to measure.
             _refuse_framing("content-length", length.decode("ascii"))
         lines.append((b"content-length", length))
-    elif not hasattr(response.body, "__aiter__"):
-        raise ResponseBodyError(
-            f"a handler answered with a body of type {type(response.body).__name__}",
-            remedy="answer with bytes, or with an async iterator of bytes",
-        )
     elif length is not None:
         lines.append((b"content-length", length))
     return lines
@@ -395,7 +403,7 @@ def _check_header(name: str, value: str) -> tuple[bytes, bytes]:
     if wrong := _control_re.search(value):
         raise ResponseHeaderError(
             f'a handler\'s header "{name}" has {wrong.group()!r} at position {wrong.start()}',
-            remedy="control characters could end the header and begin another: percent-encode what is not plain text",
+            remedy="percent-encode it: such a character could end the header and begin another",
         )
     lowered = name.lower()
     if lowered in _FRAMING or (lowered == "connection" and value.strip(" \t").lower() != "close"):
@@ -433,9 +441,7 @@ def _check_hosts(hosts: Sequence[str], version: str) -> None:
         _malformed("the request's Host header is not a host with or without a port")
 
 
-def _read_target(
-    method: str, target: str
-) -> tuple[str | None, RawPath, str, tuple[tuple[str, str], ...]]:
+def _read_target(method: str, target: str) -> tuple[str | None, RawPath, str, tuple[tuple[str, str], ...]]:
     """Return the authority (None unless the target has one), the path, raw and decoded, and the query."""
     authority = None
     if target == "*":
@@ -488,7 +494,8 @@ def _read_query(raw: str) -> tuple[tuple[str, str], ...]:
     for pair in raw.split("&"):
         if pair:
             name, _, value = pair.partition("=")
-            pairs.append((_decode(name.replace("+", " "), "query"), _decode(value.replace("+", " "), "query")))
+            name, value = name.replace("+", " "), value.replace("+", " ")
+            pairs.append((_decode(name, "query"), _decode(value, "query")))
     return tuple(pairs)
 
 
@@ -530,7 +537,7 @@ def _read_framing(lengths: Sequence[str], codings: Sequence[str], version: str) 
     if len(lengths) > 1:
         _malformed("the request has more than one Content-Length header")
     if not _digits_re.fullmatch(lengths[0]):
-        _malformed("the Content-Length is not a number")
+        _malformed("the Content-Length is not a number of at most 18 digits")
     return int(lengths[0])
 
 

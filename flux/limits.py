@@ -95,11 +95,13 @@ def parse_size_bytes(text: str) -> int:
 
 def format_duration(duration_s: float) -> str:
     """The duration in the largest unit that needs no fraction: 30.0 is "30s", 0.25 is "250ms"."""
-    for unit in ("d", "h", "m", "s", "ms"):
-        count = duration_s / DURATION_UNITS_S[unit]
-        if count >= 1 and abs(count - round(count)) < 1e-9:
-            return f"{round(count)}{unit}"
-    return f"{duration_s:g}s" if duration_s >= 1e-3 else f"{duration_s * 1e6:g}us"
+    # In whole nanoseconds: a float's last bit must not decide whether a unit needs a fraction.
+    duration_ns = round(duration_s * 1e9)
+    for unit in ("d", "h", "m", "s", "ms", "us"):
+        unit_ns = round(DURATION_UNITS_S[unit] * 1e9)
+        if duration_ns and duration_ns % unit_ns == 0:
+            return f"{duration_ns // unit_ns}{unit}"
+    return f"{duration_ns / 1000:.3f}us"
 
 
 def format_size(size_bytes: int) -> str:

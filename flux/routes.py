@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import attrs
 
 from flux.errors import OperatorError
-from flux.message import RawPath
+from flux.message import HttpResponse, RawPath, problem
 
 T = TypeVar("T")
 
@@ -67,6 +67,19 @@ class MethodNotAllowed:
 
     allow: tuple[str, ...]
     """The methods that are answered, sorted: the value of the ``allow`` header."""
+
+
+def answer_unmatched(found: NotFound | MethodNotAllowed, method: str, path: str) -> HttpResponse:
+    """Return what to answer when no route matched: 404, 405, or what ``OPTIONS`` asked for."""
+    match found:
+        case NotFound():
+            return problem(404, "NOT_FOUND", f"nothing answers {path}")
+        case MethodNotAllowed(allow):
+            allow_header = ("allow", ", ".join(allow))
+            if method == "OPTIONS":
+                return HttpResponse(204, (allow_header,))
+            response = problem(405, "METHOD_NOT_ALLOWED", f"{path} does not answer {method}")
+            return attrs.evolve(response, headers=(*response.headers, allow_header))
 
 
 Found: TypeAlias = Match[T] | NotFound | MethodNotAllowed
@@ -126,7 +139,9 @@ class RouteTable(Generic[T]):
         """Say who answers ``method`` on ``path``, the path as it was sent (`RequestHead.raw_path`)."""
         if not path.startswith("/"):
             return NotFound()  # The asterisk of "OPTIONS *", which is not a path.
-        segments = [unquote(segment, errors="strict") for segment in path[1:].split("/")]
+        segments = path[1:].split("/")
+        if "%" in path:
+            segments = [unquote(segment, errors="strict") for segment in segments]
         allow: set[str] = set()
         found = _descend(self._root, segments, 0, method, allow)
         if found is None and method == "HEAD":
@@ -146,10 +161,8 @@ def _descend(
 ) -> tuple[_Route[T], list[str]] | None:
     """Find the route below ``node``, and what its parameters take; add to ``allow`` what else is there.
 
-    It goes as deep as the deepest pattern, not as deep as the path: where a path
-    has more segments than any pattern, there is no node to descend to. Taking a
-    wrong turn back costs at most two ways a level, and patterns are few and the
-    operator's own.
+    No node is visited twice and none is deeper than the longest pattern, so what a
+    match costs is bounded by the operator's patterns, not by the client's path.
     """
     if depth == len(segments):
         route = node.routes.get(method)

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from flux.cli.failures import (
     AmbiguousId,
+    CutAnswer,
     MalformedAnswer,
     NoServer,
     NoSuchId,
@@ -105,14 +106,24 @@ class Client:
         return Stream(self, response, endless=endless)
 
     def _answer(
-        self, method: str, path: tuple[str, ...], query: Mapping[str, object], body: str | None, timeout_s: float
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: Mapping[str, object],
+        body: str | None,
+        timeout_s: float,
     ) -> Answer:
         response = self._ask(method, path, query, body, timeout_s)
         text = _decoded(self._read_all(response), self.server)
         return Answer(text, Record(_parsed(text, self.server)))
 
     def _ask(
-        self, method: str, path: tuple[str, ...], query: Mapping[str, object], body: str | None, timeout_s: float
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: Mapping[str, object],
+        body: str | None,
+        timeout_s: float,
     ) -> http.client.HTTPResponse:
         target = self._prefix + "".join("/" + quote(part, safe="") for part in path)
         said = {key: str(value) for key, value in query.items() if value is not None}
@@ -163,7 +174,7 @@ class Client:
         """Say in our words what went wrong with the connection."""
         server = self.server
         if isinstance(error, http.client.IncompleteRead):
-            raise MalformedAnswer(
+            raise CutAnswer(
                 f"the answer of {server.url} ends early: the connection was cut", remedy="try again"
             ) from error
         if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
@@ -211,7 +222,8 @@ class Client:
             )
         if status == 404 and len(path) > 1 and problem:
             raise NoSuchId(
-                f'nothing is called "{path[1]}": {detail}', remedy=remedy or "flux trace list, flux function list"
+                f'nothing is called "{path[1]}": {detail}',
+                remedy=remedy or "flux trace list, flux function list",
             )
         if status == 409 and path[:1] == ("executions",) and problem:
             raise AmbiguousId(f'"{path[1]}" is not one execution: {detail}', remedy=remedy)
@@ -219,7 +231,8 @@ class Client:
             f"{self.server.url} answered {status} to /{'/'.join(path)}"
             + (f" ({code})" if code else "")
             + (f": {detail}" if detail else ""),
-            remedy=remedy or ("is it a Flux server of this version?" if status == 404 else "see the server's log"),
+            remedy=remedy
+            or ("is it a Flux server of this version?" if status == 404 else "see the server's log"),
         )
 
 
@@ -263,8 +276,9 @@ class Stream:
                     yield self._read(line)
         if pending.strip() or not (self._shows_its_end or self._endless):
             self._client.close()
-            raise MalformedAnswer(
-                f"the answer of {self._client.server.url} ends early: the connection was cut", remedy="try again"
+            raise CutAnswer(
+                f"the answer of {self._client.server.url} ends early: the connection was cut",
+                remedy="try again",
             )
 
     def _read(self, line: bytes) -> Answer:
@@ -299,9 +313,11 @@ def find_server(given: str | None) -> Server:
         found = _read_server_file(path)
         return Server(found.url, token or found.token, found.source)
     # The URL was given without a token: if it is this project's server, its token is known.
-    found = _read_server_file(path)
-    same = found.url.rstrip("/") == url.rstrip("/")
-    return Server(url, found.token if same else "", source)
+    with suppress(UntrustedServerFile):  # Nobody asked for that file; without it there is no token.
+        found = _read_server_file(path)
+        if found.url.rstrip("/") == url.rstrip("/"):
+            return Server(url, found.token, source)
+    return Server(url, "", source)
 
 
 def _find_server_file() -> Path | None:
@@ -325,7 +341,9 @@ def _read_server_file(path: Path) -> Server:
         with os.fdopen(descriptor, encoding="utf-8") as file:
             status = os.fstat(descriptor)
             if status.st_uid != os.geteuid():
-                raise UntrustedServerFile(f"{path} belongs to user {status.st_uid}, not to you", remedy=remedy)
+                raise UntrustedServerFile(
+                    f"{path} belongs to user {status.st_uid}, not to you", remedy=remedy
+                )
             if status.st_mode & 0o077:
                 raise UntrustedServerFile(
                     f"{path} has mode {status.st_mode & 0o777:04o}: others can reach the token in it",
@@ -355,7 +373,9 @@ def _checked_url(server: Server) -> Any:
     except ValueError as error:
         raise UsageError(f'"{server.url}" ({server.source}) is no server\'s URL: {error}') from None
     if not server.token.isascii() or not server.token.isprintable() or " " in server.token:
-        raise UsageError(f"the token for {server.url} has characters that no token has", remedy="check FLUXRT_TOKEN")
+        raise UsageError(
+            f"the token for {server.url} has characters that no token has", remedy="check FLUXRT_TOKEN"
+        )
     return parts
 
 

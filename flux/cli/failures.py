@@ -68,6 +68,10 @@ class MalformedAnswer(OperatorError):
     exit_code = EXIT_UNREACHABLE
 
 
+class CutAnswer(MalformedAnswer):
+    """The connection was lost in the middle of an answer; a stream may be taken up again."""
+
+
 class NoServer(OperatorError):
     """Nothing says where the server is."""
 

@@ -7,10 +7,14 @@ tools that look back need a past to look at.
 
 import datetime
 import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
+from flux.cli.screen import Screen, json_text
+from flux.cli.settings import settings
 from flux.config import CONFIG_NAME
 from flux.errors import OperatorError
 from flux.git import GitFailedError, GitMissingError
@@ -84,14 +88,22 @@ def _init_new(folder: Path, *, tutorial: bool) -> None:
         raise
     except OSError as error:
         raise _unwritable(folder, error) from error
+    if settings().json:
+        _write_json(folder, files)
+        return
     history = f" (git repository, {len(COMMITS)} commits)" if tutorial else ""
-    click.echo(f"Created {folder}/{history}\n")
+    screen = Screen.stdout()
+    screen.line(f"Created {folder}/{history}")
+    if settings().quiet:
+        return
+    screen.line()
     for path, description in DESCRIPTIONS.items():
-        marker = "   ← has a bug, in one of the 12 commits" if tutorial and "signup" in path else ""
-        click.echo(f"  {path:<22}{description}{marker}")
+        buggy = tutorial and path == "functions/signup.py"
+        marker = f"   ← has a bug, in one of the {len(COMMITS)} commits" if buggy else ""
+        screen.line(f"  {path:<22}{description}{marker}")
     others = [path for path in sorted(files) if not any(path.startswith(listed) for listed in DESCRIPTIONS)]
-    click.echo(f"  {'and':<22}{', '.join(others)}\n")
-    click.echo(f"  next   cd {folder} && flux dev")
+    screen.line(f"  {'and':<22}{', '.join(others)}")
+    _write_next(folder, "flux dev")
 
 
 def _init_here(folder: Path) -> None:
@@ -101,21 +113,38 @@ def _init_here(folder: Path) -> None:
             f"{target} exists already, and flux init overwrites nothing",
             remedy=f"this folder is a project: cd {folder} && flux dev",
         )
-    functions = folder / "functions"
-    click.echo(f"Will write, in {folder.absolute()}/ and nowhere else:\n")
-    click.echo(f"  {CONFIG_NAME:<22}{DESCRIPTIONS[CONFIG_NAME]}\n")
-    text = list_files(COMMITS[:1], name_project(folder))[CONFIG_NAME]
+    told = not (settings().json or settings().quiet)
+    screen = Screen.stdout()
+    if told:
+        screen.line(f"Will write, in {folder.absolute()}/ and nowhere else:")
+        screen.line()
+        screen.line(f"  {CONFIG_NAME:<22}{DESCRIPTIONS[CONFIG_NAME]}")
+        screen.line()
+    files = {CONFIG_NAME: list_files(COMMITS[:1], name_project(folder))[CONFIG_NAME]}
     try:
         # "x": a file that appeared since we looked is not overwritten either.
         with target.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(files[CONFIG_NAME])
     except OSError as error:
         raise _unwritable(folder, error) from error
-    click.echo(f"Created {target}\n")
-    if not functions.is_dir():
-        click.echo("  next   put a function into functions/, then: flux dev")
-    else:
-        click.echo(f"  next   {'' if folder == Path() else f'cd {folder} && '}flux dev")
+    if settings().json:
+        _write_json(folder, files)
+        return
+    screen.line(f"Created {target}")
+    if told:
+        has_functions = (folder / "functions").is_dir()
+        _write_next(folder, "flux dev" if has_functions else "mkdir functions, and put a function into it")
+
+
+def _write_json(folder: Path, files: Mapping[str, str]) -> None:
+    answer = {"schema": "flux.init/1", "folder": str(folder.absolute()), "files": sorted(files)}
+    Screen.stdout().write_raw_json(json_text(answer))
+
+
+def _write_next(folder: Path, command_line: str) -> None:
+    screen = Screen.stdout()
+    screen.line()
+    screen.line(f"  next   {'' if folder == Path() else f'cd {shlex.quote(str(folder))} && '}{command_line}")
 
 
 def _make_empty_folder(folder: Path) -> None:

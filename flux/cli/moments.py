@@ -40,7 +40,7 @@ def read_moment(text: str, where: str) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise MalformedAnswer(
-        f"the server's answer has \"{text[:40]}\" at {where}, where an RFC 3339 time belongs",
+        f'the server\'s answer has "{text[:40]}" at {where}, where an RFC 3339 time belongs',
         remedy="compare versions (flux --version, flux doctor)",
     )
 

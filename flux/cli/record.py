@@ -104,8 +104,21 @@ class Record:
 
 
 def _malformed(where: str, wanted: str, found: Any) -> MalformedAnswer:
-    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
-    got = "nothing" if found is _MISSING else "null" if found is None else kinds.get(type(found), "something else")
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    got = (
+        "nothing"
+        if found is _MISSING
+        else "null"
+        if found is None
+        else kinds.get(type(found), "something else")
+    )
     return MalformedAnswer(
         f"the server's answer has {got} at {where}, where {wanted} belongs",
         remedy="compare versions (flux --version, flux doctor); if they agree, please report this",

@@ -18,7 +18,18 @@ from flux import __version__
 from flux.cli.settings import add_global_options, settings
 
 HELPERS = frozenset(
-    {"client", "complete", "failures", "moments", "record", "registry", "render", "screen", "settings"}
+    {
+        "client",
+        "complete",
+        "failures",
+        "follow",
+        "moments",
+        "record",
+        "registry",
+        "render",
+        "screen",
+        "settings",
+    }
 )
 """Modules of this package that are no commands."""
 
@@ -62,6 +73,7 @@ def summary(module: str) -> str:
     # "``flux why``: what happened." keeps what follows the name.
     if line.startswith("``") and "``:" in line:
         line = line.partition("``:")[2].strip()
+    line = line.replace("``", "")
     return line[:1].upper() + line[1:]
 
 
@@ -85,7 +97,9 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         depth = len(self.prefix)
-        return sorted({words[depth] for words in command_files() if words[:depth] == self.prefix and words[depth:]})
+        return sorted(
+            {words[depth] for words in command_files() if words[:depth] == self.prefix and words[depth:]}
+        )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         words = (*self.prefix, cmd_name)
@@ -156,7 +170,11 @@ root = LazyGroup(
     no_args_is_help=True,
     params=[
         click.Option(
-            ["--version"], is_flag=True, expose_value=False, callback=_print_version, help="The version, and stop."
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            callback=_print_version,
+            help="The version, and stop.",
         )
     ],
     epilog="Exit codes: 0 fine, 1 a finding, 2 usage, 3 no such or ambiguous id, 4 not authorised, "

@@ -22,8 +22,14 @@ PIPE_WIDTH = 80
 """The layout's width where there is no terminal; text may run past it."""
 
 _STYLES = {
-    "bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "magenta": "35", "cyan": "36",
-}  # fmt: skip
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "cyan": "36",
+}
 
 
 class Piece:
@@ -234,7 +240,12 @@ def _page(text: str) -> bool:
     import subprocess
 
     command = shlex.split(os.environ.get("FLUXRT_PAGER", os.environ.get("PAGER", "less")))
-    if not command or command == ["cat"] or os.environ.get("TERM") == "dumb" or shutil.which(command[0]) is None:
+    if (
+        not command
+        or command == ["cat"]
+        or os.environ.get("TERM") == "dumb"
+        or shutil.which(command[0]) is None
+    ):
         return False
     # -R lets colours through (all else is sanitised), -F leaves when all fits, -X keeps the text on screen.
     environment = {"LESS": "FRX", "LESSCHARSET": "utf-8", **os.environ}
@@ -262,5 +273,3 @@ def spread(left: Sequence[Piece | str], right: Sequence[Piece | str], width: int
     if gap >= 2:
         return [[*left, " " * gap, *right]]
     return [left, [" " * max(4, width - line_cells(right)), *right]]
-
-

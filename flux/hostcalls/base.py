@@ -48,13 +48,13 @@ class Database(Protocol):
     async def run(self, sql: str, arguments: list[object], call_seq: int) -> "QueryResult":
         """Run one statement; raise `HostCallFailed` with name ``DatabaseError`` when it fails."""
 
-    async def begin(self, isolation: str | None) -> int:
+    async def begin(self, isolation: str | None, call_seq: int) -> int:
         """Open a transaction, or a savepoint inside the one that is open; return its depth from 1."""
 
-    async def commit(self, depth: int) -> None:
+    async def commit(self, depth: int, call_seq: int) -> None:
         """End the transaction or savepoint of ``depth`` and keep what it did."""
 
-    async def rollback(self, depth: int) -> None:
+    async def rollback(self, depth: int, call_seq: int) -> None:
         """End the transaction or savepoint of ``depth`` and undo what it did."""
 
 
@@ -131,6 +131,8 @@ class HostCallKind:
     """Interface and operation, e.g. ``clock.now``."""
     effect: Effect
     perform: Perform
+    immediate: bool = False
+    """It never waits: the driver performs it in place, without a task of its own."""
 
 
 def check_arguments(name: str, arguments: list[object], *types: type | tuple[type, ...]) -> None:
@@ -142,4 +144,4 @@ def check_arguments(name: str, arguments: list[object], *types: type | tuple[typ
             " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__ for kind in types
         )
         got = ", ".join(type(argument).__name__ for argument in arguments)
-        raise HostCallFailed("InvalidArguments", f"{name} takes ({wanted}), not ({got})", code="FLX410")
+        raise HostCallFailed("InvalidArguments", f"{name} takes ({wanted}), not ({got})", code="FLX425")

@@ -26,9 +26,8 @@ ANSWER_HEADER_BYTES_MAX = 64 * 1024
 ANSWER_HEADERS_MAX = 256
 INTERIM_ANSWERS_MAX = 16
 """1xx answers before the real one; more is somebody keeping us busy."""
-CHUNKS_PER_RECEIVE_MAX = 4096
-"""Data events handled between two looks at the other tasks: a body in one-byte chunks must not hold
-up the supervisor."""
+CHUNKS_PER_TURN_MAX = 512
+"""Chunks handled before other tasks get their turn: one receive may hold ten thousand tiny ones."""
 JOIN_BYTES_MAX = 64 * 1024
 """Bodies up to this size travel in one write with their headers."""
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
@@ -111,7 +110,7 @@ class Connection:
         if not data:
             if self.asked_before and (method in IDEMPOTENT_METHODS or self._wire.sent_bytes == sent_before):
                 raise StaleConnectionError
-            hint = "; it may have received the request, so Flux does not repeat it" if self.asked_before else ""
+            hint = "; it may have seen the request, so Flux does not repeat it" if self.asked_before else ""
             raise OutboundError("protocol", f"the server closed the connection without an answer{hint}")
         if self._wire.received_bytes == received_before:
             # Decrypted now, received before we asked: an answer to nothing, waiting for a question.
@@ -124,25 +123,24 @@ class Connection:
     async def read_body(self, bytes_max: int, tell_phase: Callable[[str], None]) -> bytes:
         """Return the answer's body; raise `OutboundError` when it is longer, or ends early."""
         tell_phase("reading the answer's body")
-        parts: list[bytes] = []
-        size_bytes = chunks = 0
+        body = bytearray()  # not a list of parts: a body in two-byte chunks would weigh twenty times its size
+        chunks = 0
         while True:
             event = self._next_event()
             if event is h11.NEED_DATA:
                 chunks = 0
                 self._http.receive_data(await self._receive())
             elif isinstance(event, h11.Data):
-                size_bytes += len(event.data)
-                if size_bytes > bytes_max:
+                if len(body) + len(event.data) > bytes_max:
                     raise OutboundError("too_large", f"the answer's body passes {bytes_max} bytes")
-                parts.append(bytes(event.data))
+                body += event.data
                 chunks += 1
-                if chunks % CHUNKS_PER_RECEIVE_MAX == 0:
+                if chunks % CHUNKS_PER_TURN_MAX == 0:
                     await trio.lowlevel.checkpoint()
             else:
                 break
         self._finish()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return bytes(body)
 
     async def _send(self, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         try:

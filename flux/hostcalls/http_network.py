@@ -12,6 +12,8 @@ request that never left from one that may have been received.
 """
 
 import ipaddress
+import itertools
+import os
 import socket
 import ssl
 import time
@@ -109,7 +111,7 @@ def check_address(text: str, origin: Origin, grants: Grants) -> IPAddress:
     try:
         address: IPAddress = ipaddress.ip_address(text)
     except ValueError:  # a zone, "fe80::1%eth0": link-local by definition
-        raise OutboundError("private_address", f"{origin.host} is {text}, an address of one network link") from None
+        raise OutboundError("private_address", f"{origin.host} is {text}, a link-local address") from None
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped  # the kernel would do the same; judge and grant what it connects to
     refusal = find_refusal(address)
@@ -155,7 +157,7 @@ class Wire(trio.abc.Stream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the kernel has room."""
-        await self._socket.wait_writable()  # type: ignore[attr-defined]
+        await trio.lowlevel.wait_writable(self._socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return what there is, b"" at the end; raise `trio.BrokenResourceError` after a reset."""
@@ -226,7 +228,7 @@ class Network:
                 wire.close_nowait()
                 raise
         times.append(time.perf_counter_ns())
-        return Opened(wire, stream, *(after - before for before, after in zip(times, times[1:], strict=False)))
+        return Opened(wire, stream, *(after - before for before, after in itertools.pairwise(times)))
 
     async def _find_addresses(self, origin: Origin, tenant: str, grants: Grants) -> list[IPAddress]:
         if find_address(origin.host) is not None:
@@ -273,7 +275,9 @@ def _make_tls_context(ca_file: str | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=ca_file)  # beside the system's, not instead
         except (OSError, ssl.SSLError) as error:
-            raise OutboundError("tls", f"the file of extra certificates, {ca_file}, can't be read: {error}") from error
+            raise OutboundError(
+                "tls", f"the extra certificates in {ca_file} can't be read: {error}"
+            ) from error
     return context
 
 
@@ -298,7 +302,7 @@ async def _connect_any(addresses: list[IPAddress], port: int) -> Wire:
         try:
             return await _connect(addresses[0], port)
         except OSError as error:
-            raise _cannot_connect([f"{addresses[0]}: {error.strerror}"], port) from error
+            raise _cannot_connect([f"{addresses[0]}: {_reason(error)}"], port) from error
     winners: list[Wire] = []
     try:
         async with trio.open_nursery() as nursery:
@@ -307,7 +311,7 @@ async def _connect_any(addresses: list[IPAddress], port: int) -> Wire:
                 try:
                     wire = await _connect(address, port)
                 except OSError as error:
-                    failures.append(f"{address}: {error.strerror}")
+                    failures.append(f"{address}: {_reason(error)}")
                     failed.set()
                     return
                 winners.append(wire)
@@ -327,6 +331,11 @@ async def _connect_any(addresses: list[IPAddress], port: int) -> Wire:
     for late in winners[1:]:
         late.close_nowait()
     return winners[0]
+
+
+def _reason(error: OSError) -> str:
+    # trio words it "Error connecting to (address): reason"; the address is ours to say.
+    return str(error) if error.errno is None else os.strerror(error.errno)
 
 
 def _cannot_connect(failures: list[str], port: int) -> OutboundError:

@@ -38,9 +38,12 @@ Substitute = Callable[[bytes], bytes]
 Headers = tuple[tuple[str, str], ...]
 
 HOST_OWNED_HEADERS = frozenset(
-    ["connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-authenticate"]
-    + ["proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
-)
+    {
+        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive",
+        "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
 """What says where a message goes and where it ends. Two opinions on that are request smuggling."""
 CREDENTIAL_HEADERS = frozenset({"authorization", "cookie"})
 """Not repeated to another origin (RFC 9110, 15.4)."""
@@ -166,7 +169,7 @@ def parse_url(text: str) -> OutboundUrl:
     if len(text) > URL_CHARACTERS_MAX:
         raise OutboundError("url", f"the URL has {len(text)} characters; {URL_CHARACTERS_MAX} are allowed")
     if _REFUSED_IN_URL.search(text) is not None:
-        raise OutboundError("url", "the URL has a space, a backslash or a control character: percent-encode it")
+        raise OutboundError("url", "the URL has a space, backslash or control character: percent-encode it")
     match = _URL.fullmatch(text)
     if match is None:
         raise OutboundError("url", f'"{text[:80]}" is no absolute URL: write https://host/path')
@@ -230,7 +233,9 @@ def check_headers(headers: Headers) -> None:
             )
         size_bytes += len(name) + len(value) + 4
     if size_bytes > REQUEST_HEADER_BYTES_MAX:
-        raise OutboundError("header", f"{size_bytes} bytes of headers; {REQUEST_HEADER_BYTES_MAX} are allowed")
+        raise OutboundError(
+            "header", f"headers of {size_bytes} bytes; {REQUEST_HEADER_BYTES_MAX} are allowed"
+        )
 
 
 def check_timeout(timeout_s: float) -> None:
@@ -250,7 +255,9 @@ def encode_headers(
         if substitute is not None:
             encoded = substitute(encoded)
             if _FIELD_VALUE.fullmatch(encoded) is None:
-                raise OutboundError("header", f"the secret in {name} has a character that no header can carry")
+                raise OutboundError(
+                    "header", f"the secret in {name} has a character that headers can't carry"
+                )
         lower = name.lower()
         names.add(lower)
         fields.append((lower.encode(), encoded))

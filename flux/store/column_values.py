@@ -8,14 +8,14 @@ value keeps Postgres's own text rather than being bent into something near it.
 |---|---|
 | bool, int2/4/8, oid, xid8, float4/8, text and its kin, bytea, uuid | bool, int, float, str, bytes, UUID |
 | numeric | Decimal, with its trailing zeros, NaN and infinities |
-| date, timestamp, timestamptz | date, naive datetime, aware datetime in UTC; str for infinity, BC, after 9999 |
+| date, timestamp, timestamptz | date, naive datetime, aware (UTC) datetime; infinity, BC, past 9999: str |
 | time, timetz | time; 24:00:00 is a str |
 | interval | timedelta; `Interval` if it has months, which no timedelta can hold |
 | json, jsonb | what `json.loads` makes of it, or the exact text with ``json_as_text`` |
 | arrays | list (of lists); ranges `Range`; multiranges a list of `Range` |
 | enum | str; domain: as its base type; composite: dict; anonymous record: tuple |
 | inet, cidr | the classes of `ipaddress`; tid and "char": (block, offset) and bytes |
-| all else: money, bit, point, box, tsvector, macaddr, pg_lsn, pg_snapshot, extensions' | str, as Postgres writes it |
+| money, bit, point, box, tsvector, macaddr, pg_lsn, pg_snapshot, extensions' types | str, as Postgres writes it |
 
 JSON numbers with a fraction become float, as in every other client, so 1.10
 comes back as 1.1, and a JSON ``null`` becomes None, like SQL's NULL. Whoever
@@ -32,7 +32,7 @@ from datetime import UTC, date, datetime, time, timedelta
 import attrs
 
 EPOCH_DATE = date(2000, 1, 1)
-EPOCH = datetime(2000, 1, 1)  # noqa: DTZ001 - timestamp has no zone
+EPOCH = datetime(2000, 1, 1)
 EPOCH_UTC = datetime(2000, 1, 1, tzinfo=UTC)
 EPOCH_ORDINAL = EPOCH_DATE.toordinal()
 MICROSECOND = timedelta(microseconds=1)
@@ -220,7 +220,7 @@ def _special(text: str, infinity: int, minus_infinity: int, combine: Callable[[i
     match = _BEYOND_PYTHON.fullmatch(text)
     if match is None:
         raise ValueError(
-            "as text only infinity, -infinity and years outside 1 to 9999 are taken; else pass a date or datetime"
+            "as text only infinity, -infinity and years outside 1 to 9999 are taken, else a date or datetime"
         )
     year, month, day = (int(part) for part in match.group(1, 2, 3))
     year = 1 - year if match[9] else year

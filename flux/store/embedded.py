@@ -99,9 +99,6 @@ FAST_STOP_S = 20.0
 QUICK_STOP_S = 7.0
 """For an immediate shutdown: the postmaster gives its children 5 s before it kills them."""
 
-LEFTOVER_STOP_S = 10.0
-"""For the shutdown that a dead supervisor's server is already busy with."""
-
 LOCK_PATIENCE_S = 2.0
 """A lock outlives its killed holder while the kernel takes the process apart."""
 
@@ -234,11 +231,9 @@ class EmbeddedPostgres:
 
     async def wait_died(self) -> PostgresExit:
         """Wait until the present server process ends, and say how. Any number of tasks may wait."""
-        process = self._running()
+        process, log_start = self._running(), self._log_start  # a restart changes both
         status = await _wait_exit(process)
-        return PostgresExit(
-            status, asked=self._asked is process, log_tail=read_log_tail(self.log, self._log_start)
-        )
+        return PostgresExit(status, asked=self._asked is process, log_tail=read_log_tail(self.log, log_start))
 
     async def restart(self) -> None:
         """Start the server again, after stopping it if it still runs."""
@@ -418,30 +413,34 @@ async def _settle_leftovers(folder: ClusterFolder) -> None:
                 f"PostgreSQL (process {server.pid}), which no Flux started, runs in {folder.path}",
                 remedy=f"stop it first: kill -INT {server.pid}",
             )
-    if servers:
-        with trio.move_on_after(LEFTOVER_STOP_S):
-            await _wait_all_gone(folder)
-        await _end_servers(folder)
+    await _end_servers(folder)
 
 
 async def _end_servers(folder: ClusterFolder) -> None:
-    """End every process of PostgreSQL in the directory, firmly in the end."""
-    for number, grace_s in (
-        (signal.SIGINT, QUICK_STOP_S),
-        (signal.SIGQUIT, QUICK_STOP_S),
-        (signal.SIGKILL, QUICK_STOP_S),
-    ):
-        for server in list_servers(folder):
-            # To a backend SIGINT means "cancel the query": orphans get what ends them.
-            is_postmaster = server.supervisor_pid is not None
-            signal_server(server.pid, folder, number if is_postmaster else max(number, signal.SIGQUIT))
+    """End every process of PostgreSQL in the directory, politely first.
+
+    A postmaster that is already shutting down ignores a second SIGINT, so it is
+    asked without waiting whether it heard the first.
+    """
+    rounds = ((signal.SIGINT, FAST_STOP_S), (signal.SIGQUIT, QUICK_STOP_S), (signal.SIGKILL, QUICK_STOP_S))
+    for number, grace_s in rounds:
+        servers = list_servers(folder)
+        pids = {server.pid for server in servers}
+        for server in servers:
+            if server.supervisor_pid is not None and server.parent_pid not in pids:
+                signal_server(server.pid, folder, number)
+            elif server.parent_pid not in pids:
+                # Its postmaster is dead. SIGINT would only cancel its query; SIGQUIT ends it.
+                signal_server(server.pid, folder, max(number, signal.SIGQUIT))
+            elif number == signal.SIGKILL:
+                signal_server(server.pid, folder, number)  # before this it is its postmaster's to end
         with trio.move_on_after(grace_s):
             await _wait_all_gone(folder)
     left = list_servers(folder)
     if left:
-        pids = ", ".join(str(server.pid) for server in left)
+        named = ", ".join(str(server.pid) for server in left)
         raise PostgresInUseError(
-            f"PostgreSQL processes {pids} in {folder.path} do not end, not even when killed",
+            f"PostgreSQL processes {named} in {folder.path} do not end, not even when killed",
             remedy="they hang in the kernel, often over a broken disk or network file system: see dmesg",
         )
 

@@ -19,6 +19,13 @@ _SUFFIX = ".txt"
 _NAME = "{{name}}"
 """What stands for the project's name in the files of the commits."""
 
+_AS_WRITTEN = (
+    "-c", "core.autocrlf=false",
+    "-c", "core.excludesFile=/dev/null",
+    "-c", "core.attributesFile=/dev/null",
+)  # fmt: skip
+"""Every file, byte for byte: the defaults of the last two name files in the user's home."""
+
 
 @attrs.frozen
 class Commit:
@@ -161,7 +168,7 @@ def write_repository(folder: Path, project_name: str, now: datetime.datetime) ->
         date = f"{day.isoformat()}T{commit.time_of_day}+00:00"
         given_name = commit.author.split()[0].lower()
         identity = ["-c", f"user.name={commit.author}", "-c", f"user.email={given_name}@shop.example"]
-        run_git(["-c", "core.autocrlf=false", "add", "--all"], folder=folder, environment=alone)
+        run_git([*_AS_WRITTEN, "add", "--all"], folder=folder, environment=alone)
         run_git(
             [*identity, "commit", "--quiet", "--message", f"{commit.subject}\n\n{commit.body}"],
             folder=folder,

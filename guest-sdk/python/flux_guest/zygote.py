@@ -1,7 +1,7 @@
 """The zygote: imports a deployment's code once, then forks a worker whenever the host asks.
 
-Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT`` with the
-control socket on descriptor 3. JSON lines go to the host:
+Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT CONTROL`` with the
+number of the control socket's descriptor last. JSON lines go to the host:
 
     {"ready": {"functions": [...]}}      the code is imported
     {"failed": [{...}, ...]}             it is not: one entry for each module that failed
@@ -208,6 +208,9 @@ def main() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     os.chdir(project)
     sys.path.insert(0, str(project))
+    os.dup2(int(sys.argv[4]), CONTROL, inheritable=False)
+    if int(sys.argv[4]) != CONTROL:
+        os.close(int(sys.argv[4]))
     control = socket.socket(fileno=CONTROL)
     Zygote(project, control).run(functions)
 

@@ -1,0 +1,291 @@
+"""``flux trace ID``: everything that one execution did.
+
+In the order of the execution: what came in, each host call with its place,
+arguments and result, the rows that changed, what was logged, what went out.
+Long values are shortened and counted; ``-v`` shows them whole and ``--call N`` shows one call whole.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from flux.cli import moments, render
+from flux.cli.client import open_client
+from flux.cli.complete import execution_ids
+from flux.cli.failures import NoSuchId
+from flux.cli.record import Record
+from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap
+from flux.cli.settings import settings
+
+CALLS_SHOWN = 40
+LOGS_SHOWN = 20
+VALUES_WIDTH_MIN = 24
+
+
+@click.command()
+@click.argument("id", metavar="ID", shell_complete=execution_ids)
+@click.option("--call", "seq", type=int, metavar="N", help="Show call N alone, with its values whole.")
+def command(id: str, seq: int | None) -> None:
+    """Everything that one execution did. `flux trace ID` is short for this.
+
+    ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
+    """
+    said = settings()
+    answer = open_client().get("executions", id)
+    trace = answer.record.of_schema("flux.trace/1")
+    screen = Screen.stdout()
+    if seq is not None:
+        call = _find_call(trace, seq)
+        if said.json:
+            screen.write_raw_json(
+                json_text({"schema": "flux.call/1", "execution": trace.text("name"), "call": call.data})
+            )
+        else:
+            screen.page(_call_whole(trace, call, screen.width))
+        return
+    if said.json:
+        screen.write_raw_json(answer.text)
+        return
+    screen.page(lines(trace, screen.width, whole=said.verbose, quiet=said.quiet))
+
+
+def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
+    """The whole view."""
+    result: list[Line] = [*render.header(trace, width), *_circumstances(trace, width)]
+    error = trace.get("error")
+    if error is not None:
+        text, where = render.error_parts(error)
+        result.append([])
+        result += [["  ", Piece(line, "bold red")] for line in wrap(text, width - 2)]
+        if where:
+            result.append(["  ", Piece(where, "cyan")])
+    if (warning := render.completeness_line(trace)) is not None:
+        result.append(warning)
+    result += [[], *render.block("input", trace.get("input"), width, whole=whole)]
+    result += _calls(trace, width, whole=whole)
+    places = render.places_of_calls(trace)
+    result += render.mutation_lines(trace.records("mutations"), places, width, whole=whole)
+    result += _logs(trace, width, whole=whole)
+    if whole and trace.items("spans"):
+        result += [
+            [],
+            [Piece("  spans", "bold")],
+            *[["    " + json_text(item)] for item in trace.items("spans")],
+        ]
+    result += [[], *render.block("output", trace.get("output"), width, whole=whole)]
+    result += _children(trace)
+    if not quiet:
+        result += render.next_lines(_next(trace), width)
+    return result
+
+
+def _circumstances(trace: Record, width: int) -> list[Line]:
+    """When, why and where it ran."""
+    started_at = moments.read_moment(trace.text("started_at"), "started_at")
+    parts = [started_at.strftime("%Y-%m-%d %H:%M:%S.") + f"{started_at.microsecond // 1000:03d}"]
+    parts += [render.trigger_word(trace), trace.maybe_text("function") or "no function", _sandbox(trace)]
+    parent = trace.data.get("parent")
+    if parent is not None:
+        parts.append(f"caused by {parent if isinstance(parent, str) else json_text(parent)}")
+    return [[Piece(line, "dim")] for line in wrap(" · ".join(parts), width)]
+
+
+def _sandbox(trace: Record) -> str:
+    sandbox = trace.get("sandbox")
+    if not isinstance(sandbox, dict):
+        return f"sandbox {json_text(sandbox)}"
+    first = [str(sandbox[key]) for key in ("kind", "isolation") if sandbox.get(key) is not None]
+    clock = sandbox.get("clock")
+    return "sandbox " + " ".join(first) + (f", clock {_plain(clock)}" if clock is not None else "")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+
+def _calls(trace: Record, width: int, *, whole: bool) -> list[Line]:
+    calls = trace.records("calls")
+    if not calls:
+        return [[], [Piece("  calls    ", "bold"), "none"]]
+    shown = calls if whole else calls[:CALLS_SHOWN]
+    total_ms = trace.maybe_number("elapsed_ms") or 0.0
+    number_cells = len(f"{max(call.number('seq') for call in calls):g}")
+    titles = [render.call_title(call.text("kind"), call.get("arguments")) for call in calls]
+    title_cells = min(max(map(cells, titles)), max(24, width // 2 - 14))
+    bar_cells = max(8, width - 4 - number_cells - 1 - 8 - title_cells - 2 - 10)
+    result: list[Line] = [[], [Piece("  calls", "bold")]]
+    for call, title in zip(shown, titles, strict=False):
+        wrong = call.data.get("error") is not None
+        started_ms, elapsed_ms = call.number("started_ms"), call.number("elapsed_ms")
+        colour = "red" if wrong else ""
+        result.append(
+            [
+                "    ",
+                Piece(pad(f"{call.number('seq'):g}", number_cells, right=True), "bold"),
+                Piece(pad(f" +{moments.duration(started_ms)}".replace(" ms", ""), 9), "dim"),
+                Piece(pad(cut("✗ " * wrong + title, title_cells), title_cells), colour),
+                "  ",
+                Piece(render.bar(started_ms, elapsed_ms, total_ms, bar_cells), colour or "blue"),
+                pad(moments.duration(elapsed_ms), 10, right=True),
+            ]
+        )
+        result += _call_values(call, number_cells + 13, width, whole=whole)
+    if len(shown) < len(calls):
+        result.append([Piece(f"    … {len(calls) - len(shown)} more (-v)", "dim")])
+    return result
+
+
+def _call_values(call: Record, indent: int, width: int, *, whole: bool) -> list[Line]:
+    """Beneath a call: what was asked and answered, and from which line."""
+    location = call.maybe_record("location")
+    where = render.place(location.data) if location is not None else ""
+    asked = _asked(call.get("arguments"))
+    error = call.data.get("error")
+    answered = (
+        f"✗ {render.error_parts(error)[0]}" if error is not None else _answered(call.data.get("result"))
+    )
+    room = width - indent
+    if whole:
+        text = f"{asked} → {answered}"
+        values: list[Line] = [[Piece(" " * indent + line, "dim")] for line in wrap(text, max(20, room))]
+        return [*values, [" " * indent, Piece(where, "cyan")]] if where else values
+    room -= cells(where) + 2 if where else 0
+    half = max(VALUES_WIDTH_MIN, room) - 3
+    answered = cut(answered, max(half // 2, half - cells(asked)))
+    text = f"{cut(asked, max(8, half - cells(answered)))} → {answered}"
+    return spread([Piece(" " * indent + text, "dim")], [Piece(where, "cyan")] if where else [], width)
+
+
+def _asked(arguments: Any) -> str:
+    """The arguments, less what the call's title already says."""
+    match arguments:
+        case {"sql": str(), **rest}:
+            values = rest.get("args", rest.get("arguments", rest.get("parameters")))
+            return json_text(values) if values is not None else json_text(rest) if rest else "()"
+        case {"url": str(), **rest}:
+            kept = {
+                key: value for key, value in rest.items() if key != "method" and value not in (None, {}, "")
+            }
+            return json_text(kept) if kept else "()"
+        case _:
+            return json_text(arguments)
+
+
+def _answered(result: Any) -> str:
+    match result:
+        case {"rows": list() as rows}:
+            count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
+            return f"{count} {json_text(rows)}" if rows else count
+        case _:
+            return json_text(result)
+
+
+def _find_call(trace: Record, seq: int) -> Record:
+    calls = trace.records("calls")
+    for call in calls:
+        if call.number("seq") == seq:
+            return call
+    numbers = [int(call.number("seq")) for call in calls]
+    raise NoSuchId(
+        f"{trace.text('name')} has no call {seq}: "
+        + (f"its calls are {min(numbers)} to {max(numbers)}" if numbers else "it made none"),
+        remedy=f"flux trace {trace.text('name')}",
+    )
+
+
+def _call_whole(trace: Record, call: Record, width: int) -> list[Line]:
+    title = render.call_title(call.text("kind"), call.get("arguments"))
+    location = call.maybe_record("location")
+    function = location.maybe_text("function") if location is not None else None
+    where = render.place(location.data) if location is not None else ""
+    left = [Piece(f"call {call.number('seq'):g}", "bold"), f" of {trace.text('name')} · {title}"]
+    began, length = (moments.duration(call.number(key)) for key in ("started_ms", "elapsed_ms"))
+    result: list[Line] = [
+        *spread(left, [Piece(f"+{began}, took {length}", "dim")], width),
+        [Piece(where, "cyan"), f" in {function}()" if function else ""],
+        [],
+    ]
+    result += render.block("kind", call.text("kind"), width, whole=True)
+    sql = call.get("arguments").get("sql") if isinstance(call.get("arguments"), dict) else None
+    if isinstance(sql, str) and "\n" in sql:
+        result.append([Piece("  sql", "bold")])
+        result += [
+            ["    " + part] for line in sql.split("\n") for part in render.wrap_hanging(line, width - 4)
+        ]
+    result += render.block("arguments", call.get("arguments"), width, whole=True)
+    if call.data.get("error") is not None:
+        result += render.block("error", call.data["error"], width, whole=True)
+    return result + render.block("result", call.data.get("result"), width, whole=True)
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+def _logs(trace: Record, width: int, *, whole: bool) -> list[Line]:
+    logs = trace.records("logs")
+    if not logs:
+        return []
+    shown = logs if whole else logs[:LOGS_SHOWN]
+    started_at = moments.read_moment(trace.text("started_at"), "started_at")
+    result: list[Line] = [[], [Piece("  logs", "bold")]]
+    for log in shown:
+        level = log.maybe_text("level") or "info"
+        fields = log.data.get("fields")
+        text = _plain(log.get("message"))
+        if fields:
+            text += "  " + (fields_text(fields) if isinstance(fields, dict) else json_text(fields))
+        head = f"    {pad(_log_time(log, started_at), 8)} "
+        body = wrap(text, max(20, width - 20)) if whole else [cut(text, max(20, width - 20))]
+        result.append([Piece(head, "dim"), Piece(pad(level, 7), LEVELS.get(level, "")), body[0]])
+        result += [[" " * 20 + line] for line in body[1:]]
+    if len(shown) < len(logs):
+        result.append([Piece(f"    … {len(logs) - len(shown)} more (-v)", "dim")])
+    return result
+
+
+LEVELS = {"debug": "dim", "info": "cyan", "warn": "yellow", "warning": "yellow", "error": "red"}
+
+
+def fields_text(fields: dict[str, Any]) -> str:
+    """A log line's fields: ``user=42 plan="free"``."""
+    return " ".join(f"{name}={json_text(value)}" for name, value in fields.items())
+
+
+def _log_time(log: Record, started_at: datetime) -> str:
+    at = log.data.get("at")
+    if isinstance(at, str):
+        elapsed = moments.read_moment(at, log.path("at")) - started_at
+        return "+" + moments.duration(max(0.0, elapsed.total_seconds() * 1000)).replace(" ms", "")
+    return f"+{at:g}" if isinstance(at, int | float) else ""
+
+
+def _children(trace: Record) -> list[Line]:
+    children = trace.items("children")
+    if not children:
+        return []
+    result: list[Line] = [[], [Piece("  caused", "bold")]]
+    for index, child in enumerate(children):
+        if isinstance(child, str):
+            result.append(["    " + child])
+            continue
+        summary = Record(child, f"children[{index}]")
+        result.append(
+            [f"    {summary.text('name')}  ", render.status_piece(summary), f"  {render.route(summary)}"]
+        )
+    return result
+
+
+def _next(trace: Record) -> list[str | tuple[str, str]]:
+    name = trace.text("name")
+    commands: list[str | tuple[str, str]] = []
+    if render.failed(trace):
+        commands.append((f"flux why {name}", "what went wrong"))
+    calls = trace.records("calls")
+    if calls:
+        commands.append((f"flux trace {name} --call {calls[-1].number('seq'):g}", "one call whole"))
+    commands.append((f"flux replay {name} --on .", "your working tree, no effects"))
+    return commands

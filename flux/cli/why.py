@@ -1,0 +1,125 @@
+"""``flux why``: why did this execution end as it did?
+
+The answer stands in the first lines, then the recorded facts that carry it,
+then state and timeline, last what to type next. Exit code 0 means that the
+question was answered, also when the answer is that the execution failed or that Flux
+cannot tell.
+"""
+
+import click
+
+from flux.cli import render
+from flux.cli.client import Client, open_client
+from flux.cli.complete import execution_ids
+from flux.cli.failures import MalformedAnswer
+from flux.cli.record import Record
+from flux.cli.screen import Line, Piece, Screen, line_cells, spread, wrap
+from flux.cli.settings import settings
+from flux.errors import FluxError
+
+MARKS = {"●": "green", "↻": "cyan", "≈": "yellow"}
+"""Recorded fact, fact from a replay, inferred by a named rule."""
+
+_MARK_WORDS = {"recorded": "●", "fact": "●", "replayed": "↻", "replay": "↻", "inferred": "≈", "rule": "≈"}
+
+
+@click.command()
+@click.argument("id", metavar="ID", shell_complete=execution_ids)
+@click.option("--prove", is_flag=True, help="Prove the answer by replaying (takes longer).")
+def command(id: str, prove: bool) -> None:
+    """Why did this execution end as it did?
+
+    ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
+    """
+    said = settings()
+    client = open_client()
+    answer = client.get("executions", id, "why", prove=1 if prove else None)
+    why = answer.record.of_schema("flux.why/1")
+    screen = Screen.stdout()
+    if said.json:
+        screen.write_raw_json(answer.text)
+        return
+    trace = _trace(client, why)
+    screen.page(lines(why, trace, screen.width, whole=said.verbose, quiet=said.quiet))
+
+
+def _trace(client: Client, why: Record) -> Record | None:
+    """The calls, for timeline and places. Without them the answer stands, and that is told."""
+    try:
+        return client.get("executions", why.record("execution").text("id")).record.of_schema("flux.trace/1")
+    except FluxError as error:
+        Screen.stderr().line(Piece(f"  ! no timeline: {error.code} {error.message}", "yellow"))
+        return None
+
+
+def lines(why: Record, trace: Record | None, width: int, *, whole: bool, quiet: bool) -> list[Line]:
+    """The whole answer."""
+    summary = why.record("execution")
+    places = render.places_of_calls(trace) if trace is not None else {}
+    result = [*render.header(summary, width), [], *_answer(why, width)]
+    if (warning := render.completeness_line(summary)) is not None:
+        result.append(warning)
+    facts = why.records("facts")
+    if facts:
+        result.append([])
+    for fact in facts:
+        result += _fact(fact, places, width)
+    result += render.mutation_lines(why.records("mutations"), places, width, whole=whole)
+    if trace is not None and trace.records("calls"):
+        result += render.timeline(trace, width, whole=whole)
+    commands = [render.next_command(item, why.path("next")) for item in why.items("next")]
+    if commands and not quiet:
+        result += render.next_lines(commands, width)
+    return result
+
+
+def _answer(why: Record, width: int) -> list[Line]:
+    failure = why.maybe_record("failure")
+    verdict = why.data.get("verdict_text")
+    texts = verdict.split("\n") if isinstance(verdict, str) else verdict or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise MalformedAnswer("the server's answer has no lines of text at verdict_text")
+    if texts:
+        style = "bold red" if failure is not None else "bold"
+        return [
+            ["  ", Piece(line, style if index == 0 else "")]
+            for index, text in enumerate(texts)
+            for line in wrap(text, width - 2)
+        ]
+    if failure is None:
+        return [
+            [
+                "  ",
+                Piece(
+                    "nothing failed", "bold green" if not render.failed(why.record("execution")) else "bold"
+                ),
+            ]
+        ]
+    kind, message = failure.maybe_text("type") or failure.text("kind"), failure.maybe_text("message")
+    result: list[Line] = [
+        ["  ", Piece(line, "bold red")] for line in wrap(f"{kind}: {message}" if message else kind, width - 2)
+    ]
+    location = failure.maybe_record("location")
+    if location is not None and render.place(location.data):
+        function = location.maybe_text("function")
+        result.append(
+            ["  ", Piece(render.place(location.data), "cyan"), f" in {function}()" if function else ""]
+        )
+    return result
+
+
+def _fact(fact: Record, places: dict[int, str], width: int) -> list[Line]:
+    said = fact.text("mark")
+    mark = _MARK_WORDS.get(said, said)
+    text = fact.text("text")
+    rule, call = fact.maybe_text("rule"), fact.maybe_number("call")
+    where = places.get(int(call), "") if call is not None else ""
+    note = Piece(f"rule {rule}", "dim") if mark == "≈" and rule else Piece(where, "cyan")
+    first, *rest = wrap(text, width - 4)
+    start: list[Piece | str] = ["  ", Piece(mark, MARKS.get(mark, "")), " "]
+    if rest:
+        result: list[Line] = [[*start, first], *[["    " + line] for line in rest]]
+        if note.text:
+            result.append([" " * max(4, width - line_cells([note])), note])
+        return result
+    return spread([*start, first], [note] if note.text and note.text not in text else [], width)

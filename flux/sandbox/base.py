@@ -1,0 +1,111 @@
+"""What every kind of sandbox offers to those above it.
+
+A *sandbox* holds one deployment's code, imported and ready. It hands out
+*workers*; a worker runs one execution at a time and speaks the wire of
+`flux.wire`. Nothing above this line knows whether a worker is a forked process,
+a pooled one or a wasm isolate.
+"""
+
+from typing import Protocol
+
+import attrs
+
+from flux.deployment import Function
+from flux.errors import GuestError, OperatorError
+from flux.execution import Level
+
+
+@attrs.frozen
+class Exit:
+    """How a worker ended."""
+
+    exit_code: int | None
+    """What it passed to exit, or None when a signal ended it."""
+    signal: int | None
+    """Number of that signal."""
+    output: str = ""
+    """The last of what it wrote past the SDK: an interpreter's dying words."""
+
+
+@attrs.frozen
+class ImportFailure:
+    """One module that can't be imported."""
+
+    module: str
+    """File, relative to the project."""
+    type: str
+    """Class of the exception."""
+    message: str
+    file: str
+    """Innermost file of the project on the stack."""
+    line: int
+    traceback: str
+    """As Python prints it, paths relative to the project."""
+
+
+class ImportFailedError(GuestError):
+    """The project's code can't be imported; the server keeps the last good code."""
+
+    code = "FLX510"
+
+    def __init__(self, failures: tuple[ImportFailure, ...]) -> None:
+        first = failures[0]
+        more = "" if len(failures) == 1 else f" (and {len(failures) - 1} more modules fail)"
+        super().__init__(
+            f"{first.file}:{first.line}  {first.type}: {first.message}{more}",
+            remedy="fix it and save: the file is watched" if first.type else "",
+        )
+        self.failures = failures
+
+
+class BadFunctionError(GuestError):
+    """A function's declaration can't be served: a malformed route, an unknown limit."""
+
+    code = "FLX511"
+
+
+class SandboxUnavailableError(OperatorError):
+    """No worker can be had from a sandbox."""
+
+    code = "FLX421"
+
+
+class Worker(Protocol):
+    """One guest, for one execution at a time."""
+
+    @property
+    def pid(self) -> int:
+        """Process that runs it."""
+
+    async def start(self, document: bytes) -> None:
+        """Hand over what to run: one line of JSON, without its newline."""
+
+    async def receive(self) -> bytes:
+        """Wait for bytes on the wire; empty when the guest has closed it."""
+
+    async def send(self, data: bytes) -> None:
+        """Put bytes on the wire. A guest that is gone is no error here: `receive` tells."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+    async def wait_exit(self) -> Exit:
+        """Wait until it has ended and say how."""
+
+
+class Sandbox(Protocol):
+    """One deployment's code, ready to run."""
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """What the code declares."""
+
+    @property
+    def level(self) -> Level:
+        """Which walls are up."""
+
+    async def acquire(self) -> Worker:
+        """Return a worker that has run nothing yet, or whose last execution ended well (``warm``)."""
+
+    async def release(self, worker: Worker, *, reusable: bool) -> None:
+        """Give a worker back. One that is not ``reusable`` is ended."""

@@ -1,0 +1,249 @@
+"""Recording and replaying, without any I/O.
+
+A *session* decides, for each host call of one execution, whether the host is to
+perform it, to answer it from a recording, or to stop because the guest has left
+the recorded path. Whoever drives the session (the supervisor, a test, a fuzzer)
+does the waiting; the session only decides.
+
+The conversation::
+
+    decision = session.decide(request, at_ns)
+    Perform  ->  the driver asks the real host, then session.completed(seq, result)
+    Answer   ->  the answer is in the recording; it is among the replies in its turn
+    Diverge  ->  the driver stops the guest; decision.divergence says why
+
+    session.take_replies()  ->  what the guest is to hear now, in this order
+
+The order of replies is part of a recording: a guest reads one at a time, and only
+when it has nothing left to do, so the same replies in the same order make it do
+the same things. That is the whole of replaying concurrency.
+
+Log lines are not questions; they are compared as a stream of their own.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from flux.execution import LogLine
+from flux.hostcall import HostCall, HostCallRequest, HostCallResult
+
+CANCELLED = "Cancelled"
+"""Name of the error that answers a call which the guest has cancelled."""
+
+
+@attrs.frozen
+class Divergence:
+    """Where a replay left its recording."""
+
+    kind: str
+    """``changed``: another question; ``extra``: one more; ``missing``: one less; ``log`` or ``outcome``: it
+    said or ended something else."""
+    seq: int
+    """Number of the host call, or of the log line for ``log``; 0 for ``outcome``."""
+    expected: HostCallRequest | LogLine | str | None
+    """What the recording has there."""
+    actual: HostCallRequest | LogLine | str | None
+    """What the replay did."""
+
+
+@attrs.frozen
+class Perform:
+    """The host is to do it."""
+
+
+@attrs.frozen
+class Answer:
+    """The recording has the answer; it comes in its turn, or never if it never came."""
+
+    result: HostCallResult | None
+
+
+@attrs.frozen
+class Diverge:
+    """The guest has left the recorded path."""
+
+    divergence: Divergence
+
+
+Decision = Perform | Answer | Diverge
+Reply = tuple[int, HostCallResult]
+
+
+class Session(Protocol):
+    """What a driver needs of a session."""
+
+    def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
+        """Say what is to happen to ``request``, asked ``at_ns`` after the execution's start."""
+
+    def completed(self, seq: int, result: HostCallResult) -> HostCall:
+        """Take the host's answer to a call that was to be performed; return the call, now whole."""
+
+    def cancelled(self, seq: int) -> bool:
+        """Take note that the guest waits no more for ``seq``; True when the driver is to stop performing it."""
+
+    def take_replies(self) -> list[Reply]:
+        """Return what the guest is to hear now, and forget it."""
+
+    def logged(self, line: LogLine) -> Divergence | None:
+        """Take a log line."""
+
+    @property
+    def stalled(self) -> bool:
+        """True when the guest waits for answers of which none will come: as recorded, it was cut off here."""
+
+    @property
+    def calls(self) -> tuple[HostCall, ...]:
+        """All calls so far, by seq."""
+
+    @property
+    def logs(self) -> tuple[LogLine, ...]:
+        """All log lines so far."""
+
+
+class RecordSession:
+    """Lets everything happen and writes it down."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, HostCall] = {}
+        self._logs: list[LogLine] = []
+        self._replies: list[Reply] = []
+        self._answered = 0
+
+    def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
+        """See `Session.decide`."""
+        self._calls[request.seq] = HostCall(request, None, at_ns)
+        return Perform()
+
+    def completed(self, seq: int, result: HostCallResult) -> HostCall:
+        """See `Session.completed`."""
+        asked = self._calls[seq]
+        assert asked.result is None, f"call {seq} was answered twice"
+        self._answered += 1
+        whole = HostCall(asked.request, result, asked.started_ns, self._answered)
+        self._calls[seq] = whole
+        self._replies.append((seq, result))
+        return whole
+
+    def cancelled(self, seq: int) -> bool:
+        """See `Session.cancelled`."""
+        return self._calls[seq].result is None
+
+    def take_replies(self) -> list[Reply]:
+        """See `Session.take_replies`."""
+        replies, self._replies = self._replies, []
+        return replies
+
+    def logged(self, line: LogLine) -> Divergence | None:
+        """See `Session.logged`."""
+        self._logs.append(line)
+        return None
+
+    @property
+    def stalled(self) -> bool:
+        """A recording guest can always be answered yet."""
+        return False
+
+    @property
+    def calls(self) -> tuple[HostCall, ...]:
+        """See `Session.calls`."""
+        return tuple(self._calls.values())
+
+    @property
+    def logs(self) -> tuple[LogLine, ...]:
+        """See `Session.logs`."""
+        return tuple(self._logs)
+
+
+class ReplaySession:
+    """Answers the same code from its own recording, strictly.
+
+    Every question must equal the recorded one: name, arguments, task. Where in the
+    source it was asked is not compared, as a comment moves lines and changes nothing.
+    """
+
+    def __init__(self, calls: Sequence[HostCall], logs: Sequence[LogLine]) -> None:
+        self._recorded = {call.request.seq: call for call in calls}
+        self._recorded_logs = tuple(logs)
+        answered = [call for call in calls if call.answered is not None]
+        self._order = sorted(answered, key=lambda call: call.answered or 0)
+        self._next = 0
+        self._asked: dict[int, HostCall] = {}
+        self._cancelled: set[int] = set()
+        self._logs: list[LogLine] = []
+        self._waiting = 0
+
+    def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
+        """See `Session.decide`."""
+        recorded = self._recorded.get(request.seq)
+        if recorded is None:
+            return Diverge(Divergence("extra", request.seq, None, request))
+        expected = recorded.request
+        if (expected.name, expected.arguments, expected.task) != (request.name, request.arguments, request.task):
+            return Diverge(Divergence("changed", request.seq, expected, request))
+        self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
+        self._waiting += 1
+        return Answer(recorded.result)
+
+    def completed(self, seq: int, result: HostCallResult) -> HostCall:
+        """Never called: this session lets nothing be performed."""
+        raise AssertionError(f"call {seq} was performed during a replay")
+
+    def cancelled(self, seq: int) -> bool:
+        """See `Session.cancelled`."""
+        self._cancelled.add(seq)
+        return False
+
+    def take_replies(self) -> list[Reply]:
+        """See `Session.take_replies`: as many as the recorded order allows by now."""
+        replies: list[Reply] = []
+        while self._next < len(self._order):
+            call = self._order[self._next]
+            seq, result = call.request.seq, call.result
+            assert result is not None
+            if seq not in self._asked:
+                break
+            if result.error is not None and result.error.name == CANCELLED and seq not in self._cancelled:
+                break
+            replies.append((seq, result))
+            self._next += 1
+            self._waiting -= 1
+        return replies
+
+    def logged(self, line: LogLine) -> Divergence | None:
+        """See `Session.logged`."""
+        index = len(self._logs)
+        self._logs.append(line)
+        expected = self._recorded_logs[index] if index < len(self._recorded_logs) else None
+        if expected is None or (expected.level, expected.message, expected.fields) != (
+            line.level,
+            line.message,
+            line.fields,
+        ):
+            return Divergence("log", index + 1, expected, line)
+        return None
+
+    @property
+    def stalled(self) -> bool:
+        """See `Session.stalled`."""
+        return self._waiting > 0 and self._next == len(self._order)
+
+    @property
+    def calls(self) -> tuple[HostCall, ...]:
+        """See `Session.calls`."""
+        return tuple(self._asked.values())
+
+    @property
+    def logs(self) -> tuple[LogLine, ...]:
+        """See `Session.logs`."""
+        return tuple(self._logs)
+
+    def find_missing(self) -> Divergence | None:
+        """Return the first recorded call or log line that the replay, now ended, never came to."""
+        for seq, call in self._recorded.items():
+            if seq not in self._asked:
+                return Divergence("missing", seq, call.request, None)
+        if len(self._logs) < len(self._recorded_logs):
+            return Divergence("log", len(self._logs) + 1, self._recorded_logs[len(self._logs)], None)
+        return None
