@@ -34,10 +34,10 @@ REQUEST = (
 class NoOp:
     """Answers everything with the same two bytes."""
 
-    def body_bytes_max(self, head: RequestHead) -> int:
+    def body_bytes_max(self, head: RequestHead) -> int:  # noqa: ARG002 - the protocol's
         return 1024 * 1024
 
-    async def handle(self, request: HttpRequest) -> HttpResponse:
+    async def handle(self, request: HttpRequest) -> HttpResponse:  # noqa: ARG002 - the protocol's
         return HttpResponse(200, (("content-type", "text/plain"),), b"ok")
 
 

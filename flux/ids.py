@@ -24,8 +24,8 @@ def make_execution_id(unix_ms: int, entropy: bytes) -> uuid.UUID:
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"an id takes {ENTROPY_BYTES} bytes of entropy, not {len(entropy)}")
     random = int.from_bytes(entropy)
-    value = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | (random >> 68) << 64 | 0b10 << 62 | random & (2**62 - 1)
-    return uuid.UUID(int=value)
+    time_and_version = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76
+    return uuid.UUID(int=time_and_version | (random >> 68) << 64 | 0b10 << 62 | random & (2**62 - 1))
 
 
 def get_unix_ms(execution_id: uuid.UUID) -> int:
@@ -53,7 +53,9 @@ def shortest_unique(names: list[str]) -> dict[str, int]:
     ordered = sorted(set(names))
     for index, name in enumerate(ordered):
         length = 1
-        for neighbour in (ordered[index - 1] if index else "", ordered[index + 1] if index + 1 < len(ordered) else ""):
+        before = ordered[index - 1] if index else ""
+        after = ordered[index + 1] if index + 1 < len(ordered) else ""
+        for neighbour in (before, after):
             while length < len(name) and neighbour[:length] == name[:length]:
                 length += 1
         result[name] = length

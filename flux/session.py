@@ -81,7 +81,7 @@ class Session(Protocol):
         """Take the host's answer to a call that was to be performed; return the call, now whole."""
 
     def cancelled(self, seq: int) -> bool:
-        """Take note that the guest waits no more for ``seq``; True when the driver is to stop performing it."""
+        """Take note that the guest waits no more for ``seq``; True: the driver is to stop performing it."""
 
     def take_replies(self) -> list[Reply]:
         """Return what the guest is to hear now, and forget it."""
@@ -180,13 +180,14 @@ class ReplaySession:
         if recorded is None:
             return Diverge(Divergence("extra", request.seq, None, request))
         expected = recorded.request
-        if (expected.name, expected.arguments, expected.task) != (request.name, request.arguments, request.task):
+        asked = (request.name, request.arguments, request.task)
+        if asked != (expected.name, expected.arguments, expected.task):
             return Diverge(Divergence("changed", request.seq, expected, request))
         self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
         self._waiting += 1
         return Answer(recorded.result)
 
-    def completed(self, seq: int, result: HostCallResult) -> HostCall:
+    def completed(self, seq: int, result: HostCallResult) -> HostCall:  # noqa: ARG002 - the protocol's
         """Never called: this session lets nothing be performed."""
         raise AssertionError(f"call {seq} was performed during a replay")
 

@@ -27,6 +27,7 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
+from types import UnionType
 
 import attrs
 import msgspec
@@ -89,8 +90,8 @@ def _range_to_json(value: Range) -> object:
     return {"$range": [to_json(value.lower), to_json(value.upper), value.bounds]}
 
 
-_TAGS: tuple[tuple[type, Callable[..., object]], ...] = (
-    (bytes | bytearray | memoryview, lambda v: {"$bytes": base64.b64encode(v).decode()}),  # type: ignore[arg-type]
+_TAGS: tuple[tuple[type | UnionType, Callable[..., object]], ...] = (
+    (bytes | bytearray | memoryview, lambda v: {"$bytes": base64.b64encode(v).decode()}),
     (Decimal, lambda v: {"$decimal": str(v)}),
     (datetime.datetime, lambda v: {"$datetime": v.isoformat()}),  # before date: it is one
     (datetime.date, lambda v: {"$date": v.isoformat()}),

@@ -52,7 +52,7 @@ class _Call(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     id: int
     name: str
     arguments: msgspec.Raw
-    meta: _Meta = msgspec.UNSET  # type: ignore[assignment]
+    meta: _Meta | msgspec.UnsetType = msgspec.UNSET
 
 
 class RaisedFrame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -124,7 +124,9 @@ NAME_LENGTH_MAX = 100
 class GuestConnection:
     """The host's side of one guest's wire."""
 
-    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, outstanding_max: int = OUTSTANDING_MAX) -> None:
+    def __init__(
+        self, frame_bytes_max: int = FRAME_BYTES_MAX, outstanding_max: int = OUTSTANDING_MAX
+    ) -> None:
         self._frame_bytes_max = frame_bytes_max
         self._outstanding_max = outstanding_max
         self._buffer = bytearray()
@@ -155,7 +157,9 @@ class GuestConnection:
             if end < 0:
                 break
             if end - start > self._frame_bytes_max:
-                raise GuestFrameTooLargeError(f"a frame of {end - start} bytes; {self._frame_bytes_max} are allowed")
+                raise GuestFrameTooLargeError(
+                    f"a frame of {end - start} bytes; {self._frame_bytes_max} are allowed"
+                )
             events.append(self._read(bytes(buffer[start:end])))
             start = end + 1
             self._scanned = start

@@ -140,8 +140,7 @@ def check_arguments(name: str, arguments: list[object], *types: type | tuple[typ
     if len(arguments) != len(types) or not all(
         isinstance(argument, kind) for argument, kind in zip(arguments, types, strict=True)
     ):
-        wanted = ", ".join(
-            " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__ for kind in types
-        )
+        kinds = (kind if isinstance(kind, tuple) else (kind,) for kind in types)
+        wanted = ", ".join(" or ".join(one.__name__ for one in kind) for kind in kinds)
         got = ", ".join(type(argument).__name__ for argument in arguments)
         raise HostCallFailed("InvalidArguments", f"{name} takes ({wanted}), not ({got})", code="FLX425")

@@ -39,7 +39,9 @@ async def _sleep(_context: CallContext, arguments: list[object], _seq: int) -> o
     (seconds,) = arguments
     assert isinstance(seconds, int | float)
     if not (math.isfinite(seconds) and 0 <= seconds <= SLEEP_S_MAX):
-        raise HostCallFailed("InvalidArguments", f"clock.sleep takes 0 to {SLEEP_S_MAX:.0f} seconds", code="FLX425")
+        raise HostCallFailed(
+            "InvalidArguments", f"clock.sleep takes 0 to {SLEEP_S_MAX:.0f} seconds", code="FLX425"
+        )
     await trio.sleep(seconds)
     return None
 

@@ -30,7 +30,8 @@ def _statement(name: str, arguments: list[object]) -> tuple[str, list[object]]:
 async def _query(context: CallContext, arguments: list[object], seq: int) -> object:
     sql, parameters = _statement("db.query", arguments)
     result = await _database(context).run(sql, parameters, seq)
-    return {"columns": list(result.columns), "types": list(result.types), "rows": result.rows, "tag": result.tag}
+    columns, types = list(result.columns), list(result.types)
+    return {"columns": columns, "types": types, "rows": result.rows, "tag": result.tag}
 
 
 async def _execute(context: CallContext, arguments: list[object], seq: int) -> object:
@@ -44,8 +45,9 @@ async def _begin(context: CallContext, arguments: list[object], seq: int) -> obj
     check_arguments("db.begin", arguments, (str, type(None)))
     (isolation,) = arguments
     if isolation is not None and isolation not in ISOLATION_LEVELS:
+        levels = ", ".join(ISOLATION_LEVELS)
         raise HostCallFailed(
-            "InvalidArguments", f"isolation is one of {', '.join(ISOLATION_LEVELS)}, not {isolation!r}", code="FLX425"
+            "InvalidArguments", f"isolation is one of {levels}, not {isolation!r}", code="FLX425"
         )
     return await _database(context).begin(None if isolation is None else str(isolation), seq)
 

@@ -24,7 +24,9 @@ async def _take(context: CallContext, arguments: list[object], _seq: int) -> obj
     (size_bytes,) = arguments
     assert isinstance(size_bytes, int)
     if not 0 <= size_bytes <= TAKE_BYTES_MAX:
-        raise HostCallFailed("InvalidArguments", f"entropy.take gives 0 to {TAKE_BYTES_MAX} bytes", code="FLX425")
+        raise HostCallFailed(
+            "InvalidArguments", f"entropy.take gives 0 to {TAKE_BYTES_MAX} bytes", code="FLX425"
+        )
     return context.entropy.take(size_bytes)
 
 

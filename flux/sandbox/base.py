@@ -46,7 +46,7 @@ class ImportFailure:
 class ImportFailedError(GuestError):
     """The project's code can't be imported; the server keeps the last good code."""
 
-    code = "FLX510"
+    code = "FLX515"
 
     def __init__(self, failures: tuple[ImportFailure, ...]) -> None:
         first = failures[0]
@@ -61,7 +61,7 @@ class ImportFailedError(GuestError):
 class BadFunctionError(GuestError):
     """A function's declaration can't be served: a malformed route, an unknown limit."""
 
-    code = "FLX511"
+    code = "FLX516"
 
 
 class SandboxUnavailableError(OperatorError):

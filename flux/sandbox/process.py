@@ -27,6 +27,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -329,7 +330,7 @@ class ProcessSandbox:
             how = f"signal {-status}" if status < 0 else f"exit code {status}"
             raise SandboxUnavailableError(
                 f"the process that imports {self._functions_folder}/ ended with {how}",
-                remedy="what it printed stands above; an import that exits or crashes the interpreter does this",
+                remedy="what it printed stands above; an import that exits or crashes Python does this",
             )
         if "failed" in message:
             raise ImportFailedError(tuple(ImportFailure(**item) for item in message["failed"]))
@@ -368,8 +369,9 @@ class ProcessSandbox:
         os.set_blocking(output_ours, False)
         wire_ours.setblocking(False)
         worker = ProcessWorker(start_ours, output_ours, wire_ours)
+        theirs = [start_theirs, output_theirs, wire_theirs.fileno()]
         try:
-            socket.send_fds(self._control_socket(), [b"F"], [start_theirs, output_theirs, wire_theirs.fileno()])
+            socket.send_fds(self._control_socket(), [b"F"], theirs)
         except OSError:
             worker.close()  # The zygote is dying; the reader of its messages finds out.
         else:
@@ -444,7 +446,7 @@ class _ControlReader:
         self._buffer = b""
         self._descriptors: deque[int] = deque()
 
-    async def receive(self) -> dict[str, object] | None:  # type: ignore[type-arg]
+    async def receive(self) -> dict[str, Any] | None:
         """Return the next message, or None when the zygote is gone."""
         while b"\n" not in self._buffer:
             await trio.lowlevel.wait_readable(self._control)
@@ -463,7 +465,7 @@ class _ControlReader:
                 return None
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, object] = json.loads(line)
+        message: dict[str, Any] = json.loads(line)
         return message
 
     def take_descriptor(self) -> int:
@@ -471,24 +473,26 @@ class _ControlReader:
         return self._descriptors.popleft()
 
 
-def _read_function(item: dict[str, object]) -> Function:
+def _read_function(item: dict[str, Any]) -> Function:
     timeout = item["timeout"]
     where = f"{item['file']}:{item['line']}"
     if isinstance(timeout, str):
         try:
             timeout = parse_duration_s(timeout)
         except FluxError as error:
-            raise BadFunctionError(f"{where}  timeout of {item['name']}: {error.message}", remedy=error.remedy) from error
+            raise BadFunctionError(
+                f"{where}  timeout of {item['name']}: {error.message}", remedy=error.remedy
+            ) from error
     if isinstance(timeout, int | float) and not (timeout > 0 and math.isfinite(timeout)):
         raise BadFunctionError(f"{where}  timeout of {item['name']} must be above zero, not {timeout}")
     return Function(
         name=str(item["name"]),
-        route=item["route"],  # type: ignore[arg-type]
-        position=Position(str(item["file"]), int(item["line"]), str(item["name"])),  # type: ignore[call-overload]
+        route=item["route"],
+        position=Position(str(item["file"]), int(item["line"]), str(item["name"])),
         atomic=bool(item["atomic"]),
-        isolation=item["isolation"],  # type: ignore[arg-type]
-        timeout_s=None if timeout is None else float(timeout),  # type: ignore[arg-type]
-        retries=int(item["retries"]),  # type: ignore[call-overload]
-        cron=item["cron"],  # type: ignore[arg-type]
-        middleware=None if item["middleware"] is None else tuple(item["middleware"]),  # type: ignore[arg-type]
+        isolation=item["isolation"],
+        timeout_s=None if timeout is None else float(timeout),
+        retries=int(item["retries"]),
+        cron=item["cron"],
+        middleware=None if item["middleware"] is None else tuple(item["middleware"]),
     )

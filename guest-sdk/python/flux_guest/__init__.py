@@ -21,8 +21,8 @@ from flux_guest._errors import (
     DeadlockError,
     GrantRefusedError,
     HostCallError,
-    HTTPError,
     HttpCallError,
+    HTTPError,
     HttpTimeoutError,
     ValidationError,
 )

@@ -8,6 +8,7 @@ hears of things is the host's order and nothing else.
 import os
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from flux_guest import _values
@@ -59,7 +60,7 @@ class Channel:
 
     def _find_position(self) -> str | None:
         """Return the innermost line of the project's code on the stack, as JSON."""
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         cache = self._position_cache
         while frame is not None:
             code = frame.f_code
@@ -69,7 +70,7 @@ class Channel:
             if prefix is not None:
                 file, function = prefix.split("\0")
                 return f"[{file},{frame.f_lineno},{function}]"
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return None
 
     def _describe(self, code: Any) -> str | None:

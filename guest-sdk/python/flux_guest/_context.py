@@ -197,7 +197,9 @@ class Table:
             sql += f" limit ${len(arguments)}"
         return self._database.query(sql, *arguments)
 
-    def update(self, where: Mapping[str, Any], values: Mapping[str, Any] | None = None, /, **more: Any) -> Awaitable[int]:
+    def update(
+        self, where: Mapping[str, Any], values: Mapping[str, Any] | None = None, /, **more: Any
+    ) -> Awaitable[int]:
         """Set columns of the rows that equal ``where``; the answer is their number."""
         row = {**(values or {}), **more}
         if not row:
@@ -282,7 +284,12 @@ class Http:
             body = json_module.dumps(json, ensure_ascii=False, default=_values.default_for_body)
             if not any(key.lower() == "content-type" for key, _ in fields):
                 fields.append(["content-type", "application/json"])
-        options: dict[str, Any] = {"headers": fields, "body": body, "timeout_s": timeout, "redirects": redirects}
+        options: dict[str, Any] = {
+            "headers": fields,
+            "body": body,
+            "timeout_s": timeout,
+            "redirects": redirects,
+        }
 
         def convert(answer: Any) -> HttpResponse:
             content = answer["body"]
@@ -339,7 +346,8 @@ class Log:
         self._channel = channel
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
-        self._channel.tell("log.write", [level, str(message), {key: _loggable(value) for key, value in fields.items()}])
+        shown = {key: _loggable(value) for key, value in fields.items()}
+        self._channel.tell("log.write", [level, str(message), shown])
 
     def debug(self, message: str, **fields: Any) -> None:
         """Log at level debug."""
@@ -384,7 +392,9 @@ class Secrets:
 class Context:
     """What a handler gets as ``ctx``."""
 
-    def __init__(self, channel: Channel, door: _Door, described: dict[str, Any], generator: random.Random) -> None:
+    def __init__(
+        self, channel: Channel, door: _Door, described: dict[str, Any], generator: random.Random
+    ) -> None:
         self.request = Request(described)
         self.db = Database(door)
         self.http = Http(door)
@@ -398,7 +408,9 @@ class Context:
         self.execution: str = described["execution"]
         """This execution's name: what ``flux why`` takes."""
 
-    def response(self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    def response(
+        self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> Response:
         """Return an answer with its own status and headers."""
         return Response(body, status, headers)
 

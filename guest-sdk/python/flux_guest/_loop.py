@@ -88,7 +88,12 @@ class HostLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         """Nothing outside the loop's own thread may wake it."""
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # typeshed's uses a TypeVarTuple for args
+        self,
+        executor: Any,  # noqa: ARG002 - asyncio's signature
+        func: Callable[..., Any],
+        *args: Any,
+    ) -> asyncio.Future[Any]:
         # Threads would bring back an order that is nobody's; run it here and now.
         future = self.create_future()
         try:
@@ -97,7 +102,9 @@ class HostLoop(asyncio.BaseEventLoop):
             future.set_exception(error)
         return future
 
-    def call_host(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> asyncio.Future[Any]:
+    def call_host(
+        self, name: str, arguments: list[Any], convert: Callable[[Any], Any]
+    ) -> asyncio.Future[Any]:
         """Ask the host; the future has the answer, and cancelling it tells the host."""
         future = self.create_future()
         channel = self._channel

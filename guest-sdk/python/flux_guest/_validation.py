@@ -11,7 +11,8 @@ from flux_guest._errors import ValidationError
 def make_input(kind: Any, value: Any) -> Any:
     """Return ``value`` as an instance of ``kind``; raise `ValidationError` with every violation found."""
     if not isinstance(value, dict):
-        raise ValidationError([{"path": "input", "message": f"expected an object, got {type(value).__name__}"}])
+        message = f"expected an object, got {type(value).__name__}"
+        raise ValidationError([{"path": "input", "message": message}])
     names, required = _fields(kind)
     hints = get_type_hints(kind)
     violations = []
@@ -22,7 +23,9 @@ def make_input(kind: Any, value: Any) -> Any:
                 violations.append({"path": f"input.{name}", "message": "is required"})
             continue
         try:
-            accepted[name] = msgspec.convert(value[name], hints.get(name, Any), strict=not isinstance(value[name], str))
+            # Path and query parameters are always text, so text may stand for a number.
+            strict = not isinstance(value[name], str)
+            accepted[name] = msgspec.convert(value[name], hints.get(name, Any), strict=strict)
         except msgspec.ValidationError as error:
             path, message = _split(str(error))
             violations.append({"path": f"input.{name}{path}", "message": message})

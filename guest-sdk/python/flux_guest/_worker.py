@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 from flux_guest import _values
 from flux_guest._channel import Channel
@@ -91,10 +91,11 @@ def _patch_clock(channel: Channel) -> None:
     time.clock_gettime_ns = clock_gettime_ns
     time.clock_gettime = lambda clock: clock_gettime_ns(clock) / 1e9
 
-    def sleep(seconds: float) -> None:
-        if seconds < 0:
+    def sleep(seconds: float | SupportsIndex) -> None:
+        duration_s = float(seconds)
+        if duration_s < 0:
             raise ValueError("sleep length must be non-negative")
-        channel.call("clock.sleep", [float(seconds)])
+        channel.call("clock.sleep", [duration_s])
 
     time.sleep = sleep
 
@@ -103,7 +104,7 @@ def _patch_entropy(entropy: _Entropy) -> None:
     os.urandom = entropy.take
     random._urandom = entropy.take  # type: ignore[attr-defined]
     if hasattr(os, "getrandom"):
-        os.getrandom = lambda size, flags=0: entropy.take(size)
+        os.getrandom = lambda size, flags=0: entropy.take(size)  # noqa: ARG005 - the original's signature
 
 
 class Worker:
@@ -137,12 +138,13 @@ class Worker:
         limit = start["memory_bytes_max"]
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         out, err = _LineStream(channel, "stdout"), _LineStream(channel, "stderr")
-        sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+        sys.stdout, sys.stderr = out, err
         try:
             answer = _describe_answer(self._call(start, seed))
             word = "return"
         except SystemExit as request:
-            out.finish(), err.finish()
+            out.finish()
+            err.finish()
             os._exit(request.code if isinstance(request.code, int) else 1 if request.code else 0)
         except BaseException as error:
             answer, word = self._describe_error(error, start["function"]), "raise"
@@ -160,7 +162,8 @@ class Worker:
         names = start["middleware"]
         unknown = [name for name in names if name not in MIDDLEWARE]
         if unknown:
-            raise LookupError(f"no middleware is named {unknown[0]!r}; there is {', '.join(MIDDLEWARE) or 'none'}")
+            known = ", ".join(MIDDLEWARE) or "none"
+            raise LookupError(f"no middleware is named {unknown[0]!r}; there is {known}")
         value = _values.from_json(start["input"])
         if not registered.is_async:
             channel.task_of = lambda: 0
@@ -182,7 +185,9 @@ class Worker:
 
         return call_next(0)
 
-    async def _call_async(self, registered: Registered, context: Context, value: Any, names: list[str]) -> Any:
+    async def _call_async(
+        self, registered: Registered, context: Context, value: Any, names: list[str]
+    ) -> Any:
         async def call_next(index: int) -> Any:
             if index == len(names):
                 return await registered.handler(context, _accept(registered, value))
@@ -234,7 +239,8 @@ class Worker:
             frames.append([relative, line, code.co_qualname, user, source])
         if len(frames) > FRAMES_MAX:
             half = FRAMES_MAX // 2
-            frames = [*frames[:half], ["...", 0, f"{len(frames) - FRAMES_MAX} frames", False, ""], *frames[-half:]]
+            gap = ["...", 0, f"{len(frames) - FRAMES_MAX} frames", False, ""]
+            frames = [*frames[:half], gap, *frames[-half:]]
         return frames
 
 
