@@ -15,7 +15,7 @@ value keeps Postgres's own text rather than being bent into something near it.
 | arrays | list (of lists); ranges `Range`; multiranges a list of `Range` |
 | enum | str; domain: as its base type; composite: dict; anonymous record: tuple |
 | inet, cidr | the classes of `ipaddress`; tid and "char": (block, offset) and bytes |
-| money, bit, point, box, tsvector, macaddr, pg_lsn, pg_snapshot, extensions' types | str, as Postgres writes it |
+| money, bit, point, box, tsvector, macaddr, pg_lsn, pg_snapshot, extensions' types | Postgres's text |
 
 JSON numbers with a fraction become float, as in every other client, so 1.10
 comes back as 1.1, and a JSON ``null`` becomes None, like SQL's NULL. Whoever
