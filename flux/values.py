@@ -9,6 +9,7 @@ value that it lacks travels as an object with one key that begins with ``$``:
     {"$date": "2026-01-02"}  {"$time": "03:04:05+01:00"}      date, time
     {"$duration": [days, seconds, microseconds]}              timedelta
     {"$uuid": "..."}                                          UUID
+    {"$interval": [months, days, microseconds]}               Interval: one with months
     {"$range": [lower, upper, "[)"]}  or  {"$range": null}    Range; null is the empty range
     {"$float": "nan"}  "inf"  "-inf"                          float
     {"$int": "18446744073709551616"}                          int beyond 64 bits
@@ -56,6 +57,17 @@ class Range:
     """The empty range has no bounds."""
 
 
+@attrs.frozen(order=False)
+class Interval:
+    """A PostgreSQL interval that has months: "1 mon" is no number of days, so no timedelta holds it."""
+
+    months: int = 0
+    """Years and months, in months."""
+    days: int = 0
+    microseconds: int = 0
+    """Hours and less, in microseconds."""
+
+
 def to_json(value: object, depth: int = 0) -> object:
     """Return ``value`` in terms of what JSON has; raise `ValueFormatError` for what can't travel."""
     kind = type(value)
@@ -99,6 +111,7 @@ _TAGS: tuple[tuple[type | UnionType, Callable[..., object]], ...] = (
     (datetime.timedelta, lambda v: {"$duration": [v.days, v.seconds, v.microseconds]}),
     (uuid.UUID, lambda v: {"$uuid": str(v)}),
     (Range, _range_to_json),
+    (Interval, lambda v: {"$interval": [v.months, v.days, v.microseconds]}),
     (bool, lambda v: bool(v)),
     (int, lambda v: to_json(int(v))),
     (float, lambda v: to_json(float(v))),
@@ -120,10 +133,18 @@ def _range_from_json(value: object) -> Range:
     return Range(from_json(value[0]), from_json(value[1]), value[2])
 
 
-def _duration_from_json(value: object) -> datetime.timedelta:
+def _three_ints(value: object, form: str) -> list[int]:
     if not (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
-        raise ValueFormatError("$duration is [days, seconds, microseconds]")
-    return datetime.timedelta(*value)
+        raise ValueFormatError(form)
+    return value
+
+
+def _duration_from_json(value: object) -> datetime.timedelta:
+    return datetime.timedelta(*_three_ints(value, "$duration is [days, seconds, microseconds]"))
+
+
+def _interval_from_json(value: object) -> Interval:
+    return Interval(*_three_ints(value, "$interval is [months, days, microseconds]"))
 
 
 def _object_from_json(value: object) -> dict[str, object]:
@@ -145,6 +166,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "$date": lambda v: datetime.date.fromisoformat(_text(v)),
     "$time": lambda v: datetime.time.fromisoformat(_text(v)),
     "$duration": _duration_from_json,
+    "$interval": _interval_from_json,
     "$uuid": lambda v: uuid.UUID(_text(v)),
     "$range": _range_from_json,
     "$float": _float_from_json,

@@ -27,6 +27,7 @@ from flux_guest._errors import (
     ValidationError,
 )
 from flux_guest._registry import function, middleware
+from flux_guest._values import Interval, Range
 
 __all__ = [
     "Context",
@@ -37,6 +38,8 @@ __all__ = [
     "HostCallError",
     "HttpCallError",
     "HttpTimeoutError",
+    "Interval",
+    "Range",
     "Request",
     "Response",
     "Row",

@@ -22,6 +22,15 @@ class Range:
     empty: bool = False
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A PostgreSQL interval that has months, which no `datetime.timedelta` can hold."""
+
+    months: int = 0
+    days: int = 0
+    microseconds: int = 0
+
+
 def to_json(value: Any) -> Any:
     """Return ``value`` in terms of what JSON has; raise TypeError for what can't travel."""
     kind = type(value)
@@ -60,6 +69,8 @@ def to_json(value: Any) -> Any:
         return {"$duration": [value.days, value.seconds, value.microseconds]}
     if isinstance(value, uuid.UUID):
         return {"$uuid": str(value)}
+    if isinstance(value, Interval):
+        return {"$interval": [value.months, value.days, value.microseconds]}
     if isinstance(value, Range):
         if value.empty:
             return {"$range": None}
@@ -74,6 +85,7 @@ _READERS: dict[str, Any] = {
     "$date": datetime.date.fromisoformat,
     "$time": datetime.time.fromisoformat,
     "$duration": lambda v: datetime.timedelta(*v),
+    "$interval": lambda v: Interval(*v),
     "$uuid": uuid.UUID,
     "$float": float,
     "$int": int,
