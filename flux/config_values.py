@@ -32,7 +32,7 @@ _PROJECT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}", re.ASCII)
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?#-]+", re.ASCII)
 _REDACTION = re.compile(
-    r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+|json:\$(?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[\*\])+|column:[^.\s]+\.[^.\s]+",
+    r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+|json:\$(?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9})\])+|column:[^.\s]+\.[^.\s]+",
     re.ASCII,
 )
 
@@ -130,7 +130,7 @@ def read_host(value: object) -> str:
 
 
 def read_redaction(value: object) -> str:
-    remedy = 'allowed: "header:NAME", "json:$.path" (.name, .*, [*]) or "column:table.column"'
+    remedy = 'allowed: "header:NAME", "json:$.path" (.name, .*, [0], [*]) or "column:table.column"'
     text = _read_text(value, remedy)
     if _REDACTION.fullmatch(text) is None:
         raise RefusedValueError(f'has "{text}", which is no rule', remedy)

@@ -32,8 +32,8 @@ ALWAYS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorizatio
 UNEXAMINED = "redacted:unexamined"
 """Stands for what could not be read, and so could not be shown to be harmless."""
 
-_JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[\*\])+)\Z")
-_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*)\]")
+_JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9})\])+)\Z")
+_STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*|[0-9]+)\]")
 
 Hide = Callable[[bytes], bytes]
 
@@ -45,7 +45,7 @@ class RedactionRules:
     headers: frozenset[str] = ALWAYS
     """Names of header fields in lower case."""
     json_paths: tuple[tuple[str, ...], ...] = ()
-    """Steps from the top of a JSON document; ``*`` is any member or element."""
+    """Steps from the top of a JSON document; ``*`` is any member or element, digits are an element."""
     columns: frozenset[tuple[str, str]] = frozenset()
     """(table, column), the table without its schema."""
 
@@ -60,7 +60,7 @@ class RedactionRules:
             elif kind == "json":
                 match = _JSON_PATH.match(what)
                 assert match is not None, f"flux.config let the JSON path {what!r} through"
-                paths.append(tuple(name or star for name, star in _STEP.findall(match[1])))
+                paths.append(tuple(name or index for name, index in _STEP.findall(match[1])))
             else:
                 table, _, column = what.rpartition(".")
                 columns.add((table.rpartition(".")[2], column))
@@ -198,6 +198,8 @@ class Redactor:
             items: Iterable[tuple[object, object]] = [(key, node[key]) for key in keys]
         elif isinstance(node, list) and step == "*":
             items = list(enumerate(node))
+        elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
+            items = [(int(step), node[int(step)])]
         else:
             return False
         changed = False
