@@ -25,6 +25,7 @@ import base64
 import binascii
 import datetime
 import math
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
@@ -35,6 +36,7 @@ import msgspec
 
 type_of_plain = frozenset({str, bool, type(None)})
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 DEPTH_MAX = 200
 """Nesting beyond this is refused: no honest value needs it, and C stacks are finite."""
 
@@ -159,6 +161,12 @@ def _float_from_json(value: object) -> float:
     return float(_text(value))
 
 
+def _int_from_json(value: object) -> int:
+    if not _INTEGER.fullmatch(_text(value)):
+        raise ValueFormatError("$int is digits, with a minus or without")
+    return int(_text(value))
+
+
 _READERS: dict[str, Callable[[object], object]] = {
     "$bytes": lambda v: base64.b64decode(_text(v), validate=True),
     "$decimal": lambda v: Decimal(_text(v)),
@@ -170,7 +178,7 @@ _READERS: dict[str, Callable[[object], object]] = {
     "$uuid": lambda v: uuid.UUID(_text(v)),
     "$range": _range_from_json,
     "$float": _float_from_json,
-    "$int": lambda v: int(_text(v)),
+    "$int": _int_from_json,
     "$object": _object_from_json,
 }
 

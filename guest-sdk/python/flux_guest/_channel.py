@@ -45,7 +45,7 @@ class Channel:
     # Sending
 
     def _write(self, text: str) -> None:
-        data = memoryview(text.encode("utf-8", "surrogatepass") + b"\n")
+        data = memoryview(text.encode() + b"\n")
         while data:
             data = data[os.write(self._descriptor, data) :]
 
@@ -80,7 +80,8 @@ class Channel:
         relative = name[len(self._project) :]
         if relative.startswith((".", "venv")):
             return None
-        return _values.encode(relative) + "\0" + _values.encode(code.co_qualname)
+        # A file name that is no UTF-8 has halves of characters in it.
+        return f"{_values.encode(_values.printable(relative))}\0{_values.encode(code.co_qualname)}"
 
     def send(self, name: str, arguments: list[Any]) -> int:
         """Ask the host; return the call's number."""
@@ -98,9 +99,9 @@ class Channel:
         """Tell the host that nobody waits for call ``seq`` any more; its answer still comes."""
         self._write(f'["cancel",{seq}]')
 
-    def finish(self, word: str, value: Any) -> None:
-        """End the execution with ``return`` or ``raise``."""
-        self._write(f'["{word}",{_values.encode(value)}]')
+    def finish(self, word: str, text: str) -> None:
+        """End the execution with ``return`` or ``raise``; ``text`` is JSON."""
+        self._write(f'["{word}",{text}]')
 
     # Hearing
 

@@ -346,8 +346,8 @@ class Log:
         self._channel = channel
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
-        shown = {key: _loggable(value) for key, value in fields.items()}
-        self._channel.tell("log.write", [level, str(message), shown])
+        shown = {_values.printable(key): _loggable(value) for key, value in fields.items()}
+        self._channel.tell("log.write", [level, _values.printable(str(message)), shown])
 
     def debug(self, message: str, **fields: Any) -> None:
         """Log at level debug."""
@@ -367,10 +367,12 @@ class Log:
 
 
 def _loggable(value: Any) -> Any:
+    """Return ``value`` if it can travel, else what Python shows of it: logging never fails a function."""
     try:
-        return _values.from_json(_values.to_json(value))
-    except TypeError:
-        return repr(value)
+        _values.encode(value)
+    except (TypeError, ValueError):
+        return _values.printable(repr(value))
+    return value
 
 
 class Secrets:

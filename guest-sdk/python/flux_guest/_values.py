@@ -4,12 +4,15 @@ import base64
 import datetime
 import json
 import math
+import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 _PLAIN = (str, bool, type(None))
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -78,49 +81,112 @@ def to_json(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} can't be passed to the host")
 
 
-_READERS: dict[str, Any] = {
-    "$bytes": lambda v: base64.b64decode(v, validate=True),
-    "$decimal": Decimal,
-    "$datetime": datetime.datetime.fromisoformat,
-    "$date": datetime.date.fromisoformat,
-    "$time": datetime.time.fromisoformat,
-    "$duration": lambda v: datetime.timedelta(*v),
-    "$interval": lambda v: Interval(*v),
-    "$uuid": uuid.UUID,
-    "$float": float,
-    "$int": int,
-    "$object": lambda v: {key: from_json(item) for key, item in v.items()},
-    "$range": lambda v: Range(empty=True) if v is None else Range(from_json(v[0]), from_json(v[1]), v[2]),
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def _three_integers(tag: str, value: Any) -> list[int]:
+    if not (isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)):
+        raise ValueError(f"{tag} holds three integers")
+    return value
+
+
+def _read_float(value: Any) -> float:
+    if value not in ("nan", "inf", "-inf"):
+        raise ValueError("$float is nan, inf or -inf")
+    return float(value)
+
+
+def _read_int(value: Any) -> int:
+    if not _INTEGER.fullmatch(_text(value)):
+        raise ValueError("$int is digits, with a minus or without")
+    return int(value)
+
+
+def _read_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("$object holds an object")
+    return {key: from_json(item) for key, item in value.items()}
+
+
+def _read_range(value: Any) -> Range:
+    if value is None:
+        return Range(empty=True)
+    if not (isinstance(value, list) and len(value) == 3 and value[2] in ("[)", "[]", "()", "(]")):
+        raise ValueError("$range is null or [lower, upper, bounds]")
+    return Range(from_json(value[0]), from_json(value[1]), value[2])
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "$bytes": lambda v: base64.b64decode(_text(v), validate=True),
+    "$decimal": lambda v: Decimal(_text(v)),
+    "$datetime": lambda v: datetime.datetime.fromisoformat(_text(v)),
+    "$date": lambda v: datetime.date.fromisoformat(_text(v)),
+    "$time": lambda v: datetime.time.fromisoformat(_text(v)),
+    "$duration": lambda v: datetime.timedelta(*_three_integers("$duration", v)),
+    "$interval": lambda v: Interval(*_three_integers("$interval", v)),
+    "$uuid": lambda v: uuid.UUID(_text(v)),
+    "$float": _read_float,
+    "$int": _read_int,
+    "$object": _read_object,
+    "$range": _read_range,
 }
 
 
 def from_json(value: Any) -> Any:
-    """Return the value that the host meant."""
+    """Return the value that the host meant; raise ValueError for a malformed tag."""
     kind = type(value)
     if kind is dict:
         if len(value) == 1:
             ((key, inner),) = value.items()
-            if key in _READERS:
-                return _READERS[key](inner)
             if key.startswith("$"):
-                raise ValueError(f"unknown tag {key!r} from the host")
+                return _read_tag(key, inner)
         return {key: from_json(item) for key, item in value.items()}
     if kind is list:
         return [from_json(item) for item in value]
     return value
 
 
+def _read_tag(tag: str, inner: Any) -> Any:
+    reader = _READERS.get(tag)
+    if reader is None:
+        raise ValueError(f"unknown tag {tag!r} from the host")
+    try:
+        return reader(inner)
+    except (InvalidOperation, OverflowError) as error:
+        raise ValueError(f"{tag} holds {str(inner)[:60]!r}: {error}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_decoder = json.JSONDecoder()
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def encode(value: Any) -> str:
-    """Return ``value`` as one line of JSON."""
-    return _encoder.encode(to_json(value))
+    """Return ``value`` as one line of JSON; raise TypeError or ValueError for what can't travel."""
+    text = _encoder.encode(to_json(value))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            # UTF-8 has no form for it, and the host would end the function for a malformed frame.
+            message = "text with half a character (a lone surrogate) can't be passed to the host"
+            raise ValueError(message) from None
+    return text
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with halves of characters written as escapes: for logs and messages."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def decode(text: str) -> Any:
-    """Return ``text`` as JSON, tags left as they are."""
+    """Return ``text`` as JSON, tags left as they are; raise ValueError when it is none."""
     return _decoder.decode(text)
 
 

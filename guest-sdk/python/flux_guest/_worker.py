@@ -44,7 +44,7 @@ class _LineStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._pending = (self._pending + text).split("\n")
+        *lines, self._pending = (self._pending + _values.printable(text)).split("\n")
         for line in lines:
             self._channel.tell("log.write", [self._level, line, {}])
         return len(text)
@@ -140,14 +140,14 @@ class Worker:
         out, err = _LineStream(channel, "stdout"), _LineStream(channel, "stderr")
         sys.stdout, sys.stderr = out, err
         try:
-            answer = _describe_answer(self._call(start, seed))
+            answer = _values.encode(_describe_answer(self._call(start, seed)))
             word = "return"
         except SystemExit as request:
             out.finish()
             err.finish()
             os._exit(request.code if isinstance(request.code, int) else 1 if request.code else 0)
         except BaseException as error:
-            answer, word = self._describe_error(error, start["function"]), "raise"
+            answer, word = _values.encode(self._describe_error(error, start["function"])), "raise"
         out.finish()
         err.finish()
         channel.finish(word, answer)
@@ -197,7 +197,7 @@ class Worker:
 
     def _describe_error(self, error: BaseException, function: str) -> dict[str, Any]:
         report: dict[str, Any] = {
-            "type": type(error).__qualname__,
+            "type": _values.printable(type(error).__qualname__),
             "message": _message_of(error),
             "frames": self._frames_of(error),
         }
@@ -205,9 +205,12 @@ class Worker:
             registered = FUNCTIONS[function]
             report["frames"].append([self._relative(registered.file), registered.line, function, True, ""])
         if isinstance(error, HTTPError):
-            report.update(status=error.status, code=error.code, message=error.message or error.code)
+            code = _shown(error.code)
+            report.update(status=error.status, code=code, message=_shown(error.message) or code)
         if isinstance(error, ValidationError):
-            report["violations"] = error.violations
+            report["violations"] = [
+                {_shown(key): _shown(value) for key, value in item.items()} for item in error.violations
+            ]
         seen: BaseException | None = error
         for _ in range(20):
             if isinstance(seen, HostCallError):
@@ -236,7 +239,7 @@ class Worker:
             relative = self._relative(file)
             user = relative != file and not relative.startswith((".", "venv"))
             source = linecache.getline(file, line).strip()[:300]
-            frames.append([relative, line, code.co_qualname, user, source])
+            frames.append([_values.printable(relative), line, code.co_qualname, user, source])
         if len(frames) > FRAMES_MAX:
             half = FRAMES_MAX // 2
             gap = ["...", 0, f"{len(frames) - FRAMES_MAX} frames", False, ""]
@@ -249,7 +252,11 @@ def _message_of(error: BaseException) -> str:
         text = str(error)
     except Exception as problem:  # a __str__ of the user's that fails must not hide the failure
         text = f"(its message can't be shown: {type(problem).__name__})"
-    return text.encode("utf-8", "backslashreplace").decode()[:MESSAGE_CHARACTERS_MAX]
+    return _shown(text)
+
+
+def _shown(value: Any) -> str:
+    return _values.printable(str(value))[:MESSAGE_CHARACTERS_MAX]
 
 
 def _accept(registered: Registered, value: Any) -> Any:
