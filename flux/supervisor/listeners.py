@@ -1,0 +1,152 @@
+"""Taking a port, and saying who has it when it is taken.
+
+How to think about it: a name can stand for several addresses (``localhost`` for an
+IPv4 and an IPv6 one), and a server that listens on half of them answers half of its
+clients. So all addresses are tried, one port is used for all, and what fails is an
+error that names the address and, from ``/proc``, the process that holds the port.
+"""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import trio
+
+from flux.errors import OperatorError
+
+BACKLOG = 1024
+"""Connections that the kernel may accept before we do."""
+
+
+class PortInUseError(OperatorError):
+    """Another process listens where we want to."""
+
+    code = "FLX601"
+
+
+class CannotListenError(OperatorError):
+    """The address is not ours to listen on."""
+
+    code = "FLX603"
+
+
+@attrs.frozen
+class PortHolder:
+    """A process that listens on a port."""
+
+    pid: int
+    """Its process id."""
+
+    name: str
+    """Its command's name, as the kernel has it: at most 15 characters."""
+
+
+async def open_listeners(
+    host: str = "127.0.0.1", port: int = 4000, *, share_port: bool = False
+) -> list[trio.SocketListener]:
+    """Listen on every address of ``host``, on loopback unless told otherwise.
+
+    Port 0 takes a free one, the same for every address. With ``share_port`` several
+    processes may listen on one port, and the kernel spreads connections over them.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise CannotListenError(
+            f'cannot listen on "{host}": the name has no address here ({error})',
+            remedy="use an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+        ) from error
+    listeners: list[trio.SocketListener] = []
+    unavailable: CannotListenError | None = None
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            where = (address[0], port, *address[2:])
+            try:
+                listener = _listen(family, kind, protocol, where, share_port=share_port)
+            except CannotListenError as error:
+                # "localhost" has an IPv6 address even where the kernel has no IPv6.
+                unavailable = error
+                continue
+            listeners.append(trio.SocketListener(trio.socket.from_stdlib_socket(listener)))
+            port = listener.getsockname()[1]
+    except BaseException:
+        for opened in listeners:
+            opened.socket.close()
+        raise
+    if not listeners and unavailable is not None:
+        raise unavailable
+    return listeners
+
+
+def find_port_holder(port: int) -> PortHolder | None:
+    """Return the process that listens on ``port``, or None when /proc does not tell us."""
+    wanted = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    if not wanted:
+        return None
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        # Processes end while we look, and those of others may not be looked into.
+        with contextlib.suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if str(descriptor.readlink()) in wanted:
+                        return PortHolder(int(process.name), (process / "comm").read_text().strip())
+    return None
+
+
+def _listen(
+    family: int, kind: int, protocol: int, address: tuple[object, ...], *, share_port: bool
+) -> socket.socket:
+    try:
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise _cannot_listen(error, str(address[0]), int(str(address[1]))) from error
+    try:
+        # Without it a restart would wait for the old connections' TIME_WAIT. On Linux it does
+        # not let two processes listen on one port; that is SO_REUSEPORT, for who asks for it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(error, str(address[0]), int(str(address[1]))) from error
+    return listener
+
+
+def _cannot_listen(error: OSError, host: str, port: int) -> OperatorError:
+    if error.errno == errno.EADDRINUSE:
+        holder = find_port_holder(port)
+        if holder is None:
+            by = "another process (of another user, or in another container)"
+        else:
+            by = f'"{holder.name}" (process {holder.pid})'
+        return PortInUseError(
+            f"port {port} on {host} is in use by {by}",
+            remedy=f"stop it, or take another port: flux dev --port {port + 1 if port < 65535 else port - 1}",
+        )
+    remedy = "use an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+    if error.errno == errno.EACCES:
+        remedy = "ports below 1024 are for privileged users: take a higher one, such as 4000"
+    return CannotListenError(f"cannot listen on {host}, port {port}: {error.strerror}", remedy=remedy)
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    """Read proc_pid_net(5): local address in column 2, state in 4 (0A is LISTEN), inode in 10."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue  # A kernel without IPv6.
+        for line in lines:
+            columns = line.split()
+            if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+                yield columns[9]
