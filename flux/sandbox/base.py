@@ -46,7 +46,7 @@ class ImportFailure:
 class ImportFailedError(GuestError):
     """The project's code can't be imported; the server keeps the last good code."""
 
-    code = "FLX515"
+    code = "FLX517"
 
     def __init__(self, failures: tuple[ImportFailure, ...]) -> None:
         first = failures[0]
