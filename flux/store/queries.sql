@@ -7,18 +7,18 @@
 -- ===== Installation =====
 
 -- name: lock_migrations
--- One migrating program at a time; released with the session, so that it spans several transactions.
-select pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('flux.migrate', 0));
-
--- name: unlock_migrations
--- The other half of lock_migrations.
-select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('flux.migrate', 0));
+-- One migrating program at a time, until the transaction ends.
+select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('flux.migrate', 0));
 
 -- name: find_schema
--- Whether Flux was ever installed here, and on which server version.
+-- Whether Flux was ever installed here, whether something else has its name, and what the server is.
 select pg_catalog.to_regclass('flux.schema_version') is not null as installed,
+       pg_catalog.to_regnamespace('flux') is not null as name_taken,
        pg_catalog.current_setting('server_version_num')::int as server_version_num,
-       pg_catalog.current_setting('server_encoding') as server_encoding;
+       pg_catalog.current_setting('server_version') as server_version,
+       pg_catalog.current_setting('server_encoding') as server_encoding,
+       pg_catalog.current_database()::text as database,
+       current_user::text as role;
 
 -- name: list_schema_versions
 -- Flux's own migrations as applied, oldest first.
@@ -48,6 +48,10 @@ select flux.ensure_partitions($1) as made;
 -- Makes or repairs the login role of a tenant: tenant, schema, password.
 select flux.ensure_guest_role($1, $2, $3) as role_name;
 
+-- name: find_guest
+-- The role and the schema of a tenant.
+select role_name, schema_name from flux.guest where tenant = $1;
+
 -- name: add_supervisor
 -- Registers a supervisor's token by its digest: the token itself never reaches the database's tables.
 insert into flux.supervisor (token_sha256, description) values ($1, $2);
@@ -73,13 +77,31 @@ select flux.commit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
 select flux.mark_transaction($1, $2, $3, $4) as xid;
 
 -- name: add_rolled_back_mutations
--- Images that were seen in NOTICEs and then rolled back: one array a column.
-insert into flux.mutation (at, xid, ordinal, relid, schema_name, table_name, op, depth, key, before, after, committed, execution, cut)
-select m.at, m.xid::xid8, m.ordinal, m.relid, m.schema_name, m.table_name, m.op::"char", m.depth, m.key,
-       m.before::json, m.after::json, false, m.execution, m.cut
-from pg_catalog.unnest($1::timestamptz[], $2::text[], $3::int[], $4::oid[], $5::text[], $6::text[], $7::text[], $8::smallint[],
-                       $9::text[], $10::text[], $11::text[], $12::uuid[], $13::boolean[])
-     as m (at, xid, ordinal, relid, schema_name, table_name, op, depth, key, before, after, execution, cut);
+-- Images that were seen in NOTICEs and then rolled back: the execution, then one array a column. Where the time
+-- is not known, it is now.
+insert into flux.mutation (at, xid, ordinal, relid, schema_name, table_name, op, depth, key, before, after, committed, execution)
+select coalesce(m.at, pg_catalog.clock_timestamp()), m.xid::xid8, m.ordinal,
+       coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', m.schema_name, m.table_name))::oid, 0::oid),
+       m.schema_name, m.table_name, m.op::"char", m.depth, m.key, m.before::json, m.after::json, false, $1::uuid
+from pg_catalog.unnest($2::timestamptz[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::smallint[],
+                       $9::text[], $10::text[], $11::text[])
+     with ordinality as m (at, xid, ordinal, schema_name, table_name, op, depth, key, before, after, place)
+order by m.place;
+
+-- name: add_execution
+-- A record on its own, unless it is there already; waits for a transaction that is just writing it. One row a
+-- record that was added.
+insert into flux.execution (
+    id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,
+    error_location, signature, started_at, elapsed_ns, call_count, mutation_count, sha, dirty, deployment,
+    parent, attempt, replay_of, completeness, hosts_failed, format, body)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+        $26, $27, $28)
+on conflict (id) do nothing returning id;
+
+-- name: find_execution_id
+-- Whether an execution has a record.
+select id from flux.execution where id = $1;
 
 -- name: find_surviving_mutations
 -- Of the statements whose notices came, those whose rows are still in the log: the proof that no savepoint took them back.
@@ -89,9 +111,9 @@ select seq from flux.mutation where xid = $1::text::xid8 and seq = any ($2::bigi
 -- Stores a body once, by its content: sha256, size, cut, body.
 insert into flux.blob (sha256, size_bytes, cut, body) values ($1, $2, $3, $4) on conflict (sha256) do nothing;
 
--- name: find_blob
--- A body by its content's digest.
-select size_bytes, cut, body from flux.blob where sha256 = $1;
+-- name: list_blobs
+-- Bodies by their contents' digests.
+select sha256, size_bytes, cut, body from flux.blob where sha256 = any ($1::bytea[]);
 
 -- name: add_deployment
 -- A new deployment: id, tenant, sha, dirty, artifact hash, functions.
@@ -135,8 +157,9 @@ insert into flux.migration_applied (tenant, name, sha256) values ($1, $2, $3);
 select * from flux.execution where id = $1;
 
 -- name: find_executions_by_name
--- Executions whose name starts so; eleven, to show ten and know that there are more.
-select * from flux.summary where name like $1 || '%' order by id desc limit 11;
+-- Executions whose name starts so, as the prefix and the first text behind all that start so; eleven, to show ten
+-- and know that there are more. Compared byte by byte, which is what the index holds.
+select * from flux.summary where name ~>=~ $1 and name ~<~ $2 order by id desc limit 11;
 
 -- name: find_executions_by_id_range
 -- Executions whose id starts so, as the smallest and the largest id that do.
@@ -154,9 +177,10 @@ select * from flux.summary where signature is not null and trigger <> 'replay' o
 -- Newest first, with any of the filters below.
 select * from flux.summary e where true /*filters*/ order by e.id desc limit $1;
 
--- name: list_recordings
--- Like list_executions, oldest first and with recordings: what an incident's replay needs.
-select * from flux.execution e where true /*filters*/ order by e.id limit $1;
+-- name: list_logs
+-- Recordings of the latest executions, newest first, for what they logged.
+select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
+order by e.id desc limit $1;
 
 -- name: list_children
 -- What an execution caused: queue pushes and invokes.
@@ -167,45 +191,59 @@ select * from flux.summary where parent = $1 and id >= $1 order by id limit $2;
 select * from flux.execution
 where function = $1 and id < $2 and signature is null and trigger <> 'replay' order by id desc limit $3;
 
--- filter: tenant
-e.tenant = ?
+-- filter: status_is
+e.status = ?
 -- filter: status_min
--- Five hundred and up is always a failure, so ask for "failed" as well: that is an index.
 e.status >= ?
+-- filter: status_above
+e.status > ?
 -- filter: status_max
 e.status <= ?
--- filter: route
-e.route = ?
--- filter: path
-e.path = ?
--- filter: method
-e.method = ?
--- filter: function
+-- filter: status_below
+e.status < ?
+-- filter: status_class
+e.status / 100 = ?
+-- filter: failed
+-- What answers 500 and up has failed, and failures have an index.
+e.signature is not null
+-- filter: path_like
+e.path ~ ?
+-- filter: method_path_like
+e.method = ? and e.path ~ ?
+-- filter: function_is
 e.function = ?
+-- filter: function_like
+e.function ~ ?
 -- filter: trigger
 e.trigger = ?
 -- filter: outcome
 e.outcome = ?
--- filter: error_type
-(e.error_type = ? and e.signature is not null)
--- filter: failed
-((e.signature is not null) and ?)
--- filter: signature
-e.signature = ?
+-- filter: name_prefix
+pg_catalog.starts_with(e.name, ?)
 -- filter: sha_prefix
 pg_catalog.starts_with(e.sha, ?)
--- filter: deployment
-e.deployment = ?
+-- filter: error_ascii
+-- All that may contain this lower-case ASCII text whatever the case. Letters beyond ASCII have more cases than
+-- SQL knows, so what has any is let through, and looked at again by the reader.
+pg_catalog.strpos(pg_catalog.lower((coalesce(e.error_type || ': ' || e.error_message, '')) collate "C"), ?) > 0
+  or pg_catalog.octet_length(e.error_type || ': ' || e.error_message) > pg_catalog.length(e.error_type || ': ' || e.error_message)
+-- filter: error_beyond_ascii
+-- The same for a text that has such letters itself.
+pg_catalog.octet_length(e.error_type || ': ' || e.error_message) > pg_catalog.length(e.error_type || ': ' || e.error_message)
+-- filter: error_not_ascii
+-- All that may not contain this lower-case ASCII text.
+pg_catalog.strpos(pg_catalog.lower((coalesce(e.error_type || ': ' || e.error_message, '')) collate "C"), ?) = 0
+  or pg_catalog.octet_length(e.error_type || ': ' || e.error_message) > pg_catalog.length(e.error_type || ': ' || e.error_message)
 -- filter: since
-e.id >= flux.uuid_floor(?)
+-- The id's time is the start's, and has the index; the day between them allows for clocks that were set.
+e.started_at >= ? and e.id >= flux.uuid_floor(?)
 -- filter: until
-e.id < flux.uuid_floor(?)
+e.started_at < ? and e.id < flux.uuid_floor(?)
 -- filter: before_id
 e.id < ?
--- filter: after_id
-e.id > ?
--- filter: not_trigger
-e.trigger <> ?
+-- filter: nothing
+-- For values that no record can hold.
+false
 
 
 -- ===== Failures =====
@@ -245,38 +283,43 @@ order by id limit $4;
 -- ===== Changes =====
 
 -- name: list_mutations_of_execution
--- All rows an execution changed, kept or lost, in order: its own xid's, its transactions', and what was rolled back.
-select m.seq, m.at, m.xid::text as xid, m.ordinal, m.relid, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
-       m.before::text as before, m.after::text as after, m.committed, m.cut
+-- The rows an execution changed for good, in order: its own xid's and its other transactions'. The id, the
+-- earliest and the latest time, the limit. What was rolled back is in the recording.
+select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
+       m.before::text as before, m.after::text as after
 from flux.mutation m
-where m.execution = $1
-   or m.xid in (select e.xid from flux.execution e where e.id = $1 and e.xid is not null
-                union all select t.xid from flux.transaction t where t.execution = $1) and m.committed
-order by m.seq limit $2;
+where m.xid in (select e.xid from flux.execution e where e.id = $1 and e.xid is not null
+                union all select t.xid from flux.transaction t where t.execution = $1)
+  and m.committed and m.at >= $2 and m.at < $3
+order by m.seq limit $4;
 
--- name: list_mutations_of_transactions
--- All rows that some transactions changed, in order.
-select m.seq, m.at, m.xid::text as xid, m.ordinal, m.relid, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
-       m.before::text as before, m.after::text as after, m.committed, m.cut
-from flux.mutation m where m.xid = any ($1::text[]::xid8[]) order by m.seq limit $2;
+-- name: list_tables
+-- The users' tables of a name, whatever their schema, with their keys' columns.
+select u.relid, u.schema_name, u.table_name, (flux.capture_arguments(u.relid))[2:] as key_columns
+from flux.user_tables() u where u.table_name = $1 order by u.schema_name;
+
+-- name: list_table_names
+-- All of the users' tables, for a message that says what there is.
+select u.schema_name, u.table_name from flux.user_tables() u order by 1, 2 limit 50;
 
 -- name: get_key_text
--- A key as the log writes it, from column values as typed: table, {"column":"value"}.
-select flux.key_text($1::text::regclass, $2::text::json) as key;
+-- A key as the log writes it, from column values as typed: the table's oid, {"column":"value"}.
+select flux.key_text($1::oid::regclass, $2::text::json) as key;
 
 -- name: list_row_history
 -- All versions of one row, newest first, each with the execution that wrote it: schema, table, key, limit.
 -- "outside" was written by somebody else; neither outside nor an execution means that the record is gone.
 with versions as (
-    select m.* from flux.mutation m
+    select m.*, case when m.committed then pg_catalog.count(*) filter (where m.committed) over (order by m.seq) end as version
+    from flux.mutation m
     where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
           = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
       and m.schema_name = $1 and m.table_name = $2 and m.key = $3
     order by m.seq desc limit $4
 )
-select v.seq, v.at, v.xid::text as xid, v.ordinal, v.op::text as op, v.depth, v.key, v.before::text as before,
-       v.after::text as after, v.committed, v.cut, v.outside,
-       e.id as execution, e.name, e.function, e.trigger, e.method, e.path, e.route, e.sha, e.dirty
+select v.seq, v.version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth, v.key,
+       v.before::text as before, v.after::text as after, v.committed, v.outside,
+       e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
 from versions v
 left join flux.transaction t on t.xid = v.xid
 left join lateral (
@@ -290,32 +333,40 @@ left join lateral (
 order by v.seq desc;
 
 -- name: find_row_version_in_snapshot
--- The last version of a row that a snapshot saw, or that the reader's own transaction had made by then:
--- schema, table, key, snapshot, own xid or null, own last seq.
-select m.seq, m.at, m.xid::text as xid, m.op::text as op, m.before::text as before, m.after::text as after, m.outside
-from flux.mutation m
-where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
-      = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
-  and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed
-  and case when m.xid = $5::text::xid8 then m.seq <= $6::bigint else pg_catalog.pg_visible_in_snapshot(m.xid, $4::text::pg_snapshot) end
-order by m.seq desc limit 1;
+-- The last version of a row that a snapshot saw, with the execution that wrote it: schema, table, key, snapshot.
+select v.seq, null::bigint as version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth,
+       v.key, v.before::text as before, v.after::text as after, v.committed, v.outside,
+       e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
+from (
+    select m.* from flux.mutation m
+    where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+          = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+      and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed
+      and pg_catalog.pg_visible_in_snapshot(m.xid, $4::text::pg_snapshot)
+    order by m.seq desc limit 1
+) v
+left join flux.transaction t on t.xid = v.xid
+left join lateral (
+    select x.* from flux.summary x
+    where x.xid = v.xid and x.id >= flux.uuid_floor(v.at - interval '1 day') and x.id < flux.uuid_floor(v.at + interval '1 day')
+    union all
+    select x.* from flux.summary x where x.id = t.execution
+    limit 1
+) e on true;
 
--- name: list_undo_to_snapshot
--- What to put back to see a table as a snapshot saw it: for each key the image before the first change it did not see.
-select distinct on (m.key) m.key, m.before::text as before
-from flux.mutation m
-where m.schema_name = $1 and m.table_name = $2 and m.committed and m.key is not null
-  and m.xid >= pg_catalog.pg_snapshot_xmin($3::text::pg_snapshot) and not pg_catalog.pg_visible_in_snapshot(m.xid, $3::text::pg_snapshot)
-order by m.key, m.seq;
-
--- name: list_table_changes
--- A table's committed changes between two instants, in order.
-select m.seq, m.at, m.xid::text as xid, m.op::text as op, m.depth, m.key, m.before::text as before, m.after::text as after, m.outside
-from flux.mutation m
-where m.schema_name = $1 and m.table_name = $2 and m.committed and m.at >= $3 and m.at < $4
-order by m.seq limit $5;
-
--- name: list_ddl
--- Changes of the users' schema since an instant.
-select at, xid::text as xid, session_role, command, object_type, object_identity, dropped, catalog_digest
-from flux.ddl where at >= $1 order by seq limit $2;
+-- name: describe_tables
+-- The names behind the numbers that an answer's columns carry, and which of them are the primary key. A
+-- partition goes by its root's name, as its changes do.
+select c.oid as relid, n.nspname as schema_name, r.relname as table_name, a.attnum as number, a.attname as name,
+       coalesce(a.attname = any (k.names), false) as is_key
+from pg_catalog.pg_class c
+join pg_catalog.pg_class r on r.oid = coalesce(pg_catalog.pg_partition_root(c.oid), c.oid)
+join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join lateral (
+    select pg_catalog.array_agg(ka.attname) as names
+    from pg_catalog.pg_index i
+    join pg_catalog.pg_attribute ka on ka.attrelid = i.indrelid and ka.attnum = any (i.indkey::int2[])
+    where i.indrelid = r.oid and i.indisprimary
+) k on true
+where c.oid = any ($1);

@@ -208,10 +208,12 @@ create index ddl_xid on flux.ddl (xid);
 -- Partitions by day
 -- ---------------------------------------------------------------------------------------------------------
 
--- The smallest UUIDv7 of an instant: 48 bits of milliseconds, the rest zero.
+-- The smallest UUIDv7 of an instant: 48 bits of milliseconds, the rest zero. Rounded down, or the instant's own ids
+-- could lie below it; an instant before 1970 or after the year 10889 has the id at that end.
 create function flux.uuid_floor(at timestamptz) returns uuid
 language sql immutable strict parallel safe as $$
-    select (pg_catalog.lpad(pg_catalog.to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '00000000000000000000')::uuid
+    select (pg_catalog.lpad(pg_catalog.to_hex(least(greatest(pg_catalog.floor(extract(epoch from at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+            || '00000000000000000000')::uuid
 $$;
 
 create table flux.mutation_default partition of flux.mutation default;

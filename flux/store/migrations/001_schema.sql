@@ -1,0 +1,932 @@
+-- Flux's own schema: what executions did, and every row they changed.
+--
+-- How to think about it. Three kinds of things live here:
+--
+--   records    flux.execution (one row an execution), flux.transaction, flux.blob, flux.deployment
+--   changes    flux.mutation (a row for each changed row of the users' tables), flux.ddl (their DDL)
+--   machinery  the trigger function flux.capture() that writes the changes, the functions that install it,
+--              and the two functions a guest's own connection may call, both behind a token
+--
+-- Everything is owned by the role that installs it. Guests log in as flux_guest_<tenant> and have no right on
+-- any table here. docs/design/010-capture.md gives the reasons; the comments below give the traps.
+--
+-- This file is the whole schema as it is now. The same state is reached by flux/store/migrations/, in order;
+-- a test compares the two object by object.
+
+create schema flux;
+revoke all on schema flux from public;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Machinery's own tables
+-- ---------------------------------------------------------------------------------------------------------
+
+create table flux.schema_version (
+    version     int primary key,
+    name        text not null,
+    sha256      text not null,              -- of the migration's text: an edited migration is refused
+    applied_at  timestamptz not null default pg_catalog.clock_timestamp()
+);
+comment on table flux.schema_version is 'Flux''s own migrations, as they were applied.';
+
+create table flux.instance (
+    key    text primary key,
+    value  text not null
+);
+comment on table flux.instance is 'Facts about this installation. notice_secret authenticates NOTICEs of flux.capture().';
+
+-- gen_random_uuid() draws on the server's strong randomness; two of them carry 244 bits.
+insert into flux.instance (key, value)
+values ('notice_secret', pg_catalog.encode(pg_catalog.sha256(
+            pg_catalog.uuid_send(pg_catalog.gen_random_uuid()) || pg_catalog.uuid_send(pg_catalog.gen_random_uuid())), 'hex')),
+       ('id', pg_catalog.gen_random_uuid()::text);
+
+create table flux.supervisor (
+    token_sha256  bytea primary key,        -- the token itself stays in the supervisor's memory
+    description   text not null,            -- host and process id, for people
+    started_at    timestamptz not null default pg_catalog.clock_timestamp()
+);
+comment on table flux.supervisor is 'Supervisors that may write records on a guest''s connection.';
+
+create table flux.guest (
+    tenant       text primary key,
+    role_name    text not null unique,
+    schema_name  text not null
+);
+comment on table flux.guest is 'The login role of each tenant and the schema it works in.';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Records
+-- ---------------------------------------------------------------------------------------------------------
+
+create table flux.execution (
+    id              uuid not null,          -- UUIDv7: the partition key, and the order of start
+    name            text not null,          -- what people type, eight characters
+    tenant          text not null,
+    trigger         text not null,          -- http, invoke, queue, cron, replay
+    function        text not null,
+    method          text,
+    path            text,
+    route           text,
+    status          int,
+    outcome         text not null,          -- returned, raised, killed, exited, interrupted
+    error_type      text,
+    error_message   text,
+    error_location  text,
+    signature       text,                   -- of the failure; null when it did not fail
+    started_at      timestamptz not null,
+    elapsed_ns      bigint not null,
+    call_count      int not null,
+    mutation_count  int not null,
+    sha             text,
+    dirty           boolean not null,
+    deployment      text,
+    parent          uuid,
+    attempt         int not null,
+    replay_of       uuid,
+    xid             xid8,                   -- of an atomic execution's one transaction, when it wrote
+    completeness    text not null,
+    hosts_failed    text[],                 -- outbound hosts whose call failed; null when there are none
+    format          smallint not null,
+    body            bytea not null,         -- the recording, compressed by us
+    primary key (id)
+) partition by range (id);
+alter table flux.execution alter column body set storage external;  -- compressed already: don't try again
+comment on table flux.execution is 'One row for each execution: what lists and filters need, and the recording.';
+
+-- Each index costs every request a write, so each has to earn it:
+-- ids are typed by their first characters. text_pattern_ops serves "=" and "starts with" alike.
+create index execution_name on flux.execution (name text_pattern_ops);
+-- Lists of one function newest first, and totals by (function, sha) without touching the table.
+create index execution_function on flux.execution (function, id) include (sha);
+-- Who wrote this row. Partial: executions that only read have no xid.
+create index execution_xid on flux.execution (xid) where xid is not null;
+-- The same failure elsewhere, and how often by sha. Partial: successes pay nothing.
+create index execution_signature on flux.execution (signature, id) include (sha) where signature is not null;
+-- The latest failures, and who else lost a host. One index for both questions, since both are rare and by time.
+create index execution_notable on flux.execution (id) where signature is not null or hosts_failed is not null;
+
+create view flux.summary as
+    select id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,
+           error_location, signature, started_at, elapsed_ns, call_count, mutation_count, sha, dirty, deployment,
+           parent, attempt, replay_of, xid, completeness, hosts_failed, format
+    from flux.execution;
+comment on view flux.summary is 'Executions without their recordings.';
+
+create table flux.transaction (
+    xid        xid8 primary key,
+    execution  uuid not null,
+    snapshot   pg_snapshot,
+    isolation  text not null
+);
+comment on table flux.transaction is 'Transactions of executions that are not atomic; written inside the transaction itself.';
+create index transaction_execution on flux.transaction (execution);
+
+create table flux.blob (
+    sha256      bytea primary key,
+    size_bytes  bigint not null,            -- of the whole, also when it was cut
+    cut         boolean not null default false,
+    stored_at   timestamptz not null default pg_catalog.clock_timestamp(),
+    body        bytea not null
+);
+alter table flux.blob alter column body set storage external;
+comment on table flux.blob is 'Bodies too large for a record, by their content.';
+
+create table flux.deployment (
+    id             text primary key,
+    tenant         text not null,
+    sha            text,
+    dirty          boolean not null,
+    artifact_hash  text not null,
+    functions      json not null,
+    created_at     timestamptz not null default pg_catalog.clock_timestamp(),
+    activated_at   timestamptz,             -- the last time it was switched to; null: never served
+    note           text
+);
+comment on table flux.deployment is 'Code at one git SHA (or a dirty tree), ready to run.';
+create index deployment_created on flux.deployment (tenant, created_at);
+
+create table flux.migration_applied (
+    tenant      text not null,
+    name        text not null,
+    sha256      text not null,
+    applied_at  timestamptz not null default pg_catalog.clock_timestamp(),
+    primary key (tenant, name)
+);
+comment on table flux.migration_applied is 'The users'' own migrations, as they were applied.';
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Changes
+-- ---------------------------------------------------------------------------------------------------------
+
+-- One sequence, cache 1: within a key, the order of seq is the order of the changes, because seq is drawn
+-- while the row's lock is held. A cached sequence would break that between sessions.
+create sequence flux.mutation_seq as bigint cache 1;
+
+create table flux.mutation (
+    seq          bigint not null default pg_catalog.nextval('flux.mutation_seq'),
+    at           timestamptz not null default pg_catalog.clock_timestamp(),
+    xid          xid8 not null,
+    ordinal      int not null,              -- counts the capturing statements of the transaction
+    relid        oid not null,
+    schema_name  text not null,             -- names as they were: they outlive a drop, a rename and a restore
+    table_name   text not null,             -- a partition's changes carry the name of its root
+    op           "char" not null,           -- I, U, D, T (a row that a truncate took)
+    depth        smallint not null,         -- 1: the statement itself; more: a trigger or a cascade
+    key          text,                      -- {"id":42}, columns sorted by name; null: no primary key
+    before       json,                      -- json, not jsonb: jsonb loses -0 and the text of json columns
+    after        json,
+    outside      boolean not null default false, -- written on a connection that was not a guest's
+    committed    boolean not null default true,  -- false: seen in a NOTICE, then rolled back
+    execution    uuid,                      -- only where committed is false; else xid says who
+    cut          boolean not null default false  -- more rows were changed than are known
+) partition by range (at);
+comment on table flux.mutation is 'Every changed row of the users'' tables, written in the transaction that changed it.';
+
+-- One row's history, out of millions: 16 bytes an entry whatever the key's size, and no limit on that size.
+create index mutation_row on flux.mutation (
+    pg_catalog.hashtextextended(key, pg_catalog.hashtextextended(table_name, pg_catalog.hashtextextended(schema_name, 0))), seq);
+-- All changes of a transaction, and (xid >= the xmin of a snapshot) all that a snapshot did not see.
+create index mutation_xid on flux.mutation (xid);
+-- What an execution tried and lost. Partial: nearly empty.
+create index mutation_execution on flux.mutation (execution) where execution is not null;
+
+create table flux.ddl (
+    seq              bigint generated always as identity primary key,
+    at               timestamptz not null default pg_catalog.clock_timestamp(),
+    xid              xid8 not null,
+    session_role     text not null,
+    command          text not null,
+    object_type      text not null,
+    object_identity  text not null,
+    dropped          boolean not null,
+    catalog_digest   text not null          -- of all user tables' columns after the command
+);
+comment on table flux.ddl is 'Changes of the users'' schema, from event triggers.';
+create index ddl_xid on flux.ddl (xid);
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Partitions by day
+-- ---------------------------------------------------------------------------------------------------------
+
+-- The smallest UUIDv7 of an instant: 48 bits of milliseconds, the rest zero. Rounded down, or the instant's own ids
+-- could lie below it; an instant before 1970 or after the year 10889 has the id at that end.
+create function flux.uuid_floor(at timestamptz) returns uuid
+language sql immutable strict parallel safe as $$
+    select (pg_catalog.lpad(pg_catalog.to_hex(least(greatest(pg_catalog.floor(extract(epoch from at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+            || '00000000000000000000')::uuid
+$$;
+
+create table flux.mutation_default partition of flux.mutation default;
+create table flux.execution_default partition of flux.execution default;
+
+-- Makes one day's partition unless it exists. Rows which fell into the default partition meanwhile move over.
+-- ATTACH, not CREATE ... PARTITION OF: that would lock the whole table against everybody.
+create function flux.ensure_partition(parent text, day date) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO' as $$
+declare
+    partition_name constant text := parent || '_p' || to_char(day, 'YYYYMMDD');
+    column_name constant text := case parent when 'execution' then 'id' else 'at' end;
+    low text := day::timestamptz::text;
+    high text := (day + 1)::timestamptz::text;
+begin
+    if to_regclass(format('flux.%I', partition_name)) is not null then
+        return false;
+    end if;
+    if parent = 'execution' then
+        low := flux.uuid_floor(day::timestamptz)::text;
+        high := flux.uuid_floor((day + 1)::timestamptz)::text;
+    end if;
+    execute format('create table flux.%I (like flux.%I including defaults including storage)', partition_name, parent);
+    -- Nobody may add to the default partition between the move and the attachment.
+    execute format('lock table flux.%I in share row exclusive mode', parent || '_default');
+    execute format('with moved as (delete from flux.%1$I where %2$I >= %3$L and %2$I < %4$L returning *) insert into flux.%5$I select * from moved',
+                   parent || '_default', column_name, low, high, partition_name);
+    execute format('alter table flux.%I attach partition flux.%I for values from (%L) to (%L)', parent, partition_name, low, high);
+    return true;
+end $$;
+
+create function flux.ensure_partitions(days_ahead int default 7) returns int
+language plpgsql set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+    made int := 0;
+    today constant date := (now() at time zone 'UTC')::date;
+    parent_name text;
+    day date;
+begin
+    -- Several supervisors start at once; the second waits and finds the work done.
+    perform pg_advisory_xact_lock(hashtextextended('flux.ensure_partitions', 0));
+    foreach parent_name in array array['mutation', 'execution'] loop
+        -- Days that nobody prepared have their rows in the default partition; they get a partition now.
+        for day in
+            select ahead::date from generate_series(today, today + days_ahead, interval '1 day') ahead
+            union
+            select (at at time zone 'UTC')::date from flux.mutation_default where parent_name = 'mutation'
+            union
+            select (started at time zone 'UTC')::date from flux.execution_default,
+                   lateral (select to_timestamp(('x' || left(replace(id::text, '-', ''), 12))::bit(48)::bigint / 1000.0) started) s
+            where parent_name = 'execution'
+            order by 1
+        loop
+            made := made + flux.ensure_partition(parent_name, day)::int;
+        end loop;
+    end loop;
+    return made;
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Capture
+-- ---------------------------------------------------------------------------------------------------------
+
+-- Puts right the order of rows that were written before the rows of an outer statement.
+--
+-- An AFTER ROW trigger of the user's that changes the same row again is logged first, since its statement ends
+-- first; so is a MERGE's insert that reuses the key of a row the same MERGE deleted. The images tell the true
+-- order: each change starts where the one before it ended. Rows of this statement belong before the earliest
+-- later change; those later ones get a new seq.
+create function flux.put_in_order(statement_xid xid8, statement_ordinal int, statement_relid oid) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    mine record;
+    later record;
+    previous_after text;
+    place bigint;
+    fits boolean;
+begin
+    for mine in
+        select distinct on (m.key) m.key, m.schema_name, m.table_name,
+               first_value(m.before::text) over per_key as before, last_value(m.after::text) over per_key as after
+        from flux.mutation m
+        where m.xid = statement_xid and m.ordinal = statement_ordinal and m.relid = statement_relid and m.key is not null
+        window per_key as (partition by m.key order by m.seq rows between unbounded preceding and unbounded following)
+    loop
+        place := null;
+        fits := false;
+        previous_after := mine.before;      -- before the first row of the transaction anything fits
+        for later in
+            select o.seq, o.before::text as before, o.after::text as after
+            from flux.mutation o
+            where o.xid = statement_xid and o.ordinal <> statement_ordinal
+              and hashtextextended(o.key, hashtextextended(o.table_name, hashtextextended(o.schema_name, 0)))
+                  = hashtextextended(mine.key, hashtextextended(mine.table_name, hashtextextended(mine.schema_name, 0)))
+              and o.key = mine.key and o.schema_name = mine.schema_name and o.table_name = mine.table_name
+            order by o.seq
+        loop
+            if previous_after is not distinct from mine.before and later.before is not distinct from mine.after then
+                place := later.seq;
+            end if;
+            previous_after := later.after;
+            fits := previous_after is not distinct from mine.before;
+        end loop;
+        if place is null or fits then
+            continue;                       -- the end, where the rows are, is right
+        end if;
+        for later in
+            select o.seq
+            from flux.mutation o
+            where o.xid = statement_xid and o.ordinal <> statement_ordinal and o.seq >= place
+              and hashtextextended(o.key, hashtextextended(o.table_name, hashtextextended(o.schema_name, 0)))
+                  = hashtextextended(mine.key, hashtextextended(mine.table_name, hashtextextended(mine.schema_name, 0)))
+              and o.key = mine.key and o.schema_name = mine.schema_name and o.table_name = mine.table_name
+            order by o.seq
+        loop
+            update flux.mutation set seq = nextval('flux.mutation_seq') where seq = later.seq and xid = statement_xid;
+        end loop;
+    end loop;
+end $$;
+
+-- The select list that gives a table's rows with its virtual generated columns (PostgreSQL 18) computed: in a
+-- transition table they are null, and null would be a false statement.
+create function flux.row_expression(rel oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select string_agg(case when a.attgenerated = 'v' then '(' || pg_get_expr(d.adbin, d.adrelid) || ')' else format('%I', a.attname) end
+                      || format(' as %I', a.attname), ', ' order by a.attnum)
+    from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = rel and a.attnum > 0 and not a.attisdropped
+$$;
+
+-- The one trigger function of every table.
+--
+-- SECURITY DEFINER: the guest has no right on flux.mutation. The SET clauses pin whatever changes a rendering or
+-- could silence a NOTICE; a guest may set all of these for its own session. Arguments: flags, then the names
+-- of the primary key's columns, sorted. Flags: o = the table has row triggers of the user's, so order needs a
+-- look; v = it has virtual generated columns; c = a foreign key cascades into it.
+create function flux.capture() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+set client_min_messages = notice
+set client_encoding = 'UTF8'
+set extra_float_digits = 1
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set row_security = off
+as $$
+declare
+    -- Up to this many rows, images are held in arrays, which is the fastest. Above it they are streamed, because
+    -- an array, like any value, is limited to 1 GB.
+    small constant int := 64;
+    notice_rows constant int := 1000;
+    notice_bytes constant int := 262144;
+
+    flags constant text := tg_argv[0];
+    keys constant text[] := tg_argv[1:];
+    key_count constant int := tg_nargs - 1;
+    key_head text;                          -- {"id": for the commonest case, a key of one column
+    letter constant text := left(tg_op, 1);
+    my_xid constant xid8 := pg_current_xact_id();
+    mediated constant boolean := starts_with(session_user::text, 'flux_guest_');
+    root constant oid := coalesce(pg_partition_root(tg_relid), tg_relid);
+    root_schema text := tg_table_schema;
+    root_table text := tg_table_name;
+    statement_depth int := pg_trigger_depth();
+    setting text;
+    statement_ordinal int;
+    previous_root text;
+    old_source text;                        -- where the images come from, as SQL; null when there are none
+    new_source text;
+    pair_source text;
+    key_sql text;
+    log_sql text;
+    olds json[];
+    news json[];
+    keys_changed boolean := false;
+    is_small boolean;
+    is_cut boolean := false;
+    old_rows bigint;
+    new_rows bigint;
+    befores text;
+    afters text;
+    header text;
+begin
+    -- 1. The images, at most one more than "small".
+    if tg_op = 'TRUNCATE' or strpos(flags, 'v') > 0 then
+        old_source := case when tg_op = 'TRUNCATE' then format('(select %s from only %I.%I)', flux.row_expression(tg_relid), tg_table_schema, tg_table_name)
+                           when tg_op <> 'INSERT' then format('(select %s from flux__old)', flux.row_expression(tg_relid)) end;
+        new_source := case when tg_op in ('INSERT', 'UPDATE') then format('(select %s from flux__new)', flux.row_expression(tg_relid)) end;
+        if old_source is not null then
+            execute format('select array_agg(image) from (select to_json(flux__r) image from %s flux__r limit %s) s', old_source, small + 1) into olds;
+        end if;
+        if new_source is not null then
+            execute format('select array_agg(image) from (select to_json(flux__r) image from %s flux__r limit %s) s', new_source, small + 1) into news;
+        end if;
+    else
+        if tg_op <> 'INSERT' then
+            select array_agg(image) into olds from (select to_json(flux__r) image from flux__old flux__r limit small + 1) s;
+        end if;
+        if tg_op <> 'DELETE' then
+            select array_agg(image) into news from (select to_json(flux__r) image from flux__new flux__r limit small + 1) s;
+        end if;
+    end if;
+    if olds is null and news is null then
+        return null;                        -- the statement changed nothing
+    end if;
+    old_rows := coalesce(cardinality(olds), 0);
+    new_rows := coalesce(cardinality(news), 0);
+    is_small := old_rows <= small and new_rows <= small;
+
+    -- 2. Where we are.
+    if root <> tg_relid then
+        select n.nspname, c.relname into root_schema, root_table
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
+    end if;
+    if strpos(flags, 'c') > 0 then
+        -- A cascade's AFTER triggers run at the depth of the statement that caused it; its BEFORE trigger knew better.
+        setting := current_setting('flux.depth_' || tg_relid, true);
+        if setting ~ '^[0-9]{1,4}$' then
+            statement_depth := greatest(statement_depth, setting::int);
+        end if;
+    end if;
+    -- The counter is undone with a subtransaction, which is the point. A guest can set it too: it is a hint, the
+    -- seq in the notice is the proof.
+    setting := current_setting('flux.ordinal', true);
+    statement_ordinal := case when setting ~ '^[0-9]{1,8} ' then split_part(setting, ' ', 1)::int else 0 end + 1;
+    previous_root := case when setting ~ '^[0-9]{1,8} ' then split_part(setting, ' ', 2) else '' end;
+    perform set_config('flux.ordinal', statement_ordinal || ' ' || root, true);
+
+    -- 3. The log.
+    if is_small then
+        if key_count = 1 then
+            key_head := '{' || to_json(keys[1]) || ':';
+        end if;
+        if tg_op = 'UPDATE' then
+            if old_rows <> new_rows then    -- a row left for a partition whose trigger refused it
+                keys_changed := true;
+            elsif key_count = 1 then
+                select bool_or((u.o -> keys[1])::text <> (u.n -> keys[1])::text) into strict keys_changed
+                from rows from (unnest(olds), unnest(news)) u(o, n);
+            elsif key_count > 1 then
+                select bool_or((u.o -> k.name)::text <> (u.n -> k.name)::text) into strict keys_changed
+                from rows from (unnest(olds), unnest(news)) u(o, n), unnest(keys) k(name);
+            end if;
+        end if;
+        if keys_changed then
+            -- A changed key is a delete and an insert: all the deletes first, so that "update t set id = id + 1"
+            -- does not insert 2 before the old 2 is gone.
+            insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before, after)
+            select my_xid, statement_ordinal, root, root_schema, root_table, s.op, statement_depth, not mediated,
+                   case when key_count = 1 then key_head || (coalesce(s.o, s.n) -> keys[1])::text || '}'
+                        when key_count > 1 then (select '{' || string_agg(to_json(k.name)::text || ':' || (coalesce(s.o, s.n) -> k.name)::text, ',' order by k.i) || '}'
+                                                 from unnest(keys) with ordinality k(name, i)) end,
+                   s.o, s.n
+            from (select 1 phase, 'D'::"char" op, u.o, null::json n, u.i from unnest(olds) with ordinality u(o, i)
+                  union all
+                  select 2, 'I'::"char", null, u.n, u.i from unnest(news) with ordinality u(n, i)
+                  order by 1, 5) s;
+        else
+            -- unnest with several arguments pairs in linear time; joining on row_number() did not.
+            insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before, after)
+            select my_xid, statement_ordinal, root, root_schema, root_table, letter::"char", statement_depth, not mediated,
+                   case when key_count = 1 then key_head || (coalesce(u.o, u.n) -> keys[1])::text || '}'
+                        when key_count > 1 then (select '{' || string_agg(to_json(k.name)::text || ':' || (coalesce(u.o, u.n) -> k.name)::text, ',' order by k.i) || '}'
+                                                 from unnest(keys) with ordinality k(name, i)) end,
+                   u.o, u.n
+            from rows from (unnest(olds), unnest(news)) u(o, n);
+        end if;
+    else
+        -- Many rows: plain SQL from one table to the other, planned now that the numbers of rows are known.
+        if tg_op <> 'TRUNCATE' and strpos(flags, 'v') = 0 then
+            old_source := case when tg_op <> 'INSERT' then 'flux__old' end;
+            new_source := case when tg_op <> 'DELETE' then 'flux__new' end;
+        end if;
+        if old_source is not null then
+            execute format('select count(*) from %s flux__r', old_source) into old_rows;
+        end if;
+        if new_source is not null then
+            execute format('select count(*) from %s flux__r', new_source) into new_rows;
+        end if;
+        key_sql := (select '''{'' || ' || string_agg(quote_literal(to_json(k.name)::text || ':') || format(' || (coalesce(s.o, s.n) -> %L)::text', k.name), ' || '','' || ' order by k.i)
+                           || ' || ''}''' from unnest(keys) with ordinality k(name, i));
+        log_sql := 'insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before, after) '
+                || format('select %L::xid8, %s, %s, %L, %L, %%L, %s, %L, %s, s.o, s.n from %%s s', my_xid, statement_ordinal, root,
+                          root_schema, root_table, statement_depth, not mediated, replace(coalesce(key_sql, 'null'), '%', '%%'));
+        if tg_op <> 'UPDATE' then
+            execute format(log_sql, letter, format(
+                case when new_source is null then '(select to_json(flux__r) o, null::json n from %s flux__r offset 0)'
+                     else '(select null::json o, to_json(flux__r) n from %s flux__r offset 0)' end, coalesce(new_source, old_source)));
+        else
+            keys_changed := old_rows <> new_rows;
+            if not keys_changed and key_count > 0 then
+                execute format('select exists (select from (select row_number() over () i, %1$s k from %2$s flux__r) a '
+                               'join (select row_number() over () i, %1$s k from %3$s flux__r) b using (i) where a.k <> b.k)',
+                               (select 'array[' || string_agg(format('to_json(flux__r.%I)::text', k), ', ') || ']' from unnest(keys) k),
+                               old_source, new_source) into keys_changed;
+            end if;
+            if keys_changed then
+                execute format(log_sql, 'D', format('(select to_json(flux__r) o, null::json n from %s flux__r offset 0)', old_source));
+                execute format(log_sql, 'I', format('(select null::json o, to_json(flux__r) n from %s flux__r offset 0)', new_source));
+            else
+                pair_source := format('(select a.o, b.n from (select row_number() over () i, to_json(flux__r) o from %s flux__r) a '
+                                      'join (select row_number() over () i, to_json(flux__r) n from %s flux__r) b using (i) order by i)', old_source, new_source);
+                execute format(log_sql, 'U', pair_source);
+            end if;
+        end if;
+    end if;
+    -- Rows may have been logged out of order where the user's row triggers change the same table, and where one
+    -- MERGE inserts, deletes and changes keys.
+    if key_count > 0 and (strpos(flags, 'o') > 0 or (previous_root = root::text and (keys_changed or tg_op = 'DELETE'))) then
+        perform flux.put_in_order(my_xid, statement_ordinal, root);
+    end if;
+
+    -- 4. The notice: it reaches the supervisor before an abort does.
+    if mediated then
+        if not is_small then
+            -- As many first rows as fit, and always whole rows.
+            is_cut := greatest(old_rows, new_rows) > notice_rows;
+            if old_source is not null then
+                execute format('select array_agg(image) from (select image, sum(octet_length(image::text)) over (rows unbounded preceding) bytes '
+                               'from (select to_json(flux__r) image from %s flux__r limit %s) r) s where bytes <= %s', old_source, notice_rows, notice_bytes) into olds;
+                olds := coalesce(olds, '{}');
+            end if;
+            if new_source is not null then
+                execute format('select array_agg(image) from (select image, sum(octet_length(image::text)) over (rows unbounded preceding) bytes '
+                               'from (select to_json(flux__r) image from %s flux__r limit %s) r) s where bytes <= %s', new_source, notice_rows, notice_bytes) into news;
+                news := coalesce(news, '{}');
+            end if;
+            is_cut := is_cut or cardinality(olds) < old_rows or cardinality(news) < new_rows;
+        end if;
+        befores := coalesce(array_to_json(olds)::text, '');
+        afters := coalesce(array_to_json(news)::text, '');
+        if octet_length(befores) + octet_length(afters) > notice_bytes then
+            is_cut := true;
+            select coalesce(array_to_json(case when olds is not null then coalesce(array_agg(s.o order by s.i) filter (where s.bytes <= notice_bytes), '{}') end)::text, ''),
+                   coalesce(array_to_json(case when news is not null then coalesce(array_agg(s.n order by s.i) filter (where s.bytes <= notice_bytes), '{}') end)::text, '')
+            into strict befores, afters
+            from (select u.o, u.n, u.i,
+                         sum(octet_length(coalesce(u.o::text, '')) + octet_length(coalesce(u.n::text, '')) + 2) over (order by u.i) bytes
+                  from rows from (unnest(olds), unnest(news)) with ordinality u(o, n, i)) s
+            where s.o is not null or s.n is not null;
+        end if;
+        header := '{"version":1,"op":"' || letter || '","xid":"' || my_xid || '","ordinal":' || statement_ordinal
+               || ',"seq":' || currval('flux.mutation_seq') || ',"relid":' || root || ',"depth":' || statement_depth
+               || ',"rows":' || greatest(old_rows, new_rows) || ',"cut":' || is_cut::text || ',"key":' || array_to_json(keys)::text;
+        select header || ',"mac":"' || left(encode(sha256(convert_to(i.value || header || '}' || octet_length(befores) || ' ' || octet_length(afters), 'UTF8')), 'hex'), 32) || '"}'
+        into strict header
+        from flux.instance i where i.key = 'notice_secret';
+        raise notice using errcode = 'FX001', message = header, schema = root_schema, table = root_table, detail = befores, hint = afters;
+    end if;
+    return null;
+end $$;
+
+-- A cascade fires the BEFORE triggers of the table it reaches while the foreign key's own trigger is running, and
+-- the AFTER triggers when that is over. So the depth is noted here. Installed only where a cascade can reach.
+create function flux.note_depth() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('flux.depth_' || tg_relid, pg_trigger_depth()::text, true);
+    return null;
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Installing the capture
+-- ---------------------------------------------------------------------------------------------------------
+
+-- Tables that are the users': not ours, not the system's, not temporary, not an extension's.
+-- "reason" says why a table that holds rows can't be captured whole; null when it can.
+create function flux.user_tables() returns table (relid oid, schema_name text, table_name text, relkind "char", reason text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select c.oid, n.nspname, c.relname, c.relkind,
+           case when c.relkind = 'f' then 'a foreign table: its rows are changed on another server'
+                when e.extname is not null then 'belongs to extension ' || e.extname
+                when exists (select from pg_inherits i where i.inhparent = c.oid) and c.relkind = 'r'
+                     then 'has child tables by INHERITS: changes of theirs through it show only its own columns' end
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    left join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+    left join pg_extension e on e.oid = d.refobjid
+    where c.relkind in ('r', 'p', 'f') and c.relpersistence <> 't'
+      and n.nspname not in ('flux', 'information_schema') and n.nspname !~ '^pg_'
+$$;
+
+-- The arguments that the triggers of a table should have: flags, then key columns by name.
+-- A partition uses its root's key, because its rows are logged as the root's.
+create function flux.capture_arguments(rel oid) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select array[
+        case when exists (select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+                          where t.tgrelid = rel and not t.tgisinternal and t.tgtype & 1 = 1 and t.tgtype & 2 = 0
+                            and p.pronamespace <> 'flux'::regnamespace) then 'o' else '' end
+        || case when exists (select from pg_attribute a where a.attrelid = rel and a.attgenerated = 'v' and not a.attisdropped) then 'v' else '' end
+        || case when exists (select from pg_constraint f where f.conrelid = rel and f.contype = 'f'
+                               and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))) then 'c' else '' end
+    ] || coalesce((
+        select array_agg(a.attname::text order by a.attname collate "C")
+        from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[])
+        where i.indrelid = coalesce(pg_partition_root(rel), rel) and i.indisprimary
+          and array_position(i.indkey::int2[], a.attnum) < i.indnkeyatts
+    ), '{}')
+$$;
+
+-- The triggers a table should have, and whether it has them. "!" sorts before any letter: triggers fire in the
+-- order of their names, and the log must be written before a user's own statement trigger changes more.
+create function flux.capture_triggers(rel oid) returns table (name text, ok boolean, command text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select w.name,
+           exists (select from pg_trigger t
+                   where t.tgrelid = rel and t.tgname = w.name and t.tgenabled in ('O', 'A')
+                     and t.tgfoid = w.function::regproc::oid
+                     and (w.function <> 'flux.capture'
+                          or t.tgargs = (select coalesce(string_agg(convert_to(a, getdatabaseencoding()) || '\x00'::bytea, ''::bytea order by i), '')
+                                         from unnest(flux.capture_arguments(rel)) with ordinality u(a, i)))),
+           format('create or replace trigger %I %s on %s %s for each statement execute function %s(%s)',
+                  w.name, w.event, rel::regclass, w.referencing, w.function,
+                  case when w.function = 'flux.capture' then (select string_agg(quote_literal(a), ', ' order by i)
+                                                              from unnest(flux.capture_arguments(rel)) with ordinality u(a, i)) end)
+    from (values
+        ('!flux_insert', 'after insert', 'referencing new table as flux__new', 'flux.capture'),
+        ('!flux_update', 'after update', 'referencing old table as flux__old new table as flux__new', 'flux.capture'),
+        ('!flux_delete', 'after delete', 'referencing old table as flux__old', 'flux.capture'),
+        ('!flux_truncate', 'before truncate', '', 'flux.capture'),
+        ('!flux_depth', 'before update or delete', '', 'flux.note_depth')
+    ) w (name, event, referencing, function)
+    where w.name <> '!flux_depth' or strpos((flux.capture_arguments(rel))[1], 'c') > 0
+$$;
+
+-- Installs what is missing on one table; cheap and lock-free when nothing is.
+create function flux.track(rel oid) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    wanted record;
+    changed boolean := false;
+begin
+    for wanted in select t.command from flux.capture_triggers(rel) t where not t.ok loop
+        execute wanted.command;
+        changed := true;
+    end loop;
+    return changed;
+end $$;
+
+-- Every table of the users', at deploy and where event triggers can't be had. Answers how many were changed.
+create function flux.track_all() returns int
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    candidate record;
+    changed int := 0;
+begin
+    for candidate in
+        select u.relid from flux.user_tables() u
+        where u.relkind <> 'f' and coalesce(u.reason, '') not like 'belongs to%' order by u.relid
+    loop
+        changed := changed + flux.track(candidate.relid)::int;
+    end loop;
+    return changed;
+end $$;
+
+-- Tables whose changes are not, or not wholly, captured, and why. Empty is what one wants to see.
+create function flux.coverage() returns table (schema_name text, table_name text, reason text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select u.schema_name, u.table_name,
+           coalesce(u.reason, 'triggers missing, disabled or out of date: '
+                    || (select string_agg(t.name, ', ' order by t.name) from flux.capture_triggers(u.relid) t where not t.ok))
+    from flux.user_tables() u
+    where u.reason is not null or exists (select from flux.capture_triggers(u.relid) t where not t.ok)
+    order by 1, 2
+$$;
+
+-- One value for the shape of all user tables: equal digests, equal columns, keys and checks.
+create function flux.catalog_digest() returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select encode(sha256(convert_to(coalesce(string_agg(s.line, E'\n' order by s.line collate "C"), ''), 'UTF8')), 'hex')
+    from (select format('%I.%I %I %s %s %s %s', u.schema_name, u.table_name, a.attname, format_type(a.atttypid, a.atttypmod),
+                        a.attnotnull, a.attgenerated, coalesce(pg_get_expr(d.adbin, d.adrelid), '')) line
+          from flux.user_tables() u
+          join pg_attribute a on a.attrelid = u.relid and a.attnum > 0 and not a.attisdropped
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+          union all
+          select format('%I.%I constraint %I %s', u.schema_name, u.table_name, k.conname, pg_get_constraintdef(k.oid))
+          from flux.user_tables() u join pg_constraint k on k.conrelid = u.relid
+          where k.contype <> 'n') s          -- PostgreSQL 18 has rows for NOT NULL too; the columns say it already
+$$;
+
+create function flux.on_ddl() returns event_trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+    done record;
+    member record;
+    logged boolean := false;
+begin
+    for done in select * from pg_event_trigger_ddl_commands() loop
+        if done.schema_name = 'flux' or done.schema_name ~ '^pg_' or done.in_extension
+           or done.command_tag in ('GRANT', 'REVOKE', 'ALTER DEFAULT PRIVILEGES')  -- rights, not shape
+        then
+            continue;
+        end if;
+        -- Our own triggers, being installed.
+        if done.classid = 'pg_trigger'::regclass and exists (
+            select from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+            where t.oid = done.objid and p.pronamespace = 'flux'::regnamespace)
+        then
+            continue;
+        end if;
+        logged := true;
+        insert into flux.ddl (xid, session_role, command, object_type, object_identity, dropped, catalog_digest)
+        values (pg_current_xact_id(), session_user, done.command_tag, done.object_type, coalesce(done.object_identity, ''), false, '');
+
+        for member in
+            select distinct u.relid
+            from flux.user_tables() u
+            where coalesce(u.reason, '') not like 'belongs to%' and u.relkind <> 'f' and u.relid in (
+                select done.objid where done.classid = 'pg_class'::regclass
+                union all
+                select t.tgrelid from pg_trigger t where done.classid = 'pg_trigger'::regclass and t.oid = done.objid
+                union all
+                select p.relid from pg_class c, pg_partition_tree(c.oid) p
+                where done.classid = 'pg_class'::regclass and c.oid = done.objid and c.relkind = 'p')
+        loop
+            perform flux.track(member.relid);
+        end loop;
+
+        -- The rows a CREATE TABLE AS or SELECT INTO begins with came before any trigger could be there.
+        if done.command_tag in ('CREATE TABLE AS', 'SELECT INTO') and done.classid = 'pg_class'::regclass then
+            perform flux.capture_existing(done.objid);
+        end if;
+    end loop;
+    if logged then
+        update flux.ddl set catalog_digest = flux.catalog_digest() where xid = pg_current_xact_id() and catalog_digest = '';
+    end if;
+end $$;
+
+create function flux.on_drop() returns event_trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    gone record;
+begin
+    for gone in
+        select * from pg_event_trigger_dropped_objects() d
+        where d.original and not d.is_temporary and d.schema_name is distinct from 'flux' and d.object_type <> 'trigger'
+    loop
+        insert into flux.ddl (xid, session_role, command, object_type, object_identity, dropped, catalog_digest)
+        values (pg_current_xact_id(), session_user, tg_tag, gone.object_type, coalesce(gone.object_identity, ''), true, flux.catalog_digest());
+    end loop;
+end $$;
+
+-- Logs the rows a table has as inserts.
+create function flux.capture_existing(rel oid) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+set row_security = off
+as $$
+declare
+    place record;
+    setting constant text := current_setting('flux.ordinal', true);
+    statement_ordinal constant int := case when setting ~ '^[0-9]{1,8} ' then split_part(setting, ' ', 1)::int else 0 end + 1;
+begin
+    select n.nspname, c.relname into strict place from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = rel;
+    perform set_config('flux.ordinal', statement_ordinal || ' ' || rel, true);
+    execute format('insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before, after) '
+                   'select pg_current_xact_id(), %s, %s, %L, %L, ''I'', 1, not starts_with(session_user::text, ''flux_guest_''), null, null, to_json(flux__r) from only %s flux__r',
+                   statement_ordinal, rel, place.nspname, place.relname, rel::regclass);
+end $$;
+
+-- Event triggers need a superuser, except where a provider lets its own role have them. So: try, and say.
+create function flux.install_event_triggers() returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if not exists (select from pg_event_trigger where evtname = 'flux_ddl') then
+        create event trigger flux_ddl on ddl_command_end execute function flux.on_ddl();
+    end if;
+    if not exists (select from pg_event_trigger where evtname = 'flux_drop') then
+        create event trigger flux_drop on sql_drop execute function flux.on_drop();
+    end if;
+    return true;
+exception
+    when insufficient_privilege then
+        return false;
+end $$;
+
+-- A key as the log writes it, from values as a person types them: '{"id":"42"}' gives '{"id":42}'.
+create function flux.key_text(rel regclass, key_values json) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
+set datestyle = 'ISO, MDY'
+set intervalstyle = 'postgres'
+set timezone = 'UTC'
+set bytea_output = 'hex'
+set lc_monetary = 'C'
+as $$
+declare
+    image json;
+    keys constant text[] := (flux.capture_arguments(rel))[2:];
+begin
+    execute format('select to_json(json_populate_record(null::%s, $1))', rel) into image using key_values;
+    return (select '{' || string_agg(to_json(k.name)::text || ':' || (image -> k.name)::text, ',' order by k.i) || '}'
+            from unnest(keys) with ordinality k(name, i));
+end $$;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Guests
+-- ---------------------------------------------------------------------------------------------------------
+
+-- Makes or repairs the login role of a tenant's guests. Refuses a role that could do more than it should:
+-- taking rights away from a role we did not make would be a guess.
+create function flux.ensure_guest_role(tenant_name text, schema_name_wanted text, password text) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    role_wanted constant text := 'flux_guest_' || tenant_name;
+    existing record;
+begin
+    if tenant_name !~ '^[a-z0-9][a-z0-9_]{0,40}$' then
+        raise exception using errcode = 'invalid_parameter_value', message = format('tenant %L is not usable in a role''s name', tenant_name),
+            hint = 'Use lower-case letters, digits and underscores, at most 41.';
+    end if;
+    if schema_name_wanted = 'flux' or schema_name_wanted ~ '^pg_' or schema_name_wanted = 'information_schema' then
+        raise exception using errcode = 'invalid_parameter_value', message = format('schema %L can''t be a tenant''s', schema_name_wanted);
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('flux.ensure_guest_role', 0));
+    select * into existing from pg_roles where rolname = role_wanted;
+    if not found then
+        execute format('create role %I login nosuperuser nocreatedb nocreaterole noreplication nobypassrls noinherit password %L', role_wanted, password);
+    else
+        if existing.rolsuper or existing.rolcreatedb or existing.rolcreaterole or existing.rolreplication or existing.rolbypassrls
+           or exists (select from pg_auth_members m where m.member = existing.oid)
+        then
+            raise exception using errcode = 'invalid_role_specification',
+                message = format('role %I has rights that a guest must not have', role_wanted),
+                hint = format('Take away its attributes and memberships, or drop it: drop role %I', role_wanted);
+        end if;
+        execute format('alter role %I login password %L', role_wanted, password);
+    end if;
+    execute format('create schema if not exists %I', schema_name_wanted);
+    -- PostgreSQL 14 lets everybody create in "public": a guest could put functions in the way of others.
+    execute format('revoke create on schema %I from public', schema_name_wanted);
+    execute format('grant usage on schema %I to %I', schema_name_wanted, role_wanted);
+    execute format('grant select, insert, update, delete on all tables in schema %I to %I', schema_name_wanted, role_wanted);
+    execute format('grant usage, select on all sequences in schema %I to %I', schema_name_wanted, role_wanted);
+    execute format('alter default privileges in schema %I grant select, insert, update, delete on tables to %I', schema_name_wanted, role_wanted);
+    execute format('alter default privileges in schema %I grant usage, select on sequences to %I', schema_name_wanted, role_wanted);
+    execute format('alter role %I set search_path = %I', role_wanted, schema_name_wanted);
+    -- To name the two functions below; there is nothing else in "flux" that a guest may touch.
+    execute format('grant usage on schema flux to %I', role_wanted);
+    execute format('grant execute on function flux.commit_record, flux.mark_transaction to %I', role_wanted);
+    insert into flux.guest (tenant, role_name, schema_name) values (tenant_name, role_wanted, schema_name_wanted)
+    on conflict (tenant) do update set role_name = excluded.role_name, schema_name = excluded.schema_name;
+    return role_wanted;
+end $$;
+
+-- Whether a token is a living supervisor's. Guests never see the token: it travels as a parameter only.
+create function flux.check_token(token bytea) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    if not exists (select from flux.supervisor s where s.token_sha256 = sha256(token)) or token is null then
+        raise exception using errcode = 'insufficient_privilege', message = 'only a supervisor of Flux may write records',
+            hint = 'The token is not one that a supervisor registered in flux.supervisor.';
+    end if;
+end $$;
+
+-- Writes an execution's record inside the guest's own transaction, just before COMMIT.
+--
+-- Call it as "select flux.commit_record($1, $2, ...)": qualified, and with no cast. A cast names a type, and a
+-- guest may put a domain of that name into pg_temp, with a check that reads the token as it passes.
+create function flux.commit_record(
+    token bytea, id uuid, name text, tenant text, trigger text, function text, method text, path text, route text,
+    status int, outcome text, error_type text, error_message text, error_location text, signature text,
+    started_at timestamptz, elapsed_ns bigint, call_count int, mutation_count int, sha text, dirty boolean,
+    deployment text, parent uuid, attempt int, replay_of uuid, completeness text, hosts_failed text[],
+    format smallint, body bytea
+) returns xid8
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    -- Before the insert below, which would assign one: null means that the execution wrote nothing.
+    written_xid constant xid8 := pg_current_xact_id_if_assigned();
+begin
+    if not exists (select from flux.supervisor s where s.token_sha256 = sha256(token)) then
+        perform flux.check_token(token);
+    end if;
+    insert into flux.execution (
+        id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,
+        error_location, signature, started_at, elapsed_ns, call_count, mutation_count, sha, dirty, deployment,
+        parent, attempt, replay_of, xid, completeness, hosts_failed, format, body)
+    values (
+        id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,
+        error_location, signature, started_at, elapsed_ns, call_count, mutation_count, sha, dirty, deployment,
+        parent, attempt, replay_of, written_xid, completeness, hosts_failed, format, body);
+    return written_xid;
+end $$;
+
+-- Marks a transaction as an execution's, where the execution makes several. Same rules for the call.
+create function flux.mark_transaction(token bytea, execution uuid, snapshot pg_snapshot, isolation text) returns xid8
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    written_xid constant xid8 := pg_current_xact_id_if_assigned();
+begin
+    if not exists (select from flux.supervisor s where s.token_sha256 = sha256(token)) then
+        perform flux.check_token(token);
+    end if;
+    if written_xid is not null then
+        insert into flux.transaction (xid, execution, snapshot, isolation) values (written_xid, execution, snapshot, isolation);
+    end if;
+    return written_xid;
+end $$;
+
+-- PostgreSQL lets everybody execute a new function. Not these.
+revoke all on all functions in schema flux from public;
+revoke all on all tables in schema flux from public;
+revoke all on all sequences in schema flux from public;
