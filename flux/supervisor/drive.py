@@ -1,0 +1,410 @@
+"""The one loop that sees guest, session and host.
+
+`drive` carries one execution through a worker: it hands over what to run, takes
+what the guest asks, lets the session decide, has the host perform, and sends the
+answers back in the session's order. It cannot tell recording from replaying; that
+is the session's business.
+
+What it adds is the execution's edge: whatever a guest does (too slow, too much,
+malformed, gone) becomes an `Outcome`, never an exception. Exceptions that leave
+`drive` are Flux's own or the caller's: a host call that crashed, a journal that
+can't be written, cancellation. The worker is then killed.
+
+The order of things for each call, which everything else relies on::
+
+    asked      written to the journal, then performed
+    answered   written to the journal, then sent to the guest
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+import msgspec
+import trio
+
+from flux import values
+from flux.errors import FluxError
+from flux.execution import (
+    Exited,
+    Frame,
+    Killed,
+    LogLine,
+    Outcome,
+    Raised,
+    Returned,
+)
+from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
+from flux.hostcalls import log
+from flux.http_rules import check_response
+from flux.limits import Limits, format_duration, format_size
+from flux.message import HttpResponse
+from flux.redact import Redactor
+from flux.sandbox.base import Exit, Worker
+from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, Session
+from flux.wire import (
+    CallReceived,
+    CancelReceived,
+    Event,
+    GuestConnection,
+    GuestFrameTooLargeError,
+    GuestProtocolError,
+    RaisedReport,
+    RaiseReceived,
+    ReturnReceived,
+    encode_reply,
+)
+
+EXIT_GRACE_S = 2.0
+"""How long a guest that has closed its wire may take to end; then it is killed."""
+OUTPUT_LINES_MAX = 200
+"""Lines written past the SDK that are kept; the last ones count."""
+
+
+class Host(Protocol):
+    """Who performs host calls."""
+
+    def is_immediate(self, name: str) -> bool:
+        """Whether performing never waits."""
+
+    async def perform(self, request: HostCallRequest) -> HostCallResult:
+        """Do what the guest asks; a failure that the guest shall see is part of the answer."""
+
+    def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:
+        """Return the answer to a call that the guest gave up."""
+
+
+class Scribe(Protocol):
+    """Who writes events down before the guest hears of them."""
+
+    def asked(self, request: HostCallRequest, started_ns: int) -> None:
+        """A question, about to be performed."""
+
+    def answered(self, seq: int, result: HostCallResult, answered: int) -> None:
+        """An answer, about to be sent."""
+
+    def logged(self, line: LogLine) -> None:
+        """A log line."""
+
+
+@attrs.frozen
+class Bounds:
+    """What one execution may use, and who says so."""
+
+    limits: Limits
+    origins: Mapping[str, str]
+    """Whose limit it is, by its key in ``flux.toml``: ``timeout``, ``memory``, ``host_calls`` ..."""
+
+    def kill(self, limit: str, allowed: str, detail: str = "") -> Killed:
+        """Return the outcome of passing a limit."""
+        return Killed(limit, allowed, self.origins.get(limit, "Flux's default"), detail)
+
+
+@attrs.frozen
+class Driven:
+    """How it went."""
+
+    outcome: Outcome | None
+    """None when a replay was stopped: it left its recording, or came to where the recording was cut."""
+    elapsed_ns: int
+    reusable: bool = False
+    """The guest ended well and waits for its next execution."""
+    divergence: Divergence | None = None
+    """Where a replay left its recording."""
+    log_bytes_dropped: int = 0
+    """What was logged beyond the limit."""
+
+
+async def drive(
+    worker: Worker,
+    document: bytes,
+    session: Session,
+    host: Host,
+    bounds: Bounds,
+    *,
+    redactor: Redactor,
+    scribe: Scribe | None = None,
+    keep_worker: bool = False,
+) -> Driven:
+    """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
+
+    ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
+    that has ended well gets an answer to everything it still waits for, so that it can serve again.
+    """
+    conversation = _Conversation(worker, session, host, bounds, redactor, scribe)
+    driven: Driven | None = None
+    try:
+        driven = await conversation.run(document, keep_worker)
+        return driven
+    finally:
+        if driven is None or not driven.reusable:
+            worker.kill()
+
+
+class _Stop(Exception):
+    """Ends the conversation from within."""
+
+    def __init__(self, outcome: Outcome | None, divergence: Divergence | None = None) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.divergence = divergence
+
+
+class _Conversation:
+    def __init__(
+        self,
+        worker: Worker,
+        session: Session,
+        host: Host,
+        bounds: Bounds,
+        redactor: Redactor,
+        scribe: Scribe | None,
+    ) -> None:
+        self._worker = worker
+        self._session = session
+        self._host = host
+        self._bounds = bounds
+        self._redactor = redactor
+        self._scribe = scribe
+        self._wire = GuestConnection()
+        self._started_ns = time.perf_counter_ns()
+        self._performing: dict[int, trio.CancelScope] = {}
+        self._recorded: dict[int, HostCallRequest] = {}
+        """Questions in flight as the record has them."""
+        self._unredacted: dict[int, HostCallResult] = {}
+        """What the guest is to hear where the record holds something else."""
+        self._outgoing = bytearray()
+        self._sending = trio.Lock()
+        self._call_count = 0
+        self._log_bytes = 0
+        self._log_bytes_dropped = 0
+        self._failure: BaseException | None = None
+        """What a task of a host call ran into; it ends the execution."""
+        self._nursery: trio.Nursery | None = None
+
+    def _elapsed_ns(self) -> int:
+        return time.perf_counter_ns() - self._started_ns
+
+    async def run(self, document: bytes, keep_worker: bool) -> Driven:
+        limits = self._bounds.limits
+        stop: _Stop | None = None
+        with trio.move_on_after(limits.timeout_s) as deadline:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await self._worker.start(document)
+                try:
+                    while True:
+                        await self._listen()
+                except _Stop as reason:
+                    stop = reason
+                nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+        if stop is None:
+            assert deadline.cancelled_caught
+            stop = _Stop(self._bounds.kill("timeout", format_duration(limits.timeout_s)))
+        elapsed_ns = self._elapsed_ns()
+        ended_well = isinstance(stop.outcome, Returned | Raised)
+        if not ended_well:
+            self._worker.kill()  # Before its last words are read: they must not grow meanwhile.
+        self._keep_output()
+        reusable = keep_worker and ended_well
+        if reusable:
+            await self._dismiss()
+        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped)
+
+    # Hearing the guest
+
+    async def _listen(self) -> None:
+        data = await self._worker.receive()
+        if not data:
+            raise _Stop(await self._describe_exit())
+        try:
+            events = self._wire.receive(data)
+        except GuestFrameTooLargeError as error:
+            raise _Stop(self._bounds.kill("frame", "16MiB", str(error))) from error
+        except GuestProtocolError as error:
+            raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
+        for event in events:
+            await self._take(event)
+        if self._outgoing:
+            await self._flush()
+
+    async def _take(self, event: Event) -> None:
+        match event:
+            case CallReceived(request) if request.one_way:
+                self._take_line(request)
+            case CallReceived(request):
+                await self._take_call(request)
+            case CancelReceived(seq):
+                if self._session.cancelled(seq) and seq in self._performing:
+                    self._performing[seq].cancel()
+                self._collect_replies()
+            case ReturnReceived(value):
+                raise _Stop(self._read_answer(value))
+            case RaiseReceived(report):
+                raise _Stop(self._read_report(report))
+
+    async def _take_call(self, request: HostCallRequest) -> None:
+        limits = self._bounds.limits
+        self._call_count += 1
+        if self._call_count > limits.host_calls_max:
+            detail = f"call {self._call_count} would have been {request.name}"
+            raise _Stop(self._bounds.kill("host_calls", str(limits.host_calls_max), detail))
+        at_ns = self._elapsed_ns()
+        recorded = self._redactor.request(request)
+        match self._session.decide(recorded, at_ns):
+            case Perform():
+                if self._scribe is not None:
+                    self._scribe.asked(recorded, at_ns)
+                self._recorded[request.seq] = recorded
+                if self._host.is_immediate(request.name):
+                    self._complete(request, await self._host.perform(request))
+                else:
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._perform, request)
+            case Answer():
+                self._collect_replies()
+                if self._session.stalled:
+                    raise _Stop(None)
+            case Diverge(divergence):
+                raise _Stop(None, divergence)
+
+    async def _perform(self, request: HostCallRequest) -> None:
+        started_ns = self._elapsed_ns()
+        try:
+            with trio.CancelScope() as scope:
+                self._performing[request.seq] = scope
+                result = await self._host.perform(request)
+            if scope.cancelled_caught:
+                result = self._host.cancelled(request, self._elapsed_ns() - started_ns)
+            del self._performing[request.seq]
+            self._complete(request, result)
+            await self._flush()
+        except FluxError as failure:
+            # A crashed host call, a journal that can't be written: raised by `run`, not into the nursery,
+            # so that it arrives as itself and not in a group.
+            self._failure = failure
+            assert self._nursery is not None
+            self._nursery.cancel_scope.cancel()
+
+    def _complete(self, request: HostCallRequest, result: HostCallResult) -> None:
+        kept = self._redactor.result(self._recorded.pop(request.seq), result)
+        if kept is not result:
+            self._unredacted[request.seq] = result
+        call = self._session.completed(request.seq, kept)
+        if self._scribe is not None:
+            assert call.answered is not None
+            self._scribe.answered(request.seq, kept, call.answered)
+        self._collect_replies()
+
+    def _collect_replies(self) -> None:
+        # Together with the session's decision and without a checkpoint between them, so that the order on
+        # the wire is the order in the record.
+        for seq, result in self._session.take_replies():
+            self._outgoing += self._wire.reply(seq, self._unredacted.pop(seq, result))
+
+    async def _flush(self) -> None:
+        async with self._sending:
+            while self._outgoing:
+                data = bytes(self._outgoing)
+                self._outgoing.clear()
+                await self._worker.send(data)
+
+    def _take_line(self, request: HostCallRequest) -> None:
+        if request.name != log.NAME:
+            detail = f"{request.name} was sent without a number; only {log.NAME} wants no answer"
+            raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", detail))
+        try:
+            line = log.read_line(request, self._elapsed_ns())
+        except (log.BadLogLineError, values.ValueFormatError) as error:
+            raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
+        self._keep_line(line)
+
+    def _keep_line(self, line: LogLine) -> None:
+        size = len(line.message) + len(line.fields)
+        if self._log_bytes + size > self._bounds.limits.log_bytes_max:
+            self._log_bytes_dropped += size
+            return
+        self._log_bytes += size
+        kept = self._redactor.log(line)
+        divergence = self._session.logged(kept)
+        if divergence is not None:
+            raise _Stop(None, divergence)
+        if self._scribe is not None:
+            self._scribe.logged(kept)
+
+    def _keep_output(self) -> None:
+        """What the guest wrote past the SDK, by C code or a dying interpreter, is logged as well."""
+        lines = self._worker.take_output().splitlines()
+        for text in lines[-OUTPUT_LINES_MAX:]:
+            self._keep_line(LogLine(self._elapsed_ns(), "stderr", text))
+
+    # The end
+
+    def _read_answer(self, value: bytes) -> Outcome:
+        if len(value) > self._bounds.limits.response_bytes_max:
+            allowed = format_size(self._bounds.limits.response_bytes_max)
+            return self._bounds.kill("response", allowed, f"the function returned {len(value):,} bytes")
+        try:
+            answer = _answer_decoder.decode(value)
+            body = values.decode(answer.body)
+        except (msgspec.MsgspecError, values.ValueFormatError, RecursionError) as error:
+            return self._bounds.kill("protocol", "PROTOCOL.md", f"a malformed answer: {error}")
+        content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+        if not isinstance(content, bytes):
+            return self._bounds.kill("protocol", "PROTOCOL.md", "an answer's body is text or bytes")
+        headers = tuple((name, item) for name, item in answer.headers)
+        try:
+            check_response(HttpResponse(answer.status, headers, content), "GET")
+        except FluxError as error:
+            # The function's own mistake, found where it can still be rolled back and recorded.
+            return Raised("InvalidResponse", error.message)
+        return Returned(answer.status, headers, content)
+
+    def _read_report(self, report: RaisedReport) -> Outcome:
+        if report.type == "MemoryError":
+            limit = format_size(self._bounds.limits.memory_bytes_max)
+            where = next((frame for frame in reversed(report.frames) if frame.user), None)
+            detail = f"MemoryError at {where.file}:{where.line} in {where.function}" if where else "MemoryError"
+            return self._bounds.kill("memory", limit, detail)
+        return Raised(
+            type=report.type,
+            message=report.message,
+            frames=tuple(Frame(f.file, f.line, f.function, f.user, f.source) for f in report.frames),
+            status=report.status,
+            code=report.code,
+            violations=values.encode_canonical(report.violations),
+            call=report.call,
+            cause=report.cause,
+        )
+
+    async def _describe_exit(self) -> Outcome:
+        exited: Exit | None = None
+        with trio.move_on_after(EXIT_GRACE_S):
+            exited = await self._worker.wait_exit()
+        if exited is None:
+            return self._bounds.kill("protocol", "PROTOCOL.md", "it closed its door without an answer and went on")
+        last = exited.output.strip().splitlines()[-1:] or [""]
+        if last[0].strip() == "MemoryError":
+            limit = format_size(self._bounds.limits.memory_bytes_max)
+            return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
+        return Exited(exited.exit_code, exited.signal, exited.output.strip()[-4000:])
+
+    async def _dismiss(self) -> None:
+        """Answer what the guest still waits for: it listens until it has heard everything."""
+        error = HostCallResult(error=_OVER)
+        for seq in sorted(self._wire.outstanding):
+            self._outgoing += encode_reply(seq, error)
+        await self._flush()
+
+
+class _Answer(msgspec.Struct, forbid_unknown_fields=True):
+    status: int
+    headers: list[tuple[str, str]]
+    body: msgspec.Raw
+
+
+_OVER = HostCallError(CANCELLED, "the execution is over")
+_answer_decoder = msgspec.json.Decoder(_Answer)

@@ -1,0 +1,468 @@
+"""One execution from its trigger to its record.
+
+`Executor.execute` gives a function its worker, its database and its door, lets
+`drive` run it, and settles what it leaves: the transaction is committed or rolled
+back, and the record is stored. The order at the end is what the record's truth
+rests on::
+
+    the guest has ended, nothing of it runs any more
+    the whole record is in the journal
+    written something?  record and COMMIT in the guest's own transaction
+    otherwise           transaction ended first, record through the batcher
+    the record is marked stored in the journal, when the database has it
+    only then the caller gets the outcome
+
+So whenever the process dies, the journal and the database together say what
+happened (`flux.supervisor.recovery`). Nothing here decides what is replayed or why
+something failed; it waits, and hands values on.
+"""
+
+import uuid
+from typing import Protocol
+
+import attrs
+import trio
+
+from flux import ids, wire
+from flux.deployment import Deployment, Function
+from flux.errors import FluxError
+from flux.execution import (
+    Execution,
+    Interrupted,
+    LimitInForce,
+    LogLine,
+    Outcome,
+    Raised,
+    Returned,
+    Transaction,
+    Trigger,
+)
+from flux.failure import Kind, find_failure
+from flux.grants import Grants
+from flux.hostcall import Effect, HostCallRequest, HostCallResult
+from flux.hostcalls import all_kinds
+from flux.hostcalls.base import CallContext, Clock, Entropy, HostCallFailed
+from flux.hostcalls.http import HttpClient
+from flux.hostcalls.secret import TenantSecrets
+from flux.limits import format_duration, format_size
+from flux.mutation import Mutation
+from flux.redact import RedactionRules, Redactor
+from flux.sandbox.base import Sandbox
+from flux.session import RecordSession
+from flux.store.postgres import CommitUnknown, Pool
+from flux.store.queries import QUERIES
+from flux.store.records import RecordWriter, commit_parameters, make_record
+from flux.supervisor.changes import Changes
+from flux.supervisor.database import ExecutionDatabase, describe_failure
+from flux.supervisor.drive import Bounds, Driven, drive
+from flux.supervisor.journal import Journal
+from flux.supervisor.perform import HostTable
+from flux.supervisor.tables import TableCatalog
+from flux.values import text_or_bytes
+
+ATTEMPTS = 3
+"""Runs of one request that is given up by the database each time, the first one included."""
+RETRY_PAUSE_S = 0.02
+"""Before the second attempt; it doubles with each further one, and a random part is added."""
+SETTLE_S = 60.0
+"""How long ending a transaction may take once the function has ended, cancelled or not."""
+INTERRUPTED_SETTLE_S = 5.0
+FIND_OUT_S = 30.0
+"""How long we ask the database what became of a COMMIT that it did not answer."""
+
+
+@attrs.frozen
+class Runnable:
+    """A function of a deployment with everything that running it takes."""
+
+    function: Function
+    deployment: Deployment
+    sandbox: Sandbox
+    bounds: Bounds
+    limits: tuple[LimitInForce, ...]
+    """The same as ``bounds``, for the record."""
+    grants: Grants
+    isolation: str
+    middleware: tuple[str, ...]
+    rules: RedactionRules
+    warm: bool = False
+    """Its worker may serve again."""
+
+
+@attrs.frozen
+class Executed:
+    """An execution that has ended."""
+
+    execution: Execution
+    """As it is recorded, so redacted."""
+    outcome: Outcome
+    """What the caller gets, unredacted."""
+    stored: bool
+    """The database has its record; otherwise the journal has it, and the writer is on it."""
+
+
+class Audience(Protocol):
+    """Who hears of executions that have ended."""
+
+    def done(self, execution: Execution, *, stored: bool) -> None:
+        """It has ended; ``stored`` as in `Executed`."""
+
+    def stored(self, execution_id: uuid.UUID) -> None:
+        """The database has the record of one that was not stored at its end."""
+
+
+@attrs.frozen
+class Backing:
+    """What all executions of one tenant share."""
+
+    tenant: str
+    guests: Pool
+    """Connections of the tenant's own role."""
+    owner: Pool
+    """Connections of Flux's role."""
+    writer: RecordWriter
+    journal: Journal
+    http: HttpClient
+    secrets: TenantSecrets
+    tables: TableCatalog
+    clock: Clock
+    entropy: Entropy
+    token: bytes
+    """Lets us write records on a guest's connection; its digest is in ``flux.supervisor``."""
+    notice_secret: str
+    """Authenticates the capture triggers' NOTICEs."""
+
+
+class _Scribe:
+    """Writes one execution's events into the journal."""
+
+    def __init__(self, journal: Journal, execution_id: uuid.UUID) -> None:
+        self._journal = journal
+        self._id = execution_id.bytes
+
+    def asked(self, request: HostCallRequest, started_ns: int) -> None:
+        self._journal.asked(self._id, request, started_ns)
+
+    def answered(self, seq: int, result: HostCallResult, answered: int) -> None:
+        self._journal.answered(self._id, seq, result, answered)
+
+    def logged(self, line: LogLine) -> None:
+        self._journal.logged(self._id, line)
+
+    def transaction(self, transaction: Transaction) -> None:
+        self._journal.transaction(self._id, transaction)
+
+    def mutated(self, call: int, mutations: tuple[Mutation, ...]) -> None:
+        self._journal.mutated(self._id, call, mutations)
+
+
+class Executor:
+    """Runs functions and keeps their records."""
+
+    def __init__(self, backing: Backing, audience: Audience) -> None:
+        self._backing = backing
+        self._audience = audience
+        self.running = 0
+        """Executions in progress."""
+
+    async def execute(self, runnable: Runnable, trigger: Trigger, value: object) -> Executed:
+        """Run the function, again if the database gave it up for others' sake; return the last attempt.
+
+        ``value`` is the function's input. Raises `JournalError` when nothing can be recorded: then nothing ran.
+        """
+        parent: uuid.UUID | None = None
+        attempts = ATTEMPTS + runnable.function.retries
+        self.running += 1
+        try:
+            for attempt in range(1, attempts + 1):
+                run = _Run(self._backing, self._audience, runnable, trigger, parent, attempt)
+                executed = await run.run(value)
+                self._audience.done(executed.execution, stored=executed.stored)
+                if attempt == attempts or not may_run_again(executed.execution):
+                    return executed
+                parent = executed.execution.id
+                jitter = 1 + int.from_bytes(self._backing.entropy.take(2)) / 65536
+                await trio.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1) * jitter)
+            raise AssertionError("the last attempt returns")
+        finally:
+            self.running -= 1
+
+    def refuse(self, runnable: Runnable, trigger: Trigger, refusal: Raised) -> Executed:
+        """Record a request that was answered without running the function: its input can't be read."""
+        executed = _Run(self._backing, self._audience, runnable, trigger, None, 1).refuse(refusal)
+        self._audience.done(executed.execution, stored=False)
+        return executed
+
+
+def may_run_again(execution: Execution) -> bool:
+    """Whether the database gave the execution up for another's sake, and nothing of it has left Flux."""
+    failure = find_failure(execution)
+    if failure is None or failure.kind not in (Kind.SERIALIZATION_FAILURE, Kind.DEADLOCK):
+        return False
+    if any(transaction.committed and transaction.xid is not None for transaction in execution.transactions):
+        return False
+    kinds = all_kinds()
+    return not any(
+        kinds[call.request.name].effect is Effect.LEAVES for call in execution.calls if call.request.name in kinds
+    )
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self,
+        backing: Backing,
+        audience: Audience,
+        runnable: Runnable,
+        trigger: Trigger,
+        parent: uuid.UUID | None,
+        attempt: int,
+    ) -> None:
+        self._backing = backing
+        self._audience = audience
+        self._runnable = runnable
+        self._trigger = trigger
+        started_at_ns = backing.clock.now_ns()
+        execution_id = ids.make_execution_id(started_at_ns // 1_000_000, backing.entropy.take(ids.ENTROPY_BYTES))
+        seed = backing.entropy.take(32)
+        self._redactor = Redactor(runnable.rules, seed, backing.secrets.hide)
+        self._head = Execution(
+            id=execution_id,
+            tenant=backing.tenant,
+            function=runnable.function.name,
+            deployment=runnable.deployment.id,
+            sha=runnable.deployment.sha,
+            dirty=runnable.deployment.dirty,
+            trigger=self._redactor.trigger(trigger),
+            started_at_ns=started_at_ns,
+            seed=seed,
+            level=runnable.sandbox.level,
+            limits=runnable.limits,
+            parent=parent,
+            attempt=attempt,
+        )
+        self._scribe = _Scribe(backing.journal, execution_id)
+        self._session = RecordSession()
+        self._changes = Changes(backing.notice_secret, self._redactor, self._scribe.mutated)
+        self._database = ExecutionDatabase(
+            backing.guests,
+            self._changes,
+            backing.tables,
+            atomic=runnable.function.atomic,
+            isolation=runnable.isolation,
+            mark=lambda snapshot, isolation: (backing.token, execution_id, snapshot, isolation),
+            now_ns=backing.clock.now_ns,
+            elapsed_ns=self._elapsed_ns,
+            tell=self._scribe.transaction,
+        )
+        self._driven: Driven | None = None
+
+    async def run(self, value: object) -> Executed:
+        """Run the function, settle its transaction and record it."""
+        self._backing.journal.begin(self._head)
+        try:
+            try:
+                outcome = await self._drive(value)
+            except trio.Cancelled:
+                # The server is being stopped, and this took longer than the drain allows.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + INTERRUPTED_SETTLE_S):
+                    await self._database.roll_back()
+                self._submit(Interrupted("the server was stopped before the function ended"))
+                raise
+            # What was begun is ended, whoever loses patience meanwhile.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S) as settling:
+                executed = await self._settle(outcome)
+            if settling.cancelled_caught:
+                raised = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
+                executed = self._submit(raised)
+            return executed
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._database.close()
+
+    def refuse(self, refusal: Raised) -> Executed:
+        """Record an execution that never began."""
+        self._backing.journal.begin(self._head)
+        return self._submit(refusal)
+
+    def _elapsed_ns(self) -> int:
+        return self._backing.clock.now_ns() - self._head.started_at_ns
+
+    # Running
+
+    async def _drive(self, value: object) -> Outcome:
+        runnable, sandbox = self._runnable, self._runnable.sandbox
+        worker = None
+        try:
+            # Waiting for a worker is not the function's own time, but it must not last for ever either.
+            with trio.fail_after(runnable.bounds.limits.timeout_s):
+                worker = await sandbox.acquire()
+            self._driven = await drive(
+                worker,
+                self._make_document(value),
+                self._session,
+                HostTable(self._make_context()),
+                runnable.bounds,
+                redactor=self._redactor,
+                scribe=self._scribe,
+                keep_worker=runnable.warm,
+            )
+            assert self._driven.outcome is not None, "a recording is never stopped"
+            return self._driven.outcome
+        except trio.TooSlowError:
+            limit = format_duration(runnable.bounds.limits.timeout_s)
+            return Raised("NoWorker", f"no worker was free within {limit}", status=503, code="OVERLOADED")
+        except FluxError as error:
+            # Not the function's fault: a host call that crashed, a journal that is full, a sandbox that can't fork.
+            return Raised(type(error).__name__, f"{error.code} {error.message}", status=503, code="OVERLOADED")
+        finally:
+            if worker is not None:
+                reusable = self._driven is not None and self._driven.reusable
+                with trio.CancelScope(shield=True):
+                    await sandbox.release(worker, reusable=reusable)
+
+    def _make_document(self, value: object) -> bytes:
+        head, trigger = self._head, self._trigger
+        return wire.encode_start(
+            {
+                "function": head.function,
+                "execution": head.name,
+                "now_ns": head.started_at_ns,
+                "seed": head.seed.hex(),
+                "memory_bytes_max": self._runnable.bounds.limits.memory_bytes_max,
+                "middleware": list(self._runnable.middleware),
+                "request": {
+                    "method": trigger.method,
+                    "path": trigger.path,
+                    "params": [list(pair) for pair in trigger.params],
+                    "query": [list(pair) for pair in trigger.query],
+                    "headers": [list(pair) for pair in trigger.headers],
+                    "body": text_or_bytes(trigger.body),
+                },
+                "input": value,
+            }
+        )
+
+    def _make_context(self) -> CallContext:
+        backing, runnable = self._backing, self._runnable
+        return CallContext(
+            tenant=backing.tenant,
+            function=runnable.function.name,
+            grants=runnable.grants,
+            limits=runnable.bounds.limits,
+            clock=backing.clock,
+            entropy=backing.entropy,
+            database=self._database,
+            http=backing.http,
+            secrets=backing.secrets,
+        )
+
+    # Settling
+
+    async def _settle(self, outcome: Outcome) -> Executed:
+        database = self._database
+        if not isinstance(outcome, Returned) or not database.is_open:
+            await database.roll_back()
+            return self._submit(outcome)
+        if not self._runnable.function.atomic:
+            # A block that it opened and never closed: what it did not commit it does not get.
+            await database.roll_back()
+            return self._submit(outcome)
+        try:
+            if await database.finish_reads():
+                return self._submit(outcome)
+            return await self._commit(outcome)
+        except HostCallFailed as failed:
+            await database.roll_back()
+            error = failed.error
+            return self._submit(Raised("CommitFailed", f"ERROR {error.code}: {error.message}"))
+        except CommitUnknown as unknown:
+            return await self._find_out(outcome, unknown)
+
+    async def _commit(self, outcome: Outcome) -> Executed:
+        """Write the record into the guest's transaction and commit both."""
+        backing, database = self._backing, self._database
+        execution = self._make_execution(outcome, database.describe_commit())
+        record = make_record(execution)
+        if record.blobs:
+            try:
+                await backing.writer.write_blobs(record.blobs)
+            except FluxError as error:
+                raise describe_failure(error) from error
+        backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
+        await database.commit_with(QUERIES.commit_record, commit_parameters(record, backing.token))
+        await self._tell_undone(execution)
+        backing.journal.stored(execution.id.bytes)
+        return Executed(execution, outcome, stored=True)
+
+    async def _find_out(self, outcome: Outcome, unknown: CommitUnknown) -> Executed:
+        """COMMIT was not answered. The record went with it, so the database knows what became of both.
+
+        It is asked by writing the record of a failure under the same id: that waits for the other transaction
+        if it is still on its way, and is refused if it took place.
+        """
+        failed = Raised("CommitFailed", f"ERROR {unknown.code}: {unknown.message}; it did not take place")
+        execution = attrs.evolve(self._make_execution(failed), mutations=self._changes.peek_all())
+        with trio.move_on_after(FIND_OUT_S):
+            if await self._backing.writer.insert(make_record(execution)):
+                self._database.settle_unknown(committed=False)
+                self._backing.journal.stored(execution.id.bytes)
+                return Executed(execution, failed, stored=True)
+            self._database.settle_unknown(committed=True)
+            execution = self._make_execution(outcome)
+            self._backing.journal.stored(execution.id.bytes)
+            return Executed(execution, outcome, stored=True)
+        # The journal holds the record as one that goes with its transaction; recovery asks again at start.
+        unsettled = Raised("CommitUnknown", unknown.message, status=503, code="OVERLOADED")
+        return Executed(self._make_execution(unsettled), unsettled, stored=False)
+
+    async def _tell_undone(self, execution: Execution) -> None:
+        """Keep the rows that were undone inside a transaction that was committed: the log has them no more."""
+        undone = execution.mutations
+        if self._database.unsettled:
+            undone += await self._backing.writer.find_undone(self._database.unsettled_mutations())
+        if undone:
+            await self._backing.writer.add_rolled_back(execution.id, undone)
+
+    def _submit(self, outcome: Outcome) -> Executed:
+        """Record an execution whose transactions have all ended."""
+        backing = self._backing
+        execution = self._make_execution(outcome)
+        backing.journal.ended(execution.id.bytes, execution, in_transaction=False)
+
+        def stored() -> None:
+            backing.journal.stored(execution.id.bytes)
+            self._audience.stored(execution.id)
+
+        backing.writer.submit(make_record(execution), stored)
+        return Executed(execution, outcome, stored=False)
+
+    def _make_execution(self, outcome: Outcome, committing: Transaction | None = None) -> Execution:
+        """Return the record as it is now."""
+        database, changes, driven = self._database, self._changes, self._driven
+        if isinstance(outcome, Returned):
+            outcome = self._redactor.returned(outcome)
+        elif isinstance(outcome, Raised):
+            outcome = self._redactor.raised(outcome)
+        missing = []
+        if driven is not None and driven.log_bytes_dropped:
+            limit = format_size(self._runnable.bounds.limits.log_bytes_max)
+            missing.append(f"{driven.log_bytes_dropped:,} bytes of log lines beyond the limit of {limit}")
+        missing += [
+            f"call {call} changed more rows than their images are kept of, should they be rolled back"
+            for call in sorted(changes.cut_calls)
+        ]
+        return attrs.evolve(
+            self._head,
+            outcome=outcome,
+            elapsed_ns=self._elapsed_ns(),
+            calls=self._session.calls,
+            logs=self._session.logs,
+            mutations=tuple(changes.rolled_back),
+            mutation_count=changes.row_count,
+            ordinals=tuple(changes.ordinals_with_open() if committing else changes.ordinals),
+            transactions=(*database.transactions, *([committing] if committing else [])),
+            reads=tuple(database.reads),
+            completeness=tuple(missing),
+        )

@@ -1,0 +1,81 @@
+"""What the columns of an answer are: of which table, and which of them are its key.
+
+Postgres tells, for each column of an answer, the table and column it was taken
+from, as numbers. `TableCatalog` knows the names behind the numbers. It asks once
+for each table; a number never comes back for another table.
+"""
+
+from collections.abc import Iterable
+
+import attrs
+
+from flux.errors import FluxError
+from flux.store.postgres import Column, Pool
+from flux.store.queries import QUERIES
+
+
+@attrs.frozen
+class _Table:
+    schema: str
+    name: str
+    columns: dict[int, str]
+    """By number."""
+    key: frozenset[int]
+    """Numbers of the primary key's columns."""
+
+
+Found = tuple[str, str, tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]
+"""Schema, table, key and other columns, as in `flux.execution.Read`."""
+
+
+class TableCatalog:
+    """Names and keys of tables by their numbers."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._tables: dict[int, _Table] = {}
+
+    def forget(self) -> None:
+        """Ask again: tables may have got other keys or names."""
+        self._tables.clear()
+
+    async def find_reads(self, columns: tuple[Column, ...]) -> list[Found]:
+        """Return, for each table whose whole key is among ``columns``, which of them are what.
+
+        A database that can't be asked is no reason to fail a statement that has run: then nothing is known.
+        """
+        wanted = {column.table_oid for column in columns} - {0}
+        if not wanted:
+            return []
+        if missing := wanted - self._tables.keys():
+            try:
+                await self._learn(missing)
+            except FluxError:
+                return []
+        return [found for oid in sorted(wanted) if (found := self._match(self._tables[oid], oid, columns))]
+
+    def _match(self, table: _Table, oid: int, columns: Iterable[Column]) -> Found | None:
+        places: dict[int, int] = {}
+        for index, column in enumerate(columns):
+            if column.table_oid == oid and column.column_number in table.columns:
+                if column.column_number in table.key and column.column_number in places:
+                    return None  # A self-join: which key belongs to which column can't be told.
+                places[column.column_number] = index
+        if not table.key or not table.key <= places.keys():
+            return None
+        key = sorted((table.columns[number], places[number]) for number in table.key)
+        rest = sorted((table.columns[number], index) for number, index in places.items() if number not in table.key)
+        return table.schema, table.name, tuple(key), tuple(rest)
+
+    async def _learn(self, oids: Iterable[int]) -> None:
+        asked = sorted(oids)
+        async with self._pool.acquire() as connection:
+            rows = await connection.fetch(QUERIES.describe_tables, asked)
+        for oid in asked:
+            mine = [row for row in rows if row["relid"] == oid]
+            self._tables[oid] = _Table(
+                mine[0]["schema_name"] if mine else "",
+                mine[0]["table_name"] if mine else "",
+                {row["number"]: row["name"] for row in mine},
+                frozenset(row["number"] for row in mine if row["is_key"]),
+            )
