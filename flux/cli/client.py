@@ -212,7 +212,7 @@ class Client:
         remedy = str(problem.get("remedy") or "")
         status = response.status
         if _is_flux_code(code):
-            raise of_code(code)(detail, remedy=remedy)
+            raise of_code(code, problem.get("exit"))(detail, remedy=remedy)
         if status in (401, 403):
             raise NotAuthorised(
                 f"{self.server.url} refused the token from {self.server.source}: {detail}"

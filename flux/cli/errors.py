@@ -9,7 +9,7 @@ from flux.cli.client import open_client
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, json_text, wrap
 from flux.cli.settings import settings
-from flux.cli.trace_list import canonical_since
+from flux.cli.trace_list import canonical_since, tell_not_stored
 
 
 @click.command()
@@ -33,6 +33,7 @@ def command(since: str | None) -> None:
     for group in sorted(groups, key=lambda group: -group.number("count")):
         lines += _group(group, count_cells, screen.width, quiet=said.quiet)
     screen.page(lines)
+    tell_not_stored(answer.record)
     if not groups and not said.quiet:
         Screen.stderr().line(f"no failures{period}")
 

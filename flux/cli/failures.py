@@ -105,9 +105,15 @@ _KNOWN: dict[str, type[OperatorError]] = {
 }
 
 
-def of_code(code: str) -> type[OperatorError]:
-    """The class for a code that the server sent, made on the spot when only the server knows it."""
-    return _KNOWN.get(code) or type(code, (OperatorError,), {"code": code})
+def of_code(code: str, exit_code: object = None) -> type[OperatorError]:
+    """The class for a code that the server sent, made on the spot when only the server knows it.
+
+    ``exit_code`` is what the server says a command ends with; without one it is the usual.
+    """
+    members: dict[str, object] = {"code": code}
+    if type(exit_code) is int and 0 < exit_code < 126:  # Beyond begin the shell's own and the signals'.
+        members["exit_code"] = exit_code
+    return _KNOWN.get(code) or type(code, (OperatorError,), members)
 
 
 def usage_error(error: "click.ClickException", arguments: list[str]) -> UsageError:

@@ -1,6 +1,11 @@
-"""``flux logs``: what functions logged."""
+"""``flux logs``: what functions logged.
 
-from collections import Counter
+The lines of an execution are reported when it ends. So a connection that was lost is taken up again
+from a while before the last line, and a line that was shown is known by its execution and number.
+"""
+
+from collections import OrderedDict
+from datetime import datetime
 from typing import Any
 
 import click
@@ -13,6 +18,7 @@ from flux.cli.follow import endless
 from flux.cli.record import Record
 from flux.cli.screen import Piece, Screen, json_text, pad
 from flux.cli.settings import settings
+from flux.cli.tail import OVERLAP, SEEN_MAX
 from flux.cli.trace_list import canonical_since
 from flux.cli.trace_show import LEVELS, fields_text
 
@@ -32,7 +38,7 @@ def command(function: str | None, since: str | None, follow: bool) -> int:
 
 
 class Logs:
-    """The lines so far. Without ids, those of the last instant are remembered, in case they come again."""
+    """What has been shown, and where to go on after a lost connection."""
 
     def __init__(self, client: Client, function: str | None, since: str | None) -> None:
         self._client = client
@@ -43,8 +49,11 @@ class Logs:
         self._screen = Screen.stdout()
         self.story = None if said.quiet else Screen.stderr(colour=False if said.no_color else None)
         """Where to say what is going on; None when nothing is to be said."""
-        self._last_instant: Counter[str] = Counter()
-        self._again: Counter[str] = Counter()
+        self._seen: OrderedDict[tuple[str, float], None] = OrderedDict()
+        self._latest: datetime | None = None
+        self._began_at: datetime | None = None
+        self._asked = False
+        self._resumed = False
         self.shown = 0
         """Lines on the screen."""
         self.lost = 0
@@ -52,14 +61,25 @@ class Logs:
 
     def ask(self, *, follow: bool) -> Stream:
         """Ask for the stream, from where the last one ended."""
-        self._again = self._last_instant.copy()
         stream = self._client.stream(
-            "logs", endless=follow, function=self._function, since=self._since, follow=1 if follow else 0
-        )
-        if follow and self._since is None:
-            # Nothing was asked for but what comes from now on: after a lost connection, from here on.
-            self._since = stream.began_at
+            "logs", endless=follow, function=self._function, since=self._resume_from(),
+            follow=1 if follow else 0,
+        )  # fmt: skip
+        self._resumed = self._asked
+        if not self._asked:
+            self._asked = True
+            if stream.began_at is not None:
+                self._began_at = moments.read_moment(stream.began_at, "the Date header")
         return stream
+
+    def _resume_from(self) -> str | None:
+        known = self._latest or self._began_at
+        if not self._asked or known is None:
+            return self._since
+        resume = known - OVERLAP
+        if self._since is not None and moments.read_moment(self._since, "--since") > resume:
+            return self._since
+        return moments.utc_text(resume)
 
     def ask_on(self) -> Stream:
         """Ask for a stream that does not end."""
@@ -79,19 +99,28 @@ class Logs:
                 )
             )
             return
-        at = record.text("at")
-        if at == self._since and self._again[answer.text] > 0:
-            self._again[answer.text] -= 1
+        if self._is_old(record):
             return
-        if at != self._since:
-            self._since = at
-            self._last_instant.clear()
-        self._last_instant[answer.text] += 1
         self.shown += 1
         if self._json:
             self._screen.write_raw_json(answer.text)
         else:
             self._show_line(record)
+
+    def _is_old(self, log: Record) -> bool:
+        """Whether this line was shown, or is older than what was asked for. Remembers it, too."""
+        at = moments.read_moment(log.text("at"), log.path("at"))
+        # A resumed stream begins earlier than the first did, for the sake of executions that were running.
+        if self._resumed and self._since is None and self._began_at is not None and at < self._began_at:
+            return True
+        key = log.text("execution"), log.number("line")
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
+        self._latest = max(self._latest or at, at)
+        return False
 
     def _show_line(self, log: Record) -> None:
         level = log.text("level")

@@ -65,15 +65,21 @@ def _shared(one: str, other: str) -> int:
 
 
 def failed(summary: Record) -> bool:
-    """Whether the execution went wrong: it raised, was stopped, or answered 5xx."""
-    if summary.data.get("error") is not None or outcome_word(summary) in ("raised", "killed", "interrupted"):
+    """Whether the execution went wrong: it was stopped, answered 5xx, or raised with nobody to answer.
+
+    An answer of 4xx is the function's own choice, raised or not.
+    """
+    word = outcome_word(summary)
+    if word in ("killed", "exited", "interrupted"):
         return True
     status = summary.maybe_number("status")
-    return status is not None and status >= 500
+    if status is not None:
+        return status >= 500
+    return word == "raised" or summary.data.get("error") is not None
 
 
 def outcome_word(summary: Record) -> str:
-    """``returned``, ``raised``, ``killed`` or ``interrupted``."""
+    """``returned``, ``raised``, ``killed``, ``exited`` or ``interrupted``."""
     outcome = summary.get("outcome")
     if isinstance(outcome, dict):  # An outcome with its particulars names itself in "kind".
         return Record(outcome, summary.path("outcome")).text("kind")
@@ -89,7 +95,7 @@ def status_piece(summary: Record) -> Piece:
     word = outcome_word(summary)
     if word == "returned":
         return Piece("failed", "red bold") if failed(summary) else Piece("ok", "green")
-    return Piece({"raised": "failed", "interrupted": "cut"}.get(word, word), "red bold")
+    return Piece({"raised": "failed", "exited": "crashed", "interrupted": "cut"}.get(word, word), "red bold")
 
 
 def route(summary: Record) -> str:
@@ -196,13 +202,14 @@ def error_line(summary: Record, width: int, *, whole: bool) -> Line | None:
     error = summary.get("error")
     if error is None:
         word = outcome_word(summary)
-        if word not in ("killed", "interrupted"):
+        if word not in ("killed", "exited", "interrupted"):
             return None
         error = f"{word}: the execution did not end by itself"
     text, where = error_parts(error)
     room = width - 13 - (cells(where) + 3 if where else 0)
     shown = text if whole else cut(text, max(20, room))
-    return ["             ", Piece("✗ " + shown, "red"), Piece("   " + where if where else "", "cyan")]
+    mark = Piece("✗ " + shown, "red") if failed(summary) else Piece("· " + shown, "yellow")
+    return ["             ", mark, Piece("   " + where if where else "", "cyan")]
 
 
 def parent_line(summary: Record, names: Mapping[str, str]) -> Line | None:
@@ -231,6 +238,15 @@ def completeness_line(summary: Record) -> Line | None:
         return None
     said = completeness if isinstance(completeness, str) else json_text(completeness)
     return [Piece(f"  ! this record is not whole: {said}", "yellow")]
+
+
+def not_stored_line(answer: Record) -> Line | None:
+    """A warning when executions have ended and the database does not take their records; else None."""
+    count = answer.maybe_number("not_stored")
+    if not count:
+        return None
+    what = "execution that has just ended is" if count == 1 else "executions that have just ended are"
+    return [Piece(f"  ! {count:g} {what} not stored yet, and not shown: flux doctor", "yellow")]
 
 
 # --- values ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from flux.cli.client import open_client
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, line_cells, pad
 from flux.cli.settings import settings
+from flux.cli.trace_list import tell_not_stored
 
 
 @click.command()
@@ -33,6 +34,7 @@ def command(table: str, key: str) -> None:
         screen.write_raw_json(answer.text)
         return
     screen.page(lines(table, key, versions, screen.width, whole=said.verbose, quiet=said.quiet))
+    tell_not_stored(record)
     if not versions and not said.quiet:
         Screen.stderr().line(f"no change of {table}[{key}] is recorded")
 

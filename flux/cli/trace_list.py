@@ -5,6 +5,7 @@ import click
 from flux.cli import moments, render
 from flux.cli.client import open_client
 from flux.cli.complete import execution_ids, filter_words
+from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen
 from flux.cli.settings import settings
 
@@ -44,6 +45,7 @@ def command(query: str | None, count: int, before: str | None) -> None:
     if lines and not said.quiet:
         lines.insert(0, render.table_head(screen.width, time_cells))
     screen.page(lines)
+    tell_not_stored(answer.record)
     if not said.quiet:
         _tell(len(executions), count, text, executions[-1].text("name") if executions else "")
 
@@ -59,6 +61,12 @@ def _tell(found: int, count: int, text: str | None, last: str) -> None:
     elif found >= count:
         query = f" -q '{text}'" if text else ""
         story.line(Piece(f"  … perhaps more: flux trace list{query} -n {count} --before {last}", "dim"))
+
+
+def tell_not_stored(answer: Record) -> None:
+    """Say on stderr what the answer can't have, also with -q: it must not look whole."""
+    if (line := render.not_stored_line(answer)) is not None:
+        Screen.stderr(colour=False if settings().no_color else None).line(*line)
 
 
 def canonical_filter(query: str | None) -> str | None:

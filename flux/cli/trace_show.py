@@ -75,8 +75,8 @@ def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
         ]
     result += [[], *render.block("output", trace.get("output"), width, whole=whole)]
     result += _children(trace)
-    if not quiet:
-        result += render.next_lines(_next(trace), width)
+    if not quiet and (commands := _next(trace)):
+        result += render.next_lines(commands, width)
     return result
 
 
@@ -202,7 +202,7 @@ def _call_whole(trace: Record, call: Record, width: int) -> list[Line]:
     location = call.maybe_record("location")
     function = location.maybe_text("function") if location is not None else None
     where = render.place(location.data) if location is not None else ""
-    left = [Piece(f"call {call.number('seq'):g}", "bold"), f" of {trace.text('name')} · {title}"]
+    left: list[Piece | str] = [Piece(f"call {call.number('seq'):g}", "bold"), f" of {trace.text('name')} · {title}"]
     began, length = (moments.duration(call.number(key)) for key in ("started_ms", "elapsed_ms"))
     result: list[Line] = [
         *spread(left, [Piece(f"+{began}, took {length}", "dim")], width),
@@ -287,5 +287,4 @@ def _next(trace: Record) -> list[str | tuple[str, str]]:
     calls = trace.records("calls")
     if calls:
         commands.append((f"flux trace {name} --call {calls[-1].number('seq'):g}", "one call whole"))
-    commands.append((f"flux replay {name} --on .", "your working tree, no effects"))
     return commands

@@ -25,15 +25,14 @@ _MARK_WORDS = {"recorded": "●", "fact": "●", "replayed": "↻", "replay": "�
 
 @click.command()
 @click.argument("id", metavar="ID", shell_complete=execution_ids)
-@click.option("--prove", is_flag=True, help="Prove the answer by replaying (takes longer).")
-def command(id: str, prove: bool) -> None:
+def command(id: str) -> None:
     """Why did this execution end as it did?
 
     ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
     """
     said = settings()
     client = open_client()
-    answer = client.get("executions", id, "why", prove=1 if prove else None)
+    answer = client.get("executions", id, "why")
     why = answer.record.of_schema("flux.why/1")
     screen = Screen.stdout()
     if said.json:
