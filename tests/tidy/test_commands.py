@@ -1,0 +1,51 @@
+"""Each command has its line of help, its place in docs/cli.md, and flags that do something."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from flux.cli import registry
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = registry.command_files()
+CLI_PAGE = ROOT / "docs" / "cli.md"
+
+GLOBAL_FLAGS = {"--json", "--no-color", "--quiet", "--verbose", "--server"}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_command_has_a_line_of_help_and_the_global_flags(words: tuple[str, ...]) -> None:
+    module = COMMANDS[words]
+    line = registry.summary(module)
+    assert 10 <= len(line) <= 90 and line[-1] in ".?", f"flux/cli/{module}.py: {line!r}"
+    command = registry.load(module, words[-1])
+    assert command.help
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert flags >= GLOBAL_FLAGS
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{parameter.opts[0]} of flux {' '.join(words)} has no help"
+
+
+def test_a_group_has_its_line_of_help() -> None:
+    groups = {words[0] for words in COMMANDS if len(words) > 1}
+    assert groups <= registry.GROUPS.keys()
+
+
+def test_the_page_of_the_command_line_has_each_command_and_no_other() -> None:
+    text = CLI_PAGE.read_text(encoding="utf-8")
+    described = {tuple(words.split()) for words in re.findall(r"^### flux ([a-z -]+)$", text, re.MULTILINE)}
+    assert described == set(COMMANDS)
+
+
+def test_the_page_of_the_command_line_shows_each_option() -> None:
+    text = CLI_PAGE.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### flux ([a-z -]+)$\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL))
+    for words, module in COMMANDS.items():
+        command = registry.load(module, words[-1])
+        for parameter in command.params:
+            long = next((flag for flag in parameter.opts if flag.startswith("--")), None)
+            if long is not None and long not in GLOBAL_FLAGS | {"--help"}:
+                assert long in sections[" ".join(words)], f"docs/cli.md: flux {' '.join(words)} {long}"

@@ -1,0 +1,73 @@
+"""What is installed: the wheel has what the program reads, and every dependency may be used with it."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+PERMISSIVE = re.compile(r"\b(?:MIT|BSD|Apache|PSF|Python Software Foundation|MPL|PostgreSQL|ISC|0BSD|Zlib)\b")
+COPYLEFT = re.compile(r"\b(?:A?GPL|LGPL|General Public License|SSPL|BUSL)", re.IGNORECASE)
+
+
+def test_the_wheel_has_what_the_program_reads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), "."]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    wanted = {f"flux/docs/errors/{path.name}" for path in (ROOT / "docs" / "errors").glob("*.md")}
+    for folder, package in ((ROOT / "flux", "flux"), (ROOT / "guest-sdk/python/flux_guest", "flux_guest")):
+        wanted |= {
+            f"{package}/{path.relative_to(folder)}"
+            for path in folder.rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+    assert wanted - packed == set()
+    assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
+
+
+def runtime_dependencies() -> set[str]:
+    """Everything that an installation brings, however deep."""
+    found: set[str] = set()
+    waiting = ["fluxrt"]
+    while waiting:
+        for text in importlib.metadata.requires(waiting.pop()) or []:
+            requirement = Requirement(text)
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+                continue
+            name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def licence_of(name: str) -> str:
+    metadata = importlib.metadata.metadata(name)
+    # The oldest of the three fields holds whole licence texts in some packages: its first line is enough.
+    texts = [metadata.get("License-Expression") or "", (metadata.get("License") or "").split("\n")[0]]
+    texts += [line for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")]
+    return "; ".join(text for text in texts if text)
+
+
+def test_no_dependency_has_a_licence_that_binds_the_user() -> None:
+    names = runtime_dependencies()
+    assert {"trio", "attrs", "asyncpg"} <= names
+    for name in names:
+        licence = licence_of(name)
+        assert PERMISSIVE.search(licence) and not COPYLEFT.search(licence), f"{name}: {licence!r}"
+
+
+def test_the_notice_names_each_direct_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for text in project["dependencies"]:
+        assert Requirement(text).name in notice
