@@ -223,15 +223,19 @@ class Journal:
         entry = self._get_entry(execution_id)
         del self._entries[execution_id]
         # The mark goes into each segment with events of it: every segment must tell the truth alone, because
-        # the others may be gone by then, and the record too if its retention has ended.
+        # the others may be gone by then, and the record too if its retention has ended. All marks come before
+        # the first deletion, so that no cut leaves an execution without its beginning and without a mark.
         mark = make_frame(self._marker, Kind.STORED, entry.number, execution_id, b"")
+        done = []
         for segment in entry.segments:
             segment.unstored -= 1
             if segment is not self._segment and not segment.unstored:
-                self._full.remove(segment)
-                self._remove(segment)
-            else:
+                done.append(segment)
+            if segment not in done or len(entry.segments) > 1:
                 self._mark(segment, mark)
+        for segment in done:
+            self._full.remove(segment)
+            self._remove(segment)
 
     # -- The whole ---------------------------------------------------------------------------------------
 
