@@ -1,0 +1,458 @@
+"""Writing executions down: what a record is, and three ways to store one.
+
+A `Record` is an execution as a row of ``flux.execution``: columns that lists and filters
+need, and the encoded execution itself. `make_record` decides all of it without waiting.
+Guests write what they like into an execution, so every text that becomes a column is made
+storable and short here; the whole of it is in the record's body.
+
+How a record reaches the table depends on what it says:
+
+* an execution with a transaction takes its record along into it: `commit_parameters` are the values of
+  ``QUERIES.commit_record``, sent on the guest's own connection just before COMMIT;
+* the others go through a `RecordWriter`, which collects for some milliseconds and writes many at once;
+* recovery, which must know before it deletes a journal, uses a `RecordStore`.
+
+A record's blobs are stored before it: no record points to what isn't there. And all ways are safe to
+repeat: an execution that has a record is left as it is.
+"""
+
+import re
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import attrs
+import trio
+
+from flux import codec, failure, values
+from flux.codec import Blob
+from flux.execution import Execution, Outcome, Raised, Returned
+from flux.hostcall import Position
+from flux.limits import MIB
+from flux.mutation import Mutation
+from flux.store.postgres import (
+    BadQueryArgument,
+    CannotConnect,
+    Connection,
+    ConnectionLost,
+    DatabaseError,
+    Pool,
+)
+from flux.store.queries import QUERIES
+
+COLUMNS = (
+    "id", "name", "tenant", "trigger", "function", "method", "path", "route", "status", "outcome",
+    "error_type", "error_message", "error_location", "signature", "started_at", "elapsed_ns", "call_count",
+    "mutation_count", "sha", "dirty", "deployment", "parent", "attempt", "replay_of", "completeness",
+    "hosts_failed", "format", "body",
+)  # fmt: skip
+"""Of ``flux.execution``, in the order of ``flux.commit_record``; ``xid`` only the database knows."""
+
+WHOLE = "whole"
+"""What ``completeness`` says when nothing is missing; else it has a sentence a line."""
+
+NAME_CHARACTERS_MAX = 200
+TEXT_CHARACTERS_MAX = 2000
+HOSTS_MAX = 32
+"""Columns are for lists and filters, and indexed ones must be small; the body has everything."""
+
+RECORD_BODY_BYTES_MAX = 256 * MIB
+"""Postgres has no value beyond 1 GiB and needs its memory several times over: a larger record is reduced."""
+
+BATCH_RECORDS_MAX = 256
+BATCH_BYTES_MAX = 16 * MIB
+BATCH_WAIT_S = 0.01
+"""A batch is written when it has so many records, or its first has waited so long."""
+
+ROLLED_BACK_ROWS_MAX = 200
+"""So many rows that were changed in vain go into one statement."""
+
+WRITE_S_MAX = 60.0
+"""A write that takes longer is given up and tried again on another connection."""
+
+RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_OWN_FAULTS = ("0A", "21", "22", "23", "54")
+"""Classes of SQLSTATE that speak of the values sent, not of the server's state."""
+
+
+@attrs.frozen
+class Record:
+    """An execution, ready to be stored."""
+
+    id: uuid.UUID
+    """Of the execution."""
+    values: tuple[object, ...] = attrs.field(repr=False)
+    """One for each of `COLUMNS`."""
+    blobs: tuple[Blob, ...] = ()
+    """Stored before the record."""
+    rolled_back: tuple[Mutation, ...] = ()
+    """Rows that the execution changed in vain, for the histories of these rows."""
+    size_bytes: int = 0
+    """About how much memory it takes."""
+
+
+@attrs.frozen
+class WriterCounts:
+    """What a `RecordWriter` has done and has before it."""
+
+    waiting: int
+    """Records that are not stored yet."""
+    waiting_bytes: int
+    """Their size."""
+    stored: int
+    """Records stored, or found to be stored already."""
+    reduced: int
+    """Among them: records that the database refused whole, stored without what they hold."""
+    retries: int
+    """Writes that failed and were tried again."""
+    stalled_since: float | None
+    """Since when the present write fails or hangs, on trio's clock; None: all is well."""
+    last_error: str
+    """Why the last write that failed did; stays when all is well again."""
+
+
+# --- making ----------------------------------------------------------------------------------------
+
+
+def make_record(execution: Execution) -> Record:
+    """Return the record of ``execution``. Of its mutations, it holds those that were rolled back."""
+    rolled_back = tuple(mutation for mutation in execution.mutations if not mutation.committed)
+    encoded = codec.encode_execution(attrs.evolve(execution, mutations=rolled_back))
+    found = failure.find_failure(execution)
+    trigger = execution.trigger
+    hosts = failure.list_failed_hosts(execution)
+    status = execution.status
+    columns = (
+        execution.id,
+        execution.name,
+        _name(execution.tenant),
+        _name(trigger.kind),
+        _name(execution.function),
+        _name(trigger.method) or None,
+        _text(trigger.path) or None,
+        _text(trigger.route) or None,
+        status if 0 < status < 1000 else None,  # 0: there was no answer
+        execution.outcome.kind,
+        _name(found.type) if found else None,
+        _text(found.message) if found else None,
+        _place(found.location) if found and found.location else None,
+        _text(found.signature, failure.SIGNATURE_CHARACTERS_MAX * 2) if found and found.signature else None,
+        _EPOCH + timedelta(microseconds=execution.started_at_ns // 1000),
+        min(execution.elapsed_ns, 2**63 - 1),
+        len(execution.calls),
+        min(execution.mutation_count, 2**31 - 1),
+        _name(execution.sha),
+        execution.dirty,
+        _name(execution.deployment),
+        execution.parent,
+        execution.attempt,
+        None,
+        _sentences(encoded.completeness),
+        [_name(host) for host in hosts[:HOSTS_MAX]] or None,
+        encoded.format,
+        encoded.body,
+    )
+    size_bytes = len(encoded.body) + sum(len(blob.body) for blob in encoded.blobs)
+    size_bytes += sum(len(m.before or "") + len(m.after or "") for m in rolled_back)
+    record = Record(execution.id, columns, encoded.blobs, rolled_back, size_bytes)
+    if len(encoded.body) > RECORD_BODY_BYTES_MAX:
+        return make_reduced(record, f"it has {len(encoded.body):,} bytes")
+    return record
+
+
+def commit_parameters(record: Record, token: bytes) -> tuple[object, ...]:
+    """Return the values of ``QUERIES.commit_record``: the supervisor's token and the record."""
+    return (token, *record.values)
+
+
+def make_reduced(record: Record, reason: str) -> Record:
+    """Return ``record`` without calls, logs and bodies, since it can't be stored whole for ``reason``."""
+    blobs = {blob.sha256: blob for blob in record.blobs}
+    by_name = dict(zip(COLUMNS, record.values, strict=True))
+    body, format_version = by_name["body"], by_name["format"]
+    assert isinstance(body, bytes) and isinstance(format_version, int)
+    execution = codec.decode_execution(body, format_version, blobs.get)
+    sentence = f"this record could not be stored whole ({reason}): calls, logs, bodies and row changes are left out"
+    trigger = attrs.evolve(
+        execution.trigger, body=b"", headers=(), params=(), query=(), correlation=()
+    )
+    return make_record(
+        attrs.evolve(
+            execution,
+            trigger=trigger,
+            outcome=_without_body(execution.outcome),
+            calls=(), logs=(), mutations=(), reads=(),
+            completeness=(*execution.completeness, sentence),
+        )  # fmt: skip
+    )
+
+
+def _without_body(outcome: Outcome) -> Outcome:
+    match outcome:
+        case Returned():
+            return attrs.evolve(outcome, body=b"", headers=())
+        case Raised():
+            return attrs.evolve(outcome, violations=b"[]")
+        case _:
+            return outcome
+
+
+def make_storable(text: str) -> str:
+    """Return ``text`` with U+FFFD for what a database of Unicode texts has no place for: NUL, surrogates."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def _text(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:
+    if len(text) > characters_max:
+        text = text[: characters_max - 1] + "…"
+    return make_storable(text)
+
+
+def _name(text: str) -> str:
+    return _text(text, NAME_CHARACTERS_MAX)
+
+
+def _place(position: Position) -> str:
+    # JSON, since both a file's name and a function's may hold any character.
+    place = {"file": _text(position.file), "line": position.line, "function": _text(position.function)}
+    return values.encode(place).decode()
+
+
+def _sentences(completeness: tuple[str, ...]) -> str:
+    lines = [_text(sentence.replace("\n", " ")) for sentence in completeness]
+    return "\n".join(lines) or WHOLE
+
+
+# --- storing one -----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class RecordStore:
+    """Stores one record at a time; what it has said is stored, is durable."""
+
+    pool: Pool
+    """Connections of the owner's role."""
+
+    async def exists(self, execution_id: uuid.UUID) -> bool:
+        """Whether the execution has a record."""
+        async with self.pool.acquire() as connection:
+            return await connection.fetch_value(QUERIES.find_execution_id, execution_id) is not None
+
+    async def add(self, execution: Execution) -> None:
+        """Store the execution unless it has a record. Waits for a transaction that is just committing one."""
+        await self.add_record(make_record(execution))
+
+    async def add_record(self, record: Record) -> bool:
+        """Store ``record``, reduced if it must be; False when the database refused it whole."""
+        try:
+            await self._add(record)
+        except (DatabaseError, BadQueryArgument) as error:
+            if not _is_own_fault(error):
+                raise
+            await self._add(make_reduced(record, _reason(error)))
+            return False
+        return True
+
+    async def _add(self, record: Record) -> None:
+        async with self.pool.acquire() as connection, connection.transaction():
+            await _add_blobs(connection, record.blobs)
+            if await connection.fetch_value(QUERIES.add_execution, *record.values) is not None:
+                await _add_rolled_back(connection, record.id, record.rolled_back)
+
+
+async def _add_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
+    # In one order everywhere: two transactions that add the same two must not wait for each other.
+    for blob in sorted({blob.sha256: blob for blob in blobs}.values(), key=lambda blob: blob.sha256):
+        await connection.execute(QUERIES.add_blob, blob.sha256, blob.size_bytes, blob.cut, blob.body)
+
+
+_LETTER = {"insert": "I", "update": "U", "delete": "D", "truncate": "T"}
+
+
+async def _add_rolled_back(
+    connection: Connection, execution_id: uuid.UUID, mutations: Sequence[Mutation]
+) -> None:
+    # Some at a time: an image may be large, and a message has to fit into memory.
+    for start in range(0, len(mutations), ROLLED_BACK_ROWS_MAX):
+        await _add_some_rolled_back(
+            connection, execution_id, mutations[start : start + ROLLED_BACK_ROWS_MAX]
+        )
+
+
+async def _add_some_rolled_back(
+    connection: Connection, execution_id: uuid.UUID, mutations: Sequence[Mutation]
+) -> None:
+    await connection.execute(
+        QUERIES.add_rolled_back_mutations,
+        execution_id,
+        [_EPOCH + timedelta(microseconds=m.at_ns // 1000) if m.at_ns else None for m in mutations],
+        [str(m.xid) for m in mutations],
+        [m.ordinal for m in mutations],
+        [make_storable(m.schema) for m in mutations],
+        [make_storable(m.table) for m in mutations],
+        [_LETTER[m.op] for m in mutations],
+        [m.depth for m in mutations],
+        [m.key if m.key is None else make_storable(m.key) for m in mutations],
+        [m.before if m.before is None else make_storable(m.before) for m in mutations],
+        [m.after if m.after is None else make_storable(m.after) for m in mutations],
+    )
+
+
+def _is_own_fault(error: DatabaseError | BadQueryArgument) -> bool:
+    """Whether the record is to blame, so that trying again would never help."""
+    return isinstance(error, BadQueryArgument) or error.sqlstate[:2] in _OWN_FAULTS
+
+
+def _reason(error: DatabaseError | BadQueryArgument) -> str:
+    return error.message.partition("\n")[0]
+
+
+# --- storing many ----------------------------------------------------------------------------------
+
+
+class RecordWriter:
+    """Takes records at once and stores them soon, many in one transaction.
+
+    Nothing is ever dropped: while the database is away, records wait here, and `wait_room` lets no more
+    work begin than there is memory for. They are in the journal meanwhile, so that even the end of
+    this process loses none. A record that the database refuses for what it holds is stored reduced, and
+    says so.
+    """
+
+    def __init__(self, pool: Pool, *, waiting_max: int = 10_000, waiting_bytes_max: int = 256 * MIB) -> None:
+        self._pool = pool
+        self._store = RecordStore(pool)
+        self._waiting_max = waiting_max
+        self._waiting_bytes_max = waiting_bytes_max
+        self._queue: deque[tuple[Record, Callable[[], None]]] = deque()
+        self._waiting_bytes = 0
+        self._submitted = self._stored = self._reduced = self._retries = 0
+        self._last_error = ""
+        self._write_began: float | None = None
+        self._is_failing = False
+        self._arrived = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
+
+    @property
+    def counts(self) -> WriterCounts:
+        """How it stands."""
+        began = self._write_began
+        is_stalled = began is not None and (self._is_failing or trio.current_time() - began > 1.0)
+        return WriterCounts(
+            len(self._queue), self._waiting_bytes, self._stored, self._reduced, self._retries,
+            began if is_stalled else None, self._last_error,
+        )  # fmt: skip
+
+    def submit(self, record: Record, on_stored: Callable[[], None]) -> None:
+        """Take ``record`` without waiting; ``on_stored``, which must not raise, is called once it is durable."""
+        self._queue.append((record, on_stored))
+        self._waiting_bytes += record.size_bytes
+        self._submitted += 1
+        self._arrived.set()
+
+    async def wait_room(self) -> None:
+        """Wait until there is room for another record. Ask before work begins that will make one."""
+        await trio.lowlevel.checkpoint()
+        while len(self._queue) >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max:
+            await self._progress.park()
+
+    async def flush(self) -> None:
+        """Wait until all that was submitted before is durable."""
+        await trio.lowlevel.checkpoint()
+        wanted = self._submitted
+        while self._stored < wanted:
+            await self._progress.park()
+
+    async def write_blobs(self, blobs: Sequence[Blob]) -> None:
+        """Store the blobs of a record that goes into a guest's transaction. Raises what the database says."""
+        if blobs:
+            async with self._pool.acquire() as connection:
+                await _add_blobs(connection, blobs)
+
+    async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
+        """Put what an execution changed in vain into the rows' histories, where its record went another way."""
+        if mutations:
+            async with self._pool.acquire() as connection:
+                await _add_rolled_back(connection, execution_id, mutations)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Store what is submitted, until cancelled; `flush` first."""
+        task_status.started()
+        while True:
+            await self._arrived.wait()
+            if len(self._queue) < BATCH_RECORDS_MAX:
+                await trio.sleep(BATCH_WAIT_S)
+            while self._queue:
+                await self._write_batch()
+                if len(self._queue) < BATCH_RECORDS_MAX:
+                    break
+            if not self._queue:
+                self._arrived = trio.Event()
+
+    async def _write_batch(self) -> None:
+        # The records stay in the queue until they are durable: a cancellation here loses nothing.
+        batch: list[Record] = []
+        size_bytes = 0
+        for record, _ in islice(self._queue, BATCH_RECORDS_MAX):
+            size_bytes += record.size_bytes
+            if batch and size_bytes > BATCH_BYTES_MAX:
+                break
+            batch.append(record)
+        if await self._insist(lambda: self._copy(batch)):
+            self._done(len(batch))
+            return
+        # One of them is refused, or is there already: each on its own then.
+        for record in batch:
+            if not await self._insist(lambda record=record: self._store.add_record(record)):  # type: ignore[misc]
+                self._reduced += 1
+            self._done(1)
+
+    async def _copy(self, batch: list[Record]) -> bool:
+        """Store all of ``batch``, or nothing and answer False when one of its records is to blame."""
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                await _add_blobs(connection, (blob for record in batch for blob in record.blobs))
+                await connection.copy_records(
+                    "execution", COLUMNS, [record.values for record in batch], schema="flux"
+                )
+                for record in batch:
+                    await _add_rolled_back(connection, record.id, record.rolled_back)
+        except (DatabaseError, BadQueryArgument) as error:
+            if _is_own_fault(error):
+                return False
+            raise
+        return True
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Run ``write`` until the database has answered it."""
+        pause_s = RETRY_S_MIN
+        self._write_began = trio.current_time()
+        while True:
+            try:
+                with trio.fail_after(WRITE_S_MAX):
+                    answer = await write()
+            except (DatabaseError, CannotConnect, ConnectionLost) as error:
+                self._last_error = error.message
+            except trio.TooSlowError:
+                self._last_error = f"the database did not answer in {WRITE_S_MAX:g} s"
+            else:
+                self._is_failing = False
+                self._write_began = None
+                return answer
+            self._is_failing = True
+            self._retries += 1
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_S_MAX)
+
+    def _done(self, count: int) -> None:
+        for _ in range(count):
+            record, on_stored = self._queue.popleft()
+            self._waiting_bytes -= record.size_bytes
+            self._stored += 1
+            on_stored()
+        self._progress.unpark_all()
