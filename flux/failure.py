@@ -77,6 +77,8 @@ class Kind(enum.StrEnum):
     INTERRUPTED = "interrupted"
     RETURNED_ERROR = "returned_error"
     """The function itself returned a status of 500 and up; nothing raised."""
+    INVALID_RESPONSE = "invalid_response"
+    """What the function returned is no HTTP answer."""
     DEADLOCKED_GUEST = "deadlocked_guest"
     """Every task of the function waited for another one."""
 
@@ -99,6 +101,7 @@ _KIND_OF_LIMIT = {
     "host_calls": Kind.LIMIT_HOST_CALLS,
     "log": Kind.LIMIT_LOG,
     "body": Kind.LIMIT_BODY,
+    "response": Kind.LIMIT_BODY,
     "frame": Kind.PROTOCOL_ERROR,
     "protocol": Kind.PROTOCOL_ERROR,
 }
@@ -296,6 +299,8 @@ def _kind_of_raised(
         return kind_of_error(cause, error), cause
     if outcome.type == "DeadlockError":
         return Kind.DEADLOCKED_GUEST, cause
+    if outcome.type == "InvalidResponse":
+        return Kind.INVALID_RESPONSE, cause
     if outcome.type == "MemoryError":
         return Kind.LIMIT_MEMORY, cause
     if outcome.type.startswith(("CommitFailed", "CommitUnknown")) or outcome.type == "DatabaseError":
@@ -443,16 +448,23 @@ def _of_killed(execution: Execution, outcome: Killed) -> Failure:
         )
     kind = _KIND_OF_LIMIT.get(outcome.limit, Kind.PROTOCOL_ERROR)
     if outcome.limit == "host_calls":
-        call = execution.calls[-1] if execution.calls else None
+        call = execution.calls[-1] if execution.calls else None  # The one too many is not on record.
     else:
         call = find_in_flight(execution)
+    location = _place(call)
+    if outcome.limit == "memory" and (met := _MEMORY_ERROR.fullmatch(outcome.detail)) is not None:
+        location = Position(met[1], int(met[2]), met[3])
     message = f"{outcome.limit} {outcome.allowed}".strip()
     if outcome.detail:
         message = f"{message}: {outcome.detail}" if message else outcome.detail
-    where = _name_place(_place(call)) or execution.function
+    where = _name_place(location) or execution.function
     detail = outcome.detail if kind is Kind.PROTOCOL_ERROR else ""
     signature = make_signature(f"Killed {outcome.limit} {where}", detail)
-    return Failure(kind, "Killed", message, _place(call), _seq(call), signature)
+    return Failure(kind, "Killed", message, location, _seq(call), signature)
+
+
+_MEMORY_ERROR = re.compile(r"MemoryError at (.+):(\d{1,9}) in (.+)")
+"""What the driver says of a MemoryError that the interpreter raised: it has a place."""
 
 
 def _of_exited(execution: Execution, outcome: Exited) -> Failure:
