@@ -42,6 +42,7 @@ class Gateway:
         self.requests: list[HttpRequest] = []
         self.crashes: list[BaseException] = []
         self.ended = threading.Event()
+        self.on_crash: Callable[[BaseException], None] = self.crashes.append
         self._handle = handle
         self._body_bytes_max = body_bytes_max
         self._drain = trio.Event()
@@ -66,7 +67,9 @@ class Gateway:
         listeners = await open_listeners("127.0.0.1", 0)
         self.port = listeners[0].socket.getsockname()[1]
         self._started.set()
-        await serve_http(listeners, self, limits, drain=self._drain, on_crash=self.crashes.append)
+        await serve_http(
+            listeners, self, limits, drain=self._drain, on_crash=lambda error: self.on_crash(error)
+        )
 
     def run(self, limits: GatewayLimits) -> None:
         try:
@@ -138,7 +141,11 @@ class Client:
         self.socket.settimeout(PATIENCE_S)
         if receive_buffer_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
-        self.socket.connect(("127.0.0.1", port))
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = b""
 

@@ -185,10 +185,10 @@ class Connection:
     async def run(self) -> None:
         """Serve this client. Raises nothing but a cancellation from outside."""
         try:
-            try:
-                await self._serve()
-            except ClientLate:
-                await self._give_up()
+            if await self._serve_in_time():
+                return
+            # Here and not where it was caught: the exception would keep alive what was received.
+            await self._give_up()
         except ClientGone:
             pass  # Nobody is left to tell, and it is no news: clients leave.
         except BaseException as error:
@@ -214,6 +214,13 @@ class Connection:
 
     # Reading a request, answering it.
 
+    async def _serve_in_time(self) -> bool:
+        try:
+            await self._serve()
+        except ClientLate:
+            return False
+        return True
+
     async def _serve(self) -> None:
         limits = self._server.limits
         # Who connects has something to say.
@@ -222,13 +229,16 @@ class Connection:
             if self._server.draining:
                 self.drain()
             self._method = ""
+            refusal = None
             try:
                 raw = await self._receive_head(wait_s)
                 if raw is None:
                     return
                 request = await self._receive_request(raw)
-            except HttpRefusal as refusal:
-                await self._refuse(refusal.to_response())
+            except HttpRefusal as error:
+                refusal = error.to_response()
+            if refusal is not None:
+                await self._refuse(refusal)
                 return
             self._requests += 1
             self._phase = _Phase.ANSWER
@@ -303,7 +313,8 @@ class Connection:
         chunked = ChunkedBody(body_bytes_max, self._server.head_limits) if framing.length is None else None
         remaining = framing.length or 0
         body = bytearray()
-        received_bytes = 0
+        # What came in one piece with the head counts for the rate as well.
+        received_bytes = len(buffer) if framing.length is None else min(framing.length, len(buffer))
         started = trio.current_time()
         while True:
             if chunked is not None:
@@ -454,6 +465,7 @@ class Connection:
 
     async def _refuse(self, response: HttpResponse) -> None:
         """Answer and close, whatever the client is still sending."""
+        self._release_body()
         self._phase = _Phase.WRITE
         await self._send(response, close=True)
         await self._linger()
@@ -486,7 +498,8 @@ class Connection:
 
 async def _aclose_body(response: HttpResponse, report: Callable[[BaseException], None]) -> None:
     """Let a stream that will not be read to its end clean up behind itself, within reason."""
-    aclose = getattr(response.body, "aclose", None)
+    # What a handler answered with may be anything, and this is where such an answer ends.
+    aclose = getattr(getattr(response, "body", None), "aclose", None)
     if aclose is None:
         return
     with trio.CancelScope(shield=True, deadline=trio.current_time() + _ACLOSE_TIMEOUT_S):
