@@ -202,7 +202,8 @@ def _call_whole(trace: Record, call: Record, width: int) -> list[Line]:
     location = call.maybe_record("location")
     function = location.maybe_text("function") if location is not None else None
     where = render.place(location.data) if location is not None else ""
-    left: list[Piece | str] = [Piece(f"call {call.number('seq'):g}", "bold"), f" of {trace.text('name')} · {title}"]
+    seq = Piece(f"call {call.number('seq'):g}", "bold")
+    left: list[Piece | str] = [seq, f" of {trace.text('name')} · {title}"]
     began, length = (moments.duration(call.number(key)) for key in ("started_ms", "elapsed_ms"))
     result: list[Line] = [
         *spread(left, [Piece(f"+{began}, took {length}", "dim")], width),
