@@ -277,60 +277,107 @@ end $$;
 -- Capture
 -- ---------------------------------------------------------------------------------------------------------
 
--- Puts right the order of rows that were written before the rows of an outer statement.
+-- Puts right the order of rows that were logged before the rows of the statement that caused them.
 --
--- An AFTER ROW trigger of the user's that changes the same row again is logged first, since its statement ends
--- first; so is a MERGE's insert that reuses the key of a row the same MERGE deleted. The images tell the true
--- order: each change starts where the one before it ended. Rows of this statement belong before the earliest
--- later change; those later ones get a new seq.
-create function flux.put_in_order(statement_xid xid8, statement_ordinal int, statement_relid oid) returns void
+-- A change that the user's AFTER ROW trigger makes is logged when *its* statement ends, which is before the outer
+-- one does; so where both change one row, the inner change comes first in the log and second in truth. A MERGE
+-- logs its inserts before its deletes, whatever came first. The images tell: a change starts where the one before
+-- it ended. Here "mine" is what the statement that has just been logged did to one key; it goes, in this order,
+-- to where it closes a gap; to the end, where it is, if it follows from the last change; to the right of a gap;
+-- before a deeper change that follows from it. Rows only exchange their seqs: by the seq in a notice the
+-- supervisor asks later whether that statement survived.
+create function flux.put_in_order(statement_xid xid8, statement_ordinal int, statement_relid oid, statement_depth int) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     mine record;
-    later record;
-    previous_after text;
-    place bigint;
-    fits boolean;
+    other record;
+    seqs bigint[];                          -- the changes that may belong after mine, in order
+    depths int[];
+    befores text[];
+    afters text[];
+    before_them text;                       -- how the change before these ended
+    before_them_known boolean;
+    last_ordinal int;
+    last_at timestamptz;
+    link_known boolean;
+    link text;
+    fits_end boolean;
+    closing int;                            -- places in "seqs": where mine closes a gap
+    gap int;                                -- ... where it starts the part after a gap
+    deeper int;                             -- ... where a trigger's change follows from it
+    place int;
 begin
     for mine in
-        select distinct on (m.key) m.key, m.schema_name, m.table_name,
-               first_value(m.before::text) over per_key as before, last_value(m.after::text) over per_key as after
+        select m.key, m.schema_name, m.table_name,
+               hashtextextended(m.key, hashtextextended(m.table_name, hashtextextended(m.schema_name, 0))) as hash,
+               array_agg(m.seq order by m.seq) as seqs, min(m.seq) as first_seq,
+               (array_agg(m.before::text order by m.seq))[1] as before, (array_agg(m.after::text order by m.seq desc))[1] as after
         from flux.mutation m
         where m.xid = statement_xid and m.ordinal = statement_ordinal and m.relid = statement_relid and m.key is not null
-        window per_key as (partition by m.key order by m.seq rows between unbounded preceding and unbounded following)
+          and m.at >= now() - interval '1 day'  -- leaves few partitions to look into, even if the clock was set back
+        group by m.key, m.schema_name, m.table_name
     loop
-        place := null;
-        fits := false;
-        previous_after := mine.before;      -- before the first row of the transaction anything fits
-        for later in
-            select o.seq, o.before::text as before, o.after::text as after
+        seqs := '{}'; depths := '{}'; befores := '{}'; afters := '{}';
+        before_them_known := false;
+        for other in
+            select o.seq, o.at, o.ordinal, o.depth, o.before::text as before, o.after::text as after
             from flux.mutation o
-            where o.xid = statement_xid and o.ordinal <> statement_ordinal
-              and hashtextextended(o.key, hashtextextended(o.table_name, hashtextextended(o.schema_name, 0)))
-                  = hashtextextended(mine.key, hashtextextended(mine.table_name, hashtextextended(mine.schema_name, 0)))
+            where hashtextextended(o.key, hashtextextended(o.table_name, hashtextextended(o.schema_name, 0))) = mine.hash
               and o.key = mine.key and o.schema_name = mine.schema_name and o.table_name = mine.table_name
-            order by o.seq
+              and o.xid = statement_xid and o.seq < mine.first_seq and o.at >= now() - interval '1 day'
+            order by o.seq desc
         loop
-            if previous_after is not distinct from mine.before and later.before is not distinct from mine.after then
-                place := later.seq;
+            -- Deeper: perhaps caused by this statement. Just logged: perhaps of the same MERGE, which has three parts.
+            if other.depth <= statement_depth and other.ordinal < statement_ordinal - 2 then
+                before_them := other.after;
+                before_them_known := true;
+                exit;
             end if;
-            previous_after := later.after;
-            fits := previous_after is not distinct from mine.before;
+            if seqs = '{}' then
+                last_ordinal := other.ordinal;
+                last_at := other.at;
+            end if;
+            seqs := other.seq || seqs;
+            depths := other.depth::int || depths;
+            befores := other.before || befores;
+            afters := other.after || afters;
         end loop;
-        if place is null or fits then
-            continue;                       -- the end, where the rows are, is right
+        continue when seqs = '{}';
+
+        closing := null; gap := null; deeper := null;
+        fits_end := afters[cardinality(afters)] is not distinct from mine.before;
+        for i in 1 .. cardinality(seqs) loop
+            continue when befores[i] is distinct from mine.after;
+            link_known := i > 1 or before_them_known;
+            link := case when i > 1 then afters[i - 1] else before_them end;
+            if not link_known or link is distinct from befores[i] then
+                gap := i;
+                if link_known and link is not distinct from mine.before then
+                    closing := i;
+                end if;
+            elsif depths[i] > statement_depth then
+                deeper := i;
+            end if;
+        end loop;
+        place := coalesce(closing, case when not fits_end then coalesce(gap, deeper) end);
+        if place is null and gap is not null and depths[gap] > statement_depth then
+            -- Both orders make sense: A to B by the statement and back by its trigger, or the reverse one after
+            -- the other. It was a trigger of this statement's if nothing at the statement's own level came between.
+            if last_at >= statement_timestamp() and not exists (
+                select from flux.mutation b
+                where b.xid = statement_xid and b.ordinal > last_ordinal and b.ordinal < statement_ordinal
+                  and b.depth <= statement_depth and b.at >= now() - interval '1 day')
+            then
+                place := gap;
+            end if;
         end if;
-        for later in
-            select o.seq
-            from flux.mutation o
-            where o.xid = statement_xid and o.ordinal <> statement_ordinal and o.seq >= place
-              and hashtextextended(o.key, hashtextextended(o.table_name, hashtextextended(o.schema_name, 0)))
-                  = hashtextextended(mine.key, hashtextextended(mine.table_name, hashtextextended(mine.schema_name, 0)))
-              and o.key = mine.key and o.schema_name = mine.schema_name and o.table_name = mine.table_name
-            order by o.seq
-        loop
-            update flux.mutation set seq = nextval('flux.mutation_seq') where seq = later.seq and xid = statement_xid;
-        end loop;
+        continue when place is null;
+
+        seqs := seqs[place:];
+        update flux.mutation m set seq = moved.new_seq
+        from rows from (unnest(mine.seqs || seqs), unnest(seqs || mine.seqs)) moved (old_seq, new_seq)
+        where hashtextextended(m.key, hashtextextended(m.table_name, hashtextextended(m.schema_name, 0))) = mine.hash
+          and m.seq = moved.old_seq and m.xid = statement_xid and m.at >= now() - interval '1 day';
     end loop;
 end $$;
 
@@ -431,7 +478,7 @@ begin
         select n.nspname, c.relname into root_schema, root_table
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
     end if;
-    if strpos(flags, 'c') > 0 then
+    if strpos(flags, 'c') > 0 and tg_op in ('UPDATE', 'DELETE') then
         -- A cascade's AFTER triggers run at the depth of the statement that caused it; its BEFORE trigger knew better.
         setting := current_setting('flux.depth_' || tg_relid, true);
         if setting ~ '^[0-9]{1,4}$' then
@@ -500,7 +547,8 @@ begin
                            || ' || ''}''' from unnest(keys) with ordinality k(name, i));
         log_sql := 'insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before, after) '
                 || format('select %L::xid8, %s, %s, %L, %L, %%L, %s, %L, %s, s.o, s.n from %%s s', my_xid, statement_ordinal, root,
-                          root_schema, root_table, statement_depth, not mediated, replace(coalesce(key_sql, 'null'), '%', '%%'));
+                          replace(root_schema, '%', '%%'), replace(root_table, '%', '%%'),  -- the text is a format itself
+                          statement_depth, not mediated, replace(coalesce(key_sql, 'null'), '%', '%%'));
         if tg_op <> 'UPDATE' then
             execute format(log_sql, letter, format(
                 case when new_source is null then '(select to_json(flux__r) o, null::json n from %s flux__r offset 0)'
@@ -526,7 +574,7 @@ begin
     -- Rows may have been logged out of order where the user's row triggers change the same table, and where one
     -- MERGE inserts, deletes and changes keys.
     if key_count > 0 and (strpos(flags, 'o') > 0 or (previous_root = root::text and (keys_changed or tg_op = 'DELETE'))) then
-        perform flux.put_in_order(my_xid, statement_ordinal, root);
+        perform flux.put_in_order(my_xid, statement_ordinal, root, pg_trigger_depth());
     end if;
 
     -- 4. The notice: it reaches the supervisor before an abort does.
@@ -544,7 +592,7 @@ begin
                                'from (select to_json(flux__r) image from %s flux__r limit %s) r) s where bytes <= %s', new_source, notice_rows, notice_bytes) into news;
                 news := coalesce(news, '{}');
             end if;
-            is_cut := is_cut or cardinality(olds) < old_rows or cardinality(news) < new_rows;
+            is_cut := is_cut or coalesce(cardinality(olds), 0) < old_rows or coalesce(cardinality(news), 0) < new_rows;
         end if;
         befores := coalesce(array_to_json(olds)::text, '');
         afters := coalesce(array_to_json(news)::text, '');
