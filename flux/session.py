@@ -161,9 +161,12 @@ class ReplaySession:
 
     Every question must equal the recorded one: name, arguments, task. Where in the
     source it was asked is not compared, as a comment moves lines and changes nothing.
+
+    ``ended`` says that the recorded guest returned or raised. Then it did not wait for
+    what was never answered, and neither is its replay `stalled`.
     """
 
-    def __init__(self, calls: Sequence[HostCall], logs: Sequence[LogLine]) -> None:
+    def __init__(self, calls: Sequence[HostCall], logs: Sequence[LogLine], *, ended: bool = False) -> None:
         self._recorded = {call.request.seq: call for call in calls}
         self._recorded_logs = tuple(logs)
         answered = [call for call in calls if call.answered is not None]
@@ -172,7 +175,9 @@ class ReplaySession:
         self._asked: dict[int, HostCall] = {}
         self._cancelled: set[int] = set()
         self._logs: list[LogLine] = []
-        self._waiting = 0
+        self._unanswered = len(calls) - len(answered)
+        self._logs_to_hear = 0 if ended else _count_lines_of_guest(self._recorded_logs)
+        self._ended = ended
 
     def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
         """See `Session.decide`."""
@@ -184,7 +189,6 @@ class ReplaySession:
         if asked != (expected.name, expected.arguments, expected.task):
             return Diverge(Divergence("changed", request.seq, expected, request))
         self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
-        self._waiting += 1
         return Answer(recorded.result)
 
     def completed(self, seq: int, result: HostCallResult) -> HostCall:  # noqa: ARG002 - the protocol's
@@ -209,7 +213,6 @@ class ReplaySession:
                 break
             replies.append((seq, result))
             self._next += 1
-            self._waiting -= 1
         return replies
 
     def logged(self, line: LogLine) -> Divergence | None:
@@ -227,8 +230,14 @@ class ReplaySession:
 
     @property
     def stalled(self) -> bool:
-        """See `Session.stalled`."""
-        return self._waiting > 0 and self._next == len(self._order)
+        """See `Session.stalled`: all that was recorded has been asked, said and heard, and it waits on."""
+        return (
+            not self._ended
+            and self._unanswered > 0
+            and self._next == len(self._order)
+            and len(self._asked) == len(self._recorded)
+            and len(self._logs) >= self._logs_to_hear
+        )
 
     @property
     def calls(self) -> tuple[HostCall, ...]:
@@ -248,3 +257,11 @@ class ReplaySession:
         if len(self._logs) < len(self._recorded_logs):
             return Divergence("log", len(self._logs) + 1, self._recorded_logs[len(self._logs)], None)
         return None
+
+
+def _count_lines_of_guest(logs: Sequence[LogLine]) -> int:
+    """Count the log lines but for the last ones that came past the SDK: the driver adds those at the end."""
+    count = len(logs)
+    while count and logs[count - 1].level == "stderr" and logs[count - 1].position is None:
+        count -= 1
+    return count

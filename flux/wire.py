@@ -21,7 +21,8 @@ To the guest, one for each call with an id, in the order of completion::
     [id, {"name": ..., "message": ..., "code": ..., "details": {...}}, null, now_ns]
 """
 
-from typing import Any
+import re
+from typing import Annotated, Any
 
 import attrs
 import msgspec
@@ -38,14 +39,22 @@ OUTSTANDING_MAX = 1000
 class GuestProtocolError(Exception):
     """The guest broke the wire's rules; the message says which."""
 
+    events: "tuple[Event, ...]" = ()
+    """What came before it in the same bytes, whole and in order. How the kernel cut the stream must not
+    decide what is known of a guest's last moments."""
+
 
 class GuestFrameTooLargeError(GuestProtocolError):
     """A line of the guest's is longer than allowed."""
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""JSON's integers have no end; the columns they are stored in have."""
+
+
 class _Meta(msgspec.Struct, forbid_unknown_fields=True):
-    at: tuple[str, int, str] | None = None
-    task: int = 0
+    at: tuple[str, _Count, str] | None = None
+    task: _Count = 0
 
 
 class _Call(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -59,7 +68,7 @@ class RaisedFrame(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """One line of the guest's stack: [file, line, function, user, source]."""
 
     file: str
-    line: int
+    line: _Count
     function: str
     user: bool = False
     source: str = ""
@@ -74,7 +83,7 @@ class RaisedReport(msgspec.Struct, forbid_unknown_fields=True):
     status: int = 500
     code: str = "FUNCTION_ERROR"
     violations: list[dict[str, str]] = []
-    call: int | None = None
+    call: _Count | None = None
     cause: str = ""
 
 
@@ -119,6 +128,8 @@ _canonical = msgspec.json.Encoder(order="deterministic")
 _encoder = msgspec.json.Encoder()
 
 NAME_LENGTH_MAX = 100
+_word = re.compile(rb'[ \t\r]*\[[ \t\r]*"([^"]*)"')
+"""How a frame begins that is no call."""
 
 
 class GuestConnection:
@@ -132,7 +143,6 @@ class GuestConnection:
         self._buffer = bytearray()
         self._scanned = 0
         self._last_seq = 0
-        self._one_way_count = 0
         self._outstanding: set[int] = set()
         self._ended = False
 
@@ -152,29 +162,33 @@ class GuestConnection:
         buffer += data
         events: list[Event] = []
         start = 0
-        while True:
-            end = buffer.find(b"\n", max(start, self._scanned))
-            if end < 0:
-                break
-            if end - start > self._frame_bytes_max:
-                raise GuestFrameTooLargeError(
-                    f"a frame of {end - start} bytes; {self._frame_bytes_max} are allowed"
-                )
-            events.append(self._read(bytes(buffer[start:end])))
-            start = end + 1
-            self._scanned = start
-        del buffer[:start]
-        self._scanned = len(buffer)
-        if len(buffer) > self._frame_bytes_max:
-            raise GuestFrameTooLargeError(f"an unfinished frame of more than {self._frame_bytes_max} bytes")
+        try:
+            while True:
+                end = buffer.find(b"\n", max(start, self._scanned))
+                if end < 0:
+                    break
+                self._check_size(end - start)
+                events.append(self._read(bytes(buffer[start:end])))
+                start = end + 1
+                self._scanned = start
+            del buffer[:start]
+            self._scanned = len(buffer)
+            self._check_size(len(buffer))
+        except GuestProtocolError as error:
+            error.events = tuple(events)
+            raise
         return events
+
+    def _check_size(self, frame_bytes: int) -> None:
+        if frame_bytes > self._frame_bytes_max:
+            raise GuestFrameTooLargeError(f"a frame has more than {self._frame_bytes_max} bytes")
 
     def _read(self, line: bytes) -> Event:
         if self._ended:
             raise GuestProtocolError("a frame came after the function's end")
         try:
-            if line[1:2] == b'"':
-                return self._read_word(line)
+            if word := _word.match(line):
+                return self._read_word(word[1], line)
             return self._read_call(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise GuestProtocolError(f"a malformed frame: {error}") from error
@@ -202,8 +216,7 @@ class GuestConnection:
             self._outstanding.add(call.id)
         return CallReceived(HostCallRequest(call.id, call.name, arguments, task, position, one_way))
 
-    def _read_word(self, line: bytes) -> Event:
-        word = line[2 : line.find(b'"', 2)]
+    def _read_word(self, word: bytes, line: bytes) -> Event:
         match word:
             case b"return":
                 value = bytes(_end_decoder.decode(line)[1])

@@ -17,7 +17,7 @@ The order of things for each call, which everything else relies on::
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -208,7 +208,10 @@ class _Conversation:
         ended_well = isinstance(stop.outcome, Returned | Raised)
         if not ended_well:
             self._worker.kill()  # Before its last words are read: they must not grow meanwhile.
-        self._keep_output()
+        try:
+            self._keep_output()
+        except _Stop as reason:
+            stop = reason  # Of a replay: the last words are others than those recorded.
         reusable = keep_worker and ended_well
         if reusable:
             await self._dismiss()
@@ -222,14 +225,21 @@ class _Conversation:
             raise _Stop(await self._describe_exit())
         try:
             events = self._wire.receive(data)
-        except GuestFrameTooLargeError as error:
-            raise _Stop(self._bounds.kill("frame", "16MiB", str(error))) from error
         except GuestProtocolError as error:
+            # What it asked before it broke the rules is on record, and an answer that it gave stands.
+            await self._take_all(error.events)
+            if isinstance(error, GuestFrameTooLargeError):
+                raise _Stop(self._bounds.kill("frame", "16MiB", str(error))) from error
             raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
-        for event in events:
-            await self._take(event)
+        await self._take_all(events)
         if self._outgoing:
             await self._flush()
+
+    async def _take_all(self, events: Sequence[Event]) -> None:
+        for event in events:
+            await self._take(event)
+            if self._session.stalled:
+                raise _Stop(None)
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -266,8 +276,6 @@ class _Conversation:
                     self._nursery.start_soon(self._perform, request)
             case Answer():
                 self._collect_replies()
-                if self._session.stalled:
-                    raise _Stop(None)
             case Diverge(divergence):
                 raise _Stop(None, divergence)
 

@@ -180,9 +180,9 @@ def test_the_host_refuses_each_broken_frame_and_says_why(vector: Any) -> None:
 
 
 def test_a_line_that_is_too_long_is_refused_before_it_ends() -> None:
-    with pytest.raises(GuestProtocolError, match="unfinished frame"):
+    with pytest.raises(GuestProtocolError, match="more than 100 bytes"):
         GuestConnection(frame_bytes_max=100).receive(b"[" * 101)
-    with pytest.raises(GuestProtocolError, match="101 bytes"):
+    with pytest.raises(GuestProtocolError, match="more than 100 bytes"):
         GuestConnection(frame_bytes_max=100).receive(b"[" * 101 + b"\n")
 
 
