@@ -177,6 +177,10 @@ select * from flux.summary where signature is not null and trigger <> 'replay' o
 -- Newest first, with any of the filters below.
 select * from flux.summary e where true /*filters*/ order by e.id desc limit $1;
 
+-- name: list_executions_after
+-- Oldest first, with any of the filters below: history for who follows what happens.
+select * from flux.summary e where true /*filters*/ order by e.id limit $1;
+
 -- name: list_logs
 -- Recordings of the latest executions, newest first, for what they logged.
 select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
@@ -241,6 +245,8 @@ e.started_at >= ? and e.id >= flux.uuid_floor(?)
 e.started_at < ? and e.id < flux.uuid_floor(?)
 -- filter: before_id
 e.id < ?
+-- filter: after_id
+e.id > ?
 -- filter: nothing
 -- For values that no record can hold.
 false
@@ -257,7 +263,8 @@ select signature, pg_catalog.count(*) as count, pg_catalog.min(started_at) as fi
        (pg_catalog.array_agg(error_message order by id desc))[1] as error_message,
        (pg_catalog.array_agg(error_location order by id desc))[1] as error_location
 from flux.execution
-where signature is not null and id >= flux.uuid_floor($1) and trigger <> 'replay'
+where signature is not null and id >= flux.uuid_floor($1::timestamptz - interval '1 day') and started_at >= $1
+  and trigger <> 'replay'
 group by signature order by count desc, last desc limit $2;
 
 -- name: count_signature_by_sha
@@ -283,14 +290,18 @@ order by id limit $4;
 -- ===== Changes =====
 
 -- name: list_mutations_of_execution
--- The rows an execution changed for good, in order: its own xid's and its other transactions'. The id, the
--- earliest and the latest time, the limit. What was rolled back is in the recording.
+-- The rows an execution changed, in order: those of its own xid and its other transactions, and what was rolled
+-- back. The id, the earliest and the latest time, the limit.
 select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
-       m.before::text as before, m.after::text as after
-from flux.mutation m
-where m.xid in (select e.xid from flux.execution e where e.id = $1 and e.xid is not null
-                union all select t.xid from flux.transaction t where t.execution = $1)
-  and m.committed and m.at >= $2 and m.at < $3
+       m.before::text as before, m.after::text as after, m.committed
+from (
+    select c.* from flux.mutation c
+    where c.xid in (select e.xid from flux.execution e where e.id = $1 and e.xid is not null
+                    union all select t.xid from flux.transaction t where t.execution = $1)
+      and c.committed and c.at >= $2 and c.at < $3
+    union all
+    select r.* from flux.mutation r where r.execution = $1 and not r.committed and r.at >= $2 and r.at < $3
+) m
 order by m.seq limit $4;
 
 -- name: list_tables
@@ -370,3 +381,21 @@ left join lateral (
     where i.indrelid = r.oid and i.indisprimary
 ) k on true
 where c.oid = any ($1);
+
+-- name: list_marked_transactions
+-- The transactions of an execution that makes several: a row is there when the transaction committed.
+select xid::text::bigint as xid from flux.transaction where execution = $1;
+
+-- name: count_running_transactions
+-- How many of some transactions have not ended yet. Ids that this cluster has not given out yet come from another
+-- one, whose journal we found; pg_xact_status would refuse to say anything of them.
+select pg_catalog.count(*) from pg_catalog.unnest($1::text[]) as t (xid)
+where case when t.xid::xid8 < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+           then pg_catalog.pg_xact_status(t.xid::xid8) = 'in progress' end;
+
+-- name: end_transactions
+-- Ends the guests' sessions in which some transactions still run, as far as we may; how many that were.
+select pg_catalog.count(*) filter (where pg_catalog.pg_terminate_backend(a.pid))
+from pg_catalog.pg_stat_activity a
+where a.backend_xid::text in (select (t.xid::xid8)::xid::text from pg_catalog.unnest($1::text[]) as t (xid))
+  and pg_catalog.starts_with(a.usename::text, 'flux_guest_') and pg_catalog.pg_has_role(a.usesysid, 'usage');

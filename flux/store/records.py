@@ -21,7 +21,9 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import attrs
 import trio
@@ -74,6 +76,7 @@ WRITE_S_MAX = 60.0
 
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
 
+_T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _OWN_FAULTS = ("0A", "21", "22", "23", "54")
@@ -177,19 +180,15 @@ def make_reduced(record: Record, reason: str) -> Record:
     body, format_version = by_name["body"], by_name["format"]
     assert isinstance(body, bytes) and isinstance(format_version, int)
     execution = codec.decode_execution(body, format_version, blobs.get)
-    sentence = f"this record could not be stored whole ({reason}): calls, logs, bodies and row changes are left out"
+    sentence = f"the record can't be stored whole ({reason}): calls, logs, bodies and rows are left out"
     trigger = attrs.evolve(
         execution.trigger, body=b"", headers=(), params=(), query=(), correlation=()
     )
-    return make_record(
-        attrs.evolve(
-            execution,
-            trigger=trigger,
-            outcome=_without_body(execution.outcome),
-            calls=(), logs=(), mutations=(), reads=(),
-            completeness=(*execution.completeness, sentence),
-        )  # fmt: skip
-    )
+    reduced = attrs.evolve(
+        execution, trigger=trigger, outcome=_without_body(execution.outcome), calls=(), logs=(), mutations=(),
+        reads=(), completeness=(*execution.completeness, sentence),
+    )  # fmt: skip
+    return make_record(reduced)
 
 
 def _without_body(outcome: Outcome) -> Outcome:
@@ -245,24 +244,35 @@ class RecordStore:
 
     async def add(self, execution: Execution) -> None:
         """Store the execution unless it has a record. Waits for a transaction that is just committing one."""
-        await self.add_record(make_record(execution))
+        await self.insert(make_record(execution))
 
-    async def add_record(self, record: Record) -> bool:
-        """Store ``record``, reduced if it must be; False when the database refused it whole."""
+    async def insert(self, record: Record) -> "Inserted":
+        """Store ``record`` unless its execution has one; reduced, if the database refuses it whole."""
         try:
-            await self._add(record)
+            is_new = await self._insert(record)
         except (DatabaseError, BadQueryArgument) as error:
             if not _is_own_fault(error):
                 raise
-            await self._add(make_reduced(record, _reason(error)))
-            return False
-        return True
+            return Inserted(await self._insert(make_reduced(record, _reason(error))), is_reduced=True)
+        return Inserted(is_new, is_reduced=False)
 
-    async def _add(self, record: Record) -> None:
+    async def _insert(self, record: Record) -> bool:
         async with self.pool.acquire() as connection, connection.transaction():
             await _add_blobs(connection, record.blobs)
-            if await connection.fetch_value(QUERIES.add_execution, *record.values) is not None:
+            is_new = await connection.fetch_value(QUERIES.add_execution, *record.values) is not None
+            if is_new:
                 await _add_rolled_back(connection, record.id, record.rolled_back)
+            return is_new
+
+
+@attrs.frozen
+class Inserted:
+    """What became of a record."""
+
+    is_new: bool
+    """False: the execution had a record already, and keeps it."""
+    is_reduced: bool
+    """The database refused the whole record; what it does take was stored, and says so."""
 
 
 async def _add_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
@@ -349,7 +359,7 @@ class RecordWriter:
         )  # fmt: skip
 
     def submit(self, record: Record, on_stored: Callable[[], None]) -> None:
-        """Take ``record`` without waiting; ``on_stored``, which must not raise, is called once it is durable."""
+        """Take ``record`` without waiting. ``on_stored`` is called when it is durable, and must not raise."""
         self._queue.append((record, on_stored))
         self._waiting_bytes += record.size_bytes
         self._submitted += 1
@@ -368,6 +378,14 @@ class RecordWriter:
         while self._stored < wanted:
             await self._progress.park()
 
+    async def insert(self, record: Record) -> bool:
+        """Store one record now; False when its execution had one. Raises what the database says.
+
+        It waits for a transaction that is just committing a record of the same execution, so the answer
+        also tells what became of that transaction.
+        """
+        return (await self._store.insert(record)).is_new
+
     async def write_blobs(self, blobs: Sequence[Blob]) -> None:
         """Store the blobs of a record that goes into a guest's transaction. Raises what the database says."""
         if blobs:
@@ -375,7 +393,7 @@ class RecordWriter:
                 await _add_blobs(connection, blobs)
 
     async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
-        """Put what an execution changed in vain into the rows' histories, where its record went another way."""
+        """Put what an execution changed in vain into the rows' histories, when its record went elsewhere."""
         if mutations:
             async with self._pool.acquire() as connection:
                 await _add_rolled_back(connection, execution_id, mutations)
@@ -403,13 +421,13 @@ class RecordWriter:
             if batch and size_bytes > BATCH_BYTES_MAX:
                 break
             batch.append(record)
-        if await self._insist(lambda: self._copy(batch)):
+        if await self._insist(partial(self._copy, batch)):
             self._done(len(batch))
             return
         # One of them is refused, or is there already: each on its own then.
         for record in batch:
-            if not await self._insist(lambda record=record: self._store.add_record(record)):  # type: ignore[misc]
-                self._reduced += 1
+            inserted = await self._insist(partial(self._store.insert, record))
+            self._reduced += inserted.is_reduced
             self._done(1)
 
     async def _copy(self, batch: list[Record]) -> bool:
@@ -428,7 +446,7 @@ class RecordWriter:
             raise
         return True
 
-    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+    async def _insist(self, write: Callable[[], Awaitable[_T]]) -> _T:
         """Run ``write`` until the database has answered it."""
         pause_s = RETRY_S_MIN
         self._write_began = trio.current_time()

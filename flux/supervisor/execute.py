@@ -18,6 +18,7 @@ something failed; it waits, and hands values on.
 """
 
 import uuid
+from datetime import UTC, datetime
 from typing import Protocol
 
 import attrs
@@ -51,11 +52,11 @@ from flux.sandbox.base import Sandbox
 from flux.session import RecordSession
 from flux.store.postgres import CommitUnknown, Pool
 from flux.store.queries import QUERIES
-from flux.store.records import RecordWriter, commit_parameters, make_record
+from flux.store.records import RecordStore, RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase, describe_failure
 from flux.supervisor.drive import Bounds, Driven, drive
-from flux.supervisor.journal import Journal
+from flux.supervisor.journal import Journal, JournalError
 from flux.supervisor.perform import HostTable
 from flux.supervisor.tables import TableCatalog
 from flux.values import text_or_bytes
@@ -67,6 +68,7 @@ RETRY_PAUSE_S = 0.02
 SETTLE_S = 60.0
 """How long ending a transaction may take once the function has ended, cancelled or not."""
 INTERRUPTED_SETTLE_S = 5.0
+DAY_S = 86400.0
 FIND_OUT_S = 30.0
 """How long we ask the database what became of a COMMIT that it did not answer."""
 
@@ -177,7 +179,6 @@ class Executor:
             for attempt in range(1, attempts + 1):
                 run = _Run(self._backing, self._audience, runnable, trigger, parent, attempt)
                 executed = await run.run(value)
-                self._audience.done(executed.execution, stored=executed.stored)
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
                 parent = executed.execution.id
@@ -189,9 +190,7 @@ class Executor:
 
     def refuse(self, runnable: Runnable, trigger: Trigger, refusal: Raised) -> Executed:
         """Record a request that was answered without running the function: its input can't be read."""
-        executed = _Run(self._backing, self._audience, runnable, trigger, None, 1).refuse(refusal)
-        self._audience.done(executed.execution, stored=False)
-        return executed
+        return _Run(self._backing, self._audience, runnable, trigger, None, 1).refuse(refusal)
 
 
 def may_run_again(execution: Execution) -> bool:
@@ -362,12 +361,10 @@ class _Run:
 
     async def _settle(self, outcome: Outcome) -> Executed:
         database = self._database
-        if not isinstance(outcome, Returned) or not database.is_open:
+        if not isinstance(outcome, Returned) or not database.is_open or not self._runnable.function.atomic:
+            # Not atomic and open: a block that the function never closed. What it did not commit it does not get.
             await database.roll_back()
-            return self._submit(outcome)
-        if not self._runnable.function.atomic:
-            # A block that it opened and never closed: what it did not commit it does not get.
-            await database.roll_back()
+            self._changes.rolled_back += await self._find_undone()
             return self._submit(outcome)
         try:
             if await database.finish_reads():
@@ -377,6 +374,10 @@ class _Run:
             await database.roll_back()
             error = failed.error
             return self._submit(Raised("CommitFailed", f"ERROR {error.code}: {error.message}"))
+        except JournalError as error:
+            # Without the journal a crash now would leave a commit without its record: so it is not made.
+            await database.roll_back()
+            return self._submit(Raised("CommitFailed", f"{error.code} {error.message}", status=503, code="OVERLOADED"))
         except CommitUnknown as unknown:
             return await self._find_out(outcome, unknown)
 
@@ -394,7 +395,7 @@ class _Run:
         await database.commit_with(QUERIES.commit_record, commit_parameters(record, backing.token))
         await self._tell_undone(execution)
         backing.journal.stored(execution.id.bytes)
-        return Executed(execution, outcome, stored=True)
+        return self._announce(execution, outcome, stored=True)
 
     async def _find_out(self, outcome: Outcome, unknown: CommitUnknown) -> Executed:
         """COMMIT was not answered. The record went with it, so the database knows what became of both.
@@ -405,38 +406,62 @@ class _Run:
         failed = Raised("CommitFailed", f"ERROR {unknown.code}: {unknown.message}; it did not take place")
         execution = attrs.evolve(self._make_execution(failed), mutations=self._changes.peek_all())
         with trio.move_on_after(FIND_OUT_S):
-            if await self._backing.writer.insert(make_record(execution)):
+            if await RecordStore(self._backing.owner).insert(make_record(execution)):
                 self._database.settle_unknown(committed=False)
                 self._backing.journal.stored(execution.id.bytes)
-                return Executed(execution, failed, stored=True)
+                return self._announce(execution, failed, stored=True)
             self._database.settle_unknown(committed=True)
             execution = self._make_execution(outcome)
             self._backing.journal.stored(execution.id.bytes)
-            return Executed(execution, outcome, stored=True)
+            return self._announce(execution, outcome, stored=True)
         # The journal holds the record as one that goes with its transaction; recovery asks again at start.
         unsettled = Raised("CommitUnknown", unknown.message, status=503, code="OVERLOADED")
-        return Executed(self._make_execution(unsettled), unsettled, stored=False)
+        return self._announce(self._make_execution(unsettled), unsettled, stored=False)
 
     async def _tell_undone(self, execution: Execution) -> None:
         """Keep the rows that were undone inside a transaction that was committed: the log has them no more."""
-        undone = execution.mutations
-        if self._database.unsettled:
-            undone += await self._backing.writer.find_undone(self._database.unsettled_mutations())
+        undone = (*execution.mutations, *await self._find_undone())
         if undone:
             await self._backing.writer.add_rolled_back(execution.id, undone)
+
+    async def _find_undone(self) -> list[Mutation]:
+        """Ask the log which of the statements in doubt it still has; return the rows of the others."""
+        undone: list[Mutation] = []
+        doubtful = self._database.unsettled
+        for xid in sorted({statement.xid for statement in doubtful}):
+            statements = [statement for statement in doubtful if statement.xid == xid]
+            since = datetime.fromtimestamp(self._head.started_at_ns / 1e9 - DAY_S, UTC)
+            async with self._backing.owner.acquire() as connection:
+                rows = await connection.fetch(
+                    QUERIES.find_surviving_mutations, str(xid), [statement.seq for statement in statements], since
+                )
+            surviving = {row["seq"] for row in rows}
+            undone += [row for statement in statements if statement.seq not in surviving for row in statement.mutations]
+        return undone
 
     def _submit(self, outcome: Outcome) -> Executed:
         """Record an execution whose transactions have all ended."""
         backing = self._backing
         execution = self._make_execution(outcome)
-        backing.journal.ended(execution.id.bytes, execution, in_transaction=False)
+        try:
+            backing.journal.ended(execution.id.bytes, execution, in_transaction=False)
+        except JournalError as error:
+            # The record still goes to the database; only a crash before it is there would cut it.
+            execution = attrs.evolve(
+                execution, completeness=(*execution.completeness, f"the journal could not be written: {error.code}")
+            )
 
         def stored() -> None:
             backing.journal.stored(execution.id.bytes)
             self._audience.stored(execution.id)
 
+        executed = self._announce(execution, outcome, stored=False)  # First: `stored` may come at any moment.
         backing.writer.submit(make_record(execution), stored)
-        return Executed(execution, outcome, stored=False)
+        return executed
+
+    def _announce(self, execution: Execution, outcome: Outcome, *, stored: bool) -> Executed:
+        self._audience.done(execution, stored=stored)
+        return Executed(execution, outcome, stored)
 
     def _make_execution(self, outcome: Outcome, committing: Transaction | None = None) -> Execution:
         """Return the record as it is now."""

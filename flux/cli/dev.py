@@ -1,0 +1,176 @@
+"""``flux dev``: serve this project on this machine, with its own database.
+
+It prints its story on stderr: what started and how long it took, what is served,
+each reload. A line that begins with ``ready`` means that requests are taken. SIGINT
+and SIGTERM drain and end with exit code 0; a second one ends at once.
+"""
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flux import __version__
+from flux.cli.screen import Piece, Screen, cells, pad
+from flux.cli.settings import settings
+from flux.errors import FluxError
+
+if TYPE_CHECKING:
+    from flux.project import Project
+    from flux.supervisor.dev_server import Route
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port (default: flux.toml, else 4000; 0: a free one).")
+@click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
+@click.option("--clean", is_flag=True, help="Begin with an empty embedded database: all data and records are removed.")
+@click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
+def command(port: int | None, database_url: str, clean: bool, pg_user: str | None) -> int:
+    """Serve this project on this machine, with its own database."""
+    import trio
+
+    from flux.project import find_project
+    from flux.supervisor.dev_server import DevOptions, serve_dev
+
+    if clean and database_url:
+        raise click.UsageError("--clean removes the embedded database; it does not touch the one of --database-url")
+    options = DevOptions(find_project(Path()), port, database_url, clean, pg_user)
+    said = settings()
+    story = DevStory(Screen.stderr(colour=False if said.no_color else None), quiet=said.quiet)
+
+    async def main() -> None:
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_listen_to_signals, stop, nursery.cancel_scope)
+            await serve_dev(options, story, stop)
+            nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(main)
+    except* FluxError as group:
+        first = _first(group)
+        raise first from first.__cause__
+    return 0
+
+
+def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, FluxError)
+    return error
+
+
+async def _listen_to_signals(stop, scope, *, task_status):  # type: ignore[no-untyped-def]
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for _number in signals:
+            if stop.is_set():
+                scope.cancel()
+                return
+            stop.set()
+
+
+class DevStory:
+    """Writes what happens to stderr. A `flux.supervisor.dev_server.Story`."""
+
+    def __init__(self, screen: Screen, *, quiet: bool) -> None:
+        self._screen = screen
+        self._quiet = quiet
+
+    def begin(self, project: "Project", branch: str | None, sha: str, changed_files: int) -> None:
+        """See `Story.begin`."""
+        code = sha if sha.startswith("nogit-") else sha[:7]
+        where = f"{branch} @ {code}" if branch else code
+        state = f"{changed_files} changed" if changed_files else "clean"
+        if sha.startswith("nogit-"):
+            state = "no git"
+        name = project.config.project.name
+        self._line(Piece(f"flux {__version__}", "bold"), f" · project {name} · {where} ({state})")
+        self._line()
+
+    def step(self, name: str, detail: str, elapsed_s: float) -> None:
+        """See `Story.step`."""
+        text = f"{detail}"
+        room = max(2, 56 - cells(text))
+        self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {text}{' ' * room}", Piece(f"{elapsed_s:.1f} s", "dim"))
+
+    def note(self, text: str) -> None:
+        """See `Story.note`."""
+        self._screen.line("  ", Piece("!", "yellow"), f" {text}")
+
+    def ready(self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str]) -> None:
+        """See `Story.ready`."""
+        self._line()
+        self._line("  api   ", Piece(url, "cyan"))
+        self._line()
+        self._routes(routes)
+        self._line()
+        # Always told: programs wait for this line.
+        self._screen.line(
+            Piece("ready", "bold green"), f" in {elapsed_s:.1f} s · watching {' '.join(watched)} · ctrl-c to stop"
+        )
+        sys.stderr.flush()
+
+    def reload(self, changed: Sequence[str], deployment: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
+        """See `Story.reload`."""
+        what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
+        self._line(
+            Piece(_now(), "dim"), "  reload  ", f"{what} changed → {deployment}, {len(routes)} functions",
+            Piece(f"  {elapsed_s * 1000:.0f} ms", "dim"),
+        )  # fmt: skip
+
+    def problem(self, what: str, error: FluxError) -> None:
+        """See `Story.problem`."""
+        self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold"))
+        for line in error.message.split("\n"):
+            self._screen.line("            ", line)
+        for failure in getattr(error, "failures", ()):
+            for line in failure.traceback.rstrip().split("\n"):
+                self._screen.line("            ", Piece(line, "dim"))
+        if error.remedy:
+            self._screen.line("            ", error.remedy)
+        self._screen.line("            ", Piece("the last good code is served", "yellow"))
+
+    def crash(self, error: BaseException) -> None:
+        """See `Story.crash`."""
+        self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {type(error).__name__}: {error}")
+        for text in traceback.format_exception(error):
+            for line in text.rstrip().split("\n"):
+                self._screen.line("            ", Piece(line, "dim"))
+
+    def output(self, text: str) -> None:
+        """See `Story.output`."""
+        for line in text.rstrip("\n").split("\n"):
+            self._screen.line("  ", Piece("│", "dim"), f" {line}")
+
+    def stopping(self) -> None:
+        """See `Story.stopping`."""
+        self._line(Piece(_now(), "dim"), "  stopping: requests in flight are finished")
+
+    def _routes(self, routes: "Sequence[Route]") -> None:
+        if not routes:
+            self._line("  no functions yet: put one into functions/")
+            return
+        paths = max(cells(route.path) for route in routes)
+        names = max(cells(route.function) for route in routes)
+        for route in routes:
+            self._line(
+                "  ", Piece(pad(route.trigger or "—", 6), "bold"), " ", pad(route.path, paths), "  ",
+                pad(route.function, names), "  ", Piece("  ".join(route.grants), "dim"),
+            )  # fmt: skip
+
+    def _line(self, *pieces: Piece | str) -> None:
+        if not self._quiet:
+            self._screen.line(*pieces)
+
+
+def _now() -> str:
+    return datetime.now().strftime("%H:%M:%S")

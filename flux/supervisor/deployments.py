@@ -1,0 +1,271 @@
+"""Code that is being served, and the switch from one to the next.
+
+A project's files are copied into an *artifact*, a folder named by the hash of
+what is in it, and run from there. So what runs can't change under its feet, a
+traceback shows the lines that ran, and the same code has the same deployment id.
+
+One deployment is *current*. A new one is made ready beside it (its code imported,
+its workers forked) before the switch, which is one assignment: a request takes
+whichever is current when it arrives and keeps it. The old one drains and ends.
+Code that can't be imported never becomes current: the last good code goes on.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+import trio
+
+from flux.config import DEFAULT_ORIGIN, Config
+from flux.deployment import Deployment, Function
+from flux.errors import OperatorError
+from flux.execution import LimitInForce
+from flux.grants import Grants
+from flux.limits import Limits, format_duration, format_size
+from flux.project import Project, hash_artifact, list_artifact_files, read_source_version
+from flux.redact import RedactionRules
+from flux.routes import RouteTable
+from flux.sandbox.process import ProcessSandbox
+from flux.supervisor.drive import Bounds
+from flux.supervisor.execute import Runnable
+
+
+class UnknownFunctionError(OperatorError):
+    """``flux.toml`` names a function that the code does not declare."""
+
+    code = "FLX518"
+
+
+class ArtifactError(OperatorError):
+    """The project's files can't be copied to where they run from."""
+
+    code = "FLX519"
+
+
+class LiveDeployment:
+    """A deployment whose code is imported and whose workers wait."""
+
+    def __init__(self, deployment: Deployment, sandbox: ProcessSandbox, runnables: Mapping[str, Runnable]) -> None:
+        self.deployment = deployment
+        self.runnables = runnables
+        """By the functions' names."""
+        self.routes: RouteTable[Runnable] = RouteTable()
+        for runnable in runnables.values():
+            if runnable.function.route is not None:
+                self.routes.add(runnable.function.route, runnable)
+        self._sandbox = sandbox
+        self._in_use = 0
+        self._retired = False
+        self._idle = trio.Event()
+
+    def enter(self) -> None:
+        """A request begins to use it."""
+        self._in_use += 1
+
+    def leave(self) -> None:
+        """A request is over."""
+        self._in_use -= 1
+        self._settle()
+
+    def retire(self) -> None:
+        """No request will enter any more."""
+        self._retired = True
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._retired and self._in_use == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until it is retired and the last request has left it."""
+        await self._idle.wait()
+
+
+class Deployments:
+    """What is served, and making the next one ready. Runs its sandboxes in ``nursery``."""
+
+    def __init__(
+        self, nursery: trio.Nursery, artifacts: Path, *, idle_workers: int, on_output: Callable[[str], None]
+    ) -> None:
+        self._nursery = nursery
+        self._artifacts = artifacts
+        self._idle_workers = idle_workers
+        self._on_output = on_output
+        self.current: LiveDeployment | None = None
+        self._activated = trio.Event()
+
+    async def prepare(self, project: Project) -> LiveDeployment:
+        """Return the project's code as a deployment that is ready, and not yet current.
+
+        Raises what is wrong with it: `ImportFailedError`, `RouteConflictError` and their kin.
+        """
+        version = await trio.to_thread.run_sync(read_source_version, project)
+        artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
+        config = project.config
+        sandbox = ProcessSandbox(
+            folder,
+            config.project.functions,
+            idle_target=self._idle_workers,
+            warm=config.sandbox.warm,
+            on_output=self._on_output,
+        )
+        scope = await self._nursery.start(_run_sandbox, sandbox)
+        try:
+            deployment = Deployment(
+                id=artifact_hash[:16],
+                sha=version.sha,
+                dirty=version.dirty,
+                branch=version.branch,
+                folder=str(folder),
+                functions=sandbox.functions,
+            )
+            _check_config(config, sandbox.functions)
+            rules = RedactionRules.parse(config.recording.redact)
+            runnables = {
+                function.name: make_runnable(function, deployment, sandbox, config, rules)
+                for function in sandbox.functions
+            }
+            live = LiveDeployment(deployment, sandbox, runnables)
+        except BaseException:
+            scope.cancel()
+            raise
+        self._nursery.start_soon(_end_when_idle, live, scope)
+        return live
+
+    def activate(self, live: LiveDeployment) -> None:
+        """Make ``live`` current; the one before it ends with its last request."""
+        before, self.current = self.current, live
+        if before is not None:
+            before.retire()
+        self._activated.set()
+
+    async def wait_current(self) -> LiveDeployment:
+        """Return what is current, waiting for the first."""
+        await self._activated.wait()
+        assert self.current is not None
+        return self.current
+
+
+async def _run_sandbox(
+    sandbox: ProcessSandbox, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.CancelScope() as scope:
+        started: trio.TaskStatus[None] = _Relay(task_status, scope)
+        await sandbox.run(task_status=started)
+
+
+class _Relay:
+    """Hands the sandbox's "started" on, with the scope that ends it."""
+
+    def __init__(self, status: trio.TaskStatus[trio.CancelScope], scope: trio.CancelScope) -> None:
+        self._status = status
+        self._scope = scope
+
+    def started(self, value: None = None) -> None:  # noqa: ARG002 - the protocol's signature
+        """See `trio.TaskStatus`."""
+        self._status.started(self._scope)
+
+
+async def _end_when_idle(live: LiveDeployment, scope: trio.CancelScope) -> None:
+    await live.wait_idle()
+    scope.cancel()
+
+
+def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
+    """Copy what the project's deployment consists of; return its hash and the folder, made or found."""
+    artifact_hash = hash_artifact(project)
+    folder = artifacts / artifact_hash[:16]
+    if folder.is_dir():
+        return artifact_hash, folder
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = Path(tempfile.mkdtemp(dir=artifacts, prefix="unfinished-"))
+        try:
+            for path in list_artifact_files(project):
+                target = unfinished / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(project.root / path, target)
+            # Renamed when whole, so that a folder of this name is always all of it.
+            os.rename(unfinished, folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not folder.is_dir():  # Else somebody else has made the same one meanwhile.
+                raise
+    except OSError as error:
+        raise ArtifactError(
+            f"{error.filename or artifacts} can't be written: {error.strerror}",
+            remedy="free space there, or make the folder yours: ls -ld " + str(artifacts),
+        ) from error
+    return artifact_hash, folder
+
+
+def make_runnable(
+    function: Function, deployment: Deployment, sandbox: ProcessSandbox, config: Config, rules: RedactionRules
+) -> Runnable:
+    """Return the function with its limits and grants: Flux's, the project's, the decorator's, its own table's."""
+    bounds = make_bounds(function, config)
+    table = config.get_function(function.name)
+    middleware = table.middleware if table.middleware is not None else function.middleware or ()
+    return Runnable(
+        function=function,
+        deployment=deployment,
+        sandbox=sandbox,
+        bounds=bounds,
+        limits=describe_limits(bounds),
+        grants=Grants.parse(config.get_http_allow(function.name)),
+        isolation=function.isolation or config.database.isolation,
+        middleware=tuple(middleware),
+        rules=rules,
+        warm=config.sandbox.warm > 1,
+    )
+
+
+LIMIT_KEYS = ("timeout", "memory", "host_calls", "body", "response", "log")
+
+
+def make_bounds(function: Function, config: Config) -> Bounds:
+    """Return the limits in force for ``function`` and whose each one is."""
+    limits: Limits = config.get_limits(function.name)
+    origins = {key: config.get_limit_origin(function.name, key) for key in LIMIT_KEYS}
+    if function.timeout_s is not None and f"functions.{function.name}.timeout" not in config.origins:
+        limits = attrs.evolve(limits, timeout_s=function.timeout_s)
+        origins["timeout"] = f"@function(timeout=...) at {function.position.file}:{function.position.line}"
+    return Bounds(limits, origins)
+
+
+def describe_limits(bounds: Bounds) -> tuple[LimitInForce, ...]:
+    """Return the limits as the record keeps them."""
+    limits = bounds.limits
+    texts = {
+        "timeout": format_duration(limits.timeout_s),
+        "memory": format_size(limits.memory_bytes_max),
+        "host_calls": str(limits.host_calls_max),
+        "body": format_size(limits.body_bytes_max),
+        "response": format_size(limits.response_bytes_max),
+        "log": format_size(limits.log_bytes_max),
+    }
+    return tuple(LimitInForce(key, texts[key], bounds.origins.get(key, DEFAULT_ORIGIN)) for key in LIMIT_KEYS)
+
+
+def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
+    """Refuse a ``flux.toml`` that speaks of functions which do not exist: a typo there takes a grant away."""
+    names = {function.name for function in functions}
+    for name in config.functions:
+        if name not in names:
+            line = next(
+                (origin for key, origin in config.origins.items() if key.startswith(f"functions.{name}.")), "flux.toml"
+            )
+            raise UnknownFunctionError(
+                f"{line}  [functions.{name}] names no function: there is {', '.join(sorted(names)) or 'none'}",
+                remedy="correct the name, or remove the table",
+            )
+    for entry in config.cron:
+        if entry.function not in names:
+            raise UnknownFunctionError(
+                f"flux.toml  a [[cron]] entry names {entry.function}, which is no function: "
+                f"there is {', '.join(sorted(names)) or 'none'}",
+                remedy="correct the name, or remove the entry",
+            )

@@ -1,0 +1,417 @@
+"""``flux dev``: the whole of Flux on one machine, for one project.
+
+`serve_dev` starts things in the order in which they need each other, tells the
+story of each step, serves until it is told to stop, and ends in reverse::
+
+    project      flux.toml and the functions' files are read
+    postgres     embedded under .flux/, or the one that a URL names
+    backing      Flux's schema, the journal's recovery, pools, the writer
+    migrations   the project's own
+    deployment   the code is imported, workers are forked
+    gateway      the port is opened; "ready"
+
+Then it watches the files. A change makes a new deployment beside the old one and
+switches; when the new code is no good, that is told and the old one goes on.
+
+It decides nothing about how things look: a `Story` is told what happens.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from flux.config import Config
+from flux.dotenv import parse_dotenv
+from flux.errors import FluxError, OperatorError
+from flux.project import Project, list_migrations, read_project, read_source_version
+from flux.sandbox.base import ImportFailedError
+from flux.store.embedded import open_embedded_postgres
+from flux.store.migrate import Prepared, apply_user_migrations
+from flux.store.postgres import ConnectOptions, parse_url
+from flux.store.queries import QUERIES
+from flux.supervisor.backing import OpenedBacking, open_backing
+from flux.supervisor.console import Console
+from flux.supervisor.console_door import Door
+from flux.supervisor.deployments import Deployments, LiveDeployment
+from flux.supervisor.execute import Backing, Executor
+from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
+from flux.supervisor.host import FunctionHost, Publisher, list_grants
+from flux.supervisor.live import Live
+from flux.supervisor.recovery import Recovered
+from flux.supervisor.watch import watch_project
+from flux.tenant import Tenant
+
+IDLE_WORKERS = 4
+DRAIN_S = 10.0
+"""How long requests in flight may take to end once the server is told to stop."""
+RELOAD_QUIET_S = 0.02
+SERVER_FILE = "dev.json"
+
+
+class NoPasswordFileError(OperatorError):
+    """``.flux/`` can't be written."""
+
+    code = "FLX516"
+
+
+@attrs.frozen
+class DevOptions:
+    """What the command line says."""
+
+    root: Path
+    """The project's folder."""
+    port: int | None = None
+    """TCP port, or None for the project's."""
+    database_url: str = ""
+    """An existing Postgres; empty for the project's, or else the embedded one."""
+    clean: bool = False
+    """Begin with an empty embedded database."""
+    pg_user: str | None = None
+    """Who the embedded Postgres runs as when we are root."""
+
+
+@attrs.frozen
+class Route:
+    """A line of the list of what is served."""
+
+    trigger: str
+    """``POST``, ``GET`` ..., ``cron`` or empty."""
+    path: str
+    """Path, schedule or empty."""
+    function: str
+    """``functions.signup:create_user``."""
+    grants: tuple[str, ...]
+
+
+class Story(Protocol):
+    """Who is told what happens."""
+
+    def begin(self, project: Project, branch: str | None, sha: str, changed_files: int) -> None:
+        """The project is read."""
+
+    def step(self, name: str, detail: str, elapsed_s: float) -> None:
+        """A step is done."""
+
+    def note(self, text: str) -> None:
+        """Something that people should know and that stops nothing."""
+
+    def ready(self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str]) -> None:
+        """Requests are taken."""
+
+    def reload(self, changed: Sequence[str], deployment: str, routes: Sequence[Route], elapsed_s: float) -> None:
+        """New code is served."""
+
+    def problem(self, what: str, error: FluxError) -> None:
+        """Something failed and the server goes on."""
+
+    def crash(self, error: BaseException) -> None:
+        """Something in Flux itself failed; a request got a 500 for it."""
+
+    def output(self, text: str) -> None:
+        """Code printed something while it was imported."""
+
+    def stopping(self) -> None:
+        """The server drains."""
+
+
+async def serve_dev(options: DevOptions, story: Story, stop: trio.Event) -> None:
+    """Serve the project until ``stop`` is set; raise what keeps it from starting."""
+    began = trio.current_time()
+    project = read_project(options.root)
+    version = await trio.to_thread.run_sync(read_source_version, project)
+    story.begin(project, version.branch, version.sha, version.changed_files)
+    flux_folder = prepare_flux_folder(options.root)
+    port = project.config.dev.port if options.port is None else options.port
+    listeners = await open_listeners("127.0.0.1", port)  # First: a port in use is known before anything is started.
+    async with contextlib.AsyncExitStack() as stack:
+        for listener in listeners:
+            stack.push_async_callback(listener.aclose)
+        database = await stack.enter_async_context(_open_database(options, project.config, flux_folder, story))
+        tenant = Tenant()
+        secret_values = _read_secrets(options.root)
+        backing_began = trio.current_time()
+        opened = await stack.enter_async_context(
+            open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
+        )
+        _tell_backing(story, opened, trio.current_time() - backing_began)
+        await _migrate(project, opened.backing, tenant, story)
+        server = _Server(options.root, project, opened, story, flux_folder, secrets.token_urlsafe(24))
+        await server.run(listeners, stop, began)
+
+
+@contextlib.asynccontextmanager
+async def _open_database(
+    options: DevOptions, config: Config, flux_folder: Path, story: Story
+) -> AsyncIterator[ConnectOptions]:
+    """Give the options of Flux's own role, with the embedded server running if that is the one."""
+    began = trio.current_time()
+    url = options.database_url or config.database.url
+    if url:
+        connect_options = parse_url(url)
+        story.step("postgres", f"at {connect_options.place}", trio.current_time() - began)
+        yield connect_options
+        return
+    async with open_embedded_postgres(flux_folder / "pg", clean=options.clean, user=options.pg_user) as server:
+        address = server.address
+        first = f"  (first run: initdb {server.initdb_s:.1f} s)" if server.first_run else ""
+        story.step("postgres", f"{server.version} embedded, .flux/pg{first}", trio.current_time() - began)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_postgres, server, story)
+            yield ConnectOptions(
+                host=address.host, port=address.port, user=address.user, password=address.password,
+                database=address.database,
+            )  # fmt: skip
+            nursery.cancel_scope.cancel()
+
+
+async def _keep_postgres(server: Any, story: Story) -> None:
+    """Start the embedded server again when it dies; connections notice by themselves."""
+    while True:
+        exited = await server.wait_died()
+        if exited.asked:
+            return
+        story.note(f"PostgreSQL ended by itself ({exited.status}); starting it again")
+        await server.restart()
+        story.note("PostgreSQL is back")
+
+
+def _tell_backing(story: Story, opened: OpenedBacking, elapsed_s: float) -> None:
+    prepared: Prepared = opened.prepared
+    recovered: Recovered = opened.recovered
+    story.step("recorder", f"whole requests, schema {prepared.installed_version}", elapsed_s)
+    if recovered.interrupted or recovered.completed:
+        story.note(
+            f"recovered from the journal: {len(recovered.completed)} that had ended, "
+            f"{len(recovered.interrupted)} interrupted"
+        )
+    for sentence in recovered.damage:
+        story.note(f"journal: {sentence}")
+    for schema, table, reason in prepared.coverage:
+        story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
+    if not prepared.event_triggers:
+        story.note("this role may not create event triggers: new tables are recorded from the next start on")
+
+
+async def _migrate(project: Project, backing: Backing, tenant: Tenant, story: Story) -> None:
+    began = trio.current_time()
+    migrations = await trio.to_thread.run_sync(list_migrations, project)
+    async with backing.owner.acquire() as connection:
+        applied = await apply_user_migrations(connection, tenant.name, migrations)
+    backing.tables.forget()
+    if migrations:
+        names = ", ".join(Path(path).name for path in applied)
+        detail = f"{names} applied" if applied else f"{len(migrations)} applied before"
+        story.step("migrations", detail, trio.current_time() - began)
+
+
+class _Server:
+    """What runs once the backing stands."""
+
+    def __init__(
+        self, root: Path, project: Project, opened: OpenedBacking, story: Story, flux_folder: Path, token: str
+    ) -> None:
+        self._root = root
+        self._project = project
+        self._backing = opened.backing
+        self._prepared = opened.prepared
+        self._story = story
+        self._flux_folder = flux_folder
+        self._token = token
+        self._live = Live()
+        self._executor = Executor(self._backing, Publisher(self._live))
+
+    async def run(self, listeners: list[trio.SocketListener], stop: trio.Event, began: float) -> None:
+        address = listeners[0].socket.getsockname()
+        url = f"http://127.0.0.1:{address[1]}"
+        async with trio.open_nursery() as nursery:
+            deployments = Deployments(
+                nursery, self._flux_folder / "artifacts", idle_workers=IDLE_WORKERS, on_output=self._story.output
+            )
+            deployment_began = trio.current_time()
+            live = await deployments.prepare(self._project)
+            await self._activate(deployments, live)
+            routes = list_routes(live)
+            self._story.step(
+                "sandbox", f"process workers ×{IDLE_WORKERS} · {live.deployment.id}", trio.current_time() - deployment_began
+            )
+            host = FunctionHost(deployments, self._executor, self._checks, self._counters)
+            console = Console(self._backing.owner, self._live, host, Door(self._token))
+            front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
+            host.front_door = front_door
+            drain = trio.Event()
+            async with trio.open_nursery() as serving:
+                await serving.start(_serve, listeners, front_door, drain, self._story)
+                with server_file(self._flux_folder, url, self._token):
+                    config = self._project.config
+                    watched = [f"{config.project.functions}/", "flux.toml", "migrations/"]
+                    self._story.ready(url, routes, trio.current_time() - began, watched)
+                    async with trio.open_nursery() as watching:
+                        watching.start_soon(self._reload_forever, deployments, host)
+                        await stop.wait()
+                        watching.cancel_scope.cancel()
+                self._story.stopping()
+                self._live.close()
+                drain.set()
+                serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            nursery.cancel_scope.cancel()
+
+    async def _activate(self, deployments: Deployments, live: LiveDeployment) -> None:
+        """Record the deployment, then switch to it: an execution's deployment is always known."""
+        deployment = live.deployment
+        functions = json.dumps([function.name for function in deployment.functions])
+        async with self._backing.owner.acquire() as connection:
+            await connection.execute(
+                QUERIES.add_deployment, deployment.id, self._backing.tenant, deployment.sha, deployment.dirty,
+                deployment.id, json.loads(functions),
+            )  # fmt: skip
+            await connection.execute(QUERIES.activate_deployment, deployment.id)
+        deployments.activate(live)
+
+    async def _reload_forever(self, deployments: Deployments, host: FunctionHost) -> None:
+        send, receive = trio.open_memory_channel[tuple[str, ...]](64)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_project, self._root, self._project.config.project.functions, send)
+            async for first in receive:
+                began = trio.current_time()
+                changed = set(first)
+                await trio.sleep(RELOAD_QUIET_S)
+                with contextlib.suppress(trio.WouldBlock):
+                    while True:
+                        changed.update(receive.receive_nowait())
+                await self._reload(deployments, host, sorted(changed), began)
+
+    async def _reload(
+        self, deployments: Deployments, host: FunctionHost, changed: Sequence[str], began: float
+    ) -> None:
+        try:
+            project = read_project(self._root)
+            if any(path.startswith("migrations") for path in changed):
+                await _migrate(project, self._backing, Tenant(), self._story)
+            live = await deployments.prepare(project)
+            if deployments.current is not None and live.deployment == deployments.current.deployment and not any(
+                path == "flux.toml" for path in changed
+            ):
+                live.retire()  # The files are what they were.
+                host.failure = None
+                return
+            await self._activate(deployments, live)
+        except FluxError as error:
+            host.failure = error
+            self._story.problem(", ".join(changed), error)
+            return
+        host.failure = None
+        self._project = project
+        self._story.reload(changed, live.deployment.id, list_routes(live), trio.current_time() - began)
+
+    def _counters(self) -> Mapping[str, float | Mapping[str, float]]:
+        writer, journal = self._backing.writer.counts, self._backing.journal.counts
+        owner, guests = self._backing.owner.counts, self._backing.guests.counts
+        return {
+            "executions_running": float(self._executor.running),
+            "records_waiting": float(writer.waiting),
+            "records_stored_total": float(writer.stored),
+            "records_reduced_total": float(writer.reduced),
+            "record_write_retries_total": float(writer.retries),
+            "journal_bytes_total": float(journal.written_bytes),
+            "database_connections": {"owner": float(owner.open), "guests": float(guests.open)},
+            "database_waiting": {"owner": float(owner.waiting), "guests": float(guests.waiting)},
+        }
+
+    def _checks(self) -> Sequence[Mapping[str, Any]]:
+        writer = self._backing.writer.counts
+        coverage = [f"{schema}.{table}: {reason}" for schema, table, reason in self._prepared.coverage]
+        return [
+            {
+                "name": "recording",
+                "ok": writer.stalled_since is None and writer.reduced == 0,
+                "detail": f"{writer.stored} stored, {writer.waiting} waiting, {writer.reduced} reduced"
+                + (f", last error: {writer.last_error}" if writer.last_error else ""),
+                "remedy": "" if writer.stalled_since is None else "the database does not take records: see its log",
+            },
+            {
+                "name": "capture",
+                "ok": not coverage,
+                "detail": "; ".join(coverage) or "every table's changes are recorded",
+                "remedy": "" if not coverage else "flux explain FLX232",
+            },
+            {
+                "name": "isolation",
+                "ok": True,
+                "detail": "process: each execution in a process of its own; not a wall against hostile code",
+                "remedy": "",
+            },
+        ]
+
+
+async def _serve(
+    listeners: list[trio.SocketListener],
+    front_door: FrontDoor,
+    drain: trio.Event,
+    story: Story,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await serve_http(
+        listeners, front_door, GatewayLimits(), drain=drain, on_crash=story.crash, task_status=task_status
+    )
+
+
+def list_routes(live: LiveDeployment) -> list[Route]:
+    """Return what a deployment serves, routes first, in their order."""
+    routes = []
+    for runnable in live.runnables.values():
+        function = runnable.function
+        method, _, path = (function.route or " ").partition(" ")
+        module = function.position.file.removesuffix(".py").replace("/", ".")
+        routes.append(Route(method, path, f"{module}:{function.name}", tuple(list_grants(runnable))))
+    return sorted(routes, key=lambda route: (not route.path, route.path, route.trigger, route.function))
+
+
+def prepare_flux_folder(root: Path) -> Path:
+    """Return the project's ``.flux/``, made if it is not there and closed to others."""
+    folder = root / ".flux"
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)  # Postgres may run as somebody else and has to pass through.
+        (folder / ".gitignore").write_text("*\n")
+        (folder / "journal").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise NoPasswordFileError(
+            f"{error.filename or folder} can't be written: {error.strerror}",
+            remedy=f"free space there, or make the folder yours: ls -ld {folder}",
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def server_file(folder: Path, url: str, token: str) -> Any:
+    """Tell the command line where the server is, for as long as the block lasts."""
+    path = folder / SERVER_FILE
+    document = {"url": url, "token": token, "pid": os.getpid(), "started": time.time()}
+    # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment.
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as file:
+        json.dump(document, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _read_secrets(root: Path) -> dict[str, str]:
+    path = root / ".env.local"
+    try:
+        return parse_dotenv(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoPasswordFileError(f"{path} can't be read: {error}", remedy=f"look at it: ls -l {path}") from error

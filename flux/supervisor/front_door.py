@@ -1,0 +1,161 @@
+"""Which request goes where, and what the client hears.
+
+`FrontDoor` is the gateway's handler: paths under ``/_flux/`` are the console's, the
+rest are looked up in the current deployment's routes and become executions. What
+the client hears of a failure is the one error envelope, with the execution's id in
+it; what went wrong inside stays inside, except on a development machine, where
+the person who asks is the one who wrote the code.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+from flux.errors import FluxError
+from flux.execution import Execution, Exited, Interrupted, Killed, Outcome, Raised, Returned, Trigger, get_user_frame
+from flux.message import HttpRequest, HttpResponse, RequestHead, problem
+from flux.routes import Match, answer_unmatched
+from flux.supervisor.console import Console
+from flux.supervisor.deployments import Deployments
+from flux.supervisor.execute import Executed, Executor, Runnable
+from flux.supervisor.inputs import UnreadableInputError, read_input
+from flux.supervisor.journal import JournalError
+from flux.values import decode_json
+
+CONSOLE = "/_flux"
+CONSOLE_BODY_BYTES_MAX = 16 * 2**20
+UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
+"""A request that nobody answers is refused for that, not for its size."""
+
+
+class FrontDoor:
+    """See the module."""
+
+    def __init__(self, deployments: Deployments, executor: Executor, console: Console, *, tells_why: bool) -> None:
+        self._deployments = deployments
+        self._executor = executor
+        self._console = console
+        self._tells_why = tells_why
+
+    def body_bytes_max(self, head: RequestHead) -> int:
+        """See `flux.supervisor.gateway.Handler.body_bytes_max`."""
+        if _is_console(head.path):
+            return CONSOLE_BODY_BYTES_MAX
+        current = self._deployments.current
+        if current is not None:
+            found = current.routes.match(head.method, head.raw_path)
+            if isinstance(found, Match):
+                return found.target.bounds.limits.body_bytes_max
+        return UNMATCHED_BODY_BYTES_MAX
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """See `flux.supervisor.gateway.Handler.handle`."""
+        head = request.head
+        if _is_console(head.path):
+            return await self._console.handle(request)
+        current = self._deployments.current
+        if current is None:
+            return problem(503, "OVERLOADED", "the functions are not ready yet; try again")
+        found = current.routes.match(head.method, head.raw_path)
+        if not isinstance(found, Match):
+            return answer_unmatched(found, head.method, head.path)
+        current.enter()
+        try:
+            return await self._run(found.target, make_trigger(request, found), request)
+        finally:
+            current.leave()
+
+    async def _run(self, runnable: Runnable, trigger: Trigger, request: HttpRequest) -> HttpResponse:
+        try:
+            try:
+                content_type = request.head.header("content-type") or ""
+                value = read_input(dict(trigger.params), trigger.query, content_type, request.body)
+            except UnreadableInputError as error:
+                executed = self._executor.refuse(runnable, trigger, _unreadable(error))
+            else:
+                executed = await self._executor.execute(runnable, trigger, value)
+        except JournalError as error:
+            # Unrecorded work is what Flux exists to prevent, so it is refused.
+            return problem(503, "OVERLOADED", f"nothing can be recorded at present: {error.code} {error.message}")
+        return self.respond(executed)
+
+    def respond(self, executed: Executed) -> HttpResponse:
+        """Return what the client hears of ``executed``."""
+        execution, outcome = executed.execution, executed.outcome
+        ids = (("x-request-id", str(execution.id)), ("flux-id", execution.name))
+        if isinstance(outcome, Returned):
+            return HttpResponse(outcome.status, (*outcome.headers, *ids), outcome.body)
+        response = problem(
+            execution.status or 503,
+            _code_of(outcome),
+            self._detail_of(execution, outcome),
+            request_id=str(execution.id),
+            extra=self._extra(execution, outcome),
+        )
+        return HttpResponse(response.status, (*response.headers, *ids), response.body)
+
+    def _extra(self, execution: Execution, outcome: Outcome) -> Mapping[str, Any]:
+        extra: dict[str, Any] = {}
+        if isinstance(outcome, Raised) and outcome.violations != b"[]":
+            extra["violations"] = decode_json(outcome.violations)
+        if self._tells_why:
+            extra |= {"flux": execution.name, "why": f"flux why {execution.name}"}
+        return extra
+
+    def _detail_of(self, execution: Execution, outcome: Outcome) -> str:
+        if isinstance(outcome, Raised) and outcome.status < 500:
+            return outcome.message  # The function's own words for the client.
+        if isinstance(outcome, Raised) and outcome.code not in ("FUNCTION_ERROR", "OVERLOADED") and outcome.message:
+            return outcome.message
+        if not self._tells_why:
+            return "the function failed; the operator finds out why by the request's id"
+        match outcome:
+            case Raised():
+                frame = get_user_frame(outcome)
+                place = f" ({frame.file}:{frame.line})" if frame else ""
+                return f"{outcome.type}: {outcome.message}{place}"
+            case Killed():
+                return f"the function was stopped: {outcome.limit} ({outcome.allowed}, {outcome.origin})"
+            case Exited():
+                how = f"signal {outcome.signal}" if outcome.signal else f"exit code {outcome.exit_code}"
+                return f"the function's process ended by itself: {how}"
+            case Interrupted():
+                return outcome.reason
+            case Returned():
+                raise AssertionError("an answer needs no explanation")
+
+
+def make_trigger(request: HttpRequest, found: Match[Runnable]) -> Trigger:
+    """Return the HTTP request as a trigger."""
+    head = request.head
+    correlation = tuple((name, value) for name, value in head.headers if name in ("x-request-id", "traceparent"))
+    return Trigger(
+        kind="http",
+        method=head.method,
+        path=head.path,
+        route=found.pattern.partition(" ")[2],
+        params=tuple(found.params.items()),
+        query=head.query,
+        headers=head.headers,
+        body=request.body,
+        correlation=correlation,
+    )
+
+
+def _is_console(path: str) -> bool:
+    return path == CONSOLE or path.startswith(CONSOLE + "/")
+
+
+def _unreadable(error: UnreadableInputError) -> Raised:
+    violations = b'[{"path":"body","message":"is not JSON"}]'
+    return Raised("ValidationError", str(error), status=400, code="INPUT_VALIDATION_ERROR", violations=violations)
+
+
+def _code_of(outcome: Outcome) -> str:
+    match outcome:
+        case Raised(code=code):
+            return code
+        case Killed(limit="timeout"):
+            return "TIMEOUT"
+        case _:
+            return "FUNCTION_ERROR"

@@ -1,0 +1,103 @@
+"""What the console asks of the running functions: which there are, run one, how are you."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flux.errors import FluxError
+from flux.execution import Execution, Returned, Trigger
+from flux.message import HttpResponse
+from flux.supervisor.console import Invoked, NoSuchFunctionError
+from flux.supervisor.deployments import Deployments
+from flux.supervisor.execute import Executor, Runnable
+from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.inputs import parse_json
+from flux.supervisor.live import Live
+from flux.supervisor.present import logs_of_execution, summary_of_execution
+
+
+class Publisher:
+    """Tells the live streams of executions that have ended. An `flux.supervisor.execute.Audience`."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def done(self, execution: Execution, *, stored: bool) -> None:
+        """See `flux.supervisor.execute.Audience.done`."""
+        self._live.publish(summary_of_execution(execution), logs_of_execution(execution), stored=stored)
+
+    def stored(self, execution_id: object) -> None:
+        """See `flux.supervisor.execute.Audience.stored`."""
+        self._live.mark_stored(str(execution_id))
+
+
+class FunctionHost:
+    """See `flux.supervisor.console.ConsoleHost`."""
+
+    def __init__(
+        self,
+        deployments: Deployments,
+        executor: Executor,
+        checks: Callable[[], Sequence[Mapping[str, Any]]],
+        counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
+    ) -> None:
+        self._deployments = deployments
+        self._executor = executor
+        self._checks = checks
+        self._counters = counters
+        self.front_door: FrontDoor | None = None
+        """Turns outcomes into answers; set once it exists, as it needs the console first."""
+        self.failure: FluxError | None = None
+        """Why the code in the project's folder is not what is served; None when it is."""
+
+    def functions(self) -> Sequence[Mapping[str, Any]]:
+        """See `flux.supervisor.console.ConsoleHost.functions`."""
+        current = self._deployments.current
+        if current is None:
+            return []
+        return [
+            {
+                "name": runnable.function.name,
+                "route": runnable.function.route,
+                "runtime": runnable.function.runtime,
+                "grants": list_grants(runnable),
+                "sha": current.deployment.sha,
+                "error": None if self.failure is None else f"serving the last good code: {self.failure}",
+            }
+            for runnable in sorted(current.runnables.values(), key=lambda one: one.function.name)
+        ]
+
+    async def invoke(self, name: str, data: bytes) -> Invoked:
+        """See `flux.supervisor.console.ConsoleHost.invoke`."""
+        current = await self._deployments.wait_current()
+        runnable = current.runnables.get(name)
+        if runnable is None:
+            known = ", ".join(sorted(current.runnables)) or "none"
+            raise NoSuchFunctionError(f'no function is named "{name}"; there is {known}', remedy="flux function list")
+        current.enter()
+        try:
+            executed = await self._executor.execute(runnable, Trigger(kind="invoke", body=data), parse_json(data))
+        finally:
+            current.leave()
+        assert self.front_door is not None
+        response: HttpResponse = self.front_door.respond(executed)
+        assert isinstance(response.body, bytes)
+        content_type = next((value for key, value in response.headers if key.lower() == "content-type"), "")
+        body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
+        return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
+
+    def checks(self) -> Sequence[Mapping[str, Any]]:
+        """See `flux.supervisor.console.ConsoleHost.checks`."""
+        return self._checks()
+
+    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
+        """See `flux.supervisor.console.ConsoleHost.counters`."""
+        return self._counters()
+
+    def ready(self) -> bool:
+        """See `flux.supervisor.console.ConsoleHost.ready`."""
+        return self._deployments.current is not None
+
+
+def list_grants(runnable: Runnable) -> list[str]:
+    """Return what a function may reach, as people read it: ``db``, ``http:api.stripe.com``."""
+    return ["db", *(f"http:{grant.text}" for grant in runnable.grants.grants)]
