@@ -79,6 +79,8 @@ class Kind(enum.StrEnum):
     """The function itself returned a status of 500 and up; nothing raised."""
     INVALID_RESPONSE = "invalid_response"
     """What the function returned is no HTTP answer."""
+    HOST_ERROR = "host_error"
+    """Flux could not run the function: no worker was free, its journal is full, a host call crashed."""
     DEADLOCKED_GUEST = "deadlocked_guest"
     """Every task of the function waited for another one."""
 
@@ -261,11 +263,11 @@ def list_user_frames(outcome: Raised) -> list[Frame]:
     return [frame for frame in reversed(outcome.frames) if frame.user]
 
 
-def find_abort(execution: Execution, seq: int) -> HostCall | None:
-    """Return the statement whose error aborted the transaction in which call ``seq`` was ignored, or None."""
+def find_abort(execution: Execution, seq: int | None = None) -> HostCall | None:
+    """Return the statement whose error aborted the transaction that call ``seq`` (None: the end) met."""
     found = None
     for call in execution.calls:
-        if call.request.seq >= seq:
+        if seq is not None and call.request.seq >= seq:
             break
         error = calls.find_error(call)
         if error is not None and error.name == "DatabaseError" and error.code != "25P02":
@@ -303,8 +305,11 @@ def _kind_of_raised(
         return Kind.INVALID_RESPONSE, cause
     if outcome.type == "MemoryError":
         return Kind.LIMIT_MEMORY, cause
-    if outcome.type.startswith(("CommitFailed", "CommitUnknown")) or outcome.type == "DatabaseError":
-        return _kind_of_commit(outcome), cause
+    if outcome.type in _OF_COMMIT:
+        kind = KIND_OF_SQLSTATE.get(find_sqlstate(outcome), Kind.COMMIT_FAILED)
+        return kind, find_abort(execution) if kind is Kind.TRANSACTION_ABORTED else cause
+    if outcome.code == "OVERLOADED" and not outcome.frames:
+        return Kind.HOST_ERROR, cause
     if (given_up := find_given_up(execution)) is not None:
         return Kind.OUTBOUND_TIMEOUT, given_up
     if (empty := find_empty_query(execution)) is not None:
@@ -338,17 +343,16 @@ def kind_of_error(call: HostCall, error: HostCallError) -> Kind:
     return Kind.UNHANDLED_EXCEPTION
 
 
-_SQLSTATE = re.compile(r"\b(?:ERROR|FATAL|PANIC)\s+([0-9A-Z]{5})\b")
+_OF_COMMIT = frozenset({"CommitFailed", "CommitUnknown"})
+"""What stands for the COMMIT after the function's end that failed: no host call has its error."""
+
+_SQLSTATE = re.compile(r"ERROR ([0-9A-Z]{5}):")
 
 
 def find_sqlstate(outcome: Raised) -> str:
-    """Return the SQLSTATE in the words of an error that no host call had: the final commit's."""
-    found = _SQLSTATE.search(f"{outcome.message}\n{outcome.cause}")
+    """Return the SQLSTATE of a COMMIT that failed; empty when its words have none."""
+    found = _SQLSTATE.match(outcome.message) if outcome.type in _OF_COMMIT else None
     return found[1] if found else ""
-
-
-def _kind_of_commit(outcome: Raised) -> Kind:
-    return KIND_OF_SQLSTATE.get(find_sqlstate(outcome), Kind.COMMIT_FAILED)
 
 
 def find_given_up(execution: Execution) -> HostCall | None:

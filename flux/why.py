@@ -168,8 +168,7 @@ def _next(case: Case) -> tuple[str, ...]:
         steps += _histories(case)
     if execution.logs:
         steps.append(f"flux trace {name}" if seq is not None else None)
-    if case.error is not None and _FLX.fullmatch(case.error.code):
-        steps.append(f"flux explain {case.error.code}")
+    steps += _pages(case)
     if not failure.is_answer:
         if _NAME.fullmatch(execution.function) and case.evidence.peers:
             # Executions of the same function that passed: what did they do otherwise?
@@ -178,6 +177,14 @@ def _next(case: Case) -> tuple[str, ...]:
         here = case.evidence.count
         steps.append("flux errors" if here is not None and here.failures > 1 else None)
     return tuple(dict.fromkeys(step for step in steps if step is not None))[:NEXT_MAX]
+
+
+def _pages(case: Case) -> list[str | None]:
+    """Return the page of the error's code, when it has one."""
+    code = case.error.code if case.error is not None else ""
+    if case.kind in (Kind.HOST_ERROR, Kind.COMMIT_FAILED) and case.raised is not None and not code:
+        code = case.raised.message[:6]
+    return [f"flux explain {code}"] if _FLX.fullmatch(code) else []
 
 
 def _call_to_show(case: Case) -> int | None:

@@ -351,13 +351,15 @@ def isolation(case: Case) -> Iterator[Fact]:
 
 def transaction_aborted(case: Case) -> Iterator[Fact]:
     """A statement after an error that the function had caught: Postgres ignores it."""
-    call = case.call
-    if case.kind != Kind.TRANSACTION_ABORTED or call is None:
+    call, error = case.call, case.error
+    if case.kind != Kind.TRANSACTION_ABORTED or call is None or error is None:
         return
-    text = f"{name_call(call)} was ignored{case.elsewhere(call)}: its transaction had failed already"
-    yield Fact(RECORDED, "transaction-aborted", text, call.request.seq)
-    first = find_abort(case.execution, call.request.seq)
-    error = calls.find_error(first) if first is not None else None
+    first: HostCall | None = call
+    if error.code == "25P02":
+        text = f"{name_call(call)} was ignored{case.elsewhere(call)}: its transaction had failed already"
+        yield Fact(RECORDED, "transaction-aborted", text, call.request.seq)
+        first = find_abort(case.execution, call.request.seq)
+        error = calls.find_error(first) if first is not None else None
     if first is not None and error is not None:
         text = f"{name_call(first)} had failed{case.elsewhere(first)}: {name_error(error)}"
         yield Fact(RECORDED, "transaction-aborted", text, first.request.seq)
@@ -417,7 +419,7 @@ def caught_errors(case: Case) -> Iterator[Fact]:
     told = {case.call.request.seq} if case.call is not None else set()
     if case.kind == Kind.TRANSACTION_ABORTED and case.call is not None:
         first = find_abort(case.execution, case.call.request.seq)
-        told |= {first.request.seq} if first is not None else set()
+        told.add(0 if first is None else first.request.seq)
     caught = []
     for call in case.execution.calls:
         error = calls.find_error(call)

@@ -191,6 +191,12 @@ def interrupted(case: Case) -> Iterator[Fact]:
         yield from _where_it_was(case)
 
 
+def host_error(case: Case) -> Iterator[Fact]:
+    """Flux itself could not run the function."""
+    if case.kind == Kind.HOST_ERROR:
+        yield Fact(RECORDED, "host-error", "this is Flux's own failure, not the function's")
+
+
 def deadlocked(case: Case) -> Iterator[Fact]:
     """Every task of the function waited for another one."""
     if case.kind == Kind.DEADLOCKED_GUEST:
@@ -201,8 +207,7 @@ def deadlocked(case: Case) -> Iterator[Fact]:
 def commit_failed(case: Case) -> Iterator[Fact]:
     """The transaction could not be committed after the function had answered."""
     if case.kind == Kind.COMMIT_FAILED and case.raised is not None:
-        name = case.error.name if case.error is not None else case.raised.type
-        if name.startswith("CommitUnknown"):
+        if case.raised.type == "CommitUnknown":
             text = "the connection broke during COMMIT: whether it was committed is not known here"
             yield Fact(RECORDED, "commit-failed", text)
         elif case.call is None:
@@ -430,7 +435,8 @@ def completeness(case: Case) -> Iterator[Fact]:
 
 
 ENDINGS: tuple[Rule, ...] = (
-    returned, raised_from, violations, limit, memory_error, crash, interrupted, deadlocked, commit_failed,
+    returned, raised_from, violations, limit, memory_error, crash, interrupted, host_error,
+    deadlocked, commit_failed,
 )  # fmt: skip
 """How it ended; they come first."""
 
