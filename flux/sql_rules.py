@@ -9,7 +9,9 @@ protocol takes one.)
 
 import re
 
-_SKIPPED = re.compile(r"\s+|--[^\n]*(?:\n|\Z)")
+# A comment ends at a carriage return as well (Postgres' scan.l). White space here is more than
+# Postgres skips, which takes the rest for a name: then nobody runs what is refused here.
+_SKIPPED = re.compile(r"\s+|--[^\n\r]*")
 _WORD = re.compile(r"[A-Za-z_]+")
 
 _TRANSACTION = "Flux holds the execution's transaction: use ctx.db.transaction(), or raise to roll back"
