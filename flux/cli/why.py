@@ -79,7 +79,9 @@ def _answer(why: Record, width: int) -> list[Line]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise MalformedAnswer("the server's answer has no lines of text at verdict_text")
     if texts:
-        style = "bold red" if failure is not None else "bold"
+        # An answer below 500 has a kind and a place, and is no failure.
+        went_wrong = failure is not None and not failure.flag("is_answer")
+        style = "bold red" if went_wrong else "bold"
         return [
             ["  ", Piece(line, style if index == 0 else "")]
             for index, text in enumerate(texts)

@@ -126,11 +126,25 @@ def make_record(execution: Execution) -> Record:
     """Return the record of ``execution``. Of its mutations, it holds those that were rolled back."""
     rolled_back = tuple(mutation for mutation in execution.mutations if not mutation.committed)
     encoded = codec.encode_execution(attrs.evolve(execution, mutations=rolled_back))
+    columns = (*make_columns(execution, encoded.completeness), encoded.format, encoded.body)
+    size_bytes = len(encoded.body) + sum(len(blob.body) for blob in encoded.blobs)
+    size_bytes += sum(len(m.before or "") + len(m.after or "") for m in rolled_back)
+    record = Record(execution.id, columns, encoded.blobs, rolled_back, size_bytes)
+    if len(encoded.body) > RECORD_BODY_BYTES_MAX:
+        return make_reduced(record, f"it has {len(encoded.body):,} bytes")
+    return record
+
+
+def make_columns(execution: Execution, completeness: tuple[str, ...]) -> tuple[object, ...]:
+    """Return the values of `COLUMNS` but for the last two, ``format`` and ``body``: what lists show.
+
+    It costs little, so the live tail can have the same values before anything is encoded.
+    """
     found = failure.find_failure(execution)
     trigger = execution.trigger
     hosts = failure.list_failed_hosts(execution)
     status = execution.status
-    columns = (
+    return (
         execution.id,
         execution.name,
         _name(execution.tenant),
@@ -155,17 +169,9 @@ def make_record(execution: Execution) -> Record:
         execution.parent,
         execution.attempt,
         None,
-        _sentences(encoded.completeness),
+        _sentences(completeness),
         [_name(host) for host in hosts[:HOSTS_MAX]] or None,
-        encoded.format,
-        encoded.body,
     )
-    size_bytes = len(encoded.body) + sum(len(blob.body) for blob in encoded.blobs)
-    size_bytes += sum(len(m.before or "") + len(m.after or "") for m in rolled_back)
-    record = Record(execution.id, columns, encoded.blobs, rolled_back, size_bytes)
-    if len(encoded.body) > RECORD_BODY_BYTES_MAX:
-        return make_reduced(record, f"it has {len(encoded.body):,} bytes")
-    return record
 
 
 def commit_parameters(record: Record, token: bytes) -> tuple[object, ...]:

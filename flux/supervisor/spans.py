@@ -77,11 +77,12 @@ def _span_of_call(call: HostCall, execution: Execution, trace_id: str, root_id: 
     start = execution.started_at_ns + call.started_ns
     attributes: Document = {"flux.call": request.seq, "flux.task": request.task}
     name, kind = request.name, _KIND_INTERNAL
-    arguments = show_arguments(request.name, request.arguments)
-    if request.name in ("db.query", "db.execute") and isinstance(arguments, dict):
+    shown = show_arguments(request.name, request.arguments)
+    arguments: Mapping[str, Any] = shown if isinstance(shown, dict) else {}
+    if request.name in ("db.query", "db.execute") and "sql" in arguments:
         kind = _KIND_CLIENT
         attributes |= {"db.system.name": "postgresql", "db.query.text": _text_of(arguments["sql"])}
-    elif request.name == "http.request" and isinstance(arguments, dict):
+    elif request.name == "http.request" and "url" in arguments:
         kind = _KIND_CLIENT
         attributes |= {
             "http.request.method": _text_of(arguments["method"]),
