@@ -305,9 +305,9 @@ from (
 order by m.seq limit $4;
 
 -- name: list_tables
--- The users' tables of a name, whatever their schema, with their keys' columns.
+-- The users' tables of some names, whatever their schema, with their keys' columns.
 select u.relid, u.schema_name, u.table_name, (flux.capture_arguments(u.relid))[2:] as key_columns
-from flux.user_tables() u where u.table_name = $1 order by u.schema_name;
+from flux.user_tables() u where u.table_name = any ($1::text[]) order by u.schema_name;
 
 -- name: list_table_names
 -- All of the users' tables, for a message that says what there is.
