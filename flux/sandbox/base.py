@@ -86,6 +86,9 @@ class Worker(Protocol):
     async def send(self, data: bytes) -> None:
         """Put bytes on the wire. A guest that is gone is no error here: `receive` tells."""
 
+    def take_output(self) -> str:
+        """Return what it wrote past the SDK since the last time."""
+
     def kill(self) -> None:
         """End it now."""
 

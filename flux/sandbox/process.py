@@ -42,6 +42,7 @@ from flux.sandbox.base import (
     ImportFailedError,
     ImportFailure,
     SandboxUnavailableError,
+    Worker,
 )
 
 RECEIVE_BYTES = 1 << 18
@@ -426,8 +427,9 @@ class ProcessSandbox:
                     self._fork()
                 await self._idle_changed.wait()
 
-    async def release(self, worker: ProcessWorker, *, reusable: bool) -> None:
+    async def release(self, worker: Worker, *, reusable: bool) -> None:
         """See `flux.sandbox.base.Sandbox.release`."""
+        assert isinstance(worker, ProcessWorker), "a worker goes back to the sandbox that it came from"
         worker.served += 1
         if reusable and worker.alive and worker.served < self._warm and not self._closing:
             self._idle.appendleft(worker)
