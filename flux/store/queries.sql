@@ -78,12 +78,13 @@ select flux.mark_transaction($1, $2, $3, $4) as xid;
 
 -- name: add_rolled_back_mutations
 -- Images that were seen in NOTICEs and then rolled back: the execution, then one array a column. Where the time
--- is not known, it is now.
+-- is not known, it is now. Unqualified: only so does unnest take several arrays, and the parser makes each
+-- pg_catalog.unnest by itself.
 insert into flux.mutation (at, xid, ordinal, relid, schema_name, table_name, op, depth, key, before, after, committed, execution)
 select coalesce(m.at, pg_catalog.clock_timestamp()), m.xid::xid8, m.ordinal,
        coalesce(pg_catalog.to_regclass(pg_catalog.format('%I.%I', m.schema_name, m.table_name))::oid, 0::oid),
        m.schema_name, m.table_name, m.op::"char", m.depth, m.key, m.before::json, m.after::json, false, $1::uuid
-from pg_catalog.unnest($2::timestamptz[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::smallint[],
+from unnest($2::timestamptz[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::smallint[],
                        $9::text[], $10::text[], $11::text[])
      with ordinality as m (at, xid, ordinal, schema_name, table_name, op, depth, key, before, after, place)
 order by m.place;
@@ -185,6 +186,11 @@ select * from flux.summary e where true /*filters*/ order by e.id limit $1;
 -- Recordings of the latest executions, newest first, for what they logged.
 select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
 order by e.id desc limit $1;
+
+-- name: list_logs_after
+-- The same, oldest first: the history of a stream of log lines.
+select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
+order by e.id limit $1;
 
 -- name: list_children
 -- What an execution caused: queue pushes and invokes.

@@ -52,7 +52,7 @@ __all__ = [
     "LogPage", "Logged", "NoSuchExecutionError", "NoSuchTableError", "RowVersion", "ShaCount", "Summary",
     "Table", "count_function", "count_signature", "find_blob", "find_previous_deployment", "find_row_writer",
     "find_summary", "find_table", "get_execution", "get_summary", "list_children", "list_error_groups",
-    "list_host_failures", "list_logs", "list_peers", "list_row_history", "list_summaries",
+    "list_host_failures", "list_logs", "list_logs_after", "list_peers", "list_row_history", "list_summaries",
     "list_summaries_after", "make_facts",
 ]  # fmt: skip
 
@@ -341,6 +341,25 @@ async def list_logs(
     lines.sort(key=_moment)
     is_cut = is_cut or len(lines) > lines_max
     return LogPage(tuple(lines[-lines_max:]), is_cut)
+
+
+async def list_logs_after(
+    pool: Pool, *, function: str | None, since: datetime, after: uuid.UUID | None, limit: int
+) -> tuple[list[Logged], uuid.UUID | None]:
+    """Return what ``limit`` executions logged, oldest first, and where to go on; None at the end.
+
+    Of each execution all lines since then come together.
+    """
+    conditions = [Condition("since", (since - SLACK, since - 2 * SLACK))]
+    conditions += [] if function is None else [Condition("function_is", (function,))]
+    conditions += [] if after is None else [Condition("after_id", (after,))]
+    query, arguments = where(QUERIES.list_logs_after, conditions, (limit,))
+    lines: list[Logged] = []
+    async with pool.acquire() as connection:
+        rows = await connection.fetch(query, *arguments)
+        for row in rows:
+            lines += _select_lines(await _decode(connection, row["body"], row["format"]), since)
+    return sorted(lines, key=_moment), rows[-1]["id"] if len(rows) == limit else None
 
 
 def _select_lines(execution: Execution, since: datetime | None) -> list[Logged]:
