@@ -177,7 +177,7 @@ class Redactor:
 
     def _json(self, data: bytes) -> bytes:
         paths = self._rules.json_paths
-        if not paths or data[:1] not in (b"{", b"[") and data.lstrip()[:1] not in (b"{", b"["):
+        if not paths or (data[:1] not in (b"{", b"[") and data.lstrip()[:1] not in (b"{", b"[")):
             return data
         try:
             document = json.loads(data)
@@ -207,7 +207,7 @@ class Redactor:
             if rest:
                 changed |= self._replace(value, rest)
             elif value is not None:
-                node[key] = self.token(json.dumps(value, sort_keys=True))  # type: ignore[index,call-overload]
+                node[key] = self.token(json.dumps(value, sort_keys=True))  # type: ignore[call-overload]
                 changed = True
         return changed
 

@@ -100,7 +100,8 @@ class DevStory:
         """See `Story.step`."""
         text = f"{detail}"
         room = max(2, 56 - cells(text))
-        self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {text}{' ' * room}", Piece(f"{elapsed_s:.1f} s", "dim"))
+        said = f" {pad(name, 13)} {text}{' ' * room}"
+        self._line("  ", Piece("✓", "green"), said, Piece(f"{elapsed_s:.1f} s", "dim"))
 
     def note(self, text: str) -> None:
         """See `Story.note`."""

@@ -212,7 +212,9 @@ class ExecutionDatabase:
         return False
 
     async def commit_with(self, sql: str, parameters: Sequence[object]) -> int | None:
-        """Run one more statement and commit; return the transaction's id. `CommitUnknown` passes: nobody but the database knows then.
+        """Run one more statement and commit; return the transaction's id.
+
+        `CommitUnknown` passes: nobody but the database knows then.
 
         ``sql`` answers with the transaction's id. Any other failure is a `HostCallFailed`, and what was in the
         transaction is undone.

@@ -10,7 +10,6 @@ whichever is current when it arrives and keeps it. The old one drains and ends.
 Code that can't be imported never becomes current: the last good code goes on.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -189,7 +188,7 @@ def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(project.root / path, target)
             # Renamed when whole, so that a folder of this name is always all of it.
-            os.rename(unfinished, folder)
+            unfinished.rename(folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             if not folder.is_dir():  # Else somebody else has made the same one meanwhile.

@@ -10,9 +10,17 @@ the person who asks is the one who wrote the code.
 from collections.abc import Mapping
 from typing import Any
 
-
-from flux.errors import FluxError
-from flux.execution import Execution, Exited, Interrupted, Killed, Outcome, Raised, Returned, Trigger, get_user_frame
+from flux.execution import (
+    Execution,
+    Exited,
+    Interrupted,
+    Killed,
+    Outcome,
+    Raised,
+    Returned,
+    Trigger,
+    get_user_frame,
+)
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
@@ -88,7 +96,7 @@ class FrontDoor:
         response = problem(
             execution.status or 503,
             _code_of(outcome),
-            self._detail_of(execution, outcome),
+            self._detail_of(outcome),
             request_id=str(execution.id),
             extra=self._extra(execution, outcome),
         )
@@ -102,7 +110,7 @@ class FrontDoor:
             extra |= {"flux": execution.name, "why": f"flux why {execution.name}"}
         return extra
 
-    def _detail_of(self, execution: Execution, outcome: Outcome) -> str:
+    def _detail_of(self, outcome: Outcome) -> str:
         if isinstance(outcome, Raised) and outcome.status < 500:
             return outcome.message  # The function's own words for the client.
         if isinstance(outcome, Raised) and outcome.code not in ("FUNCTION_ERROR", "OVERLOADED") and outcome.message:

@@ -34,7 +34,7 @@ def read_input(
         return fields
     kind = content_type.partition(";")[0].strip().lower()
     declared = kind == "application/json" or kind.endswith("+json")
-    if declared or kind in ("", FORM, "text/plain") and body.lstrip()[:1] in (b"{", b"["):
+    if declared or (kind in ("", FORM, "text/plain") and body.lstrip()[:1] in (b"{", b"[")):
         try:
             document = parse_json(body)
         except UnreadableInputError:
@@ -46,7 +46,9 @@ def read_input(
             return {**fields, "body": document} if fields else document
     if kind == FORM:
         try:
-            pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=FIELDS_MAX)
+            pairs = parse_qsl(
+                body.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=FIELDS_MAX
+            )
         except ValueError:
             return fields  # Not a form after all; the function has the body as it came.
         return {**fields, **dict(pairs)}
@@ -59,9 +61,11 @@ def parse_json(data: bytes) -> object:
         document = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse_constant)
         values.encode(document)
     except UnicodeDecodeError as error:
-        raise UnreadableInputError(f"the body is not UTF-8: byte {error.start + 1} is 0x{data[error.start]:02x}") from error
+        where = f"byte {error.start + 1} is 0x{data[error.start]:02x}"
+        raise UnreadableInputError(f"the body is not UTF-8: {where}") from error
     except json.JSONDecodeError as error:
-        raise UnreadableInputError(f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+        where = f"at line {error.lineno}, column {error.colno}"
+        raise UnreadableInputError(f"the body is not JSON: {error.msg} {where}") from error
     except (ValueError, RecursionError) as error:
         raise UnreadableInputError(f"the body is not JSON that can be used: {error}") from error
     return document
