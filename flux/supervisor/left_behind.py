@@ -23,7 +23,7 @@ from pathlib import Path
 import attrs
 
 from flux import codec
-from flux.errors import FluxError
+from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, LogLine, Transaction
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 from flux.mutation import Mutation
@@ -34,11 +34,16 @@ from flux.supervisor.journal import (
     MUTATED_HEAD,
     MUTATION_HEAD,
     SUFFIX,
-    JournalError,
 )
 from flux.supervisor.journal_format import JOURNAL_VERSION, Frame, Kind, Scan, scan
 
 DAMAGED_SUFFIX = ".damaged"
+
+
+class JournalUnreadableError(OperatorError):
+    """Journals that were left behind can't be opened."""
+
+    code = "FLX703"
 
 
 @attrs.frozen
@@ -167,7 +172,7 @@ def claim(folder: Path) -> Claim:
                 damage += [segment] if segment else []
     except OSError as error:
         Claim(folder, segments, in_use, []).release()
-        raise JournalError(
+        raise JournalUnreadableError(
             f"the journals in {folder} can't be read: {error}",
             remedy="they hold executions that the database lacks: make them readable, or move them away",
         ) from error

@@ -16,7 +16,7 @@ from flux.errors import BrokenInvariantError
 from flux.hostcall import HostCallRequest, HostCallResult
 from flux.supervisor import journal as journal_module
 from flux.supervisor.journal import Fsync, Journal, JournalError
-from flux.supervisor.left_behind import claim, read_left_behind
+from flux.supervisor.left_behind import JournalUnreadableError, claim, read_left_behind
 from tests.journal_program import Event, account_of, make_execution, make_life, make_story
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
@@ -163,7 +163,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal").write_text("")
     with pytest.raises(JournalError, match="can't be written"):
         Journal(tmp_path / "journal")
-    with pytest.raises(JournalError, match="can't be read"):
+    with pytest.raises(JournalUnreadableError, match="can't be read"):
         claim(tmp_path / "journal")
 
 
