@@ -33,7 +33,7 @@ class DatabaseStore:
                 # Its supervisor is dead, but a session learns of that only when its statement is over. Nobody
                 # waits for that statement any more; a COMMIT that has begun is completed all the same.
                 await connection.fetch_value(QUERIES.end_transactions, texts)
-            while texts and await connection.fetch_value(QUERIES.count_running_transactions, texts):
+            while texts and await connection.fetch_value(QUERIES.count_running_transactions, texts):  # noqa: ASYNC110
                 await trio.sleep(ASK_AGAIN_S)
             rows = await connection.fetch(QUERIES.list_marked_transactions, execution_id)
         return frozenset(row["xid"] for row in rows)

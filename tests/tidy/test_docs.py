@@ -1,0 +1,65 @@
+"""The docs say what the code does: each host call, each key of flux.toml, each link."""
+
+import re
+from pathlib import Path
+
+import flux_guest
+import pytest
+
+from flux import hostcalls
+from flux.config import parse_config
+from flux.hostcalls import log
+from flux.hostcalls.base import LogLevel
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PROTOCOL = (ROOT / "guest-sdk" / "PROTOCOL.md").read_text(encoding="utf-8")
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "guest-sdk" / "PROTOCOL.md"])
+
+CALLS = sorted([*hostcalls.all_kinds(), log.NAME])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_host_call_is_in_the_protocol_and_has_a_page(name: str) -> None:
+    page = DOCS / "host-calls" / f"{name.partition('.')[0]}.md"
+    kind = hostcalls.all_kinds().get(name)
+    if kind is None:
+        text = page.read_text(encoding="utf-8")
+        assert all(level in text for level in LogLevel)
+    else:
+        text = page.read_text(encoding="utf-8")
+        assert f"`{name}`" in text
+        assert kind.effect.value in text, "the page says what performing it does to the world"
+    assert f"`{name}`" in PROTOCOL
+
+
+def test_the_page_of_flux_toml_is_a_flux_toml_with_every_key() -> None:
+    text = (DOCS / "flux-toml.md").read_text(encoding="utf-8")
+    example = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    config = parse_config(example[1])
+    missing = [key for key, origin in config.origins.items() if not origin.startswith("flux.toml")]
+    assert missing == [], "each key stands in the example"
+
+
+def test_the_page_for_authors_names_what_the_sdk_offers() -> None:
+    pages = [DOCS / "guest-api.md", *(DOCS / "host-calls").glob("*.md")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    inner = {"Request", "Response", "Row", "HostCallError", "ValidationError"}
+    for name in set(flux_guest.__all__) - inner:
+        assert re.search(rf"\b{name}\b", text), f"{name} of flux_guest is on no page"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", ["demo", "test", "scripts/venv.sh", ".ci/run"])
+def test_the_readmes_commands_are_there(name: str) -> None:
+    path = ROOT / name
+    assert path.read_text(encoding="utf-8")
+    assert name == "scripts/venv.sh" or path.stat().st_mode & 0o111, "it can be run"
