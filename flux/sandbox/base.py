@@ -24,7 +24,8 @@ class Exit:
     signal: int | None
     """Number of that signal."""
     output: str = ""
-    """The last of what it wrote past the SDK: an interpreter's dying words."""
+    """The last of what it wrote past the SDK: an interpreter's dying words. Both numbers are None when
+    nobody is left who could say how it ended."""
 
 
 @attrs.frozen
@@ -53,7 +54,7 @@ class ImportFailedError(GuestError):
         more = "" if len(failures) == 1 else f" (and {len(failures) - 1} more modules fail)"
         super().__init__(
             f"{first.file}:{first.line}  {first.type}: {first.message}{more}",
-            remedy="fix it and save: the file is watched" if first.type else "",
+            remedy="fix it and save: the file is watched",
         )
         self.failures = failures
 
@@ -87,7 +88,7 @@ class Worker(Protocol):
         """Put bytes on the wire. A guest that is gone is no error here: `receive` tells."""
 
     def take_output(self) -> str:
-        """Return what it wrote past the SDK since the last time."""
+        """Return what it wrote past the SDK since the last time: the last of it, as text."""
 
     def kill(self) -> None:
         """End it now."""

@@ -1,197 +1,52 @@
 """Sandbox kind ``process``: each execution in an operating system process of its own.
 
-A *zygote* (``flux_guest.zygote``, a child of ours) imports the deployment's code
-once. For each worker we hand it three descriptors and it forks: that takes a
-millisecond or two, so `ProcessSandbox` keeps a few workers forked ahead. The
-zygote reports exits, since the workers are its children; we hold a pidfd of each,
-so that a kill never hits a stranger.
+A *zygote* imports the deployment's code once and forks a worker whenever it is
+asked; that takes a millisecond or two, so `ProcessSandbox` keeps a few workers
+forked ahead. Workers are interchangeable until they have run something, so the
+pool is two queues: workers who wait for work, and callers who wait for a worker.
+At most one of them is not empty.
 
 Who ends with whom: workers die with the zygote and the zygote dies with us (each
 asks the kernel for that before it runs anything), so a ``kill -9`` of the
-supervisor leaves no process behind.
-
-Everything here is one process's view of others that may lie, hang or die at any
-moment: every wait either ends with their death or belongs to a caller's time-out.
+supervisor leaves no process behind. A zygote that dies is replaced; callers who
+wait do not notice.
 """
 
 import contextlib
-import errno
-import fcntl
-import json
-import math
 import os
-import signal
 import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import attrs
 import trio
 
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
-from flux.hostcall import Position
-from flux.limits import parse_duration_s
-from flux.sandbox.base import (
-    BadFunctionError,
-    Exit,
-    ImportFailedError,
-    ImportFailure,
-    SandboxUnavailableError,
-    Worker,
-)
+from flux.sandbox.base import ImportFailedError, SandboxUnavailableError
+from flux.sandbox.process_worker import ProcessWorker
+from flux.sandbox.zygote import Exited, Failed, Forked, Importing, NotForked, Ready, Zygote
 
-RECEIVE_BYTES = 1 << 18
-OUTPUT_BYTES_MAX = 64 * 1024
-"""What is kept of a worker's writes past the SDK; the last of it counts."""
-START_DEADLINE_S = 60.0
+IMPORT_DEADLINE_S = 60.0
 """Importing a project may be slow; an import that takes longer hangs."""
-FORK_DEADLINE_S = 10.0
+FORKING_MAX = 16
+"""Workers asked for and not yet forked. The zygote forks one at a time: more would only wait elsewhere."""
 RESTART_PAUSE_S = 0.2
-REAP_DEADLINE_S = 5.0
-PIPE_BYTES = 1 << 20
+"""Before a zygote that died is replaced; doubles up to the next while it can't be."""
+RESTART_PAUSE_S_MAX = 5.0
+STACK_GRACE_S = 0.5
+"""How long a zygote may take to print where it hangs."""
 
-_closed_by_peer = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
+@attrs.define(eq=False)
+class _Place:
+    """A caller's place in the queue."""
 
-class ProcessWorker:
-    """One forked worker, as seen from the supervisor."""
-
-    def __init__(self, start: int, output: int, wire: socket.socket) -> None:
-        self._start = start
-        self._output = output
-        self._wire = wire
-        self._wire_descriptor = wire.fileno()
-        self._tail = bytearray()
-        self._exit: Exit | None = None
-        self._exited = trio.Event()
-        self._closed = False
-        self.pid = 0
-        self.handle = -1
-        """The worker's pidfd."""
-        self.served = 0
-        """Executions that it has finished."""
-
-    def forked(self, pid: int, handle: int) -> None:
-        """The zygote has forked it."""
-        self.pid, self.handle = pid, handle
-
-    async def start(self, document: bytes) -> None:
-        """See `flux.sandbox.base.Worker.start`."""
-        await self._write(self._start, document + b"\n")
-
-    async def _write(self, descriptor: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(descriptor, view) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(descriptor)
-            except OSError as error:
-                if error.errno not in _closed_by_peer:
-                    raise
-                return  # It is gone: whoever reads the wire learns so.
-
-    async def receive(self) -> bytes:
-        """See `flux.sandbox.base.Worker.receive`."""
-        while True:
-            # Wait first: a guest is hardly ever ahead of us, and a read that finds data
-            # at once again and again would starve the other executions.
-            await trio.lowlevel.wait_readable(self._wire_descriptor)
-            try:
-                return os.read(self._wire_descriptor, RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in _closed_by_peer:
-                    return b""
-                raise
-
-    async def send(self, data: bytes) -> None:
-        """See `flux.sandbox.base.Worker.send`."""
-        try:
-            sent = os.write(self._wire_descriptor, data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            if error.errno not in _closed_by_peer:
-                raise
-            return
-        if sent < len(data):
-            await self._write(self._wire_descriptor, data[sent:])
-
-    async def pump_output(self) -> None:
-        """Keep the pipe of its descriptors 1 and 2 empty until it ends or is let go."""
-        while not self._closed:
-            try:
-                await trio.lowlevel.wait_readable(self._output)
-                data = os.read(self._output, 1 << 16)
-            except BlockingIOError:
-                continue
-            except trio.ClosedResourceError:
-                return
-            if not data:
-                return
-            self._tail += data
-            if len(self._tail) > OUTPUT_BYTES_MAX:
-                del self._tail[:-OUTPUT_BYTES_MAX]
-
-    def take_output(self) -> str:
-        """Return what it wrote past the SDK since the last time."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._output, 1 << 16):
-                self._tail += data
-        text = bytes(self._tail[-OUTPUT_BYTES_MAX:]).decode(errors="backslashreplace")
-        self._tail.clear()
-        return text
-
-    def kill(self) -> None:
-        """See `flux.sandbox.base.Worker.kill`."""
-        if self.handle >= 0 and self._exit is None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-
-    def exited(self, status: int | None) -> None:
-        """Its wait status is known; None when the zygote died before it could tell."""
-        if self._exit is not None:
-            return
-        output = "" if self._closed else self.take_output()
-        if status is None:
-            self._exit = Exit(None, None, output)
-        elif os.WIFSIGNALED(status):
-            self._exit = Exit(None, os.WTERMSIG(status), output)
-        else:
-            self._exit = Exit(os.WEXITSTATUS(status), None, output)
-        self._exited.set()
-
-    @property
-    def alive(self) -> bool:
-        """No exit has been reported."""
-        return self._exit is None
-
-    async def wait_exit(self) -> Exit:
-        """See `flux.sandbox.base.Worker.wait_exit`."""
-        await self._exited.wait()
-        assert self._exit is not None
-        return self._exit
-
-    def close(self) -> None:
-        """Let go of its descriptors: one that still lives sees end of file and ends."""
-        if self._closed:
-            return
-        self._closed = True
-        for descriptor in (self._start, self._output, self._wire_descriptor, self.handle):
-            if descriptor >= 0:
-                trio.lowlevel.notify_closing(descriptor)
-        self._wire.close()
-        for descriptor in (self._start, self._output, self.handle):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.handle = -1
+    called: trio.Event = attrs.Factory(trio.Event)
+    worker: ProcessWorker | None = None
+    error: FluxError | None = None
 
 
 class ProcessSandbox:
@@ -207,29 +62,33 @@ class ProcessSandbox:
         idle_target: int = 4,
         warm: int = 1,
         on_output: Callable[[str], None] = lambda _text: None,
+        import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
+        """``warm`` is how many executions a worker may serve; ``on_output`` hears what modules print."""
         self._project = project
         self._functions_folder = functions_folder
         self._idle_target = idle_target
         self._warm = warm
         self._on_output = on_output
-        self._control: socket.socket | None = None
-        self._zygote: subprocess.Popen[bytes] | None = None
+        self._import_deadline_s = import_deadline_s
+        self._zygote: Zygote | None = None
         self._forking: deque[ProcessWorker] = deque()
+        """Asked for, in the order in which the zygote will answer."""
         self._idle: deque[ProcessWorker] = deque()
+        self._waiting: deque[_Place] = deque()
         self._workers: dict[int, ProcessWorker] = {}
-        self._waiting: deque[trio.lowlevel.Task] = deque()
-        self._idle_changed = trio.Condition()
-        self._functions: tuple[Function, ...] = ()
+        """All that have been forked and have not ended, by pid."""
+        self._functions: tuple[Function, ...] | None = None
         self._closing = False
         self._failure: FluxError | None = None
+        """Why there is no zygote at the moment."""
         self.restarts = 0
         """How often the zygote died and was started again."""
 
     @property
     def functions(self) -> tuple[Function, ...]:
         """See `flux.sandbox.base.Sandbox.functions`."""
-        return self._functions
+        return self._functions or ()
 
     @property
     def zygote_pid(self) -> int | None:
@@ -239,262 +98,241 @@ class ProcessSandbox:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a zygote alive until cancelled; started once the code is imported.
 
-        Raises `ImportFailedError` when it can't be, at the first start only: later
-        the same files were good once, so a failure is reported to those who wait.
+        Before that, raises `ImportFailedError`, `BadFunctionError` or `SandboxUnavailableError`. Later a
+        zygote that can't be started again is such an error to those who `acquire`, and is tried again.
         """
-        first = True
+        pause_s = RESTART_PAUSE_S
         try:
             while True:
-                async with trio.open_nursery() as nursery:
-                    self._spawn()
-                    reader = _ControlReader(self._control_socket())
-                    try:
-                        with trio.fail_after(START_DEADLINE_S):
-                            nursery.start_soon(self._pump_zygote_output)
-                            await self._wait_ready(reader)
-                    except trio.TooSlowError:
-                        raise SandboxUnavailableError(
-                            f"importing {self._functions_folder}/ took more than {START_DEADLINE_S:.0f} s",
-                            remedy="something at module level waits or computes: move it into a function",
-                        ) from None
-                    if first:
-                        task_status.started()
-                        first = False
-                    self._failure = None
-                    self._fill()
-                    await self._serve(reader, nursery)
-                    nursery.cancel_scope.cancel()
-                self._zygote_died()
+                failure = await self._run_zygote(task_status)
+                if failure is None:
+                    pause_s = RESTART_PAUSE_S
+                else:
+                    if self._functions is None:
+                        raise failure
+                    self._failure = failure
+                    self._refuse_all(_down(failure))
+                    pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
                 self.restarts += 1
-                await trio.sleep(RESTART_PAUSE_S)
-        except FluxError as error:
-            self._failure = error
-            self._zygote_died()
-            if first:
-                raise
-            async with self._idle_changed:
-                self._idle_changed.notify_all()
+                await trio.sleep(pause_s)
         finally:
             self._closing = True
-            await self._close()
+            self._refuse_all(_closed())
 
-    # The zygote
-
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        arguments = [
-            *(sys.executable, "-s", "-P", "-m", "flux_guest.zygote"),
-            *(str(self._project), self._functions_folder, str(os.getpid()), str(theirs.fileno())),
-        ]
-        environment = {
-            "PYTHONHASHSEED": "0",  # Fixed, so that sets and dicts of text repeat their order.
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUTF8": "1",
-            "LANG": "C.UTF-8",
-            "TZ": "UTC",
-        }
-        with theirs:
-            # From this thread, not from a short-lived one: the zygote dies with the thread that made it.
-            self._zygote = subprocess.Popen(
-                arguments,
-                env=environment,
-                cwd=self._project,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._control = ours
-
-    def _control_socket(self) -> socket.socket:
-        assert self._control is not None
-        return self._control
-
-    async def _pump_zygote_output(self) -> None:
-        assert self._zygote is not None and self._zygote.stdout is not None
-        descriptor = self._zygote.stdout.fileno()
-        os.set_blocking(descriptor, False)
-        while True:
-            await trio.lowlevel.wait_readable(descriptor)
-            data = os.read(descriptor, 1 << 16)
-            if not data:
-                return
-            self._on_output(data.decode(errors="backslashreplace"))
-
-    async def _wait_ready(self, reader: "_ControlReader") -> None:
-        message = await reader.receive()
-        if message is None:
-            assert self._zygote is not None
-            status = await trio.to_thread.run_sync(self._zygote.wait)
-            how = f"signal {-status}" if status < 0 else f"exit code {status}"
-            raise SandboxUnavailableError(
-                f"the process that imports {self._functions_folder}/ ended with {how}",
-                remedy="what it printed stands above; an import that exits or crashes Python does this",
-            )
-        if "failed" in message:
-            raise ImportFailedError(tuple(ImportFailure(**item) for item in message["failed"]))
-        self._functions = tuple(_read_function(item) for item in message["ready"]["functions"])
-
-    async def _serve(self, reader: "_ControlReader", nursery: trio.Nursery) -> None:
-        """Take the zygote's messages until it dies."""
-        while (message := await reader.receive()) is not None:
-            if "forked" in message:
-                worker = self._forking.popleft()
-                worker.forked(message["forked"], reader.take_descriptor())
-                self._workers[worker.pid] = worker
-                nursery.start_soon(worker.pump_output)
-                self._idle.append(worker)
-                async with self._idle_changed:
-                    self._idle_changed.notify()
-            elif "exited" in message:
-                exited = self._workers.pop(message["exited"], None)
-                if exited is not None:
-                    exited.exited(message["status"])
-                    if exited in self._idle:
-                        self._idle.remove(exited)
-                        exited.close()
-                        self._fill()
-
-    def _fill(self) -> None:
-        """Ask for as many workers as there should be in waiting."""
-        while not self._closing and len(self._idle) + len(self._forking) < self._idle_target:
-            self._fork()
-
-    def _fork(self) -> None:
-        start_theirs, start_ours = os.pipe2(os.O_CLOEXEC)
-        output_ours, output_theirs = os.pipe2(os.O_CLOEXEC)
-        wire_ours, wire_theirs = socket.socketpair()
-        os.set_blocking(start_ours, False)
-        os.set_blocking(output_ours, False)
-        wire_ours.setblocking(False)
-        worker = ProcessWorker(start_ours, output_ours, wire_ours)
-        theirs = [start_theirs, output_theirs, wire_theirs.fileno()]
+    async def _run_zygote(self, task_status: trio.TaskStatus[None]) -> FluxError | None:
+        """Live through one zygote; return why it could not be started, or None when it was and has died."""
         try:
-            socket.send_fds(self._control_socket(), [b"F"], theirs)
-        except OSError:
-            worker.close()  # The zygote is dying; the reader of its messages finds out.
-        else:
-            self._forking.append(worker)
+            zygote = Zygote.spawn(
+                self._project, self._functions_folder, warm=self._warm > 1, on_output=self._on_output
+            )
+        except FluxError as error:
+            return error
+        failure: FluxError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(zygote.pump_output)
+                # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
+                # want to know the error by its class.
+                try:
+                    functions = await self._wait_ready(zygote)
+                    self._zygote, self._failure = zygote, None
+                    if self._functions is None:
+                        self._functions = functions
+                        task_status.started()
+                    self._fill()
+                    await self._serve(zygote, nursery)
+                except FluxError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
         finally:
-            os.close(start_theirs)
-            os.close(output_theirs)
-            wire_theirs.close()
+            self._zygote = None
+            self._bury_workers()
+            await zygote.end()
+        return failure
 
-    def _zygote_died(self) -> None:
-        """Its workers die with it."""
-        for worker in (*self._forking, *self._workers.values()):
+    async def _wait_ready(self, zygote: Zygote) -> tuple[Function, ...]:
+        module = f"{self._functions_folder}/"
+        with trio.move_on_after(self._import_deadline_s):
+            while True:
+                match await zygote.receive():
+                    case Importing(name):
+                        module = name
+                    case Ready(functions):
+                        return functions
+                    case Failed(failures):
+                        raise ImportFailedError(failures)
+                    case None:
+                        raise SandboxUnavailableError(
+                            f"importing {module} ended the process: {await zygote.wait_end()}",
+                            remedy="what it printed stands above; does it exit, or crash the interpreter?",
+                        )
+                    case other:
+                        raise SandboxUnavailableError(f"the zygote spoke out of turn: {other}")
+        zygote.print_stack()
+        await trio.sleep(STACK_GRACE_S)
+        raise SandboxUnavailableError(
+            f"importing {module} took more than {self._import_deadline_s:g} s; where it stood is printed above",
+            remedy="something at module level waits or computes: move it into a function",
+        )
+
+    async def _serve(self, zygote: Zygote, nursery: trio.Nursery) -> None:
+        """Take the zygote's messages until it dies."""
+        while (message := await zygote.receive()) is not None:
+            match message:
+                case Forked(pid, handle):
+                    worker = self._forking.popleft()
+                    worker.forked(pid, handle)
+                    if handle < 0:
+                        worker.close()  # We are out of descriptors; one that can't be killed is not used.
+                    else:
+                        self._workers[pid] = worker
+                        nursery.start_soon(worker.pump_output)
+                        self._offer(worker)
+                    self._fill()
+                case NotForked(reason):
+                    self._forking.popleft().close()
+                    self._refuse_one(reason)
+                case Exited(pid, status):
+                    exited = self._workers.pop(pid, None)
+                    if exited is not None:
+                        exited.exited(status)
+                        if exited in self._idle:
+                            self._idle.remove(exited)
+                            exited.close()
+                            self._fill()
+                case other:
+                    raise SandboxUnavailableError(f"the zygote spoke out of turn: {other}")
+
+    def _bury_workers(self) -> None:
+        """The zygote is dying, and its workers with it."""
+        for worker in self._workers.values():
+            worker.kill()  # The kernel has been asked to, but a guest may have asked it otherwise.
             worker.exited(None)
         for worker in (*self._forking, *self._idle):
             worker.close()
         self._forking.clear()
         self._idle.clear()
         self._workers.clear()
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._zygote is not None:
-            self._zygote.kill()
-            self._zygote.wait()
-            if self._zygote.stdout is not None:
-                self._zygote.stdout.close()
-            self._zygote = None
 
-    async def _close(self) -> None:
-        with trio.CancelScope(shield=True):
-            self._zygote_died()
-            async with self._idle_changed:
-                self._idle_changed.notify_all()
+    # Filling the pool
+
+    def _fill(self) -> None:
+        """Ask for as many workers as there should be: one for each caller who waits, and a few ahead."""
+        while (
+            self._zygote is not None
+            and len(self._forking) < FORKING_MAX
+            and len(self._idle) + len(self._forking) < self._idle_target + len(self._waiting)
+        ):
+            try:
+                self._forking.append(_request_worker(self._zygote))
+            except OSError as error:
+                # A dying zygote is noticed by whoever hears it, and callers wait for the next one.
+                if not isinstance(error, BrokenPipeError | ConnectionError | BlockingIOError):
+                    self._refuse_one(error.strerror or str(error))
+                return
+
+    def _offer(self, worker: ProcessWorker) -> None:
+        """Give a worker to whoever has waited longest, or let it wait."""
+        if self._waiting:
+            place = self._waiting.popleft()
+            place.worker = worker
+            place.called.set()
+        else:
+            self._idle.append(worker)
+
+    def _refuse_one(self, reason: str) -> None:
+        """A worker could not be made. Whoever has waited longest hears so: waiting on would not help."""
+        if self._waiting:
+            place = self._waiting.popleft()
+            place.error = SandboxUnavailableError(
+                f"no worker can be started: {reason}",
+                remedy="the system is out of processes, descriptors or memory: see ulimit -a",
+            )
+            place.called.set()
+
+    def _refuse_all(self, error: FluxError) -> None:
+        while self._waiting:
+            place = self._waiting.popleft()
+            place.error = error
+            place.called.set()
 
     # Workers
 
     async def acquire(self) -> ProcessWorker:
         """See `flux.sandbox.base.Sandbox.acquire`; raise `SandboxUnavailableError`."""
-        async with self._idle_changed:
-            while True:
-                if self._failure is not None:
-                    raise self._failure
-                if self._closing:
-                    raise SandboxUnavailableError("this deployment is being taken down")
-                while self._idle:
-                    worker = self._idle.popleft()
-                    if worker.alive:
-                        self._fill()
-                        return worker
-                    worker.close()
-                if self._control is not None and not self._forking:
-                    self._fork()
-                await self._idle_changed.wait()
-
-    async def release(self, worker: Worker, *, reusable: bool) -> None:
-        """See `flux.sandbox.base.Sandbox.release`."""
-        assert isinstance(worker, ProcessWorker), "a worker goes back to the sandbox that it came from"
-        worker.served += 1
-        if reusable and worker.alive and worker.served < self._warm and not self._closing:
-            self._idle.appendleft(worker)
-            async with self._idle_changed:
-                self._idle_changed.notify()
-            return
-        worker.kill()
-        worker.close()
-
-
-class _ControlReader:
-    """Reads the zygote's messages and the descriptors that come with them."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._buffer = b""
-        self._descriptors: deque[int] = deque()
-
-    async def receive(self) -> dict[str, Any] | None:
-        """Return the next message, or None when the zygote is gone."""
-        while b"\n" not in self._buffer:
-            await trio.lowlevel.wait_readable(self._control)
-            try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._control, 1 << 16, 64)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in _closed_by_peer:
-                    return None
-                raise
-            for descriptor in descriptors:
-                fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
-            self._descriptors.extend(descriptors)
-            if not data:
-                return None
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def take_descriptor(self) -> int:
-        """Return the oldest descriptor that came and was not taken."""
-        return self._descriptors.popleft()
-
-
-def _read_function(item: dict[str, Any]) -> Function:
-    timeout = item["timeout"]
-    where = f"{item['file']}:{item['line']}"
-    if isinstance(timeout, str):
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closing:
+            raise _closed()
+        if self._failure is not None:
+            raise _down(self._failure)
+        while self._idle:
+            worker = self._idle.popleft()
+            if worker.is_running():
+                self._fill()
+                return worker
+            worker.close()  # Killed while it waited, and the zygote has not told us yet.
+        place = _Place()
+        self._waiting.append(place)
+        self._fill()
         try:
-            timeout = parse_duration_s(timeout)
-        except FluxError as error:
-            raise BadFunctionError(
-                f"{where}  timeout of {item['name']}: {error.message}", remedy=error.remedy
-            ) from error
-    if isinstance(timeout, int | float) and not (timeout > 0 and math.isfinite(timeout)):
-        raise BadFunctionError(f"{where}  timeout of {item['name']} must be above zero, not {timeout}")
-    return Function(
-        name=str(item["name"]),
-        route=item["route"],
-        position=Position(str(item["file"]), int(item["line"]), str(item["name"])),
-        atomic=bool(item["atomic"]),
-        isolation=item["isolation"],
-        timeout_s=None if timeout is None else float(timeout),
-        retries=int(item["retries"]),
-        cron=item["cron"],
-        middleware=None if item["middleware"] is None else tuple(item["middleware"]),
+            await place.called.wait()
+        except trio.Cancelled:
+            if place.worker is not None:  # Given to us after we were cancelled and before we noticed.
+                if not self._take_back(place.worker):
+                    place.worker.kill()
+                    place.worker.close()
+            else:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(place)
+            raise
+        if place.error is not None:
+            raise place.error
+        assert place.worker is not None
+        return place.worker
+
+    async def release(self, worker: ProcessWorker, *, reusable: bool) -> None:
+        """See `flux.sandbox.base.Sandbox.release`."""
+        worker.served += 1
+        if not (reusable and worker.served < self._warm and self._take_back(worker)):
+            worker.kill()
+            worker.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _take_back(self, worker: ProcessWorker) -> bool:
+        """Offer a worker again if there is a use for it."""
+        wanted = bool(self._waiting) or len(self._idle) < self._idle_target
+        if self._closing or not wanted or not worker.is_running():
+            return False
+        self._offer(worker)
+        return True
+
+
+def _closed() -> SandboxUnavailableError:
+    return SandboxUnavailableError("this deployment is being taken down", remedy="send the request again")
+
+
+def _down(failure: FluxError) -> SandboxUnavailableError:
+    # A new one for each caller: an exception that is raised again and again collects all their stacks.
+    return SandboxUnavailableError(
+        f"this deployment's process died and can't be started again: {failure.message}", remedy=failure.remedy
     )
+
+
+def _request_worker(zygote: Zygote) -> ProcessWorker:
+    """Ask ``zygote`` for a worker; raise OSError."""
+    with contextlib.ExitStack() as both, contextlib.ExitStack() as theirs:
+        start_theirs, start_ours = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, start_theirs)
+        both.callback(os.close, start_ours)
+        output_ours, output_theirs = os.pipe2(os.O_CLOEXEC)
+        theirs.callback(os.close, output_theirs)
+        both.callback(os.close, output_ours)
+        wire_ours, wire_theirs = socket.socketpair()
+        theirs.callback(wire_theirs.close)
+        both.callback(wire_ours.close)
+        os.set_blocking(start_ours, False)
+        os.set_blocking(output_ours, False)
+        wire_ours.setblocking(False)
+        zygote.request_worker(start_theirs, output_theirs, wire_theirs.fileno())
+        both.pop_all()  # They are the worker's now.
+        return ProcessWorker(start_ours, output_ours, wire_ours)

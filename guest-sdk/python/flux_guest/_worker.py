@@ -17,7 +17,6 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from typing import Any, SupportsIndex
 
 from flux_guest import _values
@@ -110,8 +109,9 @@ def _patch_entropy(entropy: _Entropy) -> None:
 class Worker:
     """A worker's life: one execution, or several when the project sets ``warm``."""
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, *, warm: bool) -> None:
         self._project = project
+        self._warm = warm
         self._channel = Channel(3, project)
         self._entropy = _Entropy()
 
@@ -136,7 +136,9 @@ class Worker:
         self._entropy.seed, self._entropy.count = seed, 0
         random.seed(hashlib.sha256(seed + b"random").digest())
         limit = start["memory_bytes_max"]
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        # A hard limit can't be raised again, and the next execution's may be higher.
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1] if self._warm else limit
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         out, err = _LineStream(channel, "stdout"), _LineStream(channel, "stderr")
         sys.stdout, sys.stderr = out, err
         try:
@@ -198,7 +200,7 @@ class Worker:
     def _describe_error(self, error: BaseException, function: str) -> dict[str, Any]:
         report: dict[str, Any] = {
             "type": _values.printable(type(error).__qualname__),
-            "message": _message_of(error),
+            "message": message_of(error),
             "frames": self._frames_of(error),
         }
         if not any(frame[3] for frame in report["frames"]):
@@ -221,7 +223,7 @@ class Worker:
             seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if cause is not None:
-            report["cause"] = f"{type(cause).__qualname__}: {_message_of(cause)}"[:MESSAGE_CHARACTERS_MAX]
+            report["cause"] = f"{type(cause).__qualname__}: {message_of(cause)}"[:MESSAGE_CHARACTERS_MAX]
         return report
 
     def _relative(self, file: str) -> str:
@@ -247,7 +249,8 @@ class Worker:
         return frames
 
 
-def _message_of(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return what the exception says, as text that can be shown."""
     try:
         text = str(error)
     except Exception as problem:  # a __str__ of the user's that fails must not hide the failure
@@ -289,12 +292,3 @@ def _describe_answer(value: Any) -> dict[str, Any]:
     if value is not None and "content-type" not in names:
         fields.append(["content-type", content_type])
     return {"status": status, "headers": fields, "body": body}
-
-
-RunWorker = Callable[[str], None]
-
-
-def run_worker(project: str) -> None:
-    """Serve executions on the descriptors 0 and 3, then end the process."""
-    Worker(project).serve()
-    os._exit(0)

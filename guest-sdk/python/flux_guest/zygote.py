@@ -1,11 +1,14 @@
 """The zygote: imports a deployment's code once, then forks a worker whenever the host asks.
 
-Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT CONTROL`` with the
-number of the control socket's descriptor last. JSON lines go to the host:
+Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT CONTROL WARM``: the
+folders, the host's process id, the descriptor of the control socket, and 1 when a worker
+serves more than one execution. JSON lines go to the host:
 
+    {"importing": "functions/a.py"}      what it is at
     {"ready": {"functions": [...]}}      the code is imported
-    {"failed": [{...}, ...]}             it is not: one entry for each module that failed
+    {"failed": [{...}, ...]}             it is not: one entry for each place that failed
     {"forked": pid}                      with the worker's pidfd
+    {"unforked": "reason"}               the system refused a worker
     {"exited": pid, "status": n}         a wait status
 
 and from the host comes one byte ``F`` a worker, with three descriptors: the worker's
@@ -13,6 +16,7 @@ and from the host comes one byte ``F`` a worker, with three descriptors: the wor
 """
 
 import ctypes
+import faulthandler
 import gc
 import importlib
 import json
@@ -22,14 +26,16 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flux_guest import _registry, _worker
+from flux_guest import _registry, _values, _worker
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CONTROL = 3
+TRACEBACK_CHARACTERS_MAX = 20_000
 
 
 def _prctl(option: int, value: int) -> None:
@@ -43,23 +49,23 @@ def _die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def _import_functions(project: Path, folder: str) -> list[dict[str, Any]]:
-    """Import every module below ``folder``; return what failed."""
-    failures: list[dict[str, Any]] = []
-    root = project / folder
-    for file in sorted(root.rglob("*.py")):
+def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Import every module below ``folder``; return what failed, each place once."""
+    failures: dict[tuple[str, int, str, str], dict[str, Any]] = {}
+    for file in sorted((project / folder).rglob("*.py")):
         relative = file.relative_to(project)
         parts = relative.with_suffix("").parts
         if any(part.startswith((".", "__pycache__")) for part in parts):
             continue
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        say({"importing": _values.printable(str(relative))})
         try:
-            importlib.import_module(name)
+            importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            failures.append(_describe(error, project, str(relative)))
-    return failures
+            failure = _describe(error, project, str(relative))
+            # A module that others import fails once for each of them, always at the same place.
+            place = (failure["file"], failure["line"], failure["type"], failure["message"])
+            failures.setdefault(place, failure)
+    return list(failures.values())
 
 
 def _describe(error: BaseException, project: Path, module: str) -> dict[str, Any]:
@@ -75,14 +81,14 @@ def _describe(error: BaseException, project: Path, module: str) -> dict[str, Any
     kept.stack = traceback.StackSummary.from_list(
         [entry for entry in kept.stack if not entry.filename.startswith(("<frozen", __file__))]
     )
-    return {
+    shown = {
         "module": module,
         "type": type(error).__qualname__,
-        "message": str(error),
+        "message": _worker.message_of(error),
         "file": file.removeprefix(prefix),
-        "line": line,
-        "traceback": "".join(kept.format()).replace(prefix, ""),
+        "traceback": "".join(kept.format()).replace(prefix, "")[-TRACEBACK_CHARACTERS_MAX:],
     }
+    return {**{key: _values.printable(text) for key, text in shown.items()}, "line": line}
 
 
 def _describe_functions(project: Path) -> list[dict[str, Any]]:
@@ -107,9 +113,10 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
 class Zygote:
     """The fork server."""
 
-    def __init__(self, project: Path, control: socket.socket) -> None:
+    def __init__(self, project: Path, control: socket.socket, worker: _worker.Worker) -> None:
         self._project = project
         self._control = control
+        self._worker = worker
         self._workers: set[int] = set()
 
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
@@ -121,7 +128,9 @@ class Zygote:
 
     def run(self, functions: str) -> None:
         """Import, report, and fork until the host closes the control socket."""
-        failures = _import_functions(self._project, functions)
+        failures = _import_functions(self._project, functions, self._say)
+        sys.stdout.flush()
+        sys.stderr.flush()
         if failures:
             self._say({"failed": failures})
             return
@@ -148,13 +157,22 @@ class Zygote:
         data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 3)
         if not data:
             return False
-        zygote = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(zygote, descriptors, own)
-        self._workers.add(pid)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        try:
+            if len(descriptors) < 3:
+                self._say({"unforked": "the zygote has no file descriptor left"})
+                return True
+            zygote = os.getpid()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._say({"unforked": os.strerror(error.errno or 0)})
+                return True
+            if pid == 0:
+                self._become_worker(zygote, descriptors, own)
+            self._workers.add(pid)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         handle = os.pidfd_open(pid)  # We have not reaped it, so the pid is still its own.
         self._say({"forked": pid}, [handle])
         os.close(handle)
@@ -174,7 +192,8 @@ class Zygote:
             for descriptor in (*descriptors, *own):
                 os.close(descriptor)
             self._control.detach()
-            _worker.run_worker(str(self._project))
+            self._worker.serve()
+            os._exit(0)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
             os._exit(70)
@@ -187,9 +206,10 @@ class Zygote:
                 return
             if pid == 0:
                 return
+            # Whoever ended, what it had left running is our child now, and so is what that had left.
+            self._end_strays()
             if pid in self._workers:
                 self._workers.discard(pid)
-                self._end_strays()
                 self._say({"exited": pid, "status": status})
 
     def _end_strays(self) -> None:
@@ -206,13 +226,15 @@ def main() -> None:
     project, functions, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     _die_with_parent(parent)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
     sys.path.insert(0, str(project))
     os.dup2(int(sys.argv[4]), CONTROL, inheritable=False)
     if int(sys.argv[4]) != CONTROL:
         os.close(int(sys.argv[4]))
     control = socket.socket(fileno=CONTROL)
-    Zygote(project, control).run(functions)
+    worker = _worker.Worker(str(project), warm=sys.argv[5] == "1")
+    Zygote(project, control, worker).run(functions)
 
 
 if __name__ == "__main__":

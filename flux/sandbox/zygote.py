@@ -1,0 +1,316 @@
+"""One zygote, as seen from the supervisor: spawn it, hear it, ask it for workers, bury it.
+
+A zygote is a child process of ours that imports a deployment's code and forks a
+worker whenever it is asked (``flux_guest.zygote``). It runs the user's modules, so
+nothing it says is believed without a look: whatever is no message of the protocol
+is a `SandboxUnavailableError`, and its silence is the caller's to bound.
+
+The conversation, over a socket that is the zygote's descriptor 3::
+
+    spawn
+    <- Importing(module), one for each     what it is at, should it die or hang there
+    <- Ready(functions) | Failed(failures)
+    -> request_worker(start, output, wire)
+    <- Forked(pid, pidfd) | NotForked(reason)   in the order of the requests
+    <- Exited(pid, status)
+    None                                   it has ended
+"""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from flux.deployment import Function
+from flux.errors import FluxError
+from flux.hostcall import Position
+from flux.limits import parse_duration_s
+from flux.sandbox.base import BadFunctionError, ImportFailure, SandboxUnavailableError
+
+MESSAGE_BYTES_MAX = 32 * 2**20
+"""A project of ten thousand functions stays below a tenth of it."""
+OUTPUT_READS_MAX = 16
+"""Reads at a time: a module that prints without end must not keep us here."""
+END_GRACE_S = 2.0
+"""How long a zygote that has closed its socket may take to end by itself."""
+CLOSED_BY_PEER = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
+
+@attrs.frozen
+class Importing:
+    """It begins to import a module."""
+
+    module: str
+    """File, relative to the project."""
+
+
+@attrs.frozen
+class Ready:
+    """The code is imported."""
+
+    functions: tuple[Function, ...]
+
+
+@attrs.frozen
+class Failed:
+    """The code can't be imported."""
+
+    failures: tuple[ImportFailure, ...]
+
+
+@attrs.frozen
+class Forked:
+    """A worker has been forked."""
+
+    pid: int
+    handle: int
+    """Its pidfd, now the receiver's; -1 when we had no descriptor left to take it."""
+
+
+@attrs.frozen
+class NotForked:
+    """A worker could not be forked."""
+
+    reason: str
+
+
+@attrs.frozen
+class Exited:
+    """A worker has ended."""
+
+    pid: int
+    status: int
+    """Its wait status."""
+
+
+Message = Importing | Ready | Failed | Forked | NotForked | Exited
+
+
+class Zygote:
+    """A running zygote. Made by `spawn`; whoever makes it calls `end`."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", handle: int, control: socket.socket, on_output: Callable[[str], None]
+    ) -> None:
+        assert process.stdout is not None
+        self._process = process
+        self._handle = handle
+        self._control = control
+        self._output = process.stdout.fileno()
+        os.set_blocking(self._output, False)
+        self._on_output = on_output
+        self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
+
+    @classmethod
+    def spawn(
+        cls, project: Path, functions_folder: str, *, warm: bool, on_output: Callable[[str], None]
+    ) -> "Zygote":
+        """Start a zygote; raise `SandboxUnavailableError` when the system refuses."""
+        environment = {
+            "PYTHONHASHSEED": "0",  # Fixed, so that sets and dicts of text repeat their order.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUTF8": "1",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+        }
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise _cannot_start(error) from error
+        with theirs:
+            arguments = [
+                *(sys.executable, "-s", "-P", "-m", "flux_guest.zygote"),
+                *(str(project), functions_folder, str(os.getpid()), str(theirs.fileno()), str(int(warm))),
+            ]
+            process = None
+            try:
+                ours.setblocking(False)
+                # From this thread, not from a short-lived one: the zygote dies with the thread that made it.
+                process = subprocess.Popen(
+                    arguments,
+                    env=environment,
+                    cwd=project,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                return cls(process, os.pidfd_open(process.pid), ours, on_output)
+            except OSError as error:
+                ours.close()
+                if process is not None:
+                    assert process.stdout is not None
+                    process.kill()
+                    process.wait()
+                    process.stdout.close()
+                raise _cannot_start(error) from error
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    # Hearing it
+
+    async def pump_output(self) -> None:
+        """Hand on what its modules print, until the end."""
+        while True:
+            await trio.lowlevel.wait_readable(self._output)
+            if not self._take_output():
+                return
+
+    def _take_output(self) -> bool:
+        """Hand on what is there to read; return False at its end."""
+        try:
+            for _ in range(OUTPUT_READS_MAX):
+                data = os.read(self._output, 1 << 16)
+                if not data:
+                    return False
+                self._on_output(data.decode(errors="backslashreplace"))
+        except BlockingIOError:
+            pass
+        return True
+
+    async def receive(self) -> Message | None:
+        """Return its next message, or None once it has closed its socket."""
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > MESSAGE_BYTES_MAX:
+                raise _not_understood(bytes(self._buffer[:80]))
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(self._control, 1 << 16, 64)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno in CLOSED_BY_PEER:
+                    return None
+                raise
+            for descriptor in descriptors:
+                fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+            self._descriptors.extend(descriptors)
+            if not data:
+                return None
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return self._read(line)
+
+    def _read(self, line: bytes) -> Message:
+        try:
+            match json.loads(line):
+                case {"importing": str(module)}:
+                    return Importing(module)
+                case {"forked": int(pid)}:
+                    return Forked(pid, self._descriptors.popleft() if self._descriptors else -1)
+                case {"unforked": str(reason)}:
+                    return NotForked(reason)
+                case {"exited": int(pid), "status": int(status)}:
+                    return Exited(pid, status)
+                case {"ready": {"functions": list(items)}}:
+                    return Ready(tuple(_read_function(item) for item in items))
+                case {"failed": list(items)} if items:
+                    return Failed(tuple(ImportFailure(**item) for item in items))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _not_understood(line[:80]) from error
+        raise _not_understood(line[:80])
+
+    # Asking it
+
+    def request_worker(self, start: int, output: int, wire: int) -> None:
+        """Ask for a worker with these as its descriptors 0, 1 and 2, and 3; raise OSError if it can't be asked."""
+        socket.send_fds(self._control, [b"F"], [start, output, wire])
+
+    def print_stack(self) -> None:
+        """Have it print where it stands: faulthandler does, even inside an endless loop of C code."""
+        self._signal(signal.SIGUSR1)
+
+    # Its end
+
+    def kill(self) -> None:
+        """End it now. Its workers end with it."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._handle >= 0 and self._process.returncode is None:
+            signal.pidfd_send_signal(self._handle, number)
+
+    async def wait_end(self) -> str:
+        """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
+        with trio.move_on_after(END_GRACE_S):
+            await trio.lowlevel.wait_readable(self._handle)
+        self.kill()
+        await trio.lowlevel.wait_readable(self._handle)
+        status = self._process.wait()
+        return f"signal {-status}" if status < 0 else f"exit code {status}"
+
+    async def end(self) -> None:
+        """Kill it, hand on what it printed, let go of everything."""
+        with trio.CancelScope(shield=True):
+            if self._process.returncode is None:
+                self.kill()
+                await trio.lowlevel.wait_readable(self._handle)
+                self._process.wait()
+        self._take_output()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._control.close()
+        os.close(self._handle)
+        self._handle = -1
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
+
+
+def _cannot_start(error: OSError) -> SandboxUnavailableError:
+    return SandboxUnavailableError(
+        f"no process can be started to import the project's code: {error.strerror}",
+        remedy="the system is out of processes, descriptors or memory: see ulimit -a",
+    )
+
+
+def _not_understood(start: bytes) -> SandboxUnavailableError:
+    return SandboxUnavailableError(
+        f"the process that imports the project's code said something that is no message of its protocol: {start!r}",
+        remedy="does a module write to file descriptor 3 when it is imported? That one is Flux's",
+    )
+
+
+def _read_function(item: dict[str, Any]) -> Function:
+    timeout = item["timeout"]
+    where = f"{item['file']}:{item['line']}"
+    if isinstance(timeout, str):
+        try:
+            timeout = parse_duration_s(timeout)
+        except FluxError as error:
+            raise BadFunctionError(
+                f"{where}  timeout of {item['name']}: {error.message}", remedy=error.remedy
+            ) from error
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+        raise BadFunctionError(
+            f"{where}  timeout of {item['name']} must be above zero, not {timeout}",
+            remedy='write seconds, or text such as "10s"',
+        )
+    return Function(
+        name=str(item["name"]),
+        route=item["route"],
+        position=Position(str(item["file"]), int(item["line"]), str(item["name"])),
+        atomic=bool(item["atomic"]),
+        isolation=item["isolation"],
+        timeout_s=None if timeout is None else float(timeout),
+        retries=int(item["retries"]),
+        cron=item["cron"],
+        middleware=None if item["middleware"] is None else tuple(item["middleware"]),
+    )
