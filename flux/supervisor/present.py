@@ -35,8 +35,8 @@ from flux.execution import (
 )
 from flux.hostcall import HostCall, HostCallError, Position
 from flux.mutation import Mutation
+from flux.store.reading import ErrorGroup, RowVersion, Summary
 from flux.store.records import COLUMNS, WHOLE, make_columns
-from flux.store.summaries import Summary
 from flux.why import Why
 
 Document = dict[str, Any]
@@ -427,6 +427,23 @@ def why_json(summary: Document, why: Why) -> Document:
     }
 
 
+def error_group_json(group: ErrorGroup) -> Document:
+    """Return failures with one signature, and what the latest of them said."""
+    return {
+        "signature": group.signature,
+        "count": group.count,
+        "first": show_moment(group.first),
+        "last": show_moment(group.last),
+        "sample": group.sample,
+        "functions": list(group.functions),
+        "error": {
+            "type": group.error_type,
+            "message": group.error_message,
+            "location": show_position(group.error_location),
+        },
+    }
+
+
 # --- rows ------------------------------------------------------------------------------------------
 
 
@@ -444,6 +461,19 @@ def mutation_json(mutation: Mutation) -> Document:
         "depth": mutation.depth,
         "xid": mutation.xid,
         "at": show_time(mutation.at_ns) if mutation.at_ns else None,
+    }
+
+
+def version_json(version: RowVersion) -> Document:
+    """Return one version of a row: the change, and who made it."""
+    return mutation_json(version.mutation) | {
+        "version": version.version,
+        "at": show_moment(version.at),
+        "execution": version.name,
+        "function": version.function,
+        "sha": version.sha,
+        "outside": version.outside,
+        "gap": version.gap,
     }
 
 

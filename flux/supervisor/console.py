@@ -1,0 +1,563 @@
+"""The console's JSON API: what ``flux`` asks of a running server, and what it hears.
+
+One `Console` answers everything under ``/_flux/``. It holds no state: executions come from the
+store and from `Live`, functions from the `ConsoleHost` that runs them. Each question
+is one method that returns a document; `handle` does what all have in common: the door,
+the method, the query's names, and the turning of an error into ``application/problem+json``
+with its code, its remedy and the exit code that the command line ends with.
+
+An error is never turned into an empty answer. A database that is down is 503; so is a
+question about what has just ended and cannot be stored. What a query does not know, it refuses:
+a misspelt parameter must not become a list of everything.
+
+Records are written in batches, so an execution may be answered before it is stored. Whoever asks
+right after its own request must find it: so each question waits, for a moment, until all that
+has ended by now is in the store.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import attrs
+import msgspec
+import trio
+
+from flux import why
+from flux.errors import BrokenInvariantError, FluxError, OperatorError
+from flux.filter import Filter, Term, matches, parse, parse_moment
+from flux.message import HttpRequest, HttpResponse, RequestHead, problem
+from flux.store import reading
+from flux.store.postgres import DatabaseError, Pool
+from flux.supervisor import metrics
+from flux.supervisor.console_door import Door
+from flux.supervisor.evidence import gather_evidence
+from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
+from flux.supervisor.present import (
+    Document,
+    encode,
+    error_group_json,
+    log_json,
+    show_body,
+    show_moment,
+    summary_json,
+    trace_json,
+    version_json,
+    why_json,
+)
+from flux.supervisor.spans import list_spans
+
+API = "api"
+STORE_TIMEOUT_S = 30.0
+"""How long the store may take for one question."""
+SETTLE_TIMEOUT_S = 2.0
+"""How long a question waits for what has just ended to be stored. Batches take milliseconds."""
+LIST_DEFAULT = 20
+LIST_MAX = 1000
+CHILDREN_MAX = 1000
+GROUPS_MAX = 1000
+VERSIONS_MAX = 1000
+LOGS_DEFAULT = 200
+"""Lines of ``flux logs`` when no time is given."""
+PAGE = 500
+"""Executions read at once for a stream's history."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON = (("content-type", "application/json"), ("cache-control", "no-store"))
+_LINES = (("content-type", "application/x-ndjson"), ("cache-control", "no-store"))
+
+
+class NoSuchFunctionError(OperatorError):
+    """No function of that name is deployed."""
+
+    code = "FLX113"
+    exit_code = 3
+
+
+class BadQueryError(OperatorError):
+    """The request to the console says something that has no meaning there."""
+
+    code = "FLX621"
+
+
+class NotStoredError(OperatorError):
+    """The execution has ended, and its record is not in the store yet."""
+
+    code = "FLX720"
+    exit_code = 6
+
+
+class StoreTimeoutError(OperatorError):
+    """The database did not answer in time."""
+
+    code = "FLX721"
+    exit_code = 5
+
+
+@attrs.frozen
+class Invoked:
+    """How a function answered that was invoked through the console."""
+
+    status: int
+    """HTTP status of its answer."""
+    body: bytes
+    content_type: str
+    summary: Mapping[str, Any]
+    """The execution, as `flux.supervisor.present` describes it."""
+
+
+class ConsoleHost(Protocol):
+    """Who runs the functions."""
+
+    def functions(self) -> Sequence[Mapping[str, Any]]:
+        """Return each function's ``name``, ``route``, ``runtime``, ``grants``, ``sha`` and ``error``."""
+
+    async def invoke(self, name: str, data: bytes) -> Invoked:
+        """Run a function with ``data``, a JSON value, as its input."""
+
+    def checks(self) -> Sequence[Mapping[str, Any]]:
+        """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
+
+    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
+        """Return what else can be counted: by name, or by name and kind."""
+
+    def ready(self) -> bool:
+        """Return whether requests are taken."""
+
+
+Answer = Document | HttpResponse
+Query = Mapping[str, str]
+
+
+class Console:
+    """Answers everything under ``/_flux/``."""
+
+    def __init__(
+        self, pool: Pool, live: Live, host: ConsoleHost, door: Door, *, schema: str = "public",
+        now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:  # fmt: skip
+        self._pool = pool
+        self._live = live
+        self._host = host
+        self._door = door
+        self._schema = schema
+        self._now = now
+        self._heartbeat_s = heartbeat_s
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request whose path begins with ``/_flux/``."""
+        try:
+            answer = await self._route(request)
+        except FluxError as error:
+            return describe_error(error)
+        if isinstance(answer, HttpResponse):
+            return answer
+        return HttpResponse(200, _JSON, encode(answer))
+
+    async def _route(self, request: HttpRequest) -> Answer:
+        head = request.head
+        match head.path.removeprefix("/_flux").strip("/").split("/"):
+            case ["health"]:
+                return _only("GET", head) or self._health()
+            case ["metrics"]:
+                return _only("GET", head) or self._metrics(head)
+            case [first, *path] if first == API:
+                if (refusal := self._door.refuse(head)) is not None:
+                    return refusal
+                return await self._api(path, request)
+        return _no_such_path(head)
+
+    async def _api(self, path: list[str], request: HttpRequest) -> Answer:
+        head = request.head
+        ask: Callable[[Query], Awaitable[Answer]]
+        allowed: tuple[str, ...] = ()
+        method = "GET"
+        match path:
+            case ["executions"]:
+                ask, allowed = self._executions, ("q", "n", "before")
+            case ["executions", name]:
+                ask = self._for(self._trace, name)
+            case ["executions", name, "why"]:
+                ask = self._for(self._why, name)
+            case ["functions"]:
+                ask = self._functions
+            case ["checks"]:
+                ask = self._checks
+            case ["errors"]:
+                ask, allowed = self._errors, ("since", "n")
+            case ["state", "history"]:
+                ask, allowed = self._history, ("table", "key", "n")
+            case ["tail"]:
+                ask, allowed = self._tail, ("q", "since", "follow")
+            case ["logs"]:
+                ask, allowed = self._logs, ("function", "since", "follow")
+            case ["invoke", name]:
+                ask, method = self._for(lambda function: self._invoke(function, request.body), name), "POST"
+            case _:
+                return _no_such_path(head)
+        if (refusal := _only(method, head)) is not None:
+            return refusal
+        query = _read_query(head, allowed)
+        if method == "POST":
+            return await ask(query)  # Functions have limits of their own.
+        with trio.move_on_after(STORE_TIMEOUT_S):
+            return await ask(query)
+        raise StoreTimeoutError(
+            f"the database did not answer within {STORE_TIMEOUT_S:g} s",
+            remedy="see flux doctor; a busy database shows in pg_stat_activity",
+        )
+
+    @staticmethod
+    def _for(ask: Callable[[str], Awaitable[Answer]], name: str) -> Callable[[Query], Awaitable[Answer]]:
+        async def asked(_query: Query) -> Answer:
+            return await ask(name)
+
+        return asked
+
+    # --- executions --------------------------------------------------------------------------------
+
+    async def _executions(self, query: Query) -> Document:
+        filter_ = self._filter(query)
+        limit = _number(query, "n", LIST_DEFAULT, LIST_MAX)
+        waiting = await self._settle()
+        before = await self._find(query["before"]) if query.get("before") else None
+        found = await reading.list_summaries(
+            self._pool, filter_, limit, before.id if before is not None else None
+        )
+        return {
+            "schema": "flux.executions/1",
+            "executions": [summary_json(summary) for summary in found],
+            "not_stored": waiting,
+        }
+
+    async def _trace(self, name: str) -> Document:
+        summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
+        children = await reading.list_children(self._pool, summary.id, CHILDREN_MAX)
+        return trace_json(
+            summary_json(summary),
+            execution,
+            spans=list_spans(execution),
+            children=[summary_json(child) for child in children],
+        )
+
+    async def _why(self, name: str) -> Document:
+        summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
+        evidence = await gather_evidence(self._pool, summary, execution)
+        return why_json(summary_json(summary), why.explain(evidence))
+
+    async def _find(self, text: str) -> reading.Summary:
+        """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""
+        waiting = await self._settle()
+        if waiting:
+            self._refuse_not_stored(text, waiting)
+        return await reading.find_summary(self._pool, text)
+
+    def _refuse_not_stored(self, text: str, waiting: int) -> None:
+        """Raise when ``text`` may mean an execution that is not stored: another one would be the wrong answer."""
+        published = self._live.find_not_stored(text.lower())
+        if published is None and not text.startswith("@"):
+            return
+        if published is not None:
+            what = f'{published.summary["name"]} has ended, but its record'
+        else:
+            what = f'"{text}" can\'t be told: the records of {waiting} executions that have just ended'
+        raise NotStoredError(
+            f"{what} could not be stored yet: the database does not take records",
+            remedy="nothing is lost: it is stored as soon as the database is back. See flux doctor",
+        )
+
+    async def _settle(self) -> int:
+        """Wait until what has ended by now is stored; return how many executions still are not."""
+        with trio.move_on_after(SETTLE_TIMEOUT_S):
+            await self._live.wait_stored()
+        return self._live.counts.not_stored
+
+    # --- failures, rows, functions -----------------------------------------------------------------
+
+    async def _errors(self, query: Query) -> Document:
+        since = self._moment(query)
+        limit = _number(query, "n", GROUPS_MAX, GROUPS_MAX)
+        waiting = await self._settle()
+        groups = await reading.list_error_groups(self._pool, since, limit)
+        return {
+            "schema": "flux.errors/1",
+            "groups": [error_group_json(group) for group in groups],
+            "not_stored": waiting,
+        }
+
+    async def _history(self, query: Query) -> Document:
+        table, key = (_needed(query, name) for name in ("table", "key"))
+        limit = _number(query, "n", VERSIONS_MAX, VERSIONS_MAX)
+        waiting = await self._settle()
+        versions = await reading.list_row_history(self._pool, self._schema, table, key, limit)
+        return {
+            "schema": "flux.state-history/1",
+            "versions": [version_json(version) for version in versions],
+            "not_stored": waiting,
+        }
+
+    async def _functions(self, _query: Query) -> Document:
+        await trio.lowlevel.checkpoint()
+        return {"schema": "flux.functions/1", "functions": [dict(row) for row in self._host.functions()]}
+
+    async def _checks(self, _query: Query) -> Document:
+        return {
+            "schema": "flux.checks/1",
+            "checks": [await self._check_database(), *(dict(check) for check in self._host.checks())],
+        }
+
+    async def _check_database(self) -> Document:
+        try:
+            async with self._pool.acquire() as connection:
+                version = await connection.fetch_value("select pg_catalog.version()")
+        except FluxError as error:
+            return {"name": "database", "ok": False, "detail": error.message, "remedy": error.remedy}
+        return {"name": "database", "ok": True, "detail": str(version).partition(" on ")[0], "remedy": ""}
+
+    async def _invoke(self, name: str, body: bytes) -> Document:
+        if name not in (names := self._list_names()):
+            raise _no_such_function(name, names)
+        invoked = await self._host.invoke(name, _read_data(body))
+        return {
+            "schema": "flux.invoke/1",
+            "status": invoked.status,
+            **show_body(invoked.body, [("content-type", invoked.content_type)]),
+            "execution": dict(invoked.summary),
+        }
+
+    def _list_names(self) -> list[str]:
+        return sorted(str(row["name"]) for row in self._host.functions())
+
+    async def _check_function(self, name: str) -> None:
+        """Raise unless a function of this name is deployed, or was once."""
+        names = self._list_names()
+        if name not in names and not await reading.count_function(self._pool, name, None, 1):
+            raise _no_such_function(name, names)
+
+    # --- streams -----------------------------------------------------------------------------------
+
+    async def _tail(self, query: Query) -> HttpResponse:
+        filter_ = self._filter(query)
+        if (since := self._moment(query)) is not None:
+            filter_ = Filter((*filter_.terms, Term("since", ">=", since)))
+
+        def select(published: Published) -> tuple[Line, ...]:
+            return (published.summary_line,) if matches(filter_, published.summary) else ()
+
+        follow = _flag(query, "follow", default=True)
+        if since is not None:
+            return await self._stream(select, self._summaries_since(filter_), follow=follow)
+        if follow:
+            return await self._stream(select, None, follow=True)
+        return await self._stream(select, self._latest_summaries(filter_), follow=False)
+
+    async def _summaries_since(self, filter_: Filter) -> AsyncIterator[Sequence[Line]]:
+        after = None
+        while True:
+            page = await reading.list_summaries_after(self._pool, filter_, PAGE, after)
+            yield [_line_of(summary) for summary in page]
+            if len(page) < PAGE:
+                return
+            after = page[-1].id
+
+    async def _latest_summaries(self, filter_: Filter) -> AsyncIterator[Sequence[Line]]:
+        page = await reading.list_summaries(self._pool, filter_, LIST_DEFAULT, None)
+        yield [_line_of(summary) for summary in reversed(page)]
+
+    async def _logs(self, query: Query) -> HttpResponse:
+        function, since = query.get("function"), self._moment(query)
+        follow = _flag(query, "follow", default=False)
+        if function is not None:
+            await self._check_function(function)
+
+        def select(published: Published) -> list[Line]:
+            if function is not None and published.summary["function"] != function:
+                return []
+            since_text = show_moment(since) if since is not None else ""
+            return [Line(published.id, encode(log)) for log in published.logs if log["at"] >= since_text]
+
+        if since is not None:
+            return await self._stream(select, self._logs_since(function, since), follow=follow)
+        if follow:
+            return await self._stream(select, None, follow=True)
+        return await self._stream(select, self._latest_logs(function), follow=False)
+
+    async def _logs_since(self, function: str | None, since: datetime) -> AsyncIterator[Sequence[Line]]:
+        after = None
+        while True:
+            lines, after = await reading.list_logs_after(
+                self._pool, function=function, since=since, after=after, limit=PAGE
+            )
+            yield [_line_of_log(logged) for logged in lines]
+            if after is None:
+                return
+
+    async def _latest_logs(self, function: str | None) -> AsyncIterator[Sequence[Line]]:
+        page = await reading.list_logs(self._pool, function=function, lines_max=LOGS_DEFAULT)
+        yield [_line_of_log(logged) for logged in page.lines]
+
+    async def _stream(
+        self, select: Select, history: AsyncIterator[Sequence[Line]] | None, *, follow: bool
+    ) -> HttpResponse:
+        """Return a body of JSON lines. The subscription comes before the first look into the store."""
+        subscription = self._live.subscribe(select)
+        try:
+            # The first page is read before the answer begins: a store that is down is a 503 and no cut stream.
+            first = await anext(history, ()) if history is not None else ()
+        except BaseException:
+            subscription.close()
+            raise
+        lines = _continue(first, history) if history is not None else None
+        stream = LineStream(subscription, lines, self._now(), follow=follow, heartbeat_s=self._heartbeat_s)
+        return HttpResponse(200, _LINES, stream)
+
+    # --- for machines ------------------------------------------------------------------------------
+
+    def _health(self) -> HttpResponse:
+        ready = self._host.ready()
+        return HttpResponse(
+            200 if ready else 503, _JSON, encode({"schema": "flux.health/1", "ready": ready})
+        )
+
+    def _metrics(self, head: RequestHead) -> HttpResponse:
+        # Numbers only, so a scraper on this machine needs no token. From elsewhere it is as for all else.
+        if not self._door.is_from_here(head) and (refusal := self._door.refuse(head)) is not None:
+            return refusal
+        live, pool = self._live.counts, self._pool.counts
+        found = [
+            metrics.Metric("executions_total", "Executions that have ended, by outcome.", live.ended, "outcome"),
+            metrics.Metric("executions_not_stored", "Executions that have ended and are not stored yet.",
+                           {"": live.not_stored}),
+            metrics.Metric("live_subscribers", "Readers of tail and logs.", {"": live.subscribers}),
+            metrics.Metric("live_lines_lost_total", "Lines that such readers were too slow for.",
+                           {"": live.lost}),
+            metrics.Metric("console_pool_connections", "The console's database connections.",
+                           {"open": pool.open, "idle": pool.idle}, "state"),
+            metrics.Metric("console_pool_waiting", "Questions that wait for a connection.",
+                           {"": pool.waiting}),
+        ]  # fmt: skip
+        for name, value in self._host.counters().items():
+            values, label = (value, "kind") if isinstance(value, Mapping) else ({"": value}, "")
+            found.append(metrics.Metric(name, f"{name.replace('_', ' ').capitalize()}.", values, label))
+        return HttpResponse(200, (("content-type", metrics.CONTENT_TYPE),), metrics.render(found))
+
+    # --- reading what was asked --------------------------------------------------------------------
+
+    def _filter(self, query: Query) -> Filter:
+        return parse(query.get("q", ""), self._now())
+
+    def _moment(self, query: Query) -> datetime | None:
+        text = query.get("since")
+        return parse_moment(text, self._now()) if text else None
+
+
+async def _continue(
+    first: Sequence[Line], rest: AsyncIterator[Sequence[Line]]
+) -> AsyncIterator[Sequence[Line]]:
+    yield first
+    async for page in rest:
+        yield page
+
+
+def _no_such_function(name: str, names: Sequence[str]) -> NoSuchFunctionError:
+    return NoSuchFunctionError(
+        f'no function is called "{name[:200]}"; there is {", ".join(names) or "none"}',
+        remedy="flux function list",
+    )
+
+
+def _line_of(summary: reading.Summary) -> Line:
+    ended_at = summary.started_at + timedelta(microseconds=summary.elapsed_ns // 1000)
+    return Line(str(summary.id), encode(summary_json(summary)), ended_at)
+
+
+def _line_of_log(logged: reading.Logged) -> Line:
+    execution = logged.execution
+    ended_at = _EPOCH + timedelta(microseconds=(execution.started_at_ns + execution.elapsed_ns) // 1000)
+    document = log_json(logged.line, logged.number + 1, execution)
+    return Line(str(execution.id), encode(document), ended_at)
+
+
+def _read_query(head: RequestHead, allowed: Sequence[str]) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for name, value in head.query:
+        if name not in allowed:
+            known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise BadQueryError(f'{head.path} has no parameter "{name}"', remedy=known)
+        if name in query:
+            raise BadQueryError(f'"{name}" is given twice', remedy="say it once")
+        query[name] = value
+    return query
+
+
+def _needed(query: Query, name: str) -> str:
+    if not query.get(name):
+        raise BadQueryError(f'"{name}" is missing', remedy=f"add {name}=... to the query")
+    return query[name]
+
+
+def _number(query: Query, name: str, default: int, most: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise BadQueryError(f'{name} is "{text}"', remedy=f"write a number from 1 to {most}")
+    return int(text)
+
+
+def _flag(query: Query, name: str, *, default: bool) -> bool:
+    text = query.get(name)
+    if text is None:
+        return default
+    if text not in ("0", "1"):
+        raise BadQueryError(f'{name} is "{text}"', remedy="write 0 or 1")
+    return text == "1"
+
+
+def _read_data(body: bytes) -> bytes:
+    """Return the input of an invoke as it was written, so that no number loses a digit."""
+    try:
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        msgspec.json.decode(body)  # What Raw skips over is checked only here.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadQueryError(
+            f"the body is not a JSON object: {error}", remedy='send {"data": ...}, with any JSON as its value'
+        ) from error
+    if unknown := sorted(members.keys() - {"data"}):
+        raise BadQueryError(f"the body has {json.dumps(unknown[0])}", remedy='its one member is "data"')
+    return bytes(members["data"]) if "data" in members else b"null"
+
+
+def _only(method: str, head: RequestHead) -> HttpResponse | None:
+    if head.method == method or (head.method == "HEAD" and method == "GET"):
+        return None
+    refusal = problem(405, "METHOD_NOT_ALLOWED", f"{head.path} is asked with {method}")
+    return attrs.evolve(refusal, headers=(*refusal.headers, ("allow", method)))
+
+
+def _no_such_path(head: RequestHead) -> HttpResponse:
+    return problem(404, "NOT_FOUND", f"the console has nothing at {head.path[:500]}")
+
+
+_STATUS = {
+    "FLX101": 404, "FLX102": 409, "FLX113": 404,
+    "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
+    "FLX720": 503, "FLX721": 503,
+}  # fmt: skip
+"""The status that goes with an error's code; an operator's other errors are 400, ours are 500."""
+
+_UNAVAILABLE = ("08", "53", "57P")
+"""SQLSTATEs of a server that can't just now: connections, resources, shutdown and start."""
+
+
+def describe_error(error: FluxError) -> HttpResponse:
+    """Return an error as the answer to the question that met it."""
+    status = _STATUS.get(error.code)
+    if status is None:
+        status = 400 if isinstance(error, OperatorError) else 500
+        if isinstance(error, DatabaseError) and error.sqlstate.startswith(_UNAVAILABLE):
+            status = 503
+    remedy = error.remedy or ("please report this" if isinstance(error, BrokenInvariantError) else "")
+    extra = {"remedy": remedy, "exit": error.exit_code}
+    return problem(status, error.code, error.message, extra=extra)
