@@ -32,7 +32,6 @@ from flux.config import Config
 from flux.dotenv import parse_dotenv
 from flux.errors import FluxError, OperatorError
 from flux.project import Project, list_migrations, read_project, read_source_version
-from flux.sandbox.base import ImportFailedError
 from flux.store.embedded import open_embedded_postgres
 from flux.store.migrate import Prepared, apply_user_migrations
 from flux.store.postgres import ConnectOptions, parse_url
@@ -57,7 +56,7 @@ RELOAD_QUIET_S = 0.02
 SERVER_FILE = "dev.json"
 
 
-class NoPasswordFileError(OperatorError):
+class UnwritableFluxFolderError(OperatorError):
     """``.flux/`` can't be written."""
 
     code = "FLX516"
@@ -240,9 +239,8 @@ class _Server:
             live = await deployments.prepare(self._project)
             await self._activate(deployments, live)
             routes = list_routes(live)
-            self._story.step(
-                "sandbox", f"process workers ×{IDLE_WORKERS} · {live.deployment.id}", trio.current_time() - deployment_began
-            )
+            workers = f"process workers ×{IDLE_WORKERS} · {live.deployment.id}"
+            self._story.step("sandbox", workers, trio.current_time() - deployment_began)
             host = FunctionHost(deployments, self._executor, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
@@ -384,7 +382,7 @@ def prepare_flux_folder(root: Path) -> Path:
         (folder / ".gitignore").write_text("*\n")
         (folder / "journal").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise NoPasswordFileError(
+        raise UnwritableFluxFolderError(
             f"{error.filename or folder} can't be written: {error.strerror}",
             remedy=f"free space there, or make the folder yours: ls -ld {folder}",
         ) from error
@@ -414,4 +412,4 @@ def _read_secrets(root: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise NoPasswordFileError(f"{path} can't be read: {error}", remedy=f"look at it: ls -l {path}") from error
+        raise UnwritableFluxFolderError(f"{path} can't be read: {error}", remedy=f"look at it: ls -l {path}") from error

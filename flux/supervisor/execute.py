@@ -52,7 +52,7 @@ from flux.sandbox.base import Sandbox
 from flux.session import RecordSession
 from flux.store.postgres import CommitUnknown, Pool
 from flux.store.queries import QUERIES
-from flux.store.records import RecordStore, RecordWriter, commit_parameters, make_record
+from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase, describe_failure
 from flux.supervisor.drive import Bounds, Driven, drive
@@ -406,7 +406,7 @@ class _Run:
         failed = Raised("CommitFailed", f"ERROR {unknown.code}: {unknown.message}; it did not take place")
         execution = attrs.evolve(self._make_execution(failed), mutations=self._changes.peek_all())
         with trio.move_on_after(FIND_OUT_S):
-            if await RecordStore(self._backing.owner).insert(make_record(execution)):
+            if await self._backing.writer.insert(make_record(execution)):
                 self._database.settle_unknown(committed=False)
                 self._backing.journal.stored(execution.id.bytes)
                 return self._announce(execution, failed, stored=True)

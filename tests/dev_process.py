@@ -1,0 +1,265 @@
+"""``flux dev`` as people run it: a real process, asked over HTTP and by the real command line.
+
+``running_dev(project)`` starts ``python -m flux dev`` in a project's folder and waits for
+its ``ready`` line. Everything that a test then learns comes from outside: from
+`http.client`, from ``flux`` as a process of its own, from a second ``psql``, from a
+`CountingStub`'s list of what reached it.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from tests.conftest import Database
+
+START_S_MAX = 60.0
+STOP_S_MAX = 30.0
+COMMAND_S_MAX = 60.0
+
+
+def write_project(
+    folder: Path, functions: Mapping[str, str], *, toml: str = "", migrations: Mapping[str, str] | None = None
+) -> Path:
+    """Write a project: files under ``functions/``, what follows ``[project]`` in flux.toml, migrations by name."""
+    for name, source in functions.items():
+        path = folder / "functions" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    (folder / "flux.toml").write_text(f'[project]\nname = "test"\n{toml}')
+    for name, sql in (migrations or {}).items():
+        (folder / "migrations").mkdir(exist_ok=True)
+        (folder / "migrations" / name).write_text(sql)
+    return folder
+
+
+def database_url(database: Database) -> str:
+    """The URL of a test's database, over its unix socket."""
+    server = database.server
+    return f"postgresql://{server.user}@/{database.name}?host={quote(server.host, safe='')}&port={server.port}"
+
+
+@attrs.frozen
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def flux_id(self) -> str:
+        """The execution's name."""
+        return self.headers["flux-id"]
+
+
+@attrs.define
+class DevServer:
+    """A running ``flux dev``."""
+
+    project: Path
+    process: subprocess.Popen[bytes]
+    story: list[str]
+    """Lines of its stderr so far."""
+    port: int = 0
+
+    def request(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, *, timeout_s: float = 60
+    ) -> Answer:
+        """Send one request on a connection of its own; a body that is not bytes is sent as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        fields = dict(headers or {})
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            fields.setdefault("content-type", "application/json")
+        try:
+            connection.request(method, path, body, fields)
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def command(self, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
+        """Run ``flux ARGUMENTS`` in the project's folder."""
+        return run_flux(self.project, *arguments, timeout_s=timeout_s)
+
+    def json(self, *arguments: str, exit_code: int = 0) -> Any:
+        """Run ``flux ARGUMENTS --json`` and return what it prints."""
+        done = self.command(*arguments, "--json")
+        assert done.returncode == exit_code, f"flux {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def wait_story(self, text: str, *, after: int = 0) -> str:
+        """Wait until a line of the server's stderr, not one of the first ``after``, holds ``text``."""
+        deadline = time.monotonic() + START_S_MAX
+        while time.monotonic() < deadline:
+            for line in self.story[after:]:
+                if text in line:
+                    return line
+            assert self.process.poll() is None, "flux dev ended:\n" + "\n".join(self.story)
+            time.sleep(0.02)
+        raise AssertionError(f"{text!r} is not told:\n" + "\n".join(self.story))
+
+    def stop(self) -> int:
+        """End it as ctrl-c does; return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S_MAX)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.process.kill()
+        self.process.wait()
+
+
+def run_flux(folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
+    """Run ``flux ARGUMENTS`` in ``folder``."""
+    return subprocess.run(
+        [sys.executable, "-m", "flux", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
+        env=_environment(), check=False,
+    )  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXRT_", "PG"))}
+    return {**kept, "NO_COLOR": "1", "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
+
+
+def start_dev(project: Path, *arguments: str) -> DevServer:
+    """Start ``flux dev`` on a free port, without waiting for anything."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flux", "dev", "--port", "0", *arguments],
+        cwd=project, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    server = DevServer(project, process, [])
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            server.story.append(line.decode(errors="replace").rstrip("\n"))
+
+    threading.Thread(target=read, daemon=True).start()
+    return server
+
+
+@contextlib.contextmanager
+def running_dev(project: Path, database: Database | None = None, *arguments: str) -> Iterator[DevServer]:
+    """Run ``flux dev`` for as long as the block lasts; on the embedded Postgres unless ``database`` is given."""
+    if database is not None:
+        arguments = ("--database-url", database_url(database), *arguments)
+    server = start_dev(project, *arguments)
+    try:
+        wait_ready(server)
+        yield server
+        if server.process.poll() is None:
+            assert server.stop() == 0, "flux dev did not end well:\n" + "\n".join(server.story)
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait()
+
+
+def wait_ready(server: DevServer) -> None:
+    """Wait until ``server`` takes requests, and learn its port."""
+    server.wait_story("ready")
+    url = re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(server.story))
+    assert url is not None
+    server.port = int(url[1])
+
+
+@attrs.frozen
+class Seen:
+    """A request as the stub saw it."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    at: float
+    """Seconds since the Unix epoch."""
+
+
+class CountingStub:
+    """A server on loopback that answers by path and keeps what reached it.
+
+    ``/hang`` never answers, ``/status/N`` answers N, ``/bytes/N`` N bytes 0 to 255 again and again,
+    ``/slow/MS`` waits; anything else gets ``{"ok": true}``.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+        self._released = threading.Event()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_arguments: object) -> None:
+                """Tests say themselves what they saw."""
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                stub.seen.append(Seen(self.command, self.path, tuple(self.headers.items()), body, time.time()))
+                status, content, kind = 200, b'{"ok": true}', "application/json"
+                _, word, *rest = self.path.partition("?")[0].split("/")
+                if word == "hang":
+                    stub._released.wait(120)
+                    self.close_connection = True
+                    return
+                if word == "status":
+                    status, content = int(rest[0]), b'{"error": "as asked"}'
+                elif word == "bytes":
+                    content, kind = (bytes(range(256)) * (int(rest[0]) // 256 + 1))[: int(rest[0])], "application/octet-stream"
+                elif word == "slow":
+                    time.sleep(int(rest[0]) / 1000)
+                self.send_response(status)
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def url(self, path: str) -> str:
+        """The URL of ``path`` here."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        """End it, and let go of requests that it left hanging."""
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def counting_stub() -> Iterator[CountingStub]:
+    """A `CountingStub` for as long as the block lasts."""
+    stub = CountingStub()
+    try:
+        yield stub
+    finally:
+        stub.close()
