@@ -290,6 +290,8 @@ class _Shape:
     """(what msgspec read, find) -> the value; None when that itself is."""
     decoder: msgspec.msgpack.Decoder[Any] | None = None
     """Reads it on its own; nouns have one."""
+    name: str = ""
+    """What a noun is called."""
 
 
 _shapes: dict[Any, _Shape] = {}
@@ -307,7 +309,7 @@ def _read(shape: _Shape, data: bytes) -> Any:
     try:
         return shape.decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"these bytes are no {shape.stored.__name__}: {error}") from error
+        raise CodecError(f"these bytes are no {shape.name}: {error}") from error
 
 
 _writer = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -358,6 +360,7 @@ def _add(noun_class: type) -> None:
         _noun_pack(noun_class, names, shapes),
         _noun_unpack(noun_class, names, shapes),
         msgspec.msgpack.Decoder(stored),
+        noun_class.__name__,
     )
 
 
@@ -442,6 +445,7 @@ def _union(union: types.UnionType) -> _Shape:
         lambda value, outlet: members[type(value)].pack(value, outlet),
         lambda read, find: by_stored[type(read)](read, find),
         msgspec.msgpack.Decoder(stored),
+        " or ".join(member.__name__ for member in members),
     )
 
 
