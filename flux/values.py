@@ -219,7 +219,10 @@ def encode(value: object) -> bytes:
     """Return ``value`` as JSON; an object's keys keep their order."""
     try:
         return _encoder.encode(to_json(value))
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
+    except ValueFormatError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # ValueError: half a character, or an integer of more digits than Python writes.
         raise ValueFormatError(f"this value can't be written as JSON: {error}") from error
 
 
@@ -227,7 +230,10 @@ def encode_canonical(value: object) -> bytes:
     """Return ``value`` as JSON in its one canonical form: equal values, equal bytes."""
     try:
         return _canonical_encoder.encode(to_json(value))
-    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as error:
+    except ValueFormatError:
+        raise
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        # ValueError: half a character, or an integer of more digits than Python writes.
         raise ValueFormatError(f"this value can't be written as JSON: {error}") from error
 
 

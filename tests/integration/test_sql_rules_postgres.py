@@ -18,7 +18,8 @@ from tests.postgres_server import PostgresServer
 
 PIECES = st.sampled_from(
     [
-        " ", "\t", "\n", "\r", "\f", "\v", "--", "-", "/*", "*/", "/", "*", ";", "(", ")", "x", "'", '"', "$$", "E'",
+        " ", "\t", "\n", "\r", "\f", "\v", "--", "-", "/*", "*/", "/", "*", ";", "(", ")", "x",
+        "'", '"', "$$", "E'",
         "\\", "\ufeff", "\u00a0", "\u2028", "\u0085", "\x1c", "\x1f", "select 1", "commit",
     ]
 )  # fmt: skip
