@@ -87,6 +87,9 @@ class Worker(Protocol):
     async def send(self, data: bytes) -> None:
         """Put bytes on the wire. A guest that is gone is no error here: `receive` tells."""
 
+    def send_nowait(self, data: bytes) -> int:
+        """Put on the wire what it takes without waiting; return how many bytes. All, when the guest is gone."""
+
     def take_output(self) -> str:
         """Return what it wrote past the SDK since the last time: the last of it, as text."""
 

@@ -55,15 +55,8 @@ class ProcessWorker:
 
     async def _write(self, descriptor: int, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(descriptor, view) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(descriptor)
-            except OSError as error:
-                if error.errno not in CLOSED_BY_PEER:
-                    raise
-                return  # It is gone: whoever reads the wire learns so.
+        while view := view[_write_nowait(descriptor, view) :]:
+            await trio.lowlevel.wait_writable(descriptor)
 
     async def receive(self) -> bytes:
         """See `flux.sandbox.base.Worker.receive`."""
@@ -83,6 +76,10 @@ class ProcessWorker:
     async def send(self, data: bytes) -> None:
         """See `flux.sandbox.base.Worker.send`."""
         await self._write(self._wire_descriptor, data)
+
+    def send_nowait(self, data: bytes) -> int:
+        """See `flux.sandbox.base.Worker.send_nowait`."""
+        return _write_nowait(self._wire_descriptor, memoryview(data))
 
     # What it writes past the SDK
 
@@ -163,3 +160,18 @@ class ProcessWorker:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+def _write_nowait(descriptor: int, view: memoryview) -> int:
+    """Write what fits; return how many bytes went, all when nobody is left to read them."""
+    written = 0
+    try:
+        while written < len(view):
+            written += os.write(descriptor, view[written:])
+    except BlockingIOError:
+        return written
+    except OSError as error:
+        if error.errno not in CLOSED_BY_PEER:
+            raise
+        return len(view)  # It is gone: whoever reads the wire learns so.
+    return written

@@ -16,8 +16,9 @@ The order of things for each call, which everything else relies on::
     answered   written to the journal, then sent to the guest
 """
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -58,6 +59,11 @@ from flux.wire import (
 
 EXIT_GRACE_S = 2.0
 """How long a guest that has closed its wire may take to end; then it is killed."""
+UNREAD_BYTES_MAX = 64 * 2**20
+"""Answers that wait for the guest to read them. Reading from it must go on meanwhile: a guest that writes
+a long question reads nothing until we have taken it, so nobody may wait here for its reading."""
+LINE_OVERHEAD_BYTES = 64
+"""What a log line counts beyond its text, so that empty ones are not free."""
 OUTPUT_LINES_MAX = 200
 """Lines written past the SDK that are kept; the last ones count."""
 
@@ -175,12 +181,14 @@ class _Conversation:
         self._unredacted: dict[int, HostCallResult] = {}
         """What the guest is to hear where the record holds something else."""
         self._outgoing = bytearray()
-        self._sending = trio.Lock()
+        self._sending = False
+        """The task that sends is at work, because the guest reads more slowly than we answer."""
         self._call_count = 0
         self._log_bytes = 0
         self._log_bytes_dropped = 0
-        self._failure: BaseException | None = None
-        """What a task of a host call ran into; it ends the execution."""
+        self._stop: _Stop | None = None
+        self._failure: Exception | None = None
+        """What Flux itself ran into; it ends the execution and is raised as it is, in no group."""
         self._nursery: trio.Nursery | None = None
 
     def _elapsed_ns(self) -> int:
@@ -188,22 +196,18 @@ class _Conversation:
 
     async def run(self, document: bytes, keep_worker: bool) -> Driven:
         limits = self._bounds.limits
-        stop: _Stop | None = None
-        with trio.move_on_after(limits.timeout_s) as deadline:
+        self._worker.take_output()  # Of the execution before, written after its end.
+        with trio.move_on_after(limits.timeout_s):
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await self._worker.start(document)
-                try:
+                with self._ending():
+                    await self._worker.start(document)
                     while True:
                         await self._listen()
-                except _Stop as reason:
-                    stop = reason
-                nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
-        if stop is None:
-            assert deadline.cancelled_caught
-            stop = _Stop(self._bounds.kill("timeout", format_duration(limits.timeout_s)))
+        # Nothing else ends the block without a word than its deadline.
+        stop = self._stop or _Stop(self._bounds.kill("timeout", format_duration(limits.timeout_s)))
         elapsed_ns = self._elapsed_ns()
         ended_well = isinstance(stop.outcome, Returned | Raised)
         if not ended_well:
@@ -212,10 +216,21 @@ class _Conversation:
             self._keep_output()
         except _Stop as reason:
             stop = reason  # Of a replay: the last words are others than those recorded.
-        reusable = keep_worker and ended_well
-        if reusable:
-            await self._dismiss()
+        reusable = keep_worker and ended_well and await self._dismiss()
         return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped)
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Whatever ends the conversation inside ends it everywhere, and is kept for `run` to say."""
+        try:
+            yield
+            return
+        except _Stop as reason:
+            self._stop = self._stop or reason
+        except Exception as failure:
+            self._failure = self._failure or failure
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
 
     # Hearing the guest
 
@@ -232,8 +247,7 @@ class _Conversation:
                 raise _Stop(self._bounds.kill("frame", "16MiB", str(error))) from error
             raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
         await self._take_all(events)
-        if self._outgoing:
-            await self._flush()
+        self._flush()
 
     async def _take_all(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -250,6 +264,7 @@ class _Conversation:
             case CancelReceived(seq):
                 if self._session.cancelled(seq) and seq in self._performing:
                     self._performing[seq].cancel()
+                # Of a replay: an answer that was recorded as cancelled waits for this.
                 self._collect_replies()
             case ReturnReceived(value):
                 raise _Stop(self._read_answer(value))
@@ -272,30 +287,25 @@ class _Conversation:
                 if self._host.is_immediate(request.name):
                     self._complete(request, await self._host.perform(request))
                 else:
+                    # Here and not in the task: the guest may cancel it before the task has run at all.
+                    scope = self._performing[request.seq] = trio.CancelScope()
                     assert self._nursery is not None
-                    self._nursery.start_soon(self._perform, request)
+                    self._nursery.start_soon(self._perform, request, scope)
             case Answer():
                 self._collect_replies()
             case Diverge(divergence):
                 raise _Stop(None, divergence)
 
-    async def _perform(self, request: HostCallRequest) -> None:
-        started_ns = self._elapsed_ns()
-        try:
-            with trio.CancelScope() as scope:
-                self._performing[request.seq] = scope
+    async def _perform(self, request: HostCallRequest, scope: trio.CancelScope) -> None:
+        with self._ending():
+            started_ns = self._elapsed_ns()
+            with scope:
                 result = await self._host.perform(request)
             if scope.cancelled_caught:
                 result = self._host.cancelled(request, self._elapsed_ns() - started_ns)
             del self._performing[request.seq]
             self._complete(request, result)
-            await self._flush()
-        except FluxError as failure:
-            # A crashed host call, a journal that can't be written: raised by `run`, not into the nursery,
-            # so that it arrives as itself and not in a group.
-            self._failure = failure
-            assert self._nursery is not None
-            self._nursery.cancel_scope.cancel()
+            self._flush()
 
     def _complete(self, request: HostCallRequest, result: HostCallResult) -> None:
         kept = self._redactor.result(self._recorded.pop(request.seq), result)
@@ -312,13 +322,27 @@ class _Conversation:
         # the wire is the order in the record.
         for seq, result in self._session.take_replies():
             self._outgoing += self._wire.reply(seq, self._unredacted.pop(seq, result))
+        if len(self._outgoing) > UNREAD_BYTES_MAX:
+            detail = f"{len(self._outgoing):,} bytes of answers wait and it does not read them"
+            raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", detail))
 
-    async def _flush(self) -> None:
-        async with self._sending:
+    def _flush(self) -> None:
+        """Send what the guest will take now; the rest goes as it reads."""
+        if self._sending or not self._outgoing:
+            return
+        del self._outgoing[: self._worker.send_nowait(bytes(self._outgoing))]
+        if self._outgoing:
+            self._sending = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._send_rest)
+
+    async def _send_rest(self) -> None:
+        with self._ending():
             while self._outgoing:
                 data = bytes(self._outgoing)
                 self._outgoing.clear()
                 await self._worker.send(data)
+            self._sending = False
 
     def _take_line(self, request: HostCallRequest) -> None:
         if request.name != log.NAME:
@@ -331,7 +355,7 @@ class _Conversation:
         self._keep_line(line)
 
     def _keep_line(self, line: LogLine) -> None:
-        size = len(line.message) + len(line.fields)
+        size = len(line.message) + len(line.fields) + LINE_OVERHEAD_BYTES
         if self._log_bytes + size > self._bounds.limits.log_bytes_max:
             self._log_bytes_dropped += size
             return
@@ -372,6 +396,8 @@ class _Conversation:
         return Returned(answer.status, headers, content)
 
     def _read_report(self, report: RaisedReport) -> Outcome:
+        if report.status < 400:
+            return self._bounds.kill("protocol", "PROTOCOL.md", f"{report.status} is no status of a failure")
         if report.type == "MemoryError":
             limit = format_size(self._bounds.limits.memory_bytes_max)
             where = next((frame for frame in reversed(report.frames) if frame.user), None)
@@ -400,12 +426,14 @@ class _Conversation:
             return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
         return Exited(exited.exit_code, exited.signal, exited.output.strip()[-4000:])
 
-    async def _dismiss(self) -> None:
-        """Answer what the guest still waits for: it listens until it has heard everything."""
+    async def _dismiss(self) -> bool:
+        """Answer what the guest still waits for: it listens until it has heard everything. False: it does not."""
         error = HostCallResult(error=_OVER)
         for seq in sorted(self._wire.outstanding):
             self._outgoing += encode_reply(seq, error)
-        await self._flush()
+        with trio.move_on_after(EXIT_GRACE_S) as patience:
+            await self._worker.send(bytes(self._outgoing))
+        return not patience.cancelled_caught
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):
