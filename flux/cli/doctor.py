@@ -1,0 +1,140 @@
+"""``flux doctor``: whether everything that Flux needs is here, and what is really in force.
+
+Two parts. What this machine has is looked at here. What a running server does
+(isolation, recording, capture) only the server knows, so it is asked; no server is
+no failure, since the doctor is called most when nothing runs, and it is said.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from flux.cli.failures import EXIT_FINDING, NoServer, ServerUnreachable
+from flux.cli.screen import Line, Piece, Screen, pad, wrap
+from flux.cli.settings import settings
+from flux.errors import FluxError
+
+PYTHON_MIN = (3, 11)
+PACKAGES = ("trio", "asyncpg", "h11", "httpcore", "msgspec")
+"""Worth naming with their versions: most surprises come from one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+@click.command()
+def command() -> int:
+    """Whether everything that Flux needs is here, and what is really in force."""
+    said = settings()
+    checks = [*_local(), *_of_server()]
+    screen = Screen.stdout()
+    wrong = [check for check in checks if not check.ok]
+    if said.json:
+        from flux.cli.screen import json_text
+
+        document = {"schema": "flux.doctor/1", "checks": [asdict(check) for check in checks]}
+        screen.write_raw_json(json_text(document))
+    else:
+        for check in checks:
+            if not check.ok or not said.quiet:
+                for line in _lines(check, screen.width):
+                    screen.line(*line)
+    return EXIT_FINDING if wrong else 0
+
+
+def _lines(check: Check, width: int) -> list[Line]:
+    mark = Piece("✓", "green") if check.ok else Piece("!", "bold yellow")
+    first, *rest = wrap(check.detail, max(30, width - 18))
+    lines: list[Line] = [["  ", mark, " ", Piece(pad(check.name, 13), "bold"), " ", first]]
+    lines += [[" " * 18, line] for line in rest]
+    if check.remedy and not check.ok:
+        lines += [[" " * 18, Piece(line, "cyan")] for line in wrap(check.remedy, max(30, width - 18))]
+    return lines
+
+
+def _local() -> Iterator[Check]:
+    version = sys.version_info
+    found = ".".join(map(str, version[:3]))
+    packages = " · ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+    yield Check(
+        "python", version[:2] >= PYTHON_MIN, f"{found} · {packages}",
+        f"Flux needs Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer",
+    )  # fmt: skip
+    yield _check_command_name()
+    yield _check_git()
+    yield _check_postgres()
+    yield _check_project()
+
+
+def _check_command_name() -> Check:
+    """Another program of the same name (Flux CD has one) may be the one that a shell finds."""
+    import shutil
+
+    first, ours = shutil.which("flux"), Path(sys.argv[0])
+    if first is None:
+        return Check("command", True, "flux is not on PATH; it runs as python -m flux")
+    here = Path(sys.executable).parent
+    if Path(first).resolve().parent in (here.resolve(), ours.resolve().parent):
+        return Check("command", True, f"flux on PATH is this one: {first}")
+    return Check("command", False, f"another flux is first on PATH: {first}", "use fluxrt: it is the same program as this one")
+
+
+def _check_git() -> Check:
+    from flux.git import run_git
+
+    try:
+        version = run_git(["--version"], folder=Path()).decode(errors="replace").strip()
+    except FluxError as error:
+        return Check("git", False, error.message, error.remedy or "install git: commits are how records name code")
+    return Check("git", True, version)
+
+
+def _check_postgres() -> Check:
+    from flux.store.embedded_binaries import find_binaries
+
+    try:
+        binaries = find_binaries()
+    except FluxError as error:
+        return Check("postgres", False, error.message, error.remedy)
+    return Check("postgres", True, f"programs for an embedded server in {binaries.postgres.parent}")
+
+
+def _check_project() -> Check:
+    from flux.project import NoProjectError, find_project, list_function_files, read_project
+
+    try:
+        root = find_project(Path())
+        project = read_project(root)
+        files = list_function_files(project)
+    except NoProjectError:
+        return Check("project", True, "this folder is no project; flux init DIR starts one")
+    except FluxError as error:
+        return Check("project", False, f"{error.code} {error.message}", error.remedy)
+    return Check("project", True, f'"{project.config.project.name}" in {root}, {len(files)} function files')
+
+
+def _of_server() -> Iterator[Check]:
+    from flux.cli.client import open_client
+
+    try:
+        answer = open_client().get("checks")
+        checks = answer.record.records("checks")
+    except (NoServer, ServerUnreachable) as error:
+        yield Check("server", True, f"none is running here, so recording and isolation can't be told ({error.code})")
+        return
+    except FluxError as error:
+        yield Check("server", False, f"{error.code} {error.message}", error.remedy)
+        return
+    for check in checks:
+        yield Check(check.text("name"), check.flag("ok"), check.text("detail"), check.maybe_text("remedy") or "")
