@@ -11,9 +11,11 @@
 select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('flux.migrate', 0));
 
 -- name: find_schema
--- Whether Flux was ever installed here, whether something else has its name, and what the server is.
-select pg_catalog.to_regclass('flux.schema_version') is not null as installed,
-       pg_catalog.to_regnamespace('flux') is not null as name_taken,
+-- Whether Flux was ever installed here, whether something else has its name, and what the server is. It reads the
+-- catalog's tables: to_regclass() may answer from what this session knew before another one installed Flux.
+select exists (select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+               where n.nspname = 'flux' and c.relname = 'schema_version') as installed,
+       exists (select from pg_catalog.pg_namespace where nspname = 'flux') as name_taken,
        pg_catalog.current_setting('server_version_num')::int as server_version_num,
        pg_catalog.current_setting('server_version') as server_version,
        pg_catalog.current_setting('server_encoding') as server_encoding,
