@@ -59,7 +59,7 @@ SERVER_FILE = "dev.json"
 class UnwritableFluxFolderError(OperatorError):
     """``.flux/`` can't be written."""
 
-    code = "FLX516"
+    code = "FLX522"
 
 
 @attrs.frozen
