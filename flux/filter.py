@@ -147,9 +147,9 @@ def _term(text: str, start: int, now: datetime) -> tuple[Term, int]:
     word = re.compile(r"[^\s:\"]*").match(text, key_start)
     assert word is not None  # The pattern matches the empty string too.
     key, end = word.group(), word.end()
-    if end >= len(text) or text[end] != ":":
+    if not key or end >= len(text) or text[end] != ":":
         raise _error(
-            text, key_start, f'"{key or text[key_start:key_start + 1]}" has no key before it',
+            text, key_start, f'"{key}" has no key before it' if key else "a key is missing",
             f"write KEY:VALUE, where KEY is one of {', '.join(KEYS)}",
         )  # fmt: skip
     if key not in KEYS:
@@ -287,9 +287,12 @@ def _calendar(text: str, now: datetime) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text.upper())
-    except ValueError:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+        # At either end of the calendar a local time can have none in UTC, in which times are compared.
+        moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+    return moment
 
 
 # --- asking ----------------------------------------------------------------------------------------
