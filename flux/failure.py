@@ -318,7 +318,7 @@ def _kind_of_raised(
         return Kind.OUTBOUND_STATUS, answered
     if outcome.type == "HTTPError" or outcome.code not in ("FUNCTION_ERROR", "DEPENDENCY_ERROR", "TIMEOUT"):
         return Kind.HTTP_ERROR, cause
-    return Kind.UNHANDLED_EXCEPTION, cause
+    return Kind.UNHANDLED_EXCEPTION, None  # An error while handling another is its own.
 
 
 def _is_passed_on(outcome: Raised, frame: Frame | None) -> bool:

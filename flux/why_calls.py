@@ -396,6 +396,13 @@ def refused_statement(case: Case) -> Iterator[Fact]:
 # --- the others ------------------------------------------------------------------------------------
 
 
+def call_failed(case: Case) -> Iterator[Fact]:
+    """A call that the host could not perform as it was asked, for a reason that has no rule of its own."""
+    if case.kind == Kind.UNHANDLED_EXCEPTION and case.call is not None and case.error is not None:
+        text = f"{name_call(case.call)} failed{case.elsewhere(case.call)}: {name_error(case.error)}"
+        yield Fact(RECORDED, "call-failed", text, case.call.request.seq)
+
+
 def empty_before_answer(case: Case) -> Iterator[Fact]:
     """The last query before a 4xx answer found no row: that is what most of them say."""
     if case.failure is None or not case.failure.is_answer:
@@ -416,7 +423,8 @@ CAUGHT_MAX = 4
 
 def caught_errors(case: Case) -> Iterator[Fact]:
     """Calls that failed and did not end the function."""
-    told = {case.call.request.seq} if case.call is not None else set()
+    answer = case.failure is None or case.failure.is_answer
+    told = {case.call.request.seq} if case.call is not None and not answer else set()
     if case.kind == Kind.TRANSACTION_ABORTED and case.call is not None:
         first = find_abort(case.execution, case.call.request.seq)
         told.add(0 if first is None else first.request.seq)
@@ -426,10 +434,7 @@ def caught_errors(case: Case) -> Iterator[Fact]:
         if error is not None and error.name != calls.CANCELLED and call.request.seq not in told:
             caught.append((call, error))
     for call, error in caught[-CAUGHT_MAX:]:
-        by = ""
-        if case.raised is not None and case.raised.call == call.request.seq:
-            by = "; the exception was raised while handling that"
-        text = f"{name_call(call)} had failed{case.elsewhere(call)}: {name_error(error)}{by}"
+        text = f"{name_call(call)} had failed{case.elsewhere(call)}: {name_error(error)}"
         yield Fact(RECORDED, "caught-error", text, call.request.seq)
     if len(caught) > CAUGHT_MAX:
         text = f"{plural(len(caught) - CAUGHT_MAX, 'earlier call')} failed as well"
@@ -461,6 +466,6 @@ def _request(case: Case) -> HttpCall | None:
 
 RULES: tuple[Rule, ...] = (
     outbound_timeout, outbound_error, error_answer, same_host, grant_refused, secret_missing, database_error,
-    isolation, transaction_aborted, no_row, refused_statement, answer_lacks, empty_before_answer,
-    caught_errors, left_outside,
+    isolation, transaction_aborted, no_row, refused_statement, call_failed, answer_lacks,
+    empty_before_answer, caught_errors, left_outside,
 )  # fmt: skip
