@@ -476,6 +476,11 @@ class Connection:
 
     def _translated(self, error: Exception) -> Exception:
         """``error``, which asyncpg raised, as one of ours."""
+        if type(error) is InternalClientError:
+            # The protocol takes no statement any more: the server's good-bye came right behind the last
+            # answer, so that nobody waited for it. This statement has not been sent.
+            self._wire.hang_up()
+            return self._lost()
         if isinstance(error, OutdatedSchemaCacheError):
             # A composite type has changed. Nothing to repeat, the statement has run.
             self._types.known.clear()

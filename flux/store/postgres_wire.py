@@ -301,6 +301,8 @@ class Wire:
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is alive as far as we can see: what has arrived is read first."""
+        seen = bytearray()
+        self.tap = seen.extend
         try:
             while not self.is_closed and self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 self.read_once()
@@ -310,6 +312,11 @@ class Wire:
             pass
         except OSError as error:
             self._lose(error)
+        finally:
+            self.tap = None
+        if not self.is_closed and _says_goodbye(seen):
+            # Its last words are here and the end of file is still on its way.
+            self._lose(None)
         return not self.is_closed
 
     async def _pump(self, answer: Answer) -> None:
@@ -352,3 +359,13 @@ class _StartParameters:
     password: str | None = attrs.field(repr=False)
     database: str
     server_settings: dict[str, str]
+
+
+def _says_goodbye(seen: bytearray) -> bool:
+    """Whether an ErrorResponse is among these messages: to a client that asked nothing, it is the last one."""
+    start = 0
+    while len(seen) - start >= 5:
+        if seen[start : start + 1] == b"E":
+            return True
+        start += 1 + int.from_bytes(seen[start + 1 : start + 5], "big")
+    return False

@@ -37,8 +37,8 @@ from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and n
 left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
 where c.relnamespace = 'flux'::regnamespace
 union all
-select 'class', format('%s %s %s %s %s', c.relname, c.relkind, pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid),
-       c.relacl) from pg_class c where c.relnamespace = 'flux'::regnamespace
+select 'class', format('%s %s %s %s %s', c.relname, c.relkind, pg_get_partkeydef(c.oid),
+                       pg_get_expr(c.relpartbound, c.oid), c.relacl) from pg_class c where c.relnamespace = 'flux'::regnamespace
 union all
 select 'index', indexdef from pg_indexes where schemaname = 'flux'
 union all
