@@ -80,6 +80,8 @@ class DevServer:
     story: list[str]
     """Lines of its stderr so far."""
     port: int = 0
+    reader: threading.Thread = attrs.field(factory=threading.Thread)
+    """Reads its stderr until it ends."""
 
     def request(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, *, timeout_s: float = 60
@@ -122,12 +124,15 @@ class DevServer:
         """End it as ctrl-c does; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_S_MAX)
+        exit_code = self.process.wait(STOP_S_MAX)
+        self.reader.join()
+        return exit_code
 
     def kill(self) -> None:
         """End it as a power cut does."""
         self.process.kill()
         self.process.wait()
+        self.reader.join()
 
 
 def run_flux(folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
@@ -143,10 +148,10 @@ def _environment() -> dict[str, str]:
     return {**kept, "NO_COLOR": "1", "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
-def start_dev(project: Path, *arguments: str) -> DevServer:
-    """Start ``flux dev`` on a free port, without waiting for anything."""
+def start_dev(project: Path, *arguments: str, port: int = 0) -> DevServer:
+    """Start ``flux dev``, on a free port unless one is given, without waiting for anything."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "flux", "dev", "--port", "0", *arguments],
+        [sys.executable, "-m", "flux", "dev", "--port", str(port), *arguments],
         cwd=project, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
@@ -154,10 +159,12 @@ def start_dev(project: Path, *arguments: str) -> DevServer:
 
     def read() -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            server.story.append(line.decode(errors="replace").rstrip("\n"))
+        with process.stderr:
+            for line in process.stderr:
+                server.story.append(line.decode(errors="replace").rstrip("\n"))
 
-    threading.Thread(target=read, daemon=True).start()
+    server.reader = threading.Thread(target=read, daemon=True)
+    server.reader.start()
     return server
 
 
@@ -173,9 +180,7 @@ def running_dev(project: Path, database: Database | None = None, *arguments: str
         if server.process.poll() is None:
             assert server.stop() == 0, "flux dev did not end well:\n" + "\n".join(server.story)
     finally:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait()
+        server.kill()
 
 
 def wait_ready(server: DevServer) -> None:

@@ -1,0 +1,216 @@
+"""A thousand kill -9, of workers and of the supervisor, under a load of transfers.
+
+Clients post transfers all the time. Meanwhile random workers are killed, and now and
+then the supervisor with everything that hangs on it, which is then started again. At
+the end a second psql is asked what is true: each committed transfer has exactly one
+record, no record claims what did not commit, money is neither made nor lost, and no
+process is left behind.
+"""
+
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import Database
+from tests.dev_process import DevServer, database_url, start_dev, wait_ready, write_project
+from tests.postgres_server import PostgresServer
+
+KILLS = 1000
+SUPERVISOR_KILLS = 24
+"""Of all; each costs a start."""
+CLIENTS = 6
+ACCOUNTS = 8
+
+TRANSFER = '''\
+from flux_guest import Context, function
+
+
+@function("POST /transfers")
+async def transfer(ctx: Context, input: dict) -> dict:
+    cents = await ctx.db.query_one("select cents from accounts where id = $1 for update", input["source"])
+    ctx.log.info("transferring", cents=cents["cents"])
+    await ctx.db.execute("update accounts set cents = cents - $1 where id = $2", input["cents"], input["source"])
+    await ctx.clock.fresh()
+    await ctx.db.execute("update accounts set cents = cents + $1 where id = $2", input["cents"], input["target"])
+    await ctx.db.execute("insert into transfers (id, cents) values ($1, $2)", input["id"], input["cents"])
+    return {"id": input["id"]}
+
+
+@function("POST /broken")
+async def broken(ctx: Context, input: dict) -> dict:
+    await ctx.db.execute("insert into transfers (id, cents) values ($1, 0)", input["id"])
+    raise RuntimeError("on purpose")
+'''
+SCHEMA = f"""
+create table accounts (id int primary key, cents bigint not null);
+create table transfers (id text primary key, cents bigint not null);
+insert into accounts select n, 1000 from generate_series(1, {ACCOUNTS}) n;
+"""
+
+
+class Clients:
+    """Threads that post transfers until they are told to stop; each transfer's id is used once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stop = threading.Event()
+        self.confirmed: list[str] = []
+        """Ids of transfers that were answered with 200."""
+        self.refused = 0
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        draw = random.Random(number)
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            source, target = draw.sample(range(1, ACCOUNTS + 1), 2)
+            transfer = {"id": f"{number}-{count}", "source": source, "target": target, "cents": draw.randint(1, 9)}
+            path = "/broken" if count % 10 == 0 else "/transfers"
+            if self._post(path, transfer) == 200:
+                self.confirmed.append(transfer["id"])
+            else:
+                self.refused += 1
+
+    def _post(self, path: str, body: object) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        try:
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.05)  # The supervisor is gone; another one comes.
+            return 0
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def list_processes(root: int) -> dict[int, int]:
+    """Every process below ``root``, with its parent."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    below = {root}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    return {pid: parents[pid] for pid in below - {root}}
+
+
+def list_workers(supervisor: int) -> list[int]:
+    """Processes two below the supervisor: it has a zygote, and the zygote has workers."""
+    processes = list_processes(supervisor)
+    zygotes = {pid for pid, parent in processes.items() if parent == supervisor}
+    return [pid for pid, parent in processes.items() if parent in zygotes]
+
+
+def kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_after_a_thousand_kills_every_commit_has_one_record_and_no_record_lies(
+    tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
+) -> None:
+    database = make_database(postgres18)
+    project = write_project(tmp_path, {"transfers.py": TRANSFER}, migrations={"001.sql": SCHEMA})
+    port = free_port()
+    draw = random.Random(20261125)
+
+    def start() -> DevServer:
+        server = start_dev(project, "--database-url", database_url(database), port=port)
+        wait_ready(server)
+        return server
+
+    server = start()
+    clients = Clients(port)
+    seen: set[int] = set()
+    try:
+        for round_number in range(SUPERVISOR_KILLS):
+            for _ in range((KILLS - SUPERVISOR_KILLS) // SUPERVISOR_KILLS):
+                killed = False
+                while not killed:
+                    workers = list_workers(server.process.pid)
+                    killed = bool(workers) and kill(draw.choice(workers))
+                time.sleep(draw.random() * 0.02)
+            seen |= list_processes(server.process.pid).keys()
+            time.sleep(draw.random() * 0.1)
+            server.kill()
+            if round_number % 2:
+                time.sleep(draw.random() * 0.2)
+            server = start()
+        time.sleep(0.5)
+        clients.stop()
+        assert server.request("POST", "/transfers", {"id": "last", "source": 1, "target": 2, "cents": 1}).status == 200
+        seen |= list_processes(server.process.pid).keys()
+        assert server.stop() == 0, "\n".join(server.story[-20:])
+    finally:
+        clients.stop()
+        server.kill()
+
+    # Money.
+    assert database.psql("select sum(cents) from accounts").strip() == str(1000 * ACCOUNTS)
+    committed = set(database.psql("select id from transfers").split())
+    assert set(clients.confirmed) | {"last"} <= committed, "a transfer was confirmed and is not there"
+    # Every commit has exactly one record. (xmin is the low half of the transaction's id.)
+    without_one = database.psql("""
+        select t.id, count(e.id) from transfers t
+        left join flux.execution e on e.xid::text::bigint % 4294967296 = t.xmin::text::bigint
+        group by t.id having count(e.id) <> 1""")
+    assert without_one.strip() == ""
+    # No record claims what did not commit.
+    phantoms = database.psql("""
+        select e.name, e.outcome from flux.execution e
+        left join transfers t on e.xid::text::bigint % 4294967296 = t.xmin::text::bigint
+        where (e.outcome = 'returned') <> (t.id is not null) and e.function = 'transfer'""")
+    assert phantoms.strip() == ""
+    assert database.psql(
+        "select count(*) from flux.execution where function = 'broken' and outcome = 'returned'"
+    ).strip() == "0"
+    # Nothing is recorded twice, nothing is left in a journal, and what was cut is called so.
+    assert database.psql("select count(*) - count(distinct id) from flux.execution").strip() == "0"
+    outcomes = dict(
+        line.split("|") for line in database.psql("select outcome, count(*) from flux.execution group by 1").split()
+    )
+    assert int(outcomes["interrupted"]) > 0 and int(outcomes["exited"]) > 0 and int(outcomes["raised"]) > 0, outcomes
+    assert [path for path in (project / ".flux" / "journal").iterdir() if path.stat().st_size > 4096] == []
+    # Nobody is left: neither a worker nor a zygote of any of the supervisors.
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in seen if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" and b"flux_guest" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
