@@ -172,7 +172,10 @@ def summary_json(summary: Summary) -> Document:
 
 
 def summary_of_execution(execution: Execution) -> Document:
-    """Return an execution in short that has just ended, as it will be read from the store."""
+    """Return an execution in short that has just ended, as it will be read from the store.
+
+    Only the store knows what storing had to cut or change; that comes into ``completeness`` there.
+    """
     columns = dict(zip(COLUMNS, make_columns(execution, execution.completeness), strict=False))
     place, completeness = columns["error_location"], columns["completeness"]
     assert place is None or isinstance(place, str)

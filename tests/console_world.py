@@ -1,0 +1,247 @@
+"""What tests of the console stand on: executions made by hand, and a console over a real database.
+
+The executions are stored the way that the supervisor stores them. What a function's transaction
+commits goes over a guest's own connection, so that rows, capture and record are the real ones.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import attrs
+
+from flux import ids, values
+from flux.execution import (
+    Execution,
+    Frame,
+    Level,
+    Outcome,
+    Raised,
+    Returned,
+    Transaction,
+    Trigger,
+)
+from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult, Position
+from flux.message import HttpRequest, HttpResponse, RawPath, RequestHead
+from flux.store.migrate import ensure_guest
+from flux.store.postgres import Pool, connect
+from flux.store.queries import QUERIES
+from flux.store.records import RecordStore, commit_parameters, make_record
+from flux.supervisor.console import Console, Invoked
+from flux.supervisor.console_door import Door
+from flux.supervisor.live import Live
+from flux.supervisor.present import summary_of_execution
+from tests.conftest import Database
+
+TOKEN = "a-token-for-tests"
+API = "/_flux/api"
+START_NS = 1_764_079_339_504_000_000
+"""2025-11-25T14:02:19.504Z: when the first execution of this world began."""
+NOW = datetime(2025, 11, 25, 14, 3, tzinfo=UTC)
+"""What the console's clock says. What a guest writes has the database's own time: see `World.run_as_guest`."""
+SUPERVISOR_TOKEN = b"supervisor" * 4
+
+
+
+def make_execution(
+    outcome: Outcome | None = None, *, at_s: float = 0.0, function: str = "create_user", **changes: Any
+) -> Execution:
+    """An execution ``at_s`` seconds after the start of the world, as different from others as a real one."""
+    started_at_ns = START_NS + int(at_s * 1e9)
+    body = changes.pop("body", b'{"email":"a@b.com"}')
+    made = Execution(
+        id=ids.make_execution_id(started_at_ns // 1_000_000, os.urandom(ids.ENTROPY_BYTES)),
+        tenant="main", function=function, deployment="d1", sha="3f9c1e2d", dirty=False,
+        trigger=Trigger("http", "POST", "/signup", "/signup", (), (), (("content-type", "application/json"),), body),
+        started_at_ns=started_at_ns, seed=bytes(32), level=Level("process", "core", "python"),
+        outcome=outcome or Returned(201, (("content-type", "application/json"),), b'{"id":42}'),
+        elapsed_ns=14_200_000,
+    )  # fmt: skip
+    return attrs.evolve(made, **changes)
+
+
+def raised(type: str = "KeyError", message: str = "'plan'", *, line: int = 16, **more: Any) -> Raised:
+    """An exception out of the user's code."""
+    frame = Frame("functions/signup.py", line, "create_user", True, "amount(row['plan'])")
+    return Raised(type, message, (frame,), **more)
+
+
+def make_call(
+    seq: int, name: str, arguments: object, result: object = None, *, error: HostCallError | None = None,
+    line: int = 12,
+) -> HostCall:  # fmt: skip
+    """A call that was answered."""
+    request = HostCallRequest(
+        seq, name, values.encode_canonical(arguments), 0, Position("functions/signup.py", line, "create_user")
+    )
+    answer = HostCallResult(b"null" if error else values.encode_canonical(result), error, 3_000_000)
+    return HostCall(request, answer, 1_000_000 * seq, seq)
+
+
+class WorldHost:
+    """Who runs functions in these tests: one that echoes, one that fails."""
+
+    def __init__(self) -> None:
+        self.invoked: list[tuple[str, bytes]] = []
+        self.is_ready = True
+
+    def functions(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "name": name, "route": route, "runtime": "python", "grants": ["db", "http:api.stripe.com"],
+                "sha": "3f9c1e2d", "error": None,
+            }
+            for name, route in (("create_user", "POST /signup"), ("nightly", None))
+        ]  # fmt: skip
+
+    async def invoke(self, name: str, data: bytes) -> Invoked:
+        self.invoked.append((name, data))
+        execution = make_execution(function=name, trigger=Trigger("invoke", body=data))
+        return Invoked(201, data, "application/json", summary_of_execution(execution))
+
+    def checks(self) -> Sequence[Mapping[str, Any]]:
+        return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]
+
+    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
+        return {"records_stored_total": 7, "workers": {"idle": 2, "busy": 1}}
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+
+@attrs.frozen
+class World:
+    """A console and what it stands on."""
+
+    database: Database
+    pool: Pool
+    store: RecordStore
+    live: Live
+    host: WorldHost
+    console: Console
+
+    async def ask(self, path: str, *, method: str = "GET", body: bytes = b"", headers: Mapping[str, str] | None = None,
+                  token: str | None = TOKEN, **query: object) -> HttpResponse:  # fmt: skip
+        """Ask as the command line does, without the sockets between."""
+        return await self.console.handle(
+            make_request(path, method=method, body=body, headers=headers, token=token, query=query)
+        )
+
+    async def get(self, path: str, **query: object) -> dict[str, Any]:
+        """Ask for a document that must come."""
+        response = await self.ask(path, **query)
+        assert response.status == 200, response.body
+        document = read(response)
+        assert isinstance(document, dict)
+        return document
+
+    async def refused(self, path: str, **query: object) -> tuple[int, str, str]:
+        """Ask for what must be refused: status, code, detail and remedy as one text."""
+        response = await self.ask(path, **query)
+        problem = read(response)
+        assert response.status >= 400, problem
+        assert dict(response.headers)["content-type"] == "application/problem+json"
+        assert problem["status"] == response.status
+        return response.status, problem["code"], f"{problem['detail']} / {problem.get('remedy', '')}"
+
+    async def lines(self, path: str, **query: object) -> list[dict[str, Any]]:
+        """All lines of a stream that ends."""
+        response = await self.ask(path, **query)
+        assert response.status == 200, response.body
+        assert not isinstance(response.body, bytes)
+        data = b"".join([piece async for piece in response.body])
+        return [json.loads(line) for line in data.splitlines()]
+
+    async def add(self, *executions: Execution) -> None:
+        """Store executions that made no transaction."""
+        for execution in executions:
+            await self.store.add(execution)
+
+    async def run_as_guest(self, execution: Execution, *statements: str, keep: bool = True) -> Execution:
+        """Run statements as the function's own role, with the record in the same transaction, now."""
+        started_at_ns = time.time_ns()
+        execution = attrs.evolve(
+            execution,
+            started_at_ns=started_at_ns,
+            id=ids.make_execution_id(started_at_ns // 1_000_000, os.urandom(ids.ENTROPY_BYTES)),
+        )
+        connection = await connect(self.database.options("flux_guest_main"))
+        try:
+            await connection.execute("begin isolation level repeatable read")
+            snapshot = await connection.fetch_value("select pg_current_snapshot()")
+            xid = None
+            for statement in statements:
+                await connection.execute(statement)
+            if keep:
+                ended = Transaction("repeatable read", str(snapshot), None, True, 1)
+                execution = attrs.evolve(execution, transactions=(ended,))
+                record = make_record(execution)
+                xid = await connection.fetch_value(
+                    QUERIES.commit_record, *commit_parameters(record, SUPERVISOR_TOKEN)
+                )
+                await connection.execute("commit")
+                assert (xid is not None) == bool(statements)
+            else:
+                await connection.execute("rollback")
+                ended = Transaction("repeatable read", str(snapshot), None, False, 1)
+                execution = attrs.evolve(execution, transactions=(ended,))
+                await self.add(execution)
+        finally:
+            await connection.aclose()
+        return execution
+
+
+@contextlib.asynccontextmanager
+async def open_world(database: Database, *, heartbeat_s: float = 10.0) -> AsyncIterator[World]:
+    """A console over ``database``, and a guest role with a table of its own."""
+    pool = database.pool()
+    async with pool.acquire() as connection:
+        await ensure_guest(connection, "main", "public", "")
+        await connection.execute(QUERIES.add_supervisor, hashlib.sha256(SUPERVISOR_TOKEN).digest(), "test")
+    database.psql(
+        "create table users (id int primary key, email text unique, plan text);"
+        "grant all on users to flux_guest_main"
+    )
+    live, host = Live(), WorldHost()
+    door = Door(TOKEN, {"shop.example"})
+    console = Console(pool, live, host, door, now=lambda: NOW, heartbeat_s=heartbeat_s)
+    try:
+        yield World(database, pool, RecordStore(pool), live, host, console)
+    finally:
+        await pool.aclose()
+
+
+def make_request(
+    path: str, *, method: str = "GET", body: bytes = b"", headers: Mapping[str, str] | None = None,
+    token: str | None = TOKEN, query: Mapping[str, object] | None = None, peer: str = "127.0.0.1:50000",
+) -> HttpRequest:  # fmt: skip
+    """A request as the gateway hands it over."""
+    target = path if path.startswith("/") else f"{API}/{path}"
+    target = quote(target, safe="/?&=%@+") + ("?" + urlencode(query) if query else "")
+    parts = urlsplit(target)
+    fields = {"host": "127.0.0.1:4000"}
+    if token is not None:
+        fields["authorization"] = f"Bearer {token}"
+    if method == "POST":
+        fields["content-type"] = "application/json"
+    fields |= dict(headers or {})
+    head = RequestHead(
+        method=method, target=target, path=unquote(parts.path), raw_path=RawPath(parts.path),
+        query=tuple(parse_qsl(parts.query, keep_blank_values=True)), headers=tuple(fields.items()),
+        version="1.1", peer=peer,
+    )  # fmt: skip
+    return HttpRequest(head, body)
+
+
+def read(response: HttpResponse) -> Any:
+    """The document in an answer, read by another JSON implementation."""
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
+
