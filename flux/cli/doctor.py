@@ -87,7 +87,8 @@ def _check_command_name() -> Check:
     here = Path(sys.executable).parent
     if Path(first).resolve().parent in (here.resolve(), ours.resolve().parent):
         return Check("command", True, f"flux on PATH is this one: {first}")
-    return Check("command", False, f"another flux is first on PATH: {first}", "use fluxrt: it is the same program as this one")
+    remedy = "use fluxrt: it is the same program as this one"
+    return Check("command", False, f"another flux is first on PATH: {first}", remedy)
 
 
 def _check_git() -> Check:

@@ -25,7 +25,7 @@ import trio
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
-from flux.sandbox.base import ImportFailedError, SandboxUnavailableError
+from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.process_worker import ProcessWorker
 from flux.sandbox.zygote import Exited, Failed, Forked, Importing, NotForked, Ready, Zygote
 
@@ -290,8 +290,9 @@ class ProcessSandbox:
         assert place.worker is not None
         return place.worker
 
-    async def release(self, worker: ProcessWorker, *, reusable: bool) -> None:
+    async def release(self, worker: Worker, *, reusable: bool) -> None:
         """See `flux.sandbox.base.Sandbox.release`."""
+        assert isinstance(worker, ProcessWorker), "a worker goes back to the sandbox that it came from"
         worker.served += 1
         if not (reusable and worker.served < self._warm and self._take_back(worker)):
             worker.kill()
