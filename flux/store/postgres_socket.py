@@ -70,7 +70,8 @@ async def wait_readable_or_writable(sock: socket.socket) -> None:
     async def watch(wait: Callable[[socket.socket], Awaitable[None]]) -> None:
         # A socket that is closed meanwhile is ready too: the next read or write says so.
         with contextlib.suppress(trio.ClosedResourceError):
-            await wait(sock)
+            if sock.fileno() >= 0:  # it may be closed before this task has its turn
+                await wait(sock)
         nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:

@@ -1,0 +1,493 @@
+"""The driver's promises: what is answered is right, and what is cut short leaves a usable connection.
+
+The oracle for what the server did is a second client, ``psql``. Nothing here
+asserts how long something takes; deadlines only keep a broken driver from
+hanging the tests.
+"""
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import trio
+
+from flux.store.postgres import (
+    BadQueryArgument,
+    CannotConnect,
+    CommitUnknown,
+    Connection,
+    ConnectionBusy,
+    ConnectionLost,
+    ConnectOptions,
+    DatabaseError,
+    Isolation,
+    Notice,
+    Pool,
+    StatementRefused,
+    connect,
+)
+from tests.postgres_server import PostgresServer, running_postgres
+
+STORM_S = 12.0
+STORM_OPERATIONS = 6000
+
+
+def options(server: PostgresServer, **more: object) -> ConnectOptions:
+    return ConnectOptions(**{"host": server.host, "port": server.port, "user": "postgres", **more})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def connection(postgres18: PostgresServer) -> AsyncIterator[Connection]:
+    opened = await connect(options(postgres18))
+    yield opened
+    await opened.aclose()
+
+
+# Answers.
+
+
+async def test_an_answer_has_its_columns_rows_and_tag(connection: Connection) -> None:
+    await connection.execute("create temp table things (id int primary key, name text)")
+    insert = "insert into things values ($1, $2), (2, null) returning id, name as called"
+    inserted = await connection.run(insert, (1, "ä"))
+    assert inserted.rows == [(1, "ä"), (2, None)]
+    assert inserted.tag == "INSERT 0 2"
+    assert [(column.name, column.type_name, column.column_number) for column in inserted.columns] == [
+        ("id", "int4", 1), ("called", "text", 2)
+    ]  # fmt: skip
+    empty = await connection.run("select id as x, id as x from things where false")
+    assert ([column.name for column in empty.columns], empty.rows, empty.tag) == (["x", "x"], [], "SELECT 0")
+    assert (await connection.run("update things set name = 'b'")).columns == ()
+    assert await connection.execute("") == ""
+    assert await connection.fetch_row("select 1 where false") is None
+    assert await connection.fetch_value("select null") is None
+
+
+async def test_a_script_of_many_statements_is_one_transaction(connection: Connection) -> None:
+    assert await connection.execute("create temp table a (i int); insert into a values (1), (2)") == "INSERT 0 2"
+    with pytest.raises(DatabaseError) as caught:
+        await connection.execute("insert into a values (3); select 1/0")
+    assert caught.value.sqlstate == "22012"
+    assert await connection.fetch_value("select count(*) from a") == 2
+
+
+async def test_an_error_carries_every_field_of_the_servers_report(connection: Connection) -> None:
+    await connection.execute("create temp table named (id int constraint the_key primary key, n int check (n > 0))")
+    await connection.execute("insert into named values (1, 1)")
+    with pytest.raises(DatabaseError) as caught:
+        await connection.execute("insert into named values ($1, 1)", 1)
+    error = caught.value
+    assert (error.sqlstate, error.constraint, error.table) == ("23505", "the_key", "named")
+    assert error.detail == "Key (id)=(1) already exists."
+    with pytest.raises(DatabaseError) as caught:
+        await connection.fetch("select id,\n nonsense from named")
+    assert (caught.value.sqlstate, caught.value.position) == ("42703", 13)
+    assert await connection.fetch_value("select 1") == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "arguments"),
+    [("select $1::int", ("x",)), ("select $1::int", (2**40,)), ("select $1::int", ()), ("select $1::int", (1, 2)),
+     ("select $1::uuid", ("no",)), ("select $1::int[]", (5,)), ("select $1::date", (1.5,)),
+     ("select $1::text", (b"x",))],
+)  # fmt: skip
+async def test_an_argument_that_does_not_fit_is_refused_and_leaves_no_transaction(
+    postgres18: PostgresServer, connection: Connection, sql: str, arguments: tuple[object, ...]
+) -> None:
+    for _ in range(2):  # prepared for the first time, then from the cache
+        with pytest.raises(BadQueryArgument):
+            await connection.fetch(sql, *arguments)
+        state = f"select state, backend_xmin is null from pg_stat_activity where pid = {connection.backend_pid}"
+        assert postgres18.psql(state) == "idle|t", "the server waits for the next statement and holds no snapshot"
+    assert not connection.in_transaction
+    assert await connection.fetch_value("select 1") == 1
+
+
+async def test_notices_arrive_in_order_and_before_the_answer(connection: Connection) -> None:
+    heard: list[Notice] = []
+    connection.on_notice = heard.append
+    await connection.execute(
+        "do $$ begin for i in 1..500 loop raise notice 'n%', i using detail = repeat('ä', i); end loop; end $$"
+    )
+    assert [notice.message for notice in heard] == [f"n{i}" for i in range(1, 501)]
+    assert heard[-1].detail == "ä" * 500
+    with pytest.raises(DatabaseError):
+        await connection.execute("do $$ begin raise notice 'last words'; raise exception 'no'; end $$")
+    assert heard[-1].message == "last words"
+
+
+async def test_what_a_notices_callback_raises_the_statement_raises(connection: Connection) -> None:
+    def refuse(_: Notice) -> None:
+        raise LookupError("not today")
+
+    connection.on_notice = refuse
+    with pytest.raises(LookupError, match="not today"):
+        await connection.execute("do $$ begin raise notice 'x'; end $$")
+    connection.on_notice = None
+    assert await connection.fetch_value("select 1") == 1
+
+
+async def test_one_connection_is_one_tasks(connection: Connection) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.fetch, "select pg_sleep(0.3)")
+        await trio.sleep(0.05)
+        with pytest.raises(ConnectionBusy):
+            await connection.fetch("select 1")
+
+
+async def test_a_changed_table_does_not_spoil_a_prepared_statement(connection: Connection) -> None:
+    await connection.execute("create temp table shape (a int)")
+    await connection.execute("insert into shape values (1)")
+    assert await connection.fetch_row("select * from shape") == (1,)
+    await connection.execute("alter table shape add column b text default 'new'; alter table shape alter a type text")
+    assert await connection.fetch_row("select * from shape") == ("1", "new")
+    await connection.execute("deallocate all")
+    assert await connection.fetch_row("select * from shape") == ("1", "new")
+
+
+async def test_more_statements_than_are_kept_prepared_still_work(postgres18: PostgresServer) -> None:
+    for kept in (0, 1, 5):
+        connection = await connect(options(postgres18, statement_cache_size=kept))
+        for number in range(40):
+            assert await connection.fetch_value(f"select $1::int + {number % 20}", 1) == 1 + number % 20
+        held = await connection.fetch_value("select count(*) from pg_prepared_statements")
+        assert held <= kept + 1
+        await connection.aclose()
+
+
+# COPY.
+
+
+async def test_copy_adds_all_records_or_none(postgres18: PostgresServer, connection: Connection) -> None:
+    await connection.execute('drop table if exists "Copied ""x"')
+    await connection.execute('create table "Copied ""x" (id int, "näme" text, b bytea)')
+    columns = ("id", "näme", "b")
+    count = await connection.copy_records(
+        'Copied "x', columns, ((i, "☃" * (i % 50), b"\0" * 100) for i in range(20_000)), schema="public"
+    )
+    assert count == 20_000
+    summed = postgres18.psql('select count(*), sum(id), sum(length("näme")) from "Copied ""x"')
+    assert summed == f"20000|{sum(range(20_000))}|{sum(i % 50 for i in range(20_000))}"
+
+    def broken() -> Iterator[tuple[int, str, bytes]]:
+        for i in range(30_000):
+            yield (i, "x", b"")
+        raise LookupError("the source failed")
+
+    with pytest.raises(LookupError, match="the source failed"):
+        await connection.copy_records('Copied "x', columns, broken())
+    with pytest.raises(BadQueryArgument, match="record 2"):
+        await connection.copy_records('Copied "x', columns, [(1, "x", b""), ("one", "x", b"")])
+    with pytest.raises(DatabaseError):
+        await connection.copy_records("missing", columns, [])
+    assert await connection.copy_records('Copied "x', columns, []) == 0
+    assert postgres18.psql('select count(*) from "Copied ""x"') == "20000"
+    assert not connection.in_transaction
+
+
+async def test_copy_that_is_cancelled_adds_nothing(postgres18: PostgresServer, connection: Connection) -> None:
+    await connection.execute("drop table if exists endless; create table endless (id int, t text)")
+    with trio.move_on_after(0.2) as scope:
+        await connection.copy_records("endless", ("id", "t"), ((1, "x" * 1000) for _ in iter(int, 1)))
+    assert scope.cancelled_caught
+    assert await connection.fetch_value("select count(*) from endless") == 0
+    assert postgres18.psql("select count(*) from endless") == "0"
+
+
+async def test_copy_with_the_client_is_refused_in_sql(connection: Connection) -> None:
+    with pytest.raises(StatementRefused):
+        await connection.fetch("copy pg_class to stdout")
+    with pytest.raises(DatabaseError):
+        await connection.execute("create temp table c (i int); copy c from stdin; select 1")
+    assert await connection.fetch_value("select 1") == 1
+
+
+# Transactions.
+
+
+async def test_transactions_nest_and_end_as_their_blocks_do(postgres18: PostgresServer, connection: Connection) -> None:
+    await connection.execute("drop table if exists kept; create table kept (i int)")
+    async with connection.transaction(isolation=Isolation.SERIALIZABLE):
+        assert await connection.fetch_value("show transaction_isolation") == "serializable"
+        await connection.execute("insert into kept values (1)")
+        with pytest.raises(DatabaseError):
+            async with connection.transaction():
+                await connection.execute("insert into kept values (2)")
+                await connection.execute("select 1/0")
+        async with connection.transaction():
+            await connection.execute("insert into kept values (3)")
+        with pytest.raises(StatementRefused):
+            async with connection.transaction(read_only=True):
+                pass
+    with pytest.raises(LookupError):
+        async with connection.transaction():
+            await connection.execute("insert into kept values (4)")
+            raise LookupError
+    with pytest.raises(DatabaseError) as caught:
+        async with connection.transaction(read_only=True):
+            await connection.execute("insert into kept values (5)")
+    assert caught.value.sqlstate == "25006"
+    assert postgres18.psql("select string_agg(i::text, ',' order by i) from kept") == "1,3"
+
+
+async def test_commit_after_a_failed_statement_says_that_it_rolled_back(connection: Connection) -> None:
+    await connection.begin()
+    with pytest.raises(DatabaseError):
+        await connection.execute("select 1/0")
+    assert connection.in_transaction
+    with pytest.raises(DatabaseError, match="rolled back at COMMIT"):
+        await connection.commit()
+    assert not connection.in_transaction
+
+
+# Notifications.
+
+
+async def test_notifications_are_heard_in_order(postgres18: PostgresServer, connection: Connection) -> None:
+    await connection.listen('Channel "ä"')
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+
+            async def tell() -> None:
+                await trio.to_thread.run_sync(
+                    postgres18.psql, """select pg_notify('Channel "ä"', 'n' || i) from generate_series(1, 300) i"""
+                )
+
+            nursery.start_soon(tell)
+            heard = [await connection.wait_notification() for _ in range(300)]
+    assert [notification.payload for notification in heard] == [f"n{i}" for i in range(1, 301)]
+    assert {notification.channel for notification in heard} == {'Channel "ä"'}
+    with trio.move_on_after(0.1) as scope:
+        await connection.wait_notification()
+    assert scope.cancelled_caught
+    assert await connection.fetch_value("select 1") == 1
+
+
+# Cancellation.
+
+
+async def test_a_cancelled_statement_is_ended_on_the_server(postgres18: PostgresServer, connection: Connection) -> None:
+    with trio.move_on_after(0.2) as scope:
+        await connection.execute("select pg_sleep(300)")
+    assert scope.cancelled_caught
+    assert postgres18.psql(f"select state from pg_stat_activity where pid = {connection.backend_pid}") == "idle"
+    assert await connection.fetch_value("select 42") == 42
+
+
+async def test_a_cancelled_statement_inside_a_transaction_fails_the_transaction_only(connection: Connection) -> None:
+    await connection.begin()
+    with trio.move_on_after(0.1):
+        await connection.execute("select pg_sleep(300)")
+    assert connection.in_transaction
+    with pytest.raises(DatabaseError) as caught:
+        await connection.fetch("select 1")
+    assert caught.value.sqlstate == "25P02"
+    await connection.settle()
+    assert await connection.fetch_value("select 1") == 1
+
+
+async def test_a_cancelled_begin_leaves_no_transaction_in_the_pool(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    for _ in range(100):
+        with trio.move_on_after(random.random() * 0.002):
+            async with pool.acquire() as connection:
+                await connection.begin()
+                await trio.sleep_forever()
+        async with pool.acquire() as connection:
+            assert not connection.in_transaction
+            idle = f"select state from pg_stat_activity where pid = {connection.backend_pid}"
+            assert postgres18.psql(idle) == "idle"
+    assert pool.counts.open <= 1
+    await pool.aclose()
+
+
+async def test_a_cancelled_commit_waits_for_its_answer(postgres18: PostgresServer, connection: Connection) -> None:
+    await connection.execute(
+        "drop table if exists slow; create table slow (i int);"
+        "create or replace function wait() returns trigger language plpgsql as "
+        "'begin perform pg_sleep(0.3); return null; end';"
+        "create constraint trigger wait after insert on slow initially deferred for each row execute function wait()"
+    )
+    await connection.begin()
+    await connection.execute("insert into slow values (1)")
+    with trio.move_on_after(0.05) as scope:
+        await connection.commit()
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert not connection.in_transaction
+    assert postgres18.psql("select count(*) from slow") == "1"
+
+
+class Storm:
+    """Many tasks, one pool, deadlines at random: whoever gets an answer gets the right one."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.counts: Counter[str] = Counter()
+        self.committed = 0
+
+    async def work(self, seed: int, deadline: float) -> None:
+        draw = random.Random(seed)
+        token = seed * 10**9
+        while trio.current_time() < deadline and self.counts.total() < STORM_OPERATIONS:
+            token += 1
+            with trio.move_on_after(draw.choice([0.0003, 0.001, 0.003, 0.01, 30.0])) as scope:
+                async with self.pool.acquire() as connection:
+                    await self.operate(connection, draw, token)
+            self.counts["cancelled" if scope.cancelled_caught else "done"] += 1
+
+    async def operate(self, connection: Connection, draw: random.Random, token: int) -> None:
+        assert not connection.in_transaction, "who had it before left a transaction open"
+        match draw.randrange(6):
+            case 0:
+                slept = "select $1::bigint from pg_sleep($2)"
+                assert await connection.fetch_value(slept, token, draw.random() * 0.003) == token
+            case 1:  # a new statement: it is cancelled while being prepared, too
+                assert await connection.fetch_value(f"select {token} + $1::bigint", 1) == token + 1
+            case 2:
+                async with connection.transaction():
+                    await connection.execute("insert into storm values ($1)", token)
+                    assert await connection.fetch_value("select max(i) from storm where i = $1", token) == token
+                    async with connection.transaction():
+                        await connection.execute("insert into storm values ($1)", -token)
+                self.committed += 1
+            case 3:
+                many = "select $1::bigint, repeat('z', 2000) from generate_series(1, 300)"
+                rows = await connection.fetch(many, token)
+                assert len(rows) == 300 and all(row[0] == token for row in rows)
+            case 4:
+                async with connection.transaction():
+                    await connection.execute("create temp table c (i bigint, s text) on commit drop")
+                    records = ((token, "x" * 100) for _ in range(3000))
+                    assert await connection.copy_records("c", ("i", "s"), records) == 3000
+                    assert await connection.fetch_value("select sum(i) from c") == 3000 * token
+            case 5:
+                with pytest.raises(DatabaseError) as caught:
+                    await connection.fetch("select 1 / ($1::bigint - $1::bigint)", token)
+                assert caught.value.sqlstate == "22012"
+
+
+async def test_a_storm_of_cancellations_gives_no_wrong_answer(postgres18: PostgresServer) -> None:
+    postgres18.psql("drop table if exists storm; create table storm (i bigint)")
+    pool = Pool(options(postgres18), 6)
+    storm = Storm(pool)
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            for seed in range(1, 17):
+                nursery.start_soon(storm.work, seed, trio.current_time() + STORM_S)
+        assert storm.counts["done"] > 100 and storm.counts["cancelled"] > 100
+        assert pool.counts.waiting == 0 and pool.counts.idle == pool.counts.open <= 6
+        async with trio.open_nursery() as nursery:  # each connection is usable
+            for number in range(6):
+
+                async def ask(number: int = number) -> None:
+                    async with pool.acquire() as connection:
+                        assert await connection.fetch_value("select $1::int from pg_sleep(0.05)", number) == number
+
+                nursery.start_soon(ask)
+    left = "select count(*) from pg_stat_activity where application_name = 'flux' and state <> 'idle'"
+    assert postgres18.psql(left) == "0"
+    # Both rows of a transaction or neither; and each that was reported committed is there.
+    assert postgres18.psql("select count(*) from (select abs(i) from storm group by 1 having count(*) <> 2) s") == "0"
+    assert int(postgres18.psql("select count(*) / 2 from storm")) >= storm.committed
+    await pool.aclose()
+
+
+# Loss.
+
+
+async def test_a_killed_server_process_is_reported_and_the_pool_goes_on(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 2)
+    with trio.fail_after(60):
+        async with pool.acquire() as connection:
+            pid = connection.backend_pid
+            async with trio.open_nursery() as nursery:
+
+                async def kill() -> None:
+                    await trio.sleep(0.1)
+                    await trio.to_thread.run_sync(postgres18.psql, f"select pg_terminate_backend({pid})")
+
+                nursery.start_soon(kill)
+                with pytest.raises((ConnectionLost, DatabaseError)) as caught:
+                    await connection.fetch("select pg_sleep(300)")
+            assert not isinstance(caught.value, DatabaseError) or caught.value.sqlstate == "57P01"
+            with pytest.raises(ConnectionLost):
+                await connection.fetch("select 1")
+        async with pool.acquire() as connection:
+            assert connection.backend_pid != pid
+            assert await connection.fetch_value("select 1") == 1
+    await pool.aclose()
+
+
+async def test_a_connection_lost_during_commit_says_that_nobody_knows(postgres18: PostgresServer) -> None:
+    connection = await connect(options(postgres18))
+    await connection.execute(
+        "drop table if exists doomed; create table doomed (i int);"
+        "create or replace function die() returns trigger language plpgsql as "
+        "'begin perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(10); return null; end';"
+        "create constraint trigger die after insert on doomed initially deferred for each row execute function die()"
+    )
+    await connection.begin()
+    await connection.execute("insert into doomed values (1)")
+    with trio.fail_after(60), pytest.raises((CommitUnknown, DatabaseError)) as caught:
+        await connection.commit()
+    assert not isinstance(caught.value, DatabaseError) or caught.value.sqlstate == "57P01"
+    assert connection.is_closed or not connection.in_transaction
+    assert postgres18.psql("select count(*) from doomed") == "0"
+    connection.terminate()
+
+
+async def test_closing_a_connection_ends_what_another_task_waits_for(postgres18: PostgresServer) -> None:
+    connection = await connect(options(postgres18))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+
+            async def close() -> None:
+                await trio.sleep(0.1)
+                connection.terminate()
+
+            nursery.start_soon(close)
+            with pytest.raises(ConnectionLost):
+                await connection.fetch("select pg_sleep(300)")
+        second = await connect(options(postgres18))
+        async with trio.open_nursery() as nursery:
+
+            async def close_second() -> None:
+                await trio.sleep(0.1)
+                second.terminate()
+
+            nursery.start_soon(close_second)
+            with pytest.raises(ConnectionLost):
+                # More than the socket takes at once: output is pending when the connection goes.
+                await second.fetch("select pg_sleep(300), $1::text", "x" * 50_000_000)
+
+
+async def test_a_server_that_crashes_and_comes_back_is_found_again() -> None:
+    with running_postgres() as server, trio.fail_after(120):
+        pool = Pool(options(server), 3)
+        async with pool.acquire() as connection:
+            await connection.execute("create table survivors (i int)")
+            await connection.execute("insert into survivors values (1)")
+            await connection.execute("checkpoint")
+        async with pool.acquire() as one, pool.acquire() as other:
+            await other.fetch("select 1")
+            os.kill(one.backend_pid, signal.SIGKILL)  # the postmaster then ends all sessions and recovers
+            with pytest.raises((ConnectionLost, DatabaseError)):
+                await other.fetch("select pg_sleep(60)")
+        while True:
+            try:
+                async with pool.acquire() as connection:
+                    assert await connection.fetch_value("select count(*) from survivors") == 1
+                break
+            except CannotConnect as error:
+                assert error.sqlstate == "57P03" or "hung up" in error.message, error.message
+                await trio.sleep(0.02)
+        assert pool.counts.open == 1
+    with pytest.raises(CannotConnect, match="not reached"):
+        async with pool.acquire():
+            pass
+    assert pool.counts.open == 0
+    await pool.aclose()
