@@ -139,11 +139,12 @@ def run_flux(folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX) ->
     """Run ``flux ARGUMENTS`` in ``folder``."""
     return subprocess.run(
         [sys.executable, "-m", "flux", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
-        env=_environment(), check=False,
+        env=environment(), check=False,
     )  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """What a child of a test sees: no colours, no server and no Postgres of somebody else."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXRT_", "PG"))}
     return {**kept, "NO_COLOR": "1", "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
@@ -152,7 +153,7 @@ def start_dev(project: Path, *arguments: str, port: int = 0) -> DevServer:
     """Start ``flux dev``, on a free port unless one is given, without waiting for anything."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flux", "dev", "--port", str(port), *arguments],
-        cwd=project, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        cwd=project, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
     server = DevServer(project, process, [])
