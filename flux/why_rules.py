@@ -260,8 +260,9 @@ _INPUT_NAMES = re.compile(r"\binput(?:\.get\(|\[)\s*[\"']([^\"']+)[\"']|\binput\
 
 
 def _names_meant(case: Case) -> set[str]:
-    """Fields of the input that the failing line asks for, or the failure names."""
+    """Fields that the failing line asks of the input, or the failure names, or that became null in a row."""
     names = {name for pair in _INPUT_NAMES.findall(case.source) for name in pair if name}
+    names |= {column for mutation in case.execution.mutations for column, _ in list_nulled(mutation)}
     if (key := case.find_key()) is not None and "input" in case.source:
         names.add(key)
     if case.kind == Kind.NOT_NULL_VIOLATION and case.error is not None:
@@ -303,9 +304,11 @@ def value_met(case: Case) -> Iterator[Fact]:
     for name in found[:3]:
         yield Fact(RECORDED, "value-met", f"input.{clean(name, 60)} is {show(key)}")
     told = 0
+    # A null that the call itself wrote and returned has been told: see `null_written`.
+    nulled = {mutation.call for mutation in case.execution.mutations if any(list_nulled(mutation))}
     for call in case.execution.calls:
         statement = calls.read_statement(call)
-        if statement is None or told == 3:
+        if statement is None or told == 3 or (key is None and call.request.seq in nulled):
             continue
         met = {
             column
@@ -316,7 +319,7 @@ def value_met(case: Case) -> Iterator[Fact]:
         if met:
             told += 1
             names = ", ".join(clean(column, 60) for column in sorted(met)[:3])
-            text = f"{name_call(call)} read {names} = {show(key)}{case.elsewhere(call)}"
+            text = f"{name_call(call)} returned {names} = {show(key)}{case.elsewhere(call)}"
             yield Fact(RECORDED, "value-met", text, call.request.seq)
 
 

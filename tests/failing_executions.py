@@ -237,7 +237,7 @@ FAILING: tuple[Told, ...] = (
         ),
         "unhandled_exception", 27, None, "KeyError functions/signup.py:amount <text>",
         (
-            ("● value-met", 'call 1 (SELECT users) read plan = "gift" at functions/signup.py:20'),
+            ("● value-met", 'call 1 (SELECT users) returned plan = "gift" at functions/signup.py:20'),
             ("● value-read", 'call 1 read users[42].plan = "gift", written by q81x0000 (set_plan on b71d04a) at '
                              '2025-11-24 14:22:19 UTC; it was "free" before'),
         ),
