@@ -16,6 +16,7 @@ import pytest
 import trio
 import trio.testing
 
+from flux.hostcalls.clock import SystemClock
 from flux.message import HttpRequest, HttpResponse
 from flux.supervisor.client_socket import ClientLate, ClientSocket
 from flux.supervisor.gateway import (
@@ -26,6 +27,7 @@ from flux.supervisor.gateway import (
     open_listeners,
     serve_http,
 )
+from flux.supervisor.http_date import HttpDate
 from tests.gateway_server import PATIENCE_S, PATIENT, Client, Closed, Gateway, answer_ok, ask, running_gateway
 
 GET = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -642,6 +644,7 @@ def test_without_descriptors_new_clients_wait_and_old_ones_stay() -> None:
     """In a process of its own, as the limit is the process's."""
     program = """
 import resource, trio, sys
+from flux.supervisor.http_date import HttpDate
 from tests.gateway_server import PATIENT, answer_ok
 from flux.supervisor.gateway import open_listeners, serve_http
 
@@ -852,3 +855,21 @@ async def test_an_address_that_is_not_ours_is_an_error_that_names_it(host: str) 
         await open_listeners(host, 0)
     assert host in str(caught.value)
     assert "127.0.0.1" in caught.value.remedy
+
+
+def test_the_date_is_made_once_a_second() -> None:
+    @attrs.define
+    class Clock(SystemClock):
+        ns: int = 784111777 * 10**9
+
+        def now_ns(self) -> int:
+            return self.ns
+
+    clock = Clock()
+    date = HttpDate(clock)
+    first = date.now()
+    assert first == b"Sun, 06 Nov 1994 08:49:37 GMT"  # The example of RFC 9110, section 5.6.7.
+    clock.ns += 999_999_999
+    assert date.now() is first
+    clock.ns += 1
+    assert date.now() == b"Sun, 06 Nov 1994 08:49:38 GMT"
