@@ -6,19 +6,13 @@ of what it was asked is the oracle for what the command sent.
 """
 
 import contextlib
-import copy
 import json
 import os
-import pty
 import re
-import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -445,3 +439,259 @@ def stub() -> Iterator[Stub]:
     server = Stub()
     yield server
     server.stop()
+
+
+class Ran:
+    """A command that has ended."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+
+
+@pytest.fixture
+def flux(stub: Stub, tmp_path: Path) -> Callable[..., Ran]:
+    """Runs a command against the stub, in an empty folder, without a terminal."""
+
+    def run(*arguments: str, stdin: str = "", **environment: str) -> Ran:
+        known = {"FLUXRT_URL": stub.url, "FLUXRT_TOKEN": TOKEN, "PATH": os.environ["PATH"], "TZ": "UTC"}
+        command = [sys.executable, "-m", "flux", *arguments]
+        return Ran(
+            subprocess.run(
+                command, cwd=tmp_path, env=known | environment, input=stdin, capture_output=True, text=True, timeout=60
+            )
+        )
+
+    return run
+
+
+def test_why_answers_in_its_first_lines_and_ends_with_the_next_command(flux: Callable[..., Ran]) -> None:
+    ran = flux("why", "qk3")
+    assert ran.code == 0, ran.err
+    lines = ran.out.splitlines()
+    assert "POST /signup → 500" in lines[0] and SUMMARY["name"] in lines[0]
+    assert lines[2].strip() == "KeyError: None"
+    assert "● call 2 set users.plan" in ran.out
+    assert "≈ 20 of 20 passing neighbours have input.plan" in ran.out
+    assert "input-of-peers" in ran.out, "an inference names its rule"
+    assert lines.index(next(line for line in lines if "next" in line)) > len(lines) - 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "schema"),
+    [
+        (["why", "qk3"], "flux.why/1"),
+        (["trace", "qk3"], "flux.trace/1"),
+        (["trace", "list"], "flux.executions/1"),
+        (["errors"], "flux.errors/1"),
+        (["function", "list"], "flux.functions/1"),
+        (["state", "history", "users", "42"], "flux.state-history/1"),
+        (["invoke", "create"], "flux.invoke/1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_json_is_the_servers_document_whole(flux: Callable[..., Ran], arguments: list[str], schema: str) -> None:
+    ran = flux(*arguments, "--json")
+    answer = json.loads(ran.out)
+    assert answer["schema"] == schema
+    original = {
+        "flux.why/1": WHY, "flux.trace/1": TRACE, "flux.executions/1": EXECUTIONS, "flux.errors/1": ERRORS,
+        "flux.functions/1": FUNCTIONS, "flux.state-history/1": HISTORY, "flux.invoke/1": INVOKED,
+    }[schema]  # fmt: skip
+    assert answer == original
+
+
+def test_the_flags_stand_before_or_after_the_command(flux: Callable[..., Ran]) -> None:
+    assert flux("--json", "errors").out == flux("errors", "--json").out
+
+
+def test_tail_shows_each_execution_once_and_no_heartbeat(flux: Callable[..., Ran], stub: Stub) -> None:
+    ran = flux("tail", "--no-follow", "-q", "status:>=500 since:1h", "--json")
+    assert ran.code == 0, ran.err
+    assert [json.loads(line)["name"] for line in ran.out.splitlines()] == [
+        SUMMARY["name"], PASSED["name"], QUEUED["name"],
+    ]  # fmt: skip
+    (query,) = stub.queries("/tail")
+    assert query["q"][0].startswith("status:>=500")
+
+
+def test_a_filter_with_a_mistake_reaches_no_server(flux: Callable[..., Ran], stub: Stub) -> None:
+    ran = flux("trace", "list", "-q", "statsu:500")
+    assert ran.code == 2 and "FLX105" in ran.err and "did you mean status?" in ran.err
+    assert stub.asked == [] and ran.out == ""
+
+
+def test_invoke_sends_the_input_as_it_was_given(flux: Callable[..., Ran], stub: Stub, tmp_path: Path) -> None:
+    given = {"email": "a@b.com", "名": "é"}
+    (tmp_path / "input.json").write_text(json.dumps(given), encoding="utf-8")
+    for arguments, stdin in (
+        (["--data", json.dumps(given)], ""),
+        (["--data", "@input.json"], ""),
+        (["--data", "-"], json.dumps(given)),
+    ):
+        assert flux("invoke", "create", *arguments, stdin=stdin).code == 0
+    assert [json.loads(body) for _method, _path, _query, body in stub.asked] == [{"data": given}] * 3
+
+
+def test_invoke_exits_with_a_finding_when_the_function_failed(flux: Callable[..., Ran], stub: Stub) -> None:
+    stub.say("POST", "/invoke/create", document(INVOKED | {"status": 500, "execution": SUMMARY}))
+    assert flux("invoke", "create").code == 1
+
+
+def test_what_is_no_json_is_not_sent(flux: Callable[..., Ran], stub: Stub) -> None:
+    ran = flux("invoke", "create", "--data", "{nope")
+    assert ran.code == 2 and "FLX100" in ran.err
+    assert stub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code", "shown"),
+    [
+        (404, "FLX101", 3, "FLX101"),
+        (409, "FLX102", 3, "FLX102"),
+        (401, "UNAUTHORIZED", 4, "FLX104"),
+        (403, "FORBIDDEN", 4, "FLX104"),
+        (500, "FUNCTION_ERROR", 5, "FLX106"),
+        (503, "FLX202", 2, "FLX202"),
+    ],
+)
+def test_an_error_of_the_server_is_told_with_its_code_and_never_an_empty_answer(
+    flux: Callable[..., Ran], stub: Stub, status: int, code: str, exit_code: int, shown: str
+) -> None:
+    reply = problem(status, code, "what happened", remedy="what to do")
+    for path in ("/executions", "/errors", "/functions", "/state/history", "/executions/qk3/why"):
+        stub.say("GET", path, reply)
+    for arguments in (
+        ["trace", "list"], ["errors"], ["function", "list"], ["state", "history", "users", "1"], ["why", "qk3"],
+    ):  # fmt: skip
+        ran = flux(*arguments)
+        assert (ran.code, ran.out) == (exit_code, ""), (arguments, ran.err)
+        assert ran.err.startswith(shown) and "what happened" in ran.err
+
+
+def test_an_error_with_json_is_one_object_on_stderr(flux: Callable[..., Ran], stub: Stub) -> None:
+    stub.say("GET", "/errors", problem(503, "FLX202", "the database is down", remedy="start it"))
+    ran = flux("errors", "--json")
+    assert ran.out == ""
+    told = json.loads(ran.err)
+    assert told["code"] == "FLX202" and "the database is down" in json.dumps(told)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(b'{"schema": "flux.errors/1", "gro'),
+        Reply(b"<html>a proxy</html>", kind="text/html"),
+        Reply(b'{"schema": "flux.errors/1"}', cut=True),
+        Reply(b"\xff\xfe"),
+        Reply(b'{"schema": "flux.errors/1", "groups": NaN}'),
+        document({"schema": "flux.errors/1"}),
+    ],
+    ids=["cut JSON", "another program", "cut body", "no UTF-8", "no JSON", "nothing in it"],
+)
+def test_half_an_answer_is_no_answer(flux: Callable[..., Ran], stub: Stub, reply: Reply) -> None:
+    stub.say("GET", "/errors", reply)
+    ran = flux("errors")
+    assert ran.code == 5 and ran.out == "", (ran.out, ran.err)
+    assert "Traceback" not in ran.err
+
+
+def test_a_wrong_token_is_said_to_be_wrong(flux: Callable[..., Ran]) -> None:
+    ran = flux("errors", FLUXRT_TOKEN="another")
+    assert ran.code == 4 and "FLUXRT_TOKEN" in ran.err
+
+
+def test_nobody_at_the_address_is_said(flux: Callable[..., Ran]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes the port meanwhile
+        ran = flux("errors", FLUXRT_URL=f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert ran.code == 5 and "FLX103" in ran.err and "nothing listens there" in ran.err
+
+
+def test_without_any_server_the_command_says_how_to_name_one(flux: Callable[..., Ran]) -> None:
+    ran = flux("errors", FLUXRT_URL="", FLUXRT_TOKEN="")
+    assert ran.code == 5 and "FLX108" in ran.err and "flux dev" in ran.err
+
+
+def test_the_projects_server_is_found_from_a_folder_below(flux: Callable[..., Ran], stub: Stub, tmp_path: Path) -> None:
+    _write_server_file(tmp_path, stub.url, 0o600)
+    below = tmp_path / "functions" / "deep"
+    below.mkdir(parents=True)
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "flux", "errors", "--json"]
+    done = subprocess.run(command, cwd=below, env=environment, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == ERRORS, done.stderr
+
+
+def test_a_server_file_that_others_can_read_is_not_trusted(
+    flux: Callable[..., Ran], stub: Stub, tmp_path: Path
+) -> None:
+    _write_server_file(tmp_path, stub.url, 0o644)
+    ran = flux("errors", FLUXRT_URL="", FLUXRT_TOKEN="")
+    assert ran.code == 2 and "FLX111" in ran.err and "chmod 600" in ran.err
+    assert stub.asked == []
+
+
+def _write_server_file(project: Path, url: str, mode: int) -> None:
+    folder = project / ".flux"
+    folder.mkdir()
+    file = folder / "dev.json"
+    file.write_text(json.dumps({"url": url, "token": TOKEN}), encoding="utf-8")
+    file.chmod(mode)
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\u009b31m\u202ereversed\u2066\rover"
+DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def test_nothing_recorded_reaches_the_terminal_as_a_command_to_it(flux: Callable[..., Ran], stub: Stub) -> None:
+    def poison(value: Any) -> Any:
+        match value:
+            case str():
+                return value + HOSTILE
+            case dict():
+                return {key: item if key in ("id", "schema") else poison(item) for key, item in value.items()}
+            case list():
+                return [poison(item) for item in value]
+        return value
+
+    keep = {"name": SUMMARY["name"], "started_at": SUMMARY["started_at"], "mark": "●"}
+    summary = poison(SUMMARY) | keep
+    stub.say("GET", "/executions", document(EXECUTIONS | {"executions": [summary]}))
+    facts = [poison(fact) | {"mark": "●"} for fact in WHY["facts"]]
+    stub.say("GET", "/executions/qk3/why", document(poison(WHY) | {"execution": summary, "facts": facts}))
+    stub.say("GET", "/functions", document(poison(FUNCTIONS) | {"schema": FUNCTIONS["schema"]}))
+    for arguments in (["trace", "list"], ["why", "qk3"], ["function", "list"]):
+        ran = flux(*arguments)
+        assert ran.code == 0, ran.err
+        assert "owned" in ran.out, "it is shown, as text"
+        assert DANGEROUS.search(ran.out) is None, (arguments, ran.out)
+
+
+def test_output_into_a_pipe_has_no_colour_and_no_pager(flux: Callable[..., Ran]) -> None:
+    for arguments in (["why", "qk3"], ["trace", "qk3"], ["errors"], ["state", "history", "users", "42"]):
+        assert "\x1b" not in flux(*arguments).out
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly(stub: Stub, tmp_path: Path) -> None:
+    many = [SUMMARY | {"id": f"019abf00-0000-7000-8000-{number:012d}"} for number in range(3000)]
+    stub.say("GET", "/tail", stream(*many, keep_open=True))
+    environment = {"FLUXRT_URL": stub.url, "FLUXRT_TOKEN": TOKEN, "PATH": os.environ["PATH"]}
+    command = f"'{sys.executable}' -m flux tail | head -n 3"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert len(done.stdout.splitlines()) == 3
+    assert "Traceback" not in done.stderr and "Broken" not in done.stderr
+
+
+def test_state_history_tells_what_was_rolled_back_and_what_came_from_outside(flux: Callable[..., Ran]) -> None:
+    shown = flux("state", "history", "users", "42").out
+    assert "rolled back" in shown and "outside" in shown.lower()
+    assert shown.index("upgrade") < shown.index("90aa3b1"), "newest first"
+
+
+def test_a_command_that_does_not_exist_names_the_near_one(flux: Callable[..., Ran]) -> None:
+    ran = flux("eror")
+    assert ran.code == 2 and "errors" in ran.err and "FLX100" in ran.err
