@@ -127,15 +127,6 @@ on conflict (id) do nothing;
 -- The switch to a deployment, also a switch back.
 update flux.deployment set activated_at = pg_catalog.clock_timestamp() where id = $1;
 
--- name: find_deployment
--- One deployment by its id.
-select id, tenant, sha, dirty, artifact_hash, functions, created_at, activated_at, note from flux.deployment where id = $1;
-
--- name: list_deployments
--- A tenant's deployments, newest first.
-select id, tenant, sha, dirty, artifact_hash, functions, created_at, activated_at, note
-from flux.deployment where tenant = $1 order by created_at desc limit $2;
-
 -- name: find_previous_deployment
 -- What served before this deployment: the good end that bisect and "why" try first.
 select p.id, p.sha, p.dirty, p.created_at

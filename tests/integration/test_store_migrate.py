@@ -38,7 +38,8 @@ left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
 where c.relnamespace = 'flux'::regnamespace
 union all
 select 'class', format('%s %s %s %s %s', c.relname, c.relkind, pg_get_partkeydef(c.oid),
-                       pg_get_expr(c.relpartbound, c.oid), c.relacl) from pg_class c where c.relnamespace = 'flux'::regnamespace
+                       pg_get_expr(c.relpartbound, c.oid), c.relacl)
+from pg_class c where c.relnamespace = 'flux'::regnamespace
 union all
 select 'index', indexdef from pg_indexes where schemaname = 'flux'
 union all

@@ -50,6 +50,14 @@ async def running_writer(database: Database, **settings: int) -> AsyncIterator[t
         await pool.aclose()
 
 
+async def until(is_so: Callable[[], object]) -> None:
+    """Look again and again until it is so."""
+    while True:
+        if is_so():
+            return
+        await trio.sleep(0.01)
+
+
 def ids_stored(database: Database) -> set[str]:
     return set(database.psql("select id from flux.execution").split())
 
@@ -71,15 +79,16 @@ async def test_the_columns_say_what_the_execution_did(database: Database) -> Non
     await RecordStore(pool).add(execution)
     said = database.psql(
         "select id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,"
-        " error_location::json->>'line', started_at at time zone 'utc', elapsed_ns, call_count, mutation_count, sha, dirty,"
-        " deployment, parent, attempt, replay_of is null, xid is null, completeness, hosts_failed, format, signature"
+        " error_location::json->>'line', started_at at time zone 'utc', elapsed_ns, call_count, mutation_count, sha,"
+        " dirty, deployment, parent, attempt, replay_of is null, xid is null, completeness, hosts_failed, format,"
+        " signature"
         " from flux.execution"
     ).split("|")
     signature = said.pop()
     assert said == [
-        str(execution.id), execution.name, "default", "http", "create_order", "POST", "/orders/7", "/orders/{id}", "504",
-        "raised", "HttpTimeout", "no answer", "12", "2025-11-24 16:00:00.123456", "14000000", "2", "5", execution.sha, "t",
-        "d-1", str(uuid.UUID(int=7)), "3", "t", "t", "whole", "{api.stripe.com}", "1",
+        str(execution.id), execution.name, "default", "http", "create_order", "POST", "/orders/7", "/orders/{id}",
+        "504", "raised", "HttpTimeout", "no answer", "12", "2025-11-24 16:00:00.123456", "14000000", "2", "5",
+        execution.sha, "t", "d-1", str(uuid.UUID(int=7)), "3", "t", "t", "whole", "{api.stripe.com}", "1",
     ]  # fmt: skip
     assert "api.stripe.com" in signature
     _, read = await reading.get_execution(pool, execution.id)
@@ -123,7 +132,7 @@ async def test_what_a_guest_writes_can_always_be_stored(database: Database, name
     text = HOSTILE[name]
     trigger = attrs.evolve(make_execution().trigger, path=text, route=text, method=text, headers=((text, text),))
     execution = make_execution(
-        raised(text, text), function=text, trigger=trigger, logs=(LogLine(1, text, text),), completeness=(text,) if text else ()
+        raised(text, text), function=text, trigger=trigger, logs=(LogLine(1, text, text),), completeness=(text,)
     )
     other = make_execution()
     async with running_writer(database) as (writer, pool):
@@ -191,8 +200,7 @@ async def test_inserting_a_record_waits_for_its_commit_and_tells_what_became_of_
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(insert)
-            while not database.psql("select 1 from pg_stat_activity where wait_event_type = 'Lock'"):
-                await trio.sleep(0.01)
+            await until(lambda: database.psql("select 1 from pg_stat_activity where wait_event_type = 'Lock'"))
             assert inserted == []
             await guest.execute(ending)
     assert inserted == [ending == "rollback"]
@@ -310,7 +318,8 @@ def locked(database: Database) -> Iterator[Callable[[], None]]:
     """Another client holds a lock on the table of records; call what it gives to release it."""
     server = database.server
     with subprocess.Popen(
-        [server.bin_dir / "psql", "-X", "-q", "-h", server.host, "-p", str(server.port), "-U", server.user, database.name],
+        [server.bin_dir / "psql", "-X", "-q", "-h", server.host, "-p", str(server.port), "-U", server.user,
+         database.name],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
@@ -351,8 +360,7 @@ async def test_records_outlast_a_database_that_is_down(database: Database) -> No
         server.psql(f"select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database.name}'")
         for execution in executions[1:]:
             writer.submit(make_record(execution), lambda: None)
-        while not writer.counts.retries >= 2:
-            await trio.sleep(0.01)
+        await until(lambda: writer.counts.retries >= 2)
         assert writer.counts.waiting == 299 and writer.counts.stalled_since is not None
         assert "not currently accepting connections" in writer.counts.last_error
         server.psql(f"alter database {database.name} allow_connections true")
