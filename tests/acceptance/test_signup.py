@@ -69,7 +69,7 @@ def test_a_silent_provider_is_explained_from_the_record_alone(
     assert why["schema"] == "flux.why/1"
     assert why["execution"]["name"] == answer.flux_id
     assert why["execution"]["status"] == 504
-    assert why["failure"]["kind"] == "limit_timeout"
+    assert why["failure"]["kind"] == "outbound_timeout"
     assert why["failure"]["location"]["file"] == "functions/signup.py"
     assert why["failure"]["location"]["line"] == HTTP_LINE
     told = "\n".join(fact["text"] for fact in why["facts"]) + "\n".join(why.get("verdict_text", []))
