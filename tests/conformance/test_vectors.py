@@ -200,7 +200,9 @@ def wire() -> Any:
     """A guest's channel and the host's end of its descriptor."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield Channel(theirs.fileno(), "/srv/shop"), ours
+        channel = Channel(theirs.fileno(), "/srv/shop")
+        channel.running = True
+        yield channel, ours
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,19 @@ hears of things is the host's order and nothing else.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from flux_guest import _values
 from flux_guest._errors import make_host_call_error
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+FRAME_BYTES_MAX = 16 * 2**20
+"""PROTOCOL.md's; the host ends a function that sends a longer one."""
+
+Deliver = Callable[[Any, dict[str, Any] | None], None]
 
 
 class Channel:
@@ -25,14 +30,18 @@ class Channel:
         self._project = project.rstrip(os.sep) + os.sep
         self._buffer = bytearray()
         self._last_seq = 0
-        self._position_cache: dict[Any, str | None] = {}
+        self._position_cache: dict[int, tuple[CodeType, tuple[str, str] | None]] = {}
+        """By the code object's id, with the object, so that the id stays its own. (Code objects of two files
+        can be equal.)"""
+        self.running = False
+        """An execution runs: the world is the host's."""
         self.now_ns = 0
         """The guest's clock, nanoseconds since the epoch: it moves with the host's answers only."""
         self.started_ns = 0
         """The clock when the function started."""
         self.task_of: Callable[[], int] = lambda: 0
         """Tells which of the function's tasks is running."""
-        self.waiting: dict[int, Callable[[Any, dict[str, Any] | None], None]] = {}
+        self.waiting: dict[int, Deliver] = {}
         """What to do with the answer of each call in flight; called with (value, error)."""
 
     def reset(self, now_ns: int) -> None:
@@ -42,21 +51,25 @@ class Channel:
         self.waiting.clear()
         self.now_ns = self.started_ns = now_ns
 
-    # Sending
+    # Where in the code
 
-    def _write(self, text: str) -> None:
-        data = memoryview(text.encode() + b"\n")
-        while data:
-            data = data[os.write(self._descriptor, data) :]
+    def is_user_file(self, name: str) -> bool:
+        """Whether ``name``, as a code object has it, is of the project and not of a library."""
+        if name.startswith(_HERE) or not name.startswith(self._project):
+            return False
+        return not name[len(self._project) :].startswith((".", "venv" + os.sep))
 
-    def _meta(self) -> str:
-        task = self.task_of()
-        position = self._find_position()
-        if position is None and not task:
-            return ""
-        if position is None:
-            return f',{{"task":{task}}}'
-        return f',{{"at":{position},"task":{task}}}' if task else f',{{"at":{position}}}'
+    def relative(self, name: str) -> str:
+        """Return a file's name relative to the project, if it is in there."""
+        return _values.printable(name.removeprefix(self._project))
+
+    def find_place(self, error: BaseException) -> str:
+        """Return ``file:line`` of the innermost line of the project that ``error`` passed, or nothing."""
+        place = ""
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            if self.is_user_file(frame.f_code.co_filename):
+                place = f"{self.relative(frame.f_code.co_filename)}:{line}"
+        return place
 
     def _find_position(self) -> str | None:
         """Return the innermost line of the project's code on the stack, as JSON."""
@@ -64,44 +77,62 @@ class Channel:
         cache = self._position_cache
         while frame is not None:
             code = frame.f_code
-            prefix = cache.get(code, "")
-            if prefix == "":
-                prefix = cache[code] = self._describe(code)
-            if prefix is not None:
-                file, function = prefix.split("\0")
-                return f"[{file},{frame.f_lineno},{function}]"
+            known = cache.get(id(code))
+            if known is None:
+                known = cache[id(code)] = (code, self._describe(code))
+            if (described := known[1]) is not None:
+                return f"[{described[0]},{frame.f_lineno},{described[1]}]"
             frame = frame.f_back
         return None
 
-    def _describe(self, code: Any) -> str | None:
-        name = code.co_filename
-        if name.startswith(_HERE) or not name.startswith(self._project):
-            return None
-        relative = name[len(self._project) :]
-        if relative.startswith((".", "venv")):
+    def _describe(self, code: CodeType) -> tuple[str, str] | None:
+        if not self.is_user_file(code.co_filename):
             return None
         # A file name that is no UTF-8 has halves of characters in it.
-        return f"{_values.encode(_values.printable(relative))}\0{_values.encode(code.co_qualname)}"
+        return _values.encode(self.relative(code.co_filename)), _values.encode(code.co_qualname)
+
+    def _meta(self) -> str:
+        task = self.task_of()
+        position = self._find_position()
+        if position is None:
+            return f',{{"task":{task}}}' if task else ""
+        return f',{{"at":{position},"task":{task}}}' if task else f',{{"at":{position}}}'
+
+    # Sending
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BrokenPipeError:
+                os._exit(0)  # The host is gone; nobody is left to tell.
 
     def send(self, name: str, arguments: list[Any]) -> int:
         """Ask the host; return the call's number."""
-        text = _values.encode(arguments)  # First: a value that can't travel must not use up a number.
+        if not self.running:
+            raise RuntimeError(f"{name} was asked when the execution was over")
+        # Written out first: what can't travel must not use up a number.
+        text = f'"{name}",{_values.encode(arguments)}{self._meta()}]\n'.encode()
+        if len(text) > FRAME_BYTES_MAX - 100:
+            raise ValueError(f"{name} was given {len(text):,} bytes; a call carries at most {FRAME_BYTES_MAX:,}")
         self._last_seq += 1
-        seq = self._last_seq
-        self._write(f'[{seq},"{name}",{text}{self._meta()}]')
-        return seq
+        self._write(b"[%d,%b" % (self._last_seq, text))
+        return self._last_seq
 
     def tell(self, name: str, arguments: list[Any]) -> None:
-        """Tell the host something that needs no answer."""
-        self._write(f'[0,"{name}",{_values.encode(arguments)}{self._meta()}]')
+        """Tell the host something that needs no answer, if it is still there to be told."""
+        if not self.running:
+            return  # A finalizer that runs after the end: its execution is on record already.
+        self._write(f'[0,"{name}",{_values.encode(arguments)}{self._meta()}]\n'.encode())
 
     def cancel(self, seq: int) -> None:
         """Tell the host that nobody waits for call ``seq`` any more; its answer still comes."""
-        self._write(f'["cancel",{seq}]')
+        self._write(b'["cancel",%d]\n' % seq)
 
     def finish(self, word: str, text: str) -> None:
         """End the execution with ``return`` or ``raise``; ``text`` is JSON."""
-        self._write(f'["{word}",{text}]')
+        self._write(f'["{word}",{text}]\n'.encode())
 
     # Hearing
 
@@ -135,3 +166,10 @@ class Channel:
         if error is not None:
             raise make_host_call_error(error, seq)
         return _values.from_json(value)
+
+    def sleep(self, duration_s: float) -> None:
+        """Have the host wait, and this process with it."""
+        until_ns = self.now_ns + round(duration_s * 1e9)
+        self.call("clock.sleep", [duration_s])
+        # The host measures a sleep by another clock than the one it tells.
+        self.now_ns = max(self.now_ns, until_ns)

@@ -31,17 +31,44 @@ class Row(dict[str, Any]):
 
 
 class _Door(Protocol):
+    is_async: bool
+    """Asking returns something to await."""
+
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
 
 
+class _SyncDoor:
+    """The door of ``def`` handlers: asking blocks until the answer is there."""
+
+    is_async = False
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any:
+        return convert(self._channel.call(name, arguments))
+
+
+class _AsyncDoor:
+    """The door of ``async def`` handlers: asking returns an awaitable."""
+
+    is_async = True
+
+    def __init__(self, loop: HostLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any:
+        return self._loop.call_host(name, arguments, convert)
+
+
 def make_sync_door(channel: Channel) -> _Door:
-    """Return the door of ``def`` handlers: asking blocks until the answer is there."""
-    return lambda name, arguments, convert: convert(channel.call(name, arguments))
+    """Return the door of ``def`` handlers."""
+    return _SyncDoor(channel)
 
 
 def make_async_door(loop: HostLoop) -> _Door:
-    """Return the door of ``async def`` handlers: asking returns an awaitable."""
-    return loop.call_host
+    """Return the door of ``async def`` handlers."""
+    return _AsyncDoor(loop)
 
 
 def _same(value: Any) -> Any:
@@ -79,10 +106,11 @@ class Request:
 class Response:
     """An answer with its own status and headers, or the answer of an outbound request."""
 
-    def __init__(self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, body: Any = None, status: int = 200, headers: Mapping[str, Any] | None = None) -> None:
         self.body = body
         self.status = status
-        self.headers: dict[str, str] = dict(headers or {})
+        self.headers: dict[str, Any] = dict(headers or {})
+        """Header fields; a list of values sends the field once for each."""
 
 
 class HttpResponse(Response):
@@ -130,6 +158,7 @@ class Transaction:
         self._depth = 0
 
     async def __aenter__(self) -> "Transaction":
+        self._check(asked=True)
         self._depth = await self._door("db.begin", [self._isolation], _same)
         return self
 
@@ -137,11 +166,18 @@ class Transaction:
         await self._door("db.commit" if error is None else "db.rollback", [self._depth], _same)
 
     def __enter__(self) -> "Transaction":
+        self._check(asked=False)
         self._depth = self._door("db.begin", [self._isolation], _same)
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         self._door("db.commit" if error is None else "db.rollback", [self._depth], _same)
+
+    def _check(self, *, asked: bool) -> None:
+        if asked and not self._door.is_async:
+            raise TypeError("in a def handler a transaction is opened with: with ctx.db.transaction()")
+        if self._door.is_async and not asked:
+            raise TypeError("in an async def handler a transaction is opened with: async with ctx.db.transaction()")
 
 
 class Table:
@@ -281,7 +317,9 @@ class Http:
         if json is not None:
             if body is not None:
                 raise ValueError("give json or body, not both")
-            body = json_module.dumps(json, ensure_ascii=False, default=_values.default_for_body)
+            body = json_module.dumps(
+                json, ensure_ascii=False, allow_nan=False, default=_values.default_for_body
+            )
             if not any(key.lower() == "content-type" for key, _ in fields):
                 fields.append(["content-type", "application/json"])
         options: dict[str, Any] = {
@@ -323,6 +361,9 @@ class Http:
         return self.request("DELETE", url, **options)
 
 
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
 class Clock:
     """The function's clock: it moves with the host's answers."""
 
@@ -332,11 +373,16 @@ class Clock:
 
     def now(self) -> datetime.datetime:
         """Return the time as of the last answer of the host, in UTC."""
-        return datetime.datetime.fromtimestamp(self._channel.now_ns / 1e9, datetime.UTC)
+        # In whole numbers: as a float, nanoseconds since 1970 have no exact microseconds.
+        return _EPOCH + datetime.timedelta(microseconds=self._channel.now_ns // 1000)
 
     def fresh(self) -> Awaitable[datetime.datetime]:
         """Ask the host for the time."""
         return self._door("clock.now", [], lambda _answer: self.now())  # type: ignore[no-any-return]
+
+
+MESSAGE_CHARACTERS_MAX = 256 * 1024
+"""What is kept of one log message, and of one of its fields."""
 
 
 class Log:
@@ -347,7 +393,10 @@ class Log:
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
         shown = {_values.printable(key): _loggable(value) for key, value in fields.items()}
-        self._channel.tell("log.write", [level, _values.printable(str(message)), shown])
+        text = str(message)
+        if len(text) > MESSAGE_CHARACTERS_MAX:
+            text = f"{text[:MESSAGE_CHARACTERS_MAX]}... ({len(text) - MESSAGE_CHARACTERS_MAX:,} characters more)"
+        self._channel.tell("log.write", [level, _values.printable(text), shown])
 
     def debug(self, message: str, **fields: Any) -> None:
         """Log at level debug."""
@@ -369,10 +418,14 @@ class Log:
 def _loggable(value: Any) -> Any:
     """Return ``value`` if it can travel, else what Python shows of it: logging never fails a function."""
     try:
-        _values.encode(value)
-    except (TypeError, ValueError):
-        return _values.printable(repr(value))
-    return value
+        if len(_values.encode(value)) <= MESSAGE_CHARACTERS_MAX:
+            return value
+    except (TypeError, ValueError, RecursionError):
+        pass  # It can't travel; it can be shown.
+    try:
+        return _values.printable(repr(value)[:MESSAGE_CHARACTERS_MAX])
+    except Exception as problem:  # a __repr__ of the user's
+        return f"(can't be shown: {type(problem).__name__})"
 
 
 class Secrets:
@@ -411,7 +464,7 @@ class Context:
         """This execution's name: what ``flux why`` takes."""
 
     def response(
-        self, body: Any = None, status: int = 200, headers: Mapping[str, str] | None = None
+        self, body: Any = None, status: int = 200, headers: Mapping[str, Any] | None = None
     ) -> Response:
         """Return an answer with its own status and headers."""
         return Response(body, status, headers)

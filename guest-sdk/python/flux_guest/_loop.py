@@ -5,34 +5,77 @@ one blocks in a single place, `_HostSelector.select`: there it reads one answer
 from the host, and only when nothing is left to run. Timers are host calls as
 well (``clock.sleep``). So the order of everything a function sees is written in
 its record, and running it again with the same answers runs it the same way.
+
+Python leaves some order to the addresses of objects: a set of tasks is iterated by
+their hashes. Tasks and futures of this loop are numbered, and hash by number.
 """
 
 import asyncio
+import inspect
 import math
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
+from flux_guest import _values
 from flux_guest._channel import Channel
 from flux_guest._errors import DeadlockError, make_host_call_error
-from flux_guest._values import from_json
+
+SPINS_MAX = 1000
+"""Rounds in which something could always run. Then the host is heard all the same, or a function
+that yields in a loop until an answer has come (``asyncio.sleep(0)``) would never see it come. It is a
+count and not a time, so that a replay hears the host at the same point."""
+
+
+class HostTask(asyncio.Task[Any]):
+    """A task with a number: its place in the order of creation, which the record gives for each call."""
+
+    def __init__(self, coroutine: Any, *, number: int, **options: Any) -> None:
+        self.number = number  # First: asyncio puts the task into a set on the way.
+        super().__init__(coroutine, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class HostFuture(asyncio.Future[Any]):
+    """A future with a number."""
+
+    def __init__(self, *, number: int, **options: Any) -> None:
+        self.number = number
+        super().__init__(**options)
+
+    def __hash__(self) -> int:
+        return self.number
 
 
 class _HostSelector:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._sleeping_until_ns: int | None = None
+        self._spins = 0
+        self.sleeping: set[int] = set()
+        """Calls in flight that stand for timers."""
+        self.waken: Callable[[], bool] = lambda: False
+        """Fails what waits for nothing, so that something can run; False when there is no such thing."""
 
     def select(self, timeout_s: float | None) -> list[Any]:
-        if timeout_s is not None and timeout_s <= 0:
-            return []  # Something can run: the host is heard when nothing can.
         channel = self._channel
-        if timeout_s is None:
+        if timeout_s is not None and timeout_s <= 0:
+            self._spins += 1
+            if self._spins < SPINS_MAX:
+                return []  # Something can run: the host is heard when nothing can.
             if not channel.waiting:
-                raise DeadlockError("every task waits, and no host call is in flight to wake one")
-        else:
+                channel.waiting[channel.send("clock.now", [])] = lambda _value, _error: None
+        elif timeout_s is not None:
             until_ns = channel.now_ns + math.ceil(timeout_s * 1e9)
             if self._sleeping_until_ns is None or self._sleeping_until_ns > until_ns:
                 self._sleep(until_ns)
+        elif not channel.waiting:
+            if self.waken():
+                return []
+            raise DeadlockError("every task waits, and no host call is in flight to wake one")
+        self._spins = 0
         channel.receive()
         return []
 
@@ -41,10 +84,15 @@ class _HostSelector:
         channel = self._channel
         seq = channel.send("clock.sleep", [(until_ns - channel.now_ns) / 1e9])
 
-        def woken(_value: Any, _error: dict[str, Any] | None) -> None:
+        def woken(_value: Any, error: dict[str, Any] | None) -> None:
+            self.sleeping.discard(seq)
+            if error is None:
+                # The host measures a sleep by another clock than the one it tells; the timer is due.
+                channel.now_ns = max(channel.now_ns, until_ns)
             if self._sleeping_until_ns == until_ns:
                 self._sleeping_until_ns = None
 
+        self.sleeping.add(seq)
         channel.waiting[seq] = woken
 
     def get_map(self) -> dict[Any, Any]:
@@ -54,6 +102,13 @@ class _HostSelector:
         """Nothing is held."""
 
 
+def _refuse(*_arguments: Any, **_options: Any) -> NoReturn:
+    raise PermissionError(
+        "a function has no sockets, processes or signals of its own, so that all it does is on record: "
+        "use ctx.http or ctx.db"
+    )
+
+
 class HostLoop(asyncio.BaseEventLoop):
     """The loop; one an execution."""
 
@@ -61,23 +116,46 @@ class HostLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._channel = channel
         self._selector = _HostSelector(channel)
+        self._selector.waken = self._fail_deadlocked
         self._clock_resolution = 1e-9
+        self._number = 0
         self._task_count = 0
         self.set_task_factory(self._make_task)
+        self.set_exception_handler(self._log_exception)
         channel.task_of = self._current_task
 
-    def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
-        task = asyncio.Task(coroutine, loop=loop, **kwargs)
-        task.flux_number = self._task_count  # type: ignore[attr-defined]
+    def close(self) -> None:
+        channel, sleeping = self._channel, self._selector.sleeping
+        for seq in sorted(sleeping):
+            channel.cancel(seq)  # Timers that nobody waits for any more.
+        while sleeping:
+            channel.receive()
+        channel.task_of = lambda: 0
+        super().close()
+
+    # Tasks and futures
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, awaitable: Any, **options: Any) -> HostTask:
+        # What ctx returns is a future already; people make tasks of it as of any other library's coroutine.
+        coroutine = _wait_for(awaitable) if not inspect.iscoroutine(awaitable) else awaitable
+        number = self._task_count
         self._task_count += 1
-        return task
+        return HostTask(coroutine, number=number, loop=loop, **options)
+
+    def create_future(self) -> HostFuture:
+        self._number += 1
+        return HostFuture(number=self._number, loop=self)
 
     def _current_task(self) -> int:
-        try:
-            task = asyncio.current_task(self)
-        except RuntimeError:
-            return 0
-        return getattr(task, "flux_number", 0)
+        task = asyncio.current_task(self)
+        return task.number if isinstance(task, HostTask) else 0
+
+    def list_tasks(self) -> list[HostTask]:
+        """Return the tasks that are not done, in the order of their creation."""
+        tasks = [task for task in asyncio.all_tasks(self) if isinstance(task, HostTask)]
+        return sorted(tasks, key=lambda task: task.number)
+
+    # What the loop runs on
 
     def time(self) -> float:
         return (self._channel.now_ns - self._channel.started_ns) / 1e9
@@ -98,9 +176,49 @@ class HostLoop(asyncio.BaseEventLoop):
         future = self.create_future()
         try:
             future.set_result(func(*args))
+        except StopIteration as error:  # A future can't hold this one: it would end a generator.
+            future.set_exception(RuntimeError(f"the function raised StopIteration: {error}"))
         except Exception as error:
             future.set_exception(error)
         return future
+
+    create_connection = create_server = create_datagram_endpoint = _refuse
+    create_unix_connection = create_unix_server = _refuse
+    subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _refuse
+    add_reader = add_writer = add_signal_handler = _refuse  # type: ignore[assignment]
+    sock_connect = sock_accept = sock_recv = sock_sendall = sock_sendto = sock_recvfrom = _refuse
+    getaddrinfo = getnameinfo = _refuse
+
+    # What goes wrong outside of any task
+
+    def _fail_deadlocked(self) -> bool:
+        """Raise `DeadlockError` in the first task that waits for something which nothing will ever do.
+
+        There, and not out of the loop: so it has the line of the function's own code that waits, and
+        the function can clean up.
+        """
+        for task in self.list_tasks():
+            waited: Any = task
+            for _ in range(self._task_count):  # As long as a chain can be that does not bite its tail.
+                if isinstance(waited, asyncio.Task):
+                    waited = waited._fut_waiter  # type: ignore[attr-defined]
+            if isinstance(waited, asyncio.Future) and not isinstance(waited, asyncio.Task) and not waited.done():
+                error = DeadlockError("this waits for something that nothing is left to do: no task can run")
+                waited.set_exception(error)
+                return True
+        return False
+
+    def _log_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what asyncio can tell nobody else. Its own message has addresses in it, never the same twice."""
+        error = context.get("exception")
+        text = str(context.get("message", "an exception nobody took"))
+        if isinstance(error, BaseException):
+            text = f"{text}: {type(error).__qualname__}: {error}"
+            place = self._channel.find_place(error)
+            text += f" ({place})" if place else ""
+        self._channel.tell("log.write", ["error", _values.printable(text), {}])
+
+    # Asking the host
 
     def call_host(
         self, name: str, arguments: list[Any], convert: Callable[[Any], Any]
@@ -117,7 +235,7 @@ class HostLoop(asyncio.BaseEventLoop):
                 future.set_exception(make_host_call_error(error, seq))
                 return
             try:
-                future.set_result(convert(from_json(value)))
+                future.set_result(convert(_values.from_json(value)))
             except Exception as problem:
                 future.set_exception(problem)
 
@@ -128,3 +246,49 @@ class HostLoop(asyncio.BaseEventLoop):
         channel.waiting[seq] = deliver
         future.add_done_callback(done)
         return future
+
+    # The end
+
+    def finish(self, *, well: bool) -> None:
+        """End what the function left running, so that nothing is in flight when it answers.
+
+        Tasks are cancelled, as `asyncio.run` does. A call that was made and never awaited is waited for
+        if the function ended well (it was meant to happen), and cancelled otherwise.
+        """
+        left = self.list_tasks()
+        if left and well:
+            names = ", ".join(_describe_task(task) for task in left[:5])
+            text = f"the function returned while {len(left)} of its tasks ran; they are cancelled: {names}"
+            self._channel.tell("log.write", ["warning", text, {}])
+        for task in left:
+            task.cancel()
+        self.run_until_complete(self._end(left))
+        channel, sleeping = self._channel, self._selector.sleeping
+        if not well:
+            for seq in sorted(channel.waiting.keys() - sleeping):
+                channel.cancel(seq)
+        while channel.waiting.keys() - sleeping:
+            channel.receive()
+        self.run_until_complete(_nothing())  # What the last answers woke.
+        self.close()
+
+    async def _end(self, left: list[HostTask]) -> None:
+        for outcome in await asyncio.gather(*left, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self.call_exception_handler({"message": "a cancelled task failed", "exception": outcome})
+        await self.shutdown_asyncgens()
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+async def _nothing() -> None:
+    """One round of the loop."""
+
+
+def _describe_task(task: HostTask) -> str:
+    code = getattr(task.get_coro(), "cr_code", None)
+    if code is None:
+        return "a task"
+    return f"{_values.printable(code.co_qualname)} ({os.path.basename(code.co_filename)}:{code.co_firstlineno})"

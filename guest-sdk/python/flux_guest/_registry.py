@@ -1,6 +1,8 @@
 """``@function`` and ``@middleware``: how a module says what in it can run."""
 
+import dataclasses
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable
@@ -9,7 +11,9 @@ from typing import Any, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-_ROUTE = re.compile(r"[A-Z]+ /\S*\Z")
+_ROUTE = re.compile(r"[A-Z][A-Z0-9_-]* /\S*\Z")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}\Z")
+_ISOLATION = ("read committed", "repeatable read", "serializable")
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,38 @@ class RegistrationError(Exception):
     """A decorator was given something that can't be; the message names file and line."""
 
 
-def _place(handler: Callable[..., Any]) -> tuple[str, int]:
-    code = inspect.unwrap(handler).__code__
+def _place(handler: Any) -> tuple[str, int]:
+    code = getattr(inspect.unwrap(handler), "__code__", None) if callable(handler) else None
+    if code is None:
+        raise RegistrationError(f"@function stands above a def or an async def, not above {handler!r}")
     return code.co_filename, code.co_firstlineno
+
+
+def _find_mistake(registered: Any) -> str:
+    """Return what is wrong with a `Registered` whose fields hold whatever the decorator was given, or nothing."""
+    timeout, retries = registered.timeout, registered.retries
+    if not isinstance(registered.name, str) or not _NAME.match(registered.name):
+        return f"a function's name has letters, digits and _.- in it, not {registered.name!r}"
+    if registered.route is not None and not (isinstance(registered.route, str) and _ROUTE.match(registered.route)):
+        return f"a route is METHOD /path, e.g. 'POST /orders', not {registered.route!r}"
+    if registered.isolation not in (None, *_ISOLATION):
+        return f"there is no isolation level {registered.isolation!r}; there is {', '.join(_ISOLATION)}"
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | str | None):
+        return f"timeout is seconds or text such as '10s', not {timeout!r}"
+    if isinstance(timeout, int | float) and not 0 < timeout < math.inf:
+        return f"timeout is above zero, not {timeout!r}"
+    if type(retries) is not int or retries < 0:
+        return f"retries is a number from 0 on, not {retries!r}"
+    if not isinstance(registered.cron, str | None):
+        return f"cron is text such as '0 3 * * *', not {registered.cron!r}"
+    if not all(isinstance(name, str) for name in registered.middleware or ()):
+        return f"middleware is a list of names, not {registered.middleware!r}"
+    kind = registered.input
+    if kind is not None and not (
+        isinstance(kind, type) and (dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__"))
+    ):
+        return f"input= takes a dataclass or an attrs class, not {kind!r}"
+    return ""
 
 
 def function(
@@ -75,25 +108,13 @@ def function(
 
     def register(handler: Handler) -> Handler:
         file, line = _place(handler)
-        where = f"{os.path.basename(file)}:{line}"
-        label = name or handler.__name__
-        if route is not None and not _ROUTE.match(route):
-            raise RegistrationError(f"{where}: a route is METHOD /path, e.g. 'POST /orders', not {route!r}")
-        if isolation not in (None, "read committed", "repeatable read", "serializable"):
-            raise RegistrationError(f"{where}: there is no isolation level {isolation!r}")
-        if not isinstance(timeout, int | float | str | None) or isinstance(timeout, bool):
-            raise RegistrationError(f"{where}: timeout is seconds or text such as '10s', not {timeout!r}")
-        if label in FUNCTIONS:
-            other = FUNCTIONS[label]
-            raise RegistrationError(
-                f"{where}: a function named {label!r} exists already at "
-                f"{os.path.basename(other.file)}:{other.line}; give one of them name=..."
-            )
-        FUNCTIONS[label] = Registered(
-            name=label,
+        if isinstance(middleware, str):
+            raise RegistrationError(f"{os.path.basename(file)}:{line}: middleware is a list of names, not text")
+        registered = Registered(
+            name=handler.__name__ if name is None else name,
             handler=handler,
             route=route,
-            atomic=atomic,
+            atomic=bool(atomic),
             isolation=isolation,
             timeout=timeout,
             retries=retries,
@@ -102,8 +123,20 @@ def function(
             input=input,
             file=file,
             line=line,
-            is_async=inspect.iscoroutinefunction(handler),
+            # A decorator in between that says what it wraps speaks for that.
+            is_async=inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(inspect.unwrap(handler)),
         )
+        mistake = _find_mistake(registered)
+        other = FUNCTIONS.get(registered.name) if not mistake else None
+        # The same place again: its module failed the first time, and is imported again by another.
+        if other is not None and (other.file, other.line) != (file, line):
+            mistake = (
+                f"a function named {registered.name!r} exists already at "
+                f"{os.path.basename(other.file)}:{other.line}; give one of them name=..."
+            )
+        if mistake:
+            raise RegistrationError(f"{os.path.basename(file)}:{line}: {mistake}")
+        FUNCTIONS[registered.name] = registered
         return handler
 
     return register
@@ -115,5 +148,12 @@ def middleware(handler: Handler) -> Handler:
     It may set ``ctx.user``, raise `HTTPError`, and must return what ``call_next()`` returns
     (``await call_next()`` in ``async def``) or an answer of its own.
     """
+    file, line = _place(handler)
+    other = MIDDLEWARE.get(handler.__name__)
+    if other is not None and _place(other) != (file, line):
+        raise RegistrationError(
+            f"{os.path.basename(file)}:{line}: a middleware named {handler.__name__!r} exists already at "
+            f"{os.path.basename(_place(other)[0])}:{_place(other)[1]}; rename one of them"
+        )
     MIDDLEWARE[handler.__name__] = handler
     return handler

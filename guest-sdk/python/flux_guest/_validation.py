@@ -1,6 +1,7 @@
 """Turning JSON input into the class that ``@function(input=...)`` names."""
 
 import dataclasses
+import functools
 from typing import Any, get_type_hints
 
 import msgspec
@@ -13,8 +14,7 @@ def make_input(kind: Any, value: Any) -> Any:
     if not isinstance(value, dict):
         message = f"expected an object, got {type(value).__name__}"
         raise ValidationError([{"path": "input", "message": message}])
-    names, required = _fields(kind)
-    hints = get_type_hints(kind)
+    names, required, hints = prepare(kind)
     violations = []
     accepted: dict[str, Any] = {}
     for name in names:
@@ -40,6 +40,13 @@ def make_input(kind: Any, value: Any) -> Any:
 def _split(text: str) -> tuple[str, str]:
     message, _, path = text.partition(" - at `$")
     return path.rstrip("`"), message[:1].lower() + message[1:].replace("`", "")
+
+
+@functools.cache
+def prepare(kind: Any) -> tuple[list[str], set[str], dict[str, Any]]:
+    """Return the class's fields, those without a default, and their types. Asked once before workers are forked."""
+    names, required = _fields(kind)
+    return names, required, get_type_hints(kind)
 
 
 def _fields(kind: Any) -> tuple[list[str], set[str]]:

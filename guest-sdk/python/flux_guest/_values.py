@@ -34,8 +34,12 @@ class Interval:
     microseconds: int = 0
 
 
-def to_json(value: Any) -> Any:
-    """Return ``value`` in terms of what JSON has; raise TypeError for what can't travel."""
+DEPTH_MAX = 200
+"""PROTOCOL.md's; the host refuses what is nested deeper."""
+
+
+def to_json(value: Any, depth: int = 0) -> Any:
+    """Return ``value`` in terms of what JSON has; raise TypeError or ValueError for what can't travel."""
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -52,12 +56,16 @@ def to_json(value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"an object's key must be text, not {type(key).__name__}")
-        result = {key: to_json(item) for key, item in value.items()}
+        if depth >= DEPTH_MAX:
+            raise ValueError(f"a value nested more than {DEPTH_MAX} deep can't be passed to the host")
+        result = {str(key): to_json(item, depth + 1) for key, item in value.items()}
         if len(result) == 1 and next(iter(result)).startswith("$"):
             return {"$object": result}
         return result
     if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
+        if depth >= DEPTH_MAX:
+            raise ValueError(f"a value nested more than {DEPTH_MAX} deep can't be passed to the host")
+        return [to_json(item, depth + 1) for item in value]
     if isinstance(value, bytes | bytearray | memoryview):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, Decimal):
@@ -191,7 +199,7 @@ def decode(text: str) -> Any:
 
 
 def default_for_body(value: Any) -> Any:
-    """How a response body shows what JSON lacks: as the text that people expect in an API."""
+    """How a body shows what JSON lacks: as the text that people expect in an API."""
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, Decimal | uuid.UUID):
@@ -200,9 +208,4 @@ def default_for_body(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    raise TypeError(f"a {type(value).__name__} can't be answered as JSON; convert it first")
-
-
-def encode_body(value: Any) -> str:
-    """Return a response body's JSON text; raise TypeError or ValueError for what JSON lacks."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=default_for_body)
+    raise TypeError(f"a {type(value).__name__} can't be written as JSON; convert it first")

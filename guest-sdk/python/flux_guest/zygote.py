@@ -30,8 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flux_guest import _registry, _values, _worker
+from flux_guest import _registry, _report, _validation, _values, _worker
 
+_fork = os.fork  # Functions find it closed.
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 CONTROL = 3
@@ -65,6 +66,14 @@ def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]]
             # A module that others import fails once for each of them, always at the same place.
             place = (failure["file"], failure["line"], failure["type"], failure["message"])
             failures.setdefault(place, failure)
+    for registered in () if failures else _registry.FUNCTIONS.values():
+        if registered.input is not None:
+            try:
+                _validation.prepare(registered.input)
+            except Exception as error:
+                place = (registered.file.removeprefix(f"{project}{os.sep}"), registered.line, "", "")
+                failure = _describe(error, project, place[0])
+                failures[place] = {**failure, "file": place[0], "line": place[1]}
     return list(failures.values())
 
 
@@ -84,7 +93,7 @@ def _describe(error: BaseException, project: Path, module: str) -> dict[str, Any
     shown = {
         "module": module,
         "type": type(error).__qualname__,
-        "message": _worker.message_of(error),
+        "message": _report.message_of(error),
         "file": file.removeprefix(prefix),
         "traceback": "".join(kept.format()).replace(prefix, "")[-TRACEBACK_CHARACTERS_MAX:],
     }
@@ -163,7 +172,7 @@ class Zygote:
                 return True
             zygote = os.getpid()
             try:
-                pid = os.fork()
+                pid = _fork()
             except OSError as error:
                 self._say({"unforked": os.strerror(error.errno or 0)})
                 return True

@@ -1,0 +1,133 @@
+"""What a function returned, as the host wants it: status, headers, body.
+
+Mistakes are found here, where the message can say what stands where, and are
+raised as the function's own.
+"""
+
+import dataclasses
+import enum
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from flux_guest import _values
+from flux_guest._context import HttpResponse, Response
+
+BODY_FREE = (204, 205, 304)
+"""Statuses whose answers have no body (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5)."""
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE_REFUSED = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "proxy-connection", "te", "trailer"}
+    | {"transfer-encoding", "upgrade"}
+)
+"""Header fields that spoke of the connection to another server, and mean nothing on ours."""
+
+
+class AnswerError(Exception):
+    """A function returned what can't be answered; the message says what and where."""
+
+
+def describe_answer(value: Any) -> dict[str, Any]:
+    """Return the answer's status, headers and body; raise `AnswerError`."""
+    status, headers = 200, []
+    if isinstance(value, Response):
+        status, headers, value = value.status, _read_headers(value), value.body
+        if type(status) is not int or not 200 <= status <= 599:
+            raise AnswerError(f"a response has a status from 200 to 599, not {status!r}")
+        if status in BODY_FREE and value is not None and value not in (b"", ""):
+            raise AnswerError(f"a response with status {status} has no body; this one has {_shown(value)}")
+    elif value is None:
+        status = 204
+    if value is None or status in BODY_FREE:
+        return {"status": status, "headers": headers, "body": ""}
+    body: str | bytes
+    if isinstance(value, bytes | bytearray | memoryview):
+        body, content_type = bytes(value), "application/octet-stream"
+    elif isinstance(value, str):
+        body, content_type = str(value), "text/plain; charset=utf-8"
+    else:
+        body, content_type = encode_body(value), "application/json"
+    if isinstance(body, str) and (found := re.search("[\ud800-\udfff]", body)):
+        raise AnswerError(f"the answer has half a character ({found[0]!r}, a lone surrogate), which no UTF-8 has")
+    if not any(name == "content-type" for name, _ in headers):
+        headers.append(["content-type", content_type])
+    return {"status": status, "headers": headers, "body": body}
+
+
+def _read_headers(response: Response) -> list[list[str]]:
+    fields: list[list[str]] = []
+    for name, value in response.headers.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise AnswerError(f"{name!r} is no name of a header field")
+        if isinstance(response, HttpResponse) and name.lower() in _OF_THE_CONNECTION:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            text = str(one)
+            if found := _VALUE_REFUSED.search(text):
+                raise AnswerError(f"the header field {name} can't hold {found[0]!r}")
+            fields.append([name.lower(), text.strip(" \t")])
+    return fields
+
+
+def encode_body(value: Any) -> str:
+    """Return JSON text for an answer's body; raise `AnswerError` that names the place which JSON has no form for."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_default)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise AnswerError(f"the answer can't be JSON: {_find_trouble(value) or error}") from error
+
+
+def _default(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    fields = getattr(type(value), "__attrs_attrs__", None)
+    if fields is not None:
+        return {field.name: getattr(value, field.name) for field in fields}
+    if isinstance(value, enum.Enum):
+        return value.value
+    return _values.default_for_body(value)
+
+
+def _find_trouble(value: Any) -> str:
+    """Return which part of ``value`` JSON has no form for, and where it stands, or nothing."""
+    above: set[int] = set()
+
+    def look(item: Any, path: str) -> str:
+        if isinstance(item, float):
+            return "" if math.isfinite(item) else f"{path} is {item}"
+        if item is None or isinstance(item, str | int):
+            return ""
+        if id(item) in above:
+            return f"{path} contains itself"
+        if len(above) > 500:
+            return f"{path[:60]}... is nested too deeply"
+        above.add(id(item))
+        found = ""
+        if isinstance(item, Mapping) and isinstance(item, dict):
+            for key, inner in item.items():
+                if key is not None and not isinstance(key, str | int | float):
+                    found = f"{path} has a key of type {type(key).__name__}; keys are text"
+                else:
+                    found = look(inner, f"{path}.{key}")
+                if found:
+                    break
+        elif isinstance(item, list | tuple):
+            for index, inner in enumerate(item):
+                if found := look(inner, f"{path}[{index}]"):
+                    break
+        else:
+            try:
+                found = look(_default(item), path)
+            except TypeError:
+                found = f"{path} is a {type(item).__name__}"
+        above.discard(id(item))
+        return found
+
+    return look(value, "$")
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"
