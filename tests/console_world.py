@@ -203,9 +203,10 @@ async def open_world(database: Database, *, heartbeat_s: float = 10.0) -> AsyncI
     pool = database.pool()
     async with pool.acquire() as connection:
         await ensure_guest(connection, "main", "public", "")
-        await connection.execute(QUERIES.add_supervisor, hashlib.sha256(SUPERVISOR_TOKEN).digest(), "test")
+        if not await connection.fetch_value("select count(*) from flux.supervisor"):
+            await connection.execute(QUERIES.add_supervisor, hashlib.sha256(SUPERVISOR_TOKEN).digest(), "test")
     database.psql(
-        "create table users (id int primary key, email text unique, plan text);"
+        "create table if not exists users (id int primary key, email text unique, plan text);"
         "grant all on users to flux_guest_main"
     )
     live, host = Live(), WorldHost()

@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import attrs
 import pytest
@@ -28,12 +28,34 @@ from tests.console_world import (
     raised,
     read,
 )
-from tests.postgres_server import running_postgres
+from tests.postgres_server import PostgresServer, running_postgres
 
 
 @pytest.fixture
 async def world(database: Database) -> AsyncIterator[World]:
     async with open_world(database) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_database(
+    postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
+) -> Database:
+    """One database for the tests that ask and leave nothing behind: making one takes a while."""
+    database = make_database(postgres18)
+    trio.run(_add_one, database)
+    return database
+
+
+async def _add_one(database: Database) -> None:
+    async with open_world(database) as opened:
+        await opened.add(make_execution())
+
+
+@pytest.fixture
+async def asked(shared_database: Database) -> AsyncIterator[World]:
+    """A console that is only asked, over a database with one execution."""
+    async with open_world(shared_database) as opened:
         yield opened
 
 
@@ -174,10 +196,9 @@ async def test_large_bodies_come_back_whole(world: World) -> None:
     ],
 )
 async def test_a_question_that_means_nothing_is_refused_and_says_why(
-    world: World, path: str, code: str, word: str
+    asked: World, path: str, code: str, word: str
 ) -> None:
-    await world.add(make_execution())
-    status, found, text = await world.refused(path)
+    status, found, text = await asked.refused(path)
     assert 400 <= status < 500
     assert found == code
     assert word in text
@@ -191,8 +212,8 @@ async def test_a_question_that_means_nothing_is_refused_and_says_why(
         ("executions", "DELETE", 405), ("/_flux/health", "POST", 405),
     ],
 )  # fmt: skip
-async def test_an_unknown_path_is_404_and_a_wrong_method_405(world: World, path: str, method: str, status: int) -> None:
-    response = await world.ask(path, method=method)
+async def test_an_unknown_path_is_404_and_a_wrong_method_405(asked: World, path: str, method: str, status: int) -> None:
+    response = await asked.ask(path, method=method)
     assert response.status == status
     assert (status == 405) == ("allow" in dict(response.headers))
 
@@ -227,9 +248,9 @@ async def test_an_unknown_path_is_404_and_a_wrong_method_405(world: World, path:
     ],
 )
 async def test_only_who_has_the_token_and_comes_from_here_may_ask(
-    world: World, headers: dict[str, str], token: str | None, status: int
+    asked: World, headers: dict[str, str], token: str | None, status: int
 ) -> None:
-    response = await world.ask("functions", headers=headers, token=token)
+    response = await asked.ask("functions", headers=headers, token=token)
     assert response.status == status
     if status != 200:
         problem = read(response)
@@ -237,20 +258,20 @@ async def test_only_who_has_the_token_and_comes_from_here_may_ask(
         assert TOKEN not in json.dumps(problem)
 
 
-async def test_a_form_of_another_site_can_not_invoke(world: World) -> None:
+async def test_a_form_of_another_site_can_not_invoke(asked: World) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
-        response = await world.ask(
+        response = await asked.ask(
             "invoke/create_user", method="POST", body=b'{"data":1}', headers={"content-type": kind}
         )
         assert response.status == 415
-    assert world.host.invoked == []
+    assert asked.host.invoked == []
 
 
 # --- functions -------------------------------------------------------------------------------------
 
 
-async def test_functions_are_listed(world: World) -> None:
-    document = await world.get("functions")
+async def test_functions_are_listed(asked: World) -> None:
+    document = await asked.get("functions")
     assert document["schema"] == "flux.functions/1"
     assert document["functions"][0] == {
         "name": "create_user", "route": "POST /signup", "runtime": "python", "grants": ["db", "http:api.stripe.com"],
@@ -258,39 +279,39 @@ async def test_functions_are_listed(world: World) -> None:
     }  # fmt: skip
 
 
-async def test_an_invoke_gives_the_input_as_it_was_written(world: World) -> None:
+async def test_an_invoke_gives_the_input_as_it_was_written(asked: World) -> None:
     body = b'{"data": {"price": 1.10, "n": 12345678901234567890123}}'
-    response = await world.ask("invoke/create_user", method="POST", body=body)
+    response = await asked.ask("invoke/create_user", method="POST", body=body)
     assert response.status == 200
     assert isinstance(response.body, bytes)
-    assert world.host.invoked == [("create_user", b'{"price": 1.10, "n": 12345678901234567890123}')]
+    assert asked.host.invoked == [("create_user", b'{"price": 1.10, "n": 12345678901234567890123}')]
     assert b'{"price": 1.10, "n": 12345678901234567890123}' in response.body
     document = read(response)
     assert (document["schema"], document["status"], document["body_format"]) == ("flux.invoke/1", 201, "json")
     assert document["execution"]["trigger"] == "invoke"
 
 
-async def test_an_invoke_without_data_gives_null(world: World) -> None:
-    await world.ask("invoke/nightly", method="POST", body=b"{}")
-    assert world.host.invoked == [("nightly", b"null")]
+async def test_an_invoke_without_data_gives_null(asked: World) -> None:
+    await asked.ask("invoke/nightly", method="POST", body=b"{}")
+    assert asked.host.invoked == [("nightly", b"null")]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"dat": 1}', b'{"data": "\\ud800"}', b"\xff", b"[" * 99999])
-async def test_an_invoke_with_a_bad_body_runs_nothing(world: World, body: bytes) -> None:
-    response = await world.ask("invoke/create_user", method="POST", body=body)
+async def test_an_invoke_with_a_bad_body_runs_nothing(asked: World, body: bytes) -> None:
+    response = await asked.ask("invoke/create_user", method="POST", body=body)
     assert (response.status, read(response)["code"]) == (400, "FLX621")
-    assert world.host.invoked == []
+    assert asked.host.invoked == []
 
 
-async def test_an_unknown_function_is_404_and_the_known_are_named(world: World) -> None:
-    response = await world.ask("invoke/creat_user", method="POST", body=b"{}")
+async def test_an_unknown_function_is_404_and_the_known_are_named(asked: World) -> None:
+    response = await asked.ask("invoke/creat_user", method="POST", body=b"{}")
     problem = read(response)
     assert (response.status, problem["code"], problem["exit"]) == (404, "FLX113", 3)
     assert "create_user" in problem["detail"]
 
 
-async def test_checks_begin_with_the_database(world: World) -> None:
-    first, second = (await world.get("checks"))["checks"]
+async def test_checks_begin_with_the_database(asked: World) -> None:
+    first, second = (await asked.get("checks"))["checks"]
     assert (first["name"], first["ok"]) == ("database", True)
     assert first["detail"].startswith("PostgreSQL 18")
     assert second["name"] == "isolation"
@@ -414,7 +435,7 @@ async def test_five_hundred_executions_are_each_shown_once_while_they_are_being_
         await writer.flush()
         nursery.start_soon(tail)
         with trio.fail_after(30):
-            while len(tails) < 11 or any(len(shown) < 500 for shown in tails):
+            while len(tails) < 11 or any(len(shown) < 500 for shown in tails):  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.02)
         world.live.close()
         await trio.sleep(0.1)
@@ -507,7 +528,7 @@ async def test_a_database_that_is_down_is_503_and_never_an_empty_answer() -> Non
             await world.add(make_execution(raised()))
             os.kill(server.pid, signal.SIGINT)
             with trio.fail_after(30):
-                while (await world.ask("executions")).status == 200:
+                while (await world.ask("executions")).status == 200:  # noqa: ASYNC110 - another process ends
                     await trio.sleep(0.05)
             for path in (
                 "executions", "executions/@-1", "executions/@-1/why", "errors", "tail?since=1h", "tail?follow=0",
@@ -531,17 +552,17 @@ async def test_a_database_that_hangs_is_503_as_well(world: World, monkeypatch: p
 # --- for machines ----------------------------------------------------------------------------------
 
 
-async def test_health_needs_no_token_and_says_when_it_is_not_ready(world: World) -> None:
-    assert (await world.ask("/_flux/health", token=None, headers={"host": "10.0.0.7"})).status == 200
-    world.host.is_ready = False
-    assert (await world.ask("/_flux/health", token=None)).status == 503
+async def test_health_needs_no_token_and_says_when_it_is_not_ready(asked: World) -> None:
+    assert (await asked.ask("/_flux/health", token=None, headers={"host": "10.0.0.7"})).status == 200
+    asked.host.is_ready = False
+    assert (await asked.ask("/_flux/health", token=None)).status == 503
 
 
-async def test_metrics_are_prometheus_text(world: World) -> None:
-    world.live.publish(summary_of_execution(make_execution()), stored=True)
-    world.live.publish(summary_of_execution(make_execution(raised())), stored=False)
-    subscription = world.live.subscribe(lambda _published: ())
-    response = await world.ask("/_flux/metrics", token=None)
+async def test_metrics_are_prometheus_text(asked: World) -> None:
+    asked.live.publish(summary_of_execution(make_execution()), stored=True)
+    asked.live.publish(summary_of_execution(make_execution(raised())), stored=False)
+    subscription = asked.live.subscribe(lambda _published: ())
+    response = await asked.ask("/_flux/metrics", token=None)
     assert isinstance(response.body, bytes)
     lines = response.body.decode().splitlines()
     for line in (
@@ -554,12 +575,12 @@ async def test_metrics_are_prometheus_text(world: World) -> None:
     subscription.close()
 
 
-async def test_metrics_from_elsewhere_need_the_token(world: World) -> None:
+async def test_metrics_from_elsewhere_need_the_token(asked: World) -> None:
     for headers, peer in (({}, "10.0.0.7:1"), ({"x-forwarded-for": "10.0.0.7"}, "127.0.0.1:1")):
         request = make_request("/_flux/metrics", token=None, headers=headers, peer=peer)
-        assert (await world.console.handle(request)).status == 401
+        assert (await asked.console.handle(request)).status == 401
         request = make_request("/_flux/metrics", headers=headers, peer=peer)
-        assert (await world.console.handle(request)).status == 200
+        assert (await asked.console.handle(request)).status == 200
 
 
 async def test_an_explanation_of_a_failed_call_reaches_the_reader(world: World) -> None:
