@@ -141,7 +141,7 @@ def error_answer(case: Case) -> Iterator[Fact]:
     if isinstance(request.body, str) and request.body.strip():
         said = message_of_body(request.body.encode("utf-8", "replace"))
         yield Fact(RECORDED, "error-answer", f"its body says: {clean(said)}", seq)
-    if (key := case.find_key()) is not None and _lacks(request.body, key):
+    if (key := case.find_name()) is not None and _lacks(request.body, key):
         yield Fact(RECORDED, "answer-lacks", f'its body has no "{clean(key, 60)}"', seq)
     if not case.source.startswith("raise"):
         yield Fact(INFERRED, "error-answer", "the function read that answer as if it were a good one", seq)
@@ -154,7 +154,7 @@ def _lacks(body: object, key: str) -> bool:
 
 def answer_lacks(case: Case) -> Iterator[Fact]:
     """A KeyError about a name that the last answer, or the last rows, do not have."""
-    key = case.find_key()
+    key = case.find_name()
     if case.raised is not None and case.raised.type == "AttributeError":
         found = re.match(r"the row has no column '([^']*)'", case.raised.message)
         key = found[1] if found else None

@@ -93,6 +93,15 @@ class Case:
             return ""
         return f" at {place(position)}"
 
+    def find_name(self) -> str | None:
+        """Return the name that the failing line asked for in vain, or None.
+
+        A KeyError's key is such a name when the line has it in so many words: in ``PRICES[user["plan"]]``
+        the key that is missing is a value, and no answer was to have it.
+        """
+        key = self.find_key()
+        return key if key is not None and (not self.source or key in self.source) else None
+
     def find_key(self) -> str | None:
         """Return the key that a KeyError was about when it is a text, or None."""
         if self.raised is None or self.raised.type != "KeyError":

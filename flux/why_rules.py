@@ -96,10 +96,12 @@ def limit(case: Case) -> Iterator[Fact]:
         yield Fact(RECORDED, "limit", clean(outcome.detail))
     if outcome.limit == "host_calls":
         yield from _most_asked(case)
-    elif outcome.limit == "response":
-        return
-    else:
+    elif outcome.limit != "response" and (find_in_flight(case.execution) or not _has_place(case)):
         yield from _where_it_was(case)
+
+
+def _has_place(case: Case) -> bool:
+    return case.failure is not None and case.failure.location is not None
 
 
 def memory_error(case: Case) -> Iterator[Fact]:
@@ -263,7 +265,7 @@ def _names_meant(case: Case) -> set[str]:
     """Fields that the failing line asks of the input, or the failure names, or that became null in a row."""
     names = {name for pair in _INPUT_NAMES.findall(case.source) for name in pair if name}
     names |= {column for mutation in case.execution.mutations for column, _ in list_nulled(mutation)}
-    if (key := case.find_key()) is not None and "input" in case.source:
+    if (key := case.find_name()) is not None and "input" in case.source:
         names.add(key)
     if case.kind == Kind.NOT_NULL_VIOLATION and case.error is not None:
         column = calls.read_details(case.error).get("column")
@@ -304,11 +306,14 @@ def value_met(case: Case) -> Iterator[Fact]:
     for name in found[:3]:
         yield Fact(RECORDED, "value-met", f"input.{clean(name, 60)} is {show(key)}")
     told = 0
-    # A null that the call itself wrote and returned has been told: see `null_written`.
+    # A null that the call itself wrote and returned has been told, and so has a value whose writer is known:
+    # see `null_written` and `value_read`.
     nulled = {mutation.call for mutation in case.execution.mutations if any(list_nulled(mutation))}
+    written = {writer.call for writer in _list_writers(case) if _is_meant(case, writer)}
     for call in case.execution.calls:
         statement = calls.read_statement(call)
-        if statement is None or told == 3 or (key is None and call.request.seq in nulled):
+        seq = call.request.seq
+        if statement is None or told == 3 or seq in written or (key is None and seq in nulled):
             continue
         met = {
             column
@@ -320,24 +325,29 @@ def value_met(case: Case) -> Iterator[Fact]:
             told += 1
             names = ", ".join(clean(column, 60) for column in sorted(met)[:3])
             text = f"{name_call(call)} returned {names} = {show(key)}{case.elsewhere(call)}"
-            yield Fact(RECORDED, "value-met", text, call.request.seq)
+            yield Fact(RECORDED, "value-met", text, seq)
 
 
 def value_read(case: Case) -> Iterator[Fact]:
     """Values read here that another execution wrote, those that the failure speaks of first."""
     if case.failure is None or case.failure.is_answer:
         return
-    read = {(item.call, item.schema, item.table) for item in case.execution.reads}
-    writers = [
-        writer
-        for writer in case.evidence.row_writers
-        if (writer.call, writer.schema, writer.table) in read and writer.execution != case.execution.name
-    ]
+    writers = _list_writers(case)
     meant = [writer for writer in writers if _is_meant(case, writer)]
     for writer in (meant or writers)[:3]:
         yield Fact(RECORDED, "value-read", _read_words(case, writer), writer.call)
     if (more := len(writers) - min(3, len(meant or writers))) > 0:
         yield Fact(RECORDED, "value-read", f"who wrote {plural(more, 'more value')} read here is known, too")
+
+
+def _list_writers(case: Case) -> list[RowWriter]:
+    """Return the writers of rows that the record says were read."""
+    read = {(item.call, item.schema, item.table) for item in case.execution.reads}
+    return [
+        writer
+        for writer in case.evidence.row_writers
+        if (writer.call, writer.schema, writer.table) in read and writer.execution != case.execution.name
+    ]
 
 
 def _is_meant(case: Case, writer: RowWriter) -> bool:
@@ -443,7 +453,7 @@ ENDINGS: tuple[Rule, ...] = (
 )  # fmt: skip
 """How it ended; they come first."""
 
-VALUES: tuple[Rule, ...] = (null_written, input_absent, value_met, value_read)
+VALUES: tuple[Rule, ...] = (null_written, input_absent, value_read, value_met)
 """What values had to do with it."""
 
 SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, changes, completeness)

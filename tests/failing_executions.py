@@ -237,7 +237,6 @@ FAILING: tuple[Told, ...] = (
         ),
         "unhandled_exception", 27, None, "KeyError functions/signup.py:amount <text>",
         (
-            ("● value-met", 'call 1 (SELECT users) returned plan = "gift" at functions/signup.py:20'),
             ("● value-read", 'call 1 read users[42].plan = "gift", written by q81x0000 (set_plan on b71d04a) at '
                              '2025-11-24 14:22:19 UTC; it was "free" before'),
         ),
@@ -246,6 +245,19 @@ FAILING: tuple[Told, ...] = (
             RowWriter(1, "shop", "users", '{"id":42}', "plan", '"gift"', '"free"', "q81x0000", "set_plan",
                       BEFORE_SHA, STARTED_NS - 86_400_000 * MS),
         )},
+    ),
+    Told(
+        "an exception about a value of which nobody knows who wrote it, and that the input has as well",
+        execution(
+            raised("KeyError", "'gift'", frame(27, 'return PRICES[user["plan"]]', "amount")),
+            query(1, "select * from users where id = $1", [42], ["id", "plan"], [[42, "gift"]], position=at(20)),
+            body=b'{"wish":"gift"}',
+        ),
+        "unhandled_exception", 27,
+        facts=(
+            ("● value-met", 'input.wish is "gift"'),
+            ("● value-met", 'call 1 (SELECT users) returned plan = "gift" at functions/signup.py:20'),
+        ),
     ),
     Told(
         "a value that was written past Flux",

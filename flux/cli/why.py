@@ -120,7 +120,7 @@ def _fact(fact: Record, places: dict[int, str], width: int) -> list[Line]:
     start: list[Piece | str] = ["  ", Piece(mark, MARKS.get(mark, "")), " "]
     if rest:
         result: list[Line] = [[*start, first], *[["    " + line] for line in rest]]
-        if note.text:
+        if note.text and note.text not in text:
             result.append([" " * max(4, width - line_cells([note])), note])
         return result
     return spread([*start, first], [note] if note.text and note.text not in text else [], width)

@@ -183,6 +183,21 @@ def test_values_that_the_failure_speaks_of_come_first_and_the_others_are_counted
     assert texts[1] == "who wrote 4 more values read here is known, too"
 
 
+def test_a_value_that_is_no_name_is_not_missed_in_an_answer() -> None:
+    record = execution(
+        raised("KeyError", "'gift'", frame(4, 'PRICES[input["plan"]]')),
+        query(1, "select id from users", [], ["id"], [[1]], position=at(3)), body=b'{"plan":"gift"}',
+    )  # fmt: skip
+    facts = why.explain(Evidence(record)).facts
+    assert not any("gift" in fact.text and "no " in fact.text for fact in facts)
+    assert has(facts, "● value-met", 'input.plan is "gift"')
+
+
+def test_where_a_memory_error_has_a_line_no_other_is_named() -> None:
+    facts = why.explain(told_of("the memory limit, met by the interpreter").whole).facts
+    assert not any(fact.rule == "last-known" for fact in facts)
+
+
 # --- hostile records -------------------------------------------------------------------------------
 
 HOSTILE = ("'; rm -rf ~ #", "$(reboot)", "`id`", "\x1b[2J", "a\nb", "\u202eevil", "--help", "x" * 500, "", "\x00")
