@@ -29,6 +29,7 @@ from tests.conftest import Database
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 COMMAND_S_MAX = 60.0
+REQUEST_S_MAX = 60.0
 
 
 def write_project(
@@ -84,10 +85,10 @@ class DevServer:
     """Reads its stderr until it ends."""
 
     def request(
-        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, *, timeout_s: float = 60
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send one request on a connection of its own; a body that is not bytes is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_S_MAX)
         fields = dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
@@ -234,7 +235,8 @@ class CountingStub:
                 if word == "status":
                     status, content = int(rest[0]), b'{"error": "as asked"}'
                 elif word == "bytes":
-                    content, kind = (bytes(range(256)) * (int(rest[0]) // 256 + 1))[: int(rest[0])], "application/octet-stream"
+                    size, kind = int(rest[0]), "application/octet-stream"
+                    content = (bytes(range(256)) * (size // 256 + 1))[:size]
                 elif word == "slow":
                     time.sleep(int(rest[0]) / 1000)
                 self.send_response(status)

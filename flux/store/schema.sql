@@ -100,6 +100,8 @@ create index execution_name on flux.execution (name text_pattern_ops);
 create index execution_function on flux.execution (function, id) include (sha);
 -- Who wrote this row. Partial: executions that only read have no xid.
 create index execution_xid on flux.execution (xid) where xid is not null;
+-- What an execution caused. Partial: most were caused by nobody.
+create index execution_parent on flux.execution (parent, id) where parent is not null;
 -- The same failure elsewhere, and how often by sha. Partial: successes pay nothing.
 create index execution_signature on flux.execution (signature, id) include (sha) where signature is not null;
 -- The latest failures, and who else lost a host. One index for both questions, since both are rare and by time.

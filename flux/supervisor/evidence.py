@@ -37,6 +37,7 @@ from flux.store.reading import (
     count_signature,
     find_previous_deployment,
     find_row_writer,
+    list_children,
     list_host_failures,
     list_peers,
     list_row_history,
@@ -52,6 +53,7 @@ PEERS_LOOKED_AT = 40
 AROUND = timedelta(minutes=5)
 """Who else lost a host, before and after."""
 HOSTS_MAX = 3
+CHILDREN_LOOKED_AT = 10
 HOST_FAILURES_MAX = 100
 ROWS_MAX = 5
 """The histories of so many rows are looked up, those read last first."""
@@ -108,6 +110,7 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         start("peers", "passing executions to compare with", lambda: _peers(pool, summary, execution), ())
         if not failure.is_answer:
             start("counts", "the counts", lambda: _counts(pool, execution, failure), (None, None))
+            start("retried_as", "whether the request was tried again", lambda: _retried_as(pool, execution, failure), None)
             start("host_failures", "who else lost the host", lambda: _host_failures(pool, execution), ())
             start("first_writers", "who wrote the row that was there first",
                   lambda: _first_writers(pool, execution, failure), ())
@@ -124,8 +127,20 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         host_failures=found.get("host_failures", ()),
         peers=found["peers"],
         row_writers=tuple(writer for each in writers for writer in each),
+        retried_as=found.get("retried_as"),
         unavailable=tuple(sorted(lookups.unavailable)),
     )
+
+
+async def _retried_as(pool: Pool, execution: Execution, failure: Failure) -> str | None:
+    """The next attempt at the same request, when the database gave this one up for another's sake."""
+    if failure.kind not in (Kind.SERIALIZATION_FAILURE, Kind.DEADLOCK):
+        await trio.lowlevel.checkpoint()
+        return None
+    for child in await list_children(pool, execution.id, CHILDREN_LOOKED_AT):
+        if child.function == execution.function and child.attempt == execution.attempt + 1:
+            return child.name
+    return None
 
 
 # --- others ----------------------------------------------------------------------------------------
