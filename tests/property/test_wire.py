@@ -83,7 +83,7 @@ def test_a_guest_that_keeps_the_rules_is_heard_however_it_is_cut(raw: bytes, pos
             assert json.loads(event.request.arguments) == json.loads(line)[2]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(
     st.one_of(
         NEARLY,
