@@ -267,9 +267,11 @@ where signature is not null and id >= flux.uuid_floor($1::timestamptz - interval
 group by signature order by count desc, last desc limit $2;
 
 -- name: count_signature_by_sha
--- How often this failure happened on each commit, since an instant, among at most $3 of them.
+-- How often this failure happened on each commit, since an instant, among at most $3 of them; in one function where
+-- one is given, since code that several functions share fails in each.
 select sha, pg_catalog.count(*) as count, (pg_catalog.min(id::text))::uuid as first_id, (pg_catalog.max(id::text))::uuid as last_id
-from (select sha, id from flux.execution where signature = $1 and id >= flux.uuid_floor($2) order by id desc limit $3) s
+from (select sha, id from flux.execution where signature = $1 and id >= flux.uuid_floor($2) and ($4::text is null or function = $4::text)
+      order by id desc limit $3) s
 group by sha order by last_id desc;
 
 -- name: count_function_by_sha

@@ -270,22 +270,26 @@ async def list_error_groups(pool: Pool, since: datetime | None, limit: int) -> l
 
 
 async def count_signature(
-    pool: Pool, signature: str, since: datetime | None = None, limit: int = COUNTED_MAX
+    pool: Pool,
+    signature: str,
+    since: datetime | None = None,
+    limit: int = COUNTED_MAX,
+    *,
+    function: str | None = None,
 ) -> list[ShaCount]:
-    """Return how often this failure happened on each commit, the latest commit first."""
-    return await _count(pool, QUERIES.count_signature_by_sha, signature, since, limit)
+    """Return how often this failure happened on each commit, the latest commit first; in one function or all."""
+    async with pool.acquire() as connection:
+        query = QUERIES.count_signature_by_sha
+        rows = await connection.fetch(query, signature, since or BEGINNING, limit, function)
+    return [ShaCount(*row) for row in rows]
 
 
 async def count_function(
     pool: Pool, function: str, since: datetime | None = None, limit: int = COUNTED_MAX
 ) -> list[ShaCount]:
     """Return how often this function ran on each commit, the latest commit first."""
-    return await _count(pool, QUERIES.count_function_by_sha, function, since, limit)
-
-
-async def _count(pool: Pool, query: str, what: str, since: datetime | None, limit: int) -> list[ShaCount]:
     async with pool.acquire() as connection:
-        rows = await connection.fetch(query, what, since or BEGINNING, limit)
+        rows = await connection.fetch(QUERIES.count_function_by_sha, function, since or BEGINNING, limit)
     return [ShaCount(*row) for row in rows]
 
 

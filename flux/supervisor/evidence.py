@@ -170,7 +170,9 @@ async def _counts(pool: Pool, execution: Execution, failure: Failure) -> tuple[C
     if execution.id < first_id:
         raise _NotToldError(f"{COUNTED_MAX:,} executions of the function came after it")
     since = _EPOCH + timedelta(milliseconds=ids.get_unix_ms(first_id))
-    failures = await count_signature(pool, failure.signature, since, COUNTED_MAX)
+    failures = await count_signature(
+        pool, failure.signature, since, COUNTED_MAX, function=execution.function
+    )
     previous = await find_previous_deployment(pool, execution.deployment)
     before = previous.sha if previous is not None else _sha_before(totals, execution.sha)
     return _count(execution.sha, totals, failures), _count(before, totals, failures)
