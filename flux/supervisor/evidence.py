@@ -109,8 +109,9 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
 
         start("peers", "passing executions to compare with", lambda: _peers(pool, summary, execution), ())
         if not failure.is_answer:
-            start("counts", "the counts", lambda: _counts(pool, execution, failure), (None, None))
-            start("retried_as", "whether the request was tried again", lambda: _retried_as(pool, execution, failure), None)
+            start("counts", "the counts", partial(_counts, pool, execution, failure, lookups), (None, None))
+            start("retried_as", "whether the request was tried again",
+                  lambda: _retried_as(pool, execution, failure), None)
             start("host_failures", "who else lost the host", lambda: _host_failures(pool, execution), ())
             start("first_writers", "who wrote the row that was there first",
                   lambda: _first_writers(pool, execution, failure), ())
@@ -162,13 +163,18 @@ async def _host_failures(pool: Pool, execution: Execution) -> tuple[OtherFailure
     return tuple(sorted(others.values(), key=lambda other: other.started_at_ns))
 
 
-async def _counts(pool: Pool, execution: Execution, failure: Failure) -> tuple[Count | None, Count | None]:
+async def _counts(
+    pool: Pool, execution: Execution, failure: Failure, lookups: _Lookups
+) -> tuple[Count | None, Count | None]:
     assert failure.signature is not None
     totals = await count_function(pool, execution.function, None, COUNTED_MAX)
     # Both are counted over the same time, or there could be more failures than executions.
     first_id = min((each.first_id for each in totals), default=execution.id)
     if execution.id < first_id:
         raise _NotToldError(f"{COUNTED_MAX:,} executions of the function came after it")
+    if sum(each.count for each in totals) >= COUNTED_MAX:
+        # "1 of 20,000" would be read as all there were.
+        lookups.unavailable.append(f"counts beyond the function's latest {COUNTED_MAX:,} executions")
     since = _EPOCH + timedelta(milliseconds=ids.get_unix_ms(first_id))
     failures = await count_signature(
         pool, failure.signature, since, COUNTED_MAX, function=execution.function

@@ -1,5 +1,7 @@
 """What is looked up around a failure, over real records, real row histories and real snapshots."""
 
+import datetime
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 
@@ -95,6 +97,15 @@ async def test_what_is_too_old_to_be_counted_is_said_to_be(world: World, monkeyp
     assert evidence.unavailable == ("the counts: 3 executions of the function came after it",)
 
 
+async def test_counts_of_a_part_are_said_to_be_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux.supervisor.evidence.COUNTED_MAX", 3)
+    failed = make_execution(raised(), at_s=4)
+    await world.add(failed, *(make_execution(raised(), at_s=n) for n in range(4)))
+    evidence = await look_up(world, failed)
+    assert evidence.count == Count("3f9c1e2d", 3, 3)
+    assert evidence.unavailable == ("counts beyond the function's latest 3 executions",)
+
+
 async def test_peers_are_those_that_passed_on_the_same_code_the_nearest_first(world: World) -> None:
     near, far = make_execution(at_s=5), make_execution(at_s=1)
     failed = make_execution(raised(), at_s=9)
@@ -128,6 +139,15 @@ async def test_who_else_lost_the_host_within_five_minutes(world: World) -> None:
     assert [other.name for other in evidence.host_failures] == [before.name, after.name]
     assert evidence.host_failures[0].started_at_ns == before.started_at_ns
     assert evidence.host_failures[0].function == "create_user"
+
+
+async def test_the_next_attempt_at_the_same_request_is_named(world: World) -> None:
+    error = HostCallError("DatabaseError", "could not serialize access", "40001")
+    outcome = attrs.evolve(raised("DatabaseError", "could not serialize access"), call=1)
+    given_up = make_execution(outcome, calls=(make_call(1, "db.execute", ["update", []], error=error),))
+    again = make_execution(at_s=1, attempt=2, parent=given_up.id)
+    await world.add(given_up, make_execution(at_s=1, parent=given_up.id, function="nightly"), again)
+    assert (await look_up(world, given_up)).retried_as == again.name
 
 
 # --- rows ------------------------------------------------------------------------------------------
@@ -204,7 +224,7 @@ async def test_what_the_execution_wrote_itself_before_is_not_looked_up(world: Wo
         ("text", "'a, id=7 \"b\"'", 'a, id=7 "b"'),
         ("bytea", "'\\xff00'", b"\xff\x00"),
         ("bigint", "9007199254740993", 9007199254740993),
-        ("date", "'2026-01-02'", __import__("datetime").date(2026, 1, 2)),
+        ("date", "'2026-01-02'", datetime.date(2026, 1, 2)),
         ("boolean", "true", True),
     ],
 )
@@ -236,8 +256,6 @@ def colliding(detail: str, constraint: str) -> Execution:
     )  # fmt: skip
     call = make_call(3, "db.execute", ["insert into users ...", []], error=error)
     outcome = attrs.evolve(raised("DatabaseError", "duplicate key"), call=3)
-    import time
-
     at_s = time.time() - 1_764_079_339.504
     return make_execution(outcome, at_s=at_s, elapsed_ns=60_000_000_000, calls=(call,))
 
