@@ -5,19 +5,21 @@ what a process had told its journal when it knows how many events that were.
 `Model` is the plain account of such a list: what recovery should find. It keeps
 the nouns themselves and owes nothing to the journal's own code.
 
-As a program: reads ``FOLDER SEED SEGMENT_BYTES_MAX`` lines, forks a child for each and says
-its process id; the child opens a journal and writes a dot for each event that the journal
-has taken, until it is killed. Then the program writes the end of the line.
+As a program (``Forks("tests.journal_program")``) it takes ``FOLDER SEED SEGMENT_BYTES_MAX`` lines. The
+child opens a journal and writes a dot for each event that the journal has taken, until it is killed.
 """
 
+import contextlib
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -31,7 +33,7 @@ from flux.supervisor.left_behind import LeftBehind
 START_NS = 1_760_000_000_000_000_000
 
 
-def make_execution(seed: int, **changes: object) -> Execution:
+def make_execution(seed: int, **changes: Any) -> Execution:
     """An execution at its start, different for each seed."""
     rng = random.Random(seed)
     known = Execution(
@@ -207,48 +209,76 @@ def account_of(events: Iterator[Event]) -> dict[uuid.UUID, Model]:
     return models
 
 
-class Writers:
-    """The program, running."""
+class Forks:
+    """A program that forks a child for each line it is given, so that a round costs no start of Python.
 
-    def __enter__(self) -> "Writers":
+    A child writes its process id on a line once it is at work, and a dot for each step if it likes.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._child: int | None = None
+
+    def __enter__(self) -> "Forks":
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.journal_program"], cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", self._module], cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
         )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        if self._child is not None:
+            self.kill(self._child)
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
 
-    def start(self, folder: Path, seed: int, segment_bytes_max: int) -> int:
-        """Start a writer and return its process id once it has opened its journal."""
+    def start(self, *words: object) -> int:
+        """Start a child and return its process id once it is at work."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{folder} {seed} {segment_bytes_max}\n".encode())
-        return int(self._process.stdout.readline())
+        self._process.stdin.write(" ".join(map(str, words)).encode() + b"\n")
+        self._child = int(self._process.stdout.readline())
+        return self._child
 
-    def wait_end(self) -> int:
-        """Wait until the writer was killed; return how many events its journal had taken for sure."""
+    def kill(self, pid: int) -> None:
+        """Kill the child, if it has not ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def wait_end(self) -> tuple[int, int]:
+        """Wait for the child's end; return how many dots it wrote and its exit code, negative for a signal."""
         assert self._process.stdout is not None
-        return len(self._process.stdout.readline()) - 1
+        dots, _, exit_code = self._process.stdout.readline().partition(b"=")
+        self._child = None
+        return len(dots), int(exit_code)
 
 
-def main() -> None:
-    """See the module's docstring."""
+def serve_forks(run: Callable[[list[str]], None]) -> None:
+    """Be the program of `Forks`: ``run`` gets each line's words, in a child."""
     for line in sys.stdin:
-        folder, seed, segment_bytes_max = line.split()
         child = os.fork()
         if not child:
-            journal = Journal(Path(folder), segment_bytes_max=int(segment_bytes_max))
-            os.write(1, b"%d\n" % os.getpid())
-            for event in make_story(int(seed)):
-                event.tell(journal)
-                os.write(1, b".")
-        os.waitpid(child, 0)
-        os.write(1, b"\n")
+            run(line.split())
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        os.write(1, b"=%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def say_at_work() -> None:
+    """Tell the test that this child is at work."""
+    os.write(1, b"%d\n" % os.getpid())
+
+
+def write_until_killed(words: list[str]) -> None:
+    """See the module's docstring."""
+    folder, seed, segment_bytes_max = words
+    journal = Journal(Path(folder), segment_bytes_max=int(segment_bytes_max))
+    say_at_work()
+    for event in make_story(int(seed)):
+        event.tell(journal)
+        os.write(1, b".")
 
 
 if __name__ == "__main__":
-    main()
+    serve_forks(write_until_killed)

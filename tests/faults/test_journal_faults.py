@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,12 +20,12 @@ import attrs
 import pytest
 
 from flux.hostcall import HostCallRequest, HostCallResult
-from flux.supervisor import journal as journal_module
 from flux.supervisor.journal import Journal, JournalError, JournalFullError
 from flux.supervisor.journal_format import FRAME_BYTES, HEADER_BYTES, Kind, make_frame, make_header, scan
 from flux.supervisor.left_behind import LeftBehind, claim, read_left_behind
-from tests.journal_program import Event, Writers, account_of, make_execution, make_story
+from tests.journal_program import Event, Forks, account_of, make_execution, make_story
 
+WRITER = "tests.journal_program"
 ROUNDS = 300
 STORY = 7
 
@@ -44,13 +43,13 @@ def expected_after(events: Iterator[Event], pid: int) -> dict[uuid.UUID, LeftBeh
 def test_a_killed_supervisor_leaves_all_that_it_had_told_and_nothing_else(tmp_path: Path) -> None:
     rng = random.Random(1)
     most = 0
-    with Writers() as writers:
+    with Forks(WRITER) as writers:
         for number in range(ROUNDS):
             folder = tmp_path / str(number)
             pid = writers.start(folder, number, rng.choice([1, 2000, 30_000, 16 * 1024 * 1024]))
             time.sleep(rng.random() ** 3 * 0.02)
-            os.kill(pid, signal.SIGKILL)
-            told = writers.wait_end()
+            writers.kill(pid)
+            told, _ = writers.wait_end()
             most = max(most, told)
             left = read_left_behind(folder)
             # The kernel may stop a write in the middle. Then that is said, and it is all that is said.
@@ -67,7 +66,7 @@ def test_a_killed_supervisor_leaves_all_that_it_had_told_and_nothing_else(tmp_pa
 
 def test_supervisors_in_one_folder_leave_each_other_s_journals_alone(tmp_path: Path) -> None:
     """Tiny segments are made all the time, while this process recovers whatever has no owner, all the time."""
-    with Writers() as first, Writers() as second, Writers() as third:
+    with Forks(WRITER) as first, Forks(WRITER) as second, Forks(WRITER) as third:
         writers = [first, second, third]
         for number in range(10):
             pids = [writer.start(tmp_path, number * 3 + n, 1) for n, writer in enumerate(writers)]
@@ -76,9 +75,9 @@ def test_supervisors_in_one_folder_leave_each_other_s_journals_alone(tmp_path: P
                 with claim(tmp_path) as claimed:
                     assert claimed.ids == []
                     claimed.discard()
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            told = [writer.wait_end() for writer in writers]
+            for writer, pid in zip(writers, pids, strict=True):
+                writer.kill(pid)
+            told = [writer.wait_end()[0] for writer in writers]
             found = unstored(read_left_behind(tmp_path))
             for n, pid in enumerate(pids):
                 mine = {id_: without_losses(left) for id_, left in found.items() if left.pid == pid}
@@ -307,9 +306,10 @@ def test_a_disk_that_refuses_at_any_byte_costs_only_what_was_refused(
     for room in range(HEADER_BYTES, len(data), 7):
         folder = tmp_path / f"{room}"
         disk = FailingDisk(room, code)
-        monkeypatch.setattr(journal_module.os, "write", disk.write)
+        monkeypatch.setattr(os, "write", disk.write)
         journal = Journal(folder)
-        told, refused = [], set()
+        told: list[Event] = []
+        refused: set[uuid.UUID] = set()
         for event in events:
             if event.execution_id in refused and event.method != "begin" and not told_begin(told, event):
                 continue
@@ -346,7 +346,7 @@ def test_an_event_that_was_refused_is_missed_later(tmp_path: Path, monkeypatch: 
     journal.begin(execution)
     disk = FailingDisk(0, errno.ENOSPC)
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module.os, "write", disk.write)
+        patch.setattr(os, "write", disk.write)
         with pytest.raises(JournalFullError, match="no room for the journal"):
             journal.asked(execution.id.bytes, HostCallRequest(1, "clock.now", b"[]"), 1)
     journal.answered(execution.id.bytes, 1, HostCallResult(b"5"), 1)
@@ -365,7 +365,7 @@ def test_a_mark_that_finds_no_room_costs_a_question_to_the_database(
     journal = Journal(tmp_path)
     journal.begin(execution)
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module.os, "write", FailingDisk(3, errno.ENOSPC).write)
+        patch.setattr(os, "write", FailingDisk(3, errno.ENOSPC).write)
         journal.stored(execution.id.bytes)
     assert journal.counts.marks_lost == 1
     journal.close()

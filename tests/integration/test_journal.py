@@ -14,7 +14,6 @@ import trio
 
 from flux.errors import BrokenInvariantError
 from flux.hostcall import HostCallRequest, HostCallResult
-from flux.supervisor import journal as journal_module
 from flux.supervisor.journal import Fsync, Journal, JournalError
 from flux.supervisor.left_behind import JournalUnreadableError, claim, read_left_behind
 from tests.journal_program import Event, account_of, make_execution, make_life, make_story
@@ -231,7 +230,7 @@ async def test_those_who_wait_for_the_disk_share_the_wait(
         real(descriptor)
         synced.append(size)
 
-    monkeypatch.setattr(journal_module.os, "fdatasync", counted)
+    monkeypatch.setattr(os, "fdatasync", counted)
     journal = Journal(tmp_path, fsync=fsync)
 
     async def live(seed: int) -> None:
@@ -260,7 +259,7 @@ async def test_what_a_disk_refused_stays_doubtful(tmp_path: Path, monkeypatch: p
             raise refusals.pop()
         real(descriptor)
 
-    monkeypatch.setattr(journal_module.os, "fdatasync", refuses_once)
+    monkeypatch.setattr(os, "fdatasync", refuses_once)
     journal = Journal(tmp_path, fsync=Fsync.GROUP)
     first, second = make_execution(1), make_execution(2)
     journal.begin(first)

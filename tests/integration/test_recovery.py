@@ -5,12 +5,11 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -29,7 +28,15 @@ from flux.supervisor.left_behind import LeftBehind, read_left_behind
 from flux.supervisor.recovery import Recovered, make_interrupted, recover
 from flux.supervisor.recovery_store import DatabaseStore
 from tests.conftest import Database
-from tests.journal_program import account_of, make_execution, make_mutation, make_story
+from tests.journal_program import (
+    Forks,
+    account_of,
+    make_execution,
+    make_mutation,
+    make_story,
+    say_at_work,
+    serve_forks,
+)
 from tests.postgres_server import PostgresServer
 
 PID = 4711
@@ -38,12 +45,12 @@ PID = 4711
 # -- What is decided ---------------------------------------------------------------------------------------
 
 
-def left_behind(**changes: object) -> LeftBehind:
+def left_behind(**changes: Any) -> LeftBehind:
     known = LeftBehind(id=make_execution(1).id, pid=PID, head=make_execution(1))
     return attrs.evolve(known, **changes)
 
 
-def transaction(**changes: object) -> Transaction:
+def transaction(**changes: Any) -> Transaction:
     return attrs.evolve(Transaction("repeatable read", "1:1:", None, False, 1), **changes)
 
 
@@ -405,69 +412,53 @@ def test_after_kill_9_every_committed_transfer_has_exactly_one_record(
         "create table public.account (id int primary key, balance int); "
         "insert into public.account values (1, 0), (2, 0); create table public.transfer (execution uuid)"
     )
-    rng = random.Random(4)
-    recoveries_killed = interrupted = 0
-    for number in range(25):
-        writer = start_program("transfer", tmp_path, database, number)
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        time.sleep(rng.random() * 0.15)
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
-        while True:
-            recovery = start_program("recover", tmp_path, database, number)
-            assert recovery.stdout is not None
-            recovery.stdout.readline()
-            if rng.random() < 0.5:
-                time.sleep(rng.random() * 0.02)
-                recovery.send_signal(signal.SIGKILL)
-            recovery.communicate()
-            if recovery.returncode == 0:
-                break
-            assert recovery.returncode == -signal.SIGKILL
-            recoveries_killed += 1
-        assert list(tmp_path.iterdir()) == []
-        # Data and records agree: one returned record for each transfer, none for any other.
-        disagree = database.psql(
-            "select count(*) from public.transfer t full join "
-            "(select id from flux.execution where outcome = 'returned') e on e.id = t.execution "
-            "where t.execution is null or e.id is null"
-        )
-        assert disagree == "0"
-        assert database.psql("select sum(balance) from public.account") == "0"
-    assert (
-        database.psql("select count(*), count(distinct id) from flux.execution").split("|")
-        == [database.psql("select count(*) from flux.execution")] * 2
-    )
-    assert database.psql("select count(*) from public.transfer") == str(
-        -int(database.psql("select balance from public.account where id = 1"))
-    )
-    interrupted = int(database.psql("select count(*) from flux.execution where outcome = 'interrupted'"))
-    assert interrupted > 0
-    assert recoveries_killed > 0
-
-
-def start_program(what: str, folder: Path, database: Database, number: int) -> "subprocess.Popen[bytes]":
-    """Run one of the programs below in a process of its own; its first line says that it is at work."""
     options = database.options()
-    place = [options.host, str(options.port), options.user, database.name]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.integration.test_recovery",
-        what,
-        str(folder),
-        str(number),
-        *place,
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    place = (tmp_path, options.host, options.port, options.user, database.name)
+    rng = random.Random(4)
+    recoveries_killed = 0
+    with Forks("tests.integration.test_recovery") as programs:
+        for number in range(60):
+            pid = programs.start("transfer", number, *place)
+            time.sleep(rng.random() * 0.15)
+            programs.kill(pid)
+            assert programs.wait_end()[1] == -signal.SIGKILL
+            while True:
+                pid = programs.start("recover", number, *place)
+                if rng.random() < 0.7:
+                    time.sleep(rng.random() * 0.03)
+                    programs.kill(pid)
+                _, exit_code = programs.wait_end()
+                if exit_code == 0:
+                    break
+                assert exit_code == -signal.SIGKILL
+                recoveries_killed += 1
+            check_transfers(tmp_path, database)
+    assert int(database.psql("select count(*) from flux.execution where outcome = 'interrupted'")) > 10
+    assert int(database.psql("select count(*) from public.transfer")) > 100
+    assert recoveries_killed > 5
+
+
+def check_transfers(folder: Path, database: Database) -> None:
+    """Data and records agree: one returned record for each transfer, none for any other, and no more records."""
+    assert list(folder.iterdir()) == []
+    disagreements = database.psql(
+        "select count(*) from public.transfer t full join "
+        "(select id from flux.execution where outcome = 'returned') e on e.id = t.execution "
+        "where t.execution is null or e.id is null"
+    )
+    assert disagreements == "0"
+    assert database.psql("select count(*) - count(distinct id) from flux.execution") == "0"
+    assert database.psql("select sum(balance) from public.account") == "0"
+    assert database.psql("select count(*) from public.transfer") == database.psql(
+        "select balance from public.account where id = 2"
+    )
 
 
 async def run_transfers(folder: Path, number: int, options: ConnectOptions) -> None:
     """Transfer without end, writing in a supervisor's order."""
     connection = await connect(options)
     journal = Journal(folder)
-    print("at work", flush=True)
+    say_at_work()
     for seed in itertools.count(number * 100_000):
         execution = make_execution(seed)
         journal.begin(execution)
@@ -487,17 +478,17 @@ async def run_transfers(folder: Path, number: int, options: ConnectOptions) -> N
         journal.stored(execution.id.bytes)
 
 
-async def run_program(arguments: list[str]) -> None:
-    """See `start_program`."""
-    what, folder, number, host, port, user, name = arguments
+async def run_program(words: list[str]) -> None:
+    """The two programs that are killed."""
+    what, number, folder, host, port, user, name = words
     server = PostgresServer(Path(), Path(), Path(), host, int(port), user, os.getpid())
     database = Database(server, name)
     if what == "transfer":
         await run_transfers(Path(folder), int(number), database.options())
     else:
-        print("at work", flush=True)
+        say_at_work()
         await run_recovery(Path(folder), database)
 
 
 if __name__ == "__main__":
-    trio.run(run_program, sys.argv[1:])
+    serve_forks(lambda words: trio.run(run_program, words))
