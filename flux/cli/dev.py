@@ -128,7 +128,7 @@ class DevStory:
             Piece(f"  {elapsed_s * 1000:.0f} ms", "dim"),
         )  # fmt: skip
 
-    def problem(self, what: str, error: FluxError) -> None:
+    def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """See `Story.problem`."""
         self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold"))
         for line in error.message.split("\n"):
@@ -138,7 +138,8 @@ class DevStory:
                 self._screen.line("            ", Piece(line, "dim"))
         if error.remedy:
             self._screen.line("            ", error.remedy)
-        self._screen.line("            ", Piece("the last good code is served", "yellow"))
+        outcome = "the last good code is served" if is_serving else "nothing is served until it is mended and saved"
+        self._screen.line("            ", Piece(outcome, "yellow"))
 
     def crash(self, error: BaseException) -> None:
         """See `Story.crash`."""

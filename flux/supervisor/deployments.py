@@ -141,6 +141,10 @@ class Deployments:
             before.retire()
         self._activated.set()
 
+    def is_current(self, live: LiveDeployment) -> bool:
+        """Whether ``live`` is what is served already: the same files, from the same commit."""
+        return self.current is not None and self.current.deployment == live.deployment
+
     async def wait_current(self) -> LiveDeployment:
         """Return what is current, waiting for the first."""
         await self._activated.wait()

@@ -109,8 +109,8 @@ class Story(Protocol):
     def reload(self, changed: Sequence[str], deployment: str, routes: Sequence[Route], elapsed_s: float) -> None:
         """New code is served."""
 
-    def problem(self, what: str, error: FluxError) -> None:
-        """Something failed and the server goes on."""
+    def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
+        """Something failed and the server goes on, with the last good code if ``is_serving``."""
 
     def crash(self, error: BaseException) -> None:
         """Something in Flux itself failed; a request got a 500 for it."""
@@ -229,18 +229,11 @@ class _Server:
         self._executor = Executor(self._backing, Publisher(self._live))
 
     async def run(self, listeners: list[trio.SocketListener], stop: trio.Event, began: float) -> None:
-        address = listeners[0].socket.getsockname()
-        url = f"http://127.0.0.1:{address[1]}"
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             deployments = Deployments(
                 nursery, self._flux_folder / "artifacts", idle_workers=IDLE_WORKERS, on_output=self._story.output
             )
-            deployment_began = trio.current_time()
-            live = await deployments.prepare(self._project)
-            await self._activate(deployments, live)
-            routes = list_routes(live)
-            workers = f"process workers ×{IDLE_WORKERS} · {live.deployment.id}"
-            self._story.step("sandbox", workers, trio.current_time() - deployment_began)
             host = FunctionHost(deployments, self._executor, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
@@ -249,11 +242,8 @@ class _Server:
             async with trio.open_nursery() as serving:
                 await serving.start(_serve, listeners, front_door, drain, self._story)
                 with server_file(self._flux_folder, url, self._token):
-                    config = self._project.config
-                    watched = [f"{config.project.functions}/", "flux.toml", "migrations/"]
-                    self._story.ready(url, routes, trio.current_time() - began, watched)
                     async with trio.open_nursery() as watching:
-                        watching.start_soon(self._reload_forever, deployments, host)
+                        watching.start_soon(self._deploy_forever, deployments, host, url, began)
                         await stop.wait()
                         watching.cancel_scope.cancel()
                 self._story.stopping()
@@ -261,6 +251,38 @@ class _Server:
                 drain.set()
                 serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
             nursery.cancel_scope.cancel()
+
+    async def _deploy_forever(self, deployments: Deployments, host: FunctionHost, url: str, began: float) -> None:
+        """Deploy the project as it is, and again whenever its files change.
+
+        Code that is no good at the start ends nothing either: it is told, and looked at again when it is saved.
+        """
+        send, receive = trio.open_memory_channel[tuple[str, ...]](64)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_project, self._root, self._project.config.project.functions, send)
+            deployment_began = trio.current_time()
+            is_ready = False
+            if await self._deploy(deployments, host, self._project, "the functions"):
+                workers = f"process workers ×{IDLE_WORKERS}"
+                self._story.step("sandbox", workers, trio.current_time() - deployment_began)
+                self._tell_ready(deployments, url, began)
+                is_ready = True
+            async for first in receive:
+                reload_began = trio.current_time()
+                changed = set(first)
+                await trio.sleep(RELOAD_QUIET_S)
+                with contextlib.suppress(trio.WouldBlock):
+                    while True:
+                        changed.update(receive.receive_nowait())
+                is_new = await self._reload(deployments, host, sorted(changed), reload_began)
+                if is_new and not is_ready:
+                    self._tell_ready(deployments, url, began)
+                    is_ready = True
+
+    def _tell_ready(self, deployments: Deployments, url: str, began: float) -> None:
+        assert deployments.current is not None
+        watched = [f"{self._project.config.project.functions}/", "flux.toml", "migrations/"]
+        self._story.ready(url, list_routes(deployments.current), trio.current_time() - began, watched)
 
     async def _activate(self, deployments: Deployments, live: LiveDeployment) -> None:
         """Record the deployment, then switch to it: an execution's deployment is always known."""
@@ -274,41 +296,44 @@ class _Server:
             await connection.execute(QUERIES.activate_deployment, deployment.id)
         deployments.activate(live)
 
-    async def _reload_forever(self, deployments: Deployments, host: FunctionHost) -> None:
-        send, receive = trio.open_memory_channel[tuple[str, ...]](64)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_project, self._root, self._project.config.project.functions, send)
-            async for first in receive:
-                began = trio.current_time()
-                changed = set(first)
-                await trio.sleep(RELOAD_QUIET_S)
-                with contextlib.suppress(trio.WouldBlock):
-                    while True:
-                        changed.update(receive.receive_nowait())
-                await self._reload(deployments, host, sorted(changed), began)
+    async def _deploy(self, deployments: Deployments, host: FunctionHost, project: Project, what: str) -> bool:
+        """Make the project's code current; when it is no good, tell and leave what is. Say whether it is new."""
+        try:
+            live = await deployments.prepare(project)
+            if deployments.is_current(live):
+                live.retire()
+                return False
+            await self._activate(deployments, live)
+        except FluxError as error:
+            host.failure = error
+            self._story.problem(what, error, is_serving=deployments.current is not None)
+            return False
+        finally:
+            self._project = project
+        host.failure = None
+        return True
 
     async def _reload(
         self, deployments: Deployments, host: FunctionHost, changed: Sequence[str], began: float
-    ) -> None:
+    ) -> bool:
+        """Take in what has changed on disk; say whether new code is served."""
+        what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
         try:
             project = read_project(self._root)
             if any(path.startswith("migrations") for path in changed):
                 await _migrate(project, self._backing, Tenant(), self._story)
-            live = await deployments.prepare(project)
-            if deployments.current is not None and live.deployment == deployments.current.deployment and not any(
-                path == "flux.toml" for path in changed
-            ):
-                live.retire()  # The files are what they were.
-                host.failure = None
-                return
-            await self._activate(deployments, live)
         except FluxError as error:
             host.failure = error
-            self._story.problem(", ".join(changed), error)
-            return
-        host.failure = None
-        self._project = project
-        self._story.reload(changed, live.deployment.id, list_routes(live), trio.current_time() - began)
+            self._story.problem(what, error, is_serving=deployments.current is not None)
+            return False
+        if project.config.database != self._project.config.database or project.config.dev != self._project.config.dev:
+            self._story.note("[database] and [dev] are read at the start only: stop flux dev and start it again")
+        if not await self._deploy(deployments, host, project, what):
+            return False
+        assert deployments.current is not None
+        current = deployments.current
+        self._story.reload(changed, current.deployment.id, list_routes(current), trio.current_time() - began)
+        return True
 
     def _counters(self) -> Mapping[str, float | Mapping[str, float]]:
         writer, journal = self._backing.writer.counts, self._backing.journal.counts

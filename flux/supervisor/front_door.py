@@ -63,7 +63,7 @@ class FrontDoor:
             return await self._console.handle(request)
         current = self._deployments.current
         if current is None:
-            return problem(503, "OVERLOADED", "the functions are not ready yet; try again")
+            return problem(503, "OVERLOADED", "the functions are not ready: flux dev says why, and serves them once they can be loaded")
         found = current.routes.match(head.method, head.raw_path)
         if not isinstance(found, Match):
             return answer_unmatched(found, head.method, head.path)
