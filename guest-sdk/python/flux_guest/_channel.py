@@ -18,6 +18,8 @@ from flux_guest._errors import make_host_call_error
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 FRAME_BYTES_MAX = 16 * 2**20
 """PROTOCOL.md's; the host ends a function that sends a longer one."""
+OUTSTANDING_MAX = 1000
+"""PROTOCOL.md's, likewise."""
 
 Deliver = Callable[[Any, dict[str, Any] | None], None]
 
@@ -112,6 +114,8 @@ class Channel:
         """Ask the host; return the call's number."""
         if not self.running:
             raise RuntimeError(f"{name} was asked when the execution was over")
+        if len(self.waiting) >= OUTSTANDING_MAX:
+            raise RuntimeError(f"{OUTSTANDING_MAX:,} calls wait for their answers already: await some of them first")
         # Written out first: what can't travel must not use up a number.
         text = f'"{name}",{_values.encode(arguments)}{self._meta()}]\n'.encode()
         if len(text) > FRAME_BYTES_MAX - 100:

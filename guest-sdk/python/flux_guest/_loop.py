@@ -43,6 +43,8 @@ class HostFuture(asyncio.Future[Any]):
 
     def __init__(self, *, number: int, **options: Any) -> None:
         self.number = number
+        self.call = ""
+        """The host call whose answer it is."""
         super().__init__(**options)
 
     def __hash__(self) -> int:
@@ -211,7 +213,10 @@ class HostLoop(asyncio.BaseEventLoop):
     def _log_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what asyncio can tell nobody else. Its own message has addresses in it, never the same twice."""
         error = context.get("exception")
+        future = context.get("future")
         text = str(context.get("message", "an exception nobody took"))
+        if isinstance(future, HostFuture) and future.call:
+            text = f"nobody awaited {future.call}, and it failed"
         if isinstance(error, BaseException):
             text = f"{text}: {type(error).__qualname__}: {error}"
             place = self._channel.find_place(error)
@@ -222,11 +227,12 @@ class HostLoop(asyncio.BaseEventLoop):
 
     def call_host(
         self, name: str, arguments: list[Any], convert: Callable[[Any], Any]
-    ) -> asyncio.Future[Any]:
+    ) -> HostFuture:
         """Ask the host; the future has the answer, and cancelling it tells the host."""
         future = self.create_future()
         channel = self._channel
         seq = channel.send(name, arguments)
+        future.call = f"{name} (call {seq})"
 
         def deliver(value: Any, error: dict[str, Any] | None) -> None:
             if future.done():
@@ -266,6 +272,7 @@ class HostLoop(asyncio.BaseEventLoop):
         channel, sleeping = self._channel, self._selector.sleeping
         if not well:
             for seq in sorted(channel.waiting.keys() - sleeping):
+                channel.waiting[seq] = lambda _value, _error: None
                 channel.cancel(seq)
         while channel.waiting.keys() - sleeping:
             channel.receive()

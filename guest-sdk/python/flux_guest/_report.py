@@ -5,7 +5,6 @@ hundred megabytes, its stack a thousand frames. None of it may hide the failure.
 """
 
 import linecache
-import os
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +22,6 @@ VIOLATIONS_MAX = 100
 LEAVES_MAX = 10
 """Exceptions of a group that are told one by one."""
 CHAIN_MAX = 20
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def describe_error(error: BaseException, channel: Channel, registered: Registered | None) -> dict[str, Any]:
@@ -52,7 +50,8 @@ def _describe(error: BaseException, channel: Channel, registered: Registered | N
     if registered is not None and not any(frame[3] for frame in frames):
         # It failed outside of the user's code, for what that returned or asked for: point at the function.
         file = channel.relative(registered.file)
-        report["frames"].append([file, registered.line, _values.printable(registered.name), True, ""])
+        source = _values.printable(linecache.getline(registered.file, registered.line).strip())
+        report["frames"].append([file, registered.line, registered.name, True, source[:SOURCE_CHARACTERS_MAX]])
     chosen = _find_http_error(error, leaves)
     if chosen is not None:
         status = chosen.status if type(chosen.status) is int and 400 <= chosen.status <= 599 else 500
@@ -110,11 +109,11 @@ def _frames_of(error: BaseException, channel: Channel) -> list[list[Any]]:
     frames: list[list[Any]] = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if code.co_filename.startswith(_HERE) and not frames:
-            continue  # How the SDK came to call the handler says nothing about the failure.
         user = channel.is_user_file(code.co_filename)
         frames.append([channel.relative(code.co_filename), line, _values.printable(code.co_qualname), user, code])
-    return frames
+    # How the SDK and its event loop came to call the function says nothing about the failure.
+    first = next((index for index, frame in enumerate(frames) if frame[3]), 0)
+    return frames[first:]
 
 
 def _cut(frames: list[list[Any]]) -> list[list[Any]]:
