@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import attrs
 
+from flux import wildcards
 from flux.errors import OperatorError
 
 FILTER_CHARACTERS_MAX = 4096
@@ -75,8 +76,8 @@ class Term:
 
     @property
     def pattern(self) -> str:
-        """For ``like``: an anchored regular expression that Python and Postgres (``~``) read alike."""
-        return _pattern(str(self.value), is_route=self.key == "route")
+        """For ``like``: an anchored regular expression, as Postgres (``~``) and Python read it alike."""
+        return wildcards.make_regex(str(self.value), has_segments=self.key == "route")
 
     def __str__(self) -> str:
         match self.value:
@@ -309,7 +310,7 @@ def _holds(term: Term, summary: Mapping[str, Any]) -> bool:
         case "route":
             if summary["path"] is None or (term.method and summary["method"] != term.method):
                 return False
-            return re.fullmatch(term.pattern, summary["path"], re.DOTALL) is not None
+            return wildcards.matches(str(term.value), summary["path"], has_segments=True)
         case "error":
             return str(term.value).casefold() in error_text(summary["error"]).casefold()
         case "function" | "sha" | "trigger" | "outcome" | "name":
@@ -323,7 +324,7 @@ def _text_holds(term: Term, field: str | None) -> bool:
         case "prefix":
             return field.startswith(str(term.value))
         case "like":
-            return re.fullmatch(term.pattern, field, re.DOTALL) is not None
+            return wildcards.matches(str(term.value), field)
         case _:
             return field == term.value
 
@@ -356,26 +357,3 @@ def error_text(error: object) -> str:
             return f"{kind}: {message}"
         case _:
             return str(error)
-
-
-def _pattern(text: str, *, is_route: bool) -> str:
-    """``*`` is any text; in a route ``{name}`` is one segment. Only what both dialects share is used."""
-    parts: list[str] = []
-    for part in re.split(r"(\*|\{[^{}/]*\})" if is_route else r"(\*)", text):
-        if part == "*":
-            parts.append(".*")
-        elif is_route and part.startswith("{") and part.endswith("}"):
-            parts.append("[^/]+")
-        else:
-            parts.append(_escaped(part))
-    return "^" + "".join(parts) + "$"
-
-
-def _escaped(text: str) -> str:
-    # A backslash before an ASCII character that is no letter or digit means "as it is" in both.
-    return "".join(
-        f"\\{character}"
-        if character.isascii() and not (character.isalnum() or character == "_")
-        else character
-        for character in text
-    )
