@@ -102,7 +102,9 @@ class Scan:
     holes: tuple[Hole, ...] = ()
     """Damaged places with readable frames behind them."""
     tail: Hole | None = None
-    """What is behind the last readable frame: an event that was being written at the end, or damage."""
+    """What is behind the last readable frame."""
+    is_torn: bool = False
+    """``tail`` is the beginning of one event, which was being written at the end; otherwise it is damage."""
 
 
 def make_header(codec_version: int, pid: int, marker: bytes) -> bytes:
@@ -147,8 +149,18 @@ def scan(data: bytes | mmap.mmap) -> Scan:
             holes.append(Hole(end, frame.offset - end))
         frames.append(frame)
         end = frame.body.stop
-    tail = Hole(end, len(data) - end) if end < len(data) else None
-    return Scan(header, tuple(frames), tuple(holes), tail)
+    if end == len(data):
+        return Scan(header, tuple(frames), tuple(holes))
+    tail = Hole(end, len(data) - end)
+    return Scan(header, tuple(frames), tuple(holes), tail, is_torn=_is_beginning(data[end:], marker))
+
+
+def _is_beginning(tail: bytes, marker: bytes) -> bool:
+    """Say whether ``tail`` is a frame that ends too early."""
+    if len(tail) < _frame.size:
+        return tail.startswith(marker[: len(tail)])
+    found, body_bytes, _ = _frame.unpack_from(tail)
+    return bool(found == marker and FRAME_BYTES + body_bytes > len(tail))
 
 
 def _find_frames(data: bytes | mmap.mmap, marker: bytes) -> Iterator[Frame]:

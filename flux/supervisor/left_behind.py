@@ -308,7 +308,8 @@ def _read_segment(path: Path, fd: int) -> "_Segment | str":
             f"{path}: written by another version of Flux (journal {header.journal_version}, records "
             f"{header.codec_version}); start that version once, it brings these executions into the database"
         )
-    is_damaged = bool(result.holes) or (header is None and found.st_size > 0)
+    is_torn = result.tail is None or result.is_torn
+    is_damaged = bool(result.holes) or not is_torn or (header is None and found.st_size > 0)
     return _Segment(path, fd, data, result, is_damaged)
 
 
@@ -318,8 +319,10 @@ def _describe_damage(segment: _Segment) -> Iterator[str]:
         yield f"{segment.path}: the header is damaged"
     for hole in found.holes:
         yield f"{segment.path}: {hole.size_bytes} bytes at byte {hole.offset} can't be read"
-    if found.tail is not None:
-        yield f"{segment.path}: the last {found.tail.size_bytes} bytes are not a whole event"
+    if found.tail is not None and found.is_torn:
+        yield f"{segment.path}: the last event was cut off after {found.tail.size_bytes} bytes"
+    elif found.tail is not None:
+        yield f"{segment.path}: the last {found.tail.size_bytes} bytes can't be read"
 
 
 def _describe_lost(events: list[tuple[_Segment, Frame]]) -> Iterator[str]:

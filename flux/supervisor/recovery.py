@@ -66,7 +66,8 @@ class Recovered:
     segments_in_use: int = 0
     """Files of living supervisors, left alone."""
     damage: tuple[str, ...] = ()
-    """What could not be read, a sentence each; the damaged files are kept as ``*.damaged``."""
+    """What could not be read, a sentence each, with the file. Files that are damaged, and not just cut off at the
+    end, are kept as ``*.damaged``; those of another version of Flux are left as they are."""
 
 
 async def recover(folder: Path, store: Store) -> Recovered:

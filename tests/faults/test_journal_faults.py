@@ -207,13 +207,27 @@ def test_damaged_files_are_kept_and_whole_ones_deleted(tmp_path: Path) -> None:
     data, _ = write_story(tmp_path, 60)
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 1
-    for name, content in [("1-1.journal", data), ("1-2.journal", bytes(damaged)), ("1-3.journal", data[:-1])]:
-        (tmp_path / name).write_bytes(content)
+    end_damaged = data[:-1] + bytes([data[-1] ^ 1])
+    contents = [
+        data,
+        bytes(damaged),
+        data[:-1],
+        end_damaged,
+        data + bytes(100),
+        data[:HEADER_BYTES] + b"?" * 99,
+    ]
+    for number, content in enumerate(contents):
+        (tmp_path / f"1-{number}.journal").write_bytes(content)
     shutil.rmtree(tmp_path / "whole")
     with claim(tmp_path) as claimed:
-        assert [str(tmp_path / "1-2.journal") in line for line in claimed.damage] == [True, False]
-        assert claimed.discard() == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["1-2.damaged"]
+        assert [line.split(":")[0] for line in claimed.damage] == [
+            str(tmp_path / f"1-{number}.journal") for number in (1, 2, 3, 4, 5)
+        ]
+        assert claimed.discard() == 6
+    # The one that was only cut off at its end is no riddle to anybody.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"1-{number}.damaged" for number in (1, 3, 4, 5)
+    ]
 
 
 def test_journals_of_another_version_are_left_for_it(tmp_path: Path) -> None:
