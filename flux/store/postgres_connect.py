@@ -1,5 +1,6 @@
 """Opening a connection, or saying why it cannot be opened and what to do about it."""
 
+import re
 import ssl
 
 import trio
@@ -13,8 +14,12 @@ from flux.store.asyncpg_seam import (
 from flux.store.connect_options import ConnectOptions
 from flux.store.database_errors import CannotConnect
 from flux.store.postgres_connection import Connection
+from flux.store.postgres_messages import LogInCheck, NotPostgres
 from flux.store.postgres_socket import open_socket
 from flux.store.postgres_wire import Wire
+
+SERVER_VERSION_MIN = 14
+"""The oldest server whose statements Flux uses."""
 
 _REMEDIES = {
     "28P01": "check the password in the database URL",
@@ -31,8 +36,17 @@ async def connect(options: ConnectOptions) -> Connection:
         try:
             sock, tls = await open_socket(options)
             wire = Wire(sock, tls, options)
+            wire.tap = LogInCheck()
             await wire.start(options)
-            return Connection(wire)
+            wire.tap = None
+            connection = Connection(wire)
+            _check_version(connection, options.place)
+            return connection
+        except NotPostgres as error:
+            raise CannotConnect(
+                f"{options.place}: what answers there is no Postgres server: {error}",
+                remedy="correct host and port in the database URL",
+            ) from None
         except ConnectionDoesNotExistError as error:
             raise CannotConnect(
                 f"{options.place}: the server hung up during log-in"
@@ -69,6 +83,19 @@ async def connect(options: ConnectOptions) -> Connection:
         f"{options.place}: no answer in {options.connect_timeout_s:g} s",
         remedy="check host, port and firewall; connect_timeout in the database URL waits longer",
     )
+
+
+def _check_version(connection: Connection, place: str) -> None:
+    """Refuse a server that lacks what Flux's SQL is written in."""
+    # "13.14 (Debian 13.14-0+deb11u1)", "18.6", "19beta1"; what starts with no number is somebody's own.
+    major = re.match(r"\d+", connection.server_version)
+    if major is not None and int(major[0]) < SERVER_VERSION_MIN:
+        connection.terminate()
+        raise CannotConnect(
+            f"{place}: the server is PostgreSQL {connection.server_version}, and Flux needs"
+            f" {SERVER_VERSION_MIN} or newer",
+            remedy="name a newer server in the database URL, or upgrade this one",
+        )
 
 
 def _why(error: OSError) -> str:

@@ -12,9 +12,42 @@ from typing import Any
 from flux.store.postgres_answers import Column
 from flux.store.postgres_wire import Wire
 
+LOG_IN_BYTES_MAX = 30000
+"""No message of a log-in is longer; libpq's own limit."""
+
 SEND_QUEUE_BYTES_MAX = 262144
 SEND_QUEUE_BYTES_LOW = 65536
 """COPY stops taking rows when more than the former waits to be sent, until the latter is left."""
+
+
+class LogInCheck:
+    """Refuses what no Postgres server says before it has let a client in.
+
+    asyncpg's protocol core trusts its server: of a message with an impossible length it never comes back,
+    and with it the whole process stands still. A wrong port is enough for that, so the first messages are
+    looked at here; libpq does the same, with the same limits.
+    """
+
+    def __init__(self) -> None:
+        self._seen = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        self._seen += data
+        for _, body in split_messages(self._seen):
+            self._check_head()
+            del self._seen[: 5 + len(body)]
+        self._check_head()
+
+    def _check_head(self) -> None:
+        if not self._seen:
+            return
+        length = int.from_bytes(self._seen[1:5], "big")
+        if self._seen[0] not in b"RESKNvZ" or (len(self._seen) >= 5 and not 4 <= length <= LOG_IN_BYTES_MAX):
+            raise NotPostgres(f"it begins with {bytes(self._seen[:16])!r}")
+
+
+class NotPostgres(Exception):
+    """At the other end is something else."""
 
 
 class RowDescription:
@@ -65,7 +98,7 @@ def split_messages(data: bytes | bytearray) -> list[tuple[bytes, bytes]]:
     messages, offset = [], 0
     while len(data) - offset >= 5:
         end = offset + 1 + int.from_bytes(data[offset + 1 : offset + 5], "big")
-        if end > len(data):
+        if end > len(data) or end < offset + 5:
             break
         messages.append((bytes(data[offset : offset + 1]), bytes(data[offset + 5 : end])))
         offset = end
