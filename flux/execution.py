@@ -118,9 +118,12 @@ class Exited:
 
 @attrs.frozen
 class Interrupted:
-    """The supervisor ended first: what follows is what it had written down until then."""
+    """It was cut off from outside: the supervisor ended, or its worker was killed. What is recorded is what was
+    written down until then."""
 
     reason: str
+    status: int = 0
+    """HTTP status of the answer; 0 when nobody was left to answer."""
     kind: Literal["interrupted"] = "interrupted"
 
 
@@ -243,14 +246,12 @@ class Execution:
     def status(self) -> int:
         """HTTP status of the answer."""
         match self.outcome:
-            case Returned(status=status) | Raised(status=status):
+            case Returned(status=status) | Raised(status=status) | Interrupted(status=status):
                 return status
             case Killed(limit="timeout"):
                 return 504
             case Killed() | Exited():
                 return 500
-            case Interrupted():
-                return 0
 
 
 def get_user_frame(outcome: Outcome) -> Frame | None:

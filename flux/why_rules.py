@@ -185,7 +185,7 @@ def crash(case: Case) -> Iterator[Fact]:
 
 
 def interrupted(case: Case) -> Iterator[Fact]:
-    """The supervisor ended first."""
+    """It was cut off from outside."""
     if isinstance(case.execution.outcome, Interrupted):
         count = len(case.execution.calls)
         text = f"what follows is what was written down until then: {plural(count, 'call')}"

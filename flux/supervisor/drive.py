@@ -17,6 +17,7 @@ The order of things for each call, which everything else relies on::
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -30,6 +31,7 @@ from flux.errors import FluxError
 from flux.execution import (
     Exited,
     Frame,
+    Interrupted,
     Killed,
     LogLine,
     Outcome,
@@ -424,6 +426,10 @@ class _Conversation:
         if last[0].strip() == "MemoryError":
             limit = format_size(self._bounds.limits.memory_bytes_max)
             return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
+        if exited.signal == signal.SIGKILL:
+            # Not by us: we stop listening before we kill. So it was cut off, and did not end by itself.
+            reason = "its worker process was killed from outside (SIGKILL), as the kernel does when memory runs out"
+            return Interrupted(reason, status=500)
         return Exited(exited.exit_code, exited.signal, exited.output.strip()[-4000:])
 
     async def _dismiss(self) -> bool:

@@ -256,6 +256,8 @@ class _Run:
             tell=self._scribe.transaction,
         )
         self._driven: Driven | None = None
+        self._must_flush = False
+        """The journal could not take the record."""
 
     async def run(self, value: object) -> Executed:
         """Run the function, settle its transaction and record it."""
@@ -275,6 +277,8 @@ class _Run:
             if settling.cancelled_caught:
                 raised = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
                 executed = self._submit(raised)
+            if self._must_flush:
+                await self._backing.writer.flush()
             return executed
         finally:
             with trio.CancelScope(shield=True):
@@ -446,7 +450,8 @@ class _Run:
         try:
             backing.journal.ended(execution.id.bytes, execution, in_transaction=False)
         except JournalError as error:
-            # The record still goes to the database; only a crash before it is there would cut it.
+            # The record still goes to the database, and `run` waits until it is there before anybody is answered.
+            self._must_flush = True
             execution = attrs.evolve(
                 execution, completeness=(*execution.completeness, f"the journal could not be written: {error.code}")
             )

@@ -308,8 +308,8 @@ def show_output(execution: Execution) -> Document | None:
                     "detail": exited.detail,
                 },
             }
-        case Interrupted():
-            return None
+        case Interrupted(reason=reason, status=status):
+            return {"status": status, "interrupted": {"reason": reason}} if status else None
 
 
 def show_stack(execution: Execution) -> list[Document]:

@@ -66,7 +66,7 @@ def test_an_execution_is_read_as_it_was_recorded(execution: Execution) -> None:
 def test_the_form_is_an_array_of_the_fields() -> None:
     # Read with a decoder that knows nothing of nouns: this is the format, and other programs may rely on it.
     assert msgspec.msgpack.decode(codec.encode(Position("a.py", 3, "f"))) == ["a.py", 3, "f"]
-    assert msgspec.msgpack.decode(codec.encode(Interrupted("gone"))) == ["interrupted", "gone"]
+    assert msgspec.msgpack.decode(codec.encode(Interrupted("gone"))) == ["interrupted", "gone", 0]
 
 
 @given(strategies.HOSTILE_TEXT)
