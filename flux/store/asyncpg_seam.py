@@ -54,7 +54,7 @@ def _check_driver() -> None:
         "backend_pid backend_secret _wait_for_cancellation _request_cancel",
         core.PreparedStatementState: "_init_types _init_codecs _get_attributes",
         core.ConnectionSettings: "get_data_codec register_data_types add_python_codec "
-        "set_builtin_type_codec clear_type_cache",
+        "set_builtin_type_codec clear_type_cache remove_python_codec",
         asyncpg.compat: "timeout",
     }
     missing = [

@@ -26,7 +26,6 @@ Times travel in Postgres's binary form: days or microseconds since 2000-01-01.
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 
 import attrs
@@ -43,7 +42,9 @@ CYCLE_DAYS = 146_097
 DAYS_INFINITY, DAYS_MINUS_INFINITY = 2**31 - 1, -(2**31)
 MICROSECONDS_INFINITY, MICROSECONDS_MINUS_INFINITY = 2**63 - 1, -(2**63)
 
-_BEYOND_PYTHON = re.compile(r"(\d{4,7})-(\d\d)-(\d\d)(?: (\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?)?(\+00)?( BC)?")
+_AS_POSTGRES_WRITES = re.compile(
+    r"(\d{4,7})-(\d\d)-(\d\d)(?: ([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,6}))?(\+00)?)?( BC)?", re.ASCII
+)
 
 
 @attrs.frozen(order=False)
@@ -77,9 +78,11 @@ def decode_date(wire: tuple[int]) -> date | str:
 
 
 def encode_date(value: object) -> tuple[int]:
-    """A date, or the text of one that Python cannot hold."""
+    """A date, or text as Postgres writes it: Python cannot hold every one."""
     if isinstance(value, str):
-        return (_special(value, DAYS_INFINITY, DAYS_MINUS_INFINITY, lambda days, _: days),)
+        if value in ("infinity", "-infinity"):
+            return (DAYS_INFINITY if value == "infinity" else DAYS_MINUS_INFINITY,)
+        return (_from_text(value, "YYYY-MM-DD", has_time=False, has_zone=False)[0],)
     if not isinstance(value, date):
         raise TypeError(f"a date is wanted, this is {_article(value)}")
     return (value.toordinal() - EPOCH_ORDINAL,)
@@ -94,9 +97,9 @@ def decode_timestamp(wire: tuple[int]) -> datetime | str:
 
 
 def encode_timestamp(value: object) -> tuple[int]:
-    """A naive datetime (or date, for its midnight), or the text of one that Python cannot hold."""
+    """A naive datetime (or date, for its midnight), or text as Postgres writes it."""
     if isinstance(value, str):
-        return (_special(value, MICROSECONDS_INFINITY, MICROSECONDS_MINUS_INFINITY, _microseconds),)
+        return (_timestamp_from_text(value, "YYYY-MM-DD HH:MM:SS", has_zone=False),)
     if type(value) is date:
         return ((value.toordinal() - EPOCH_ORDINAL) * DAY_US,)
     if not isinstance(value, datetime):
@@ -115,12 +118,12 @@ def decode_timestamptz(wire: tuple[int]) -> datetime | str:
 
 
 def encode_timestamptz(value: object) -> tuple[int]:
-    """An aware datetime, or the text of one that Python cannot hold.
+    """An aware datetime, or text as Postgres writes it in UTC.
 
     A naive one is refused: guessing the machine's time zone gives another answer on another machine.
     """
     if isinstance(value, str):
-        return (_special(value, MICROSECONDS_INFINITY, MICROSECONDS_MINUS_INFINITY, _microseconds),)
+        return (_timestamp_from_text(value, "YYYY-MM-DD HH:MM:SS+00", has_zone=True),)
     if not isinstance(value, datetime):
         raise TypeError(f"a datetime is wanted, this is {_article(value)}")
     if value.tzinfo is None:
@@ -211,28 +214,29 @@ def _beyond_python(days: int, microseconds: int | None, zone: str) -> str:
     return text + zone + ("" if year > 0 else " BC")
 
 
-def _special(text: str, infinity: int, minus_infinity: int, combine: Callable[[int, int], int]) -> int:
-    """The number for ``text``, which is one that the decoders above write."""
-    if text == "infinity":
-        return infinity
-    if text == "-infinity":
-        return minus_infinity
-    match = _BEYOND_PYTHON.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            "as text only infinity, -infinity and years outside 1 to 9999 are taken, else a date or datetime"
-        )
+def _timestamp_from_text(text: str, form: str, *, has_zone: bool) -> int:
+    if text in ("infinity", "-infinity"):
+        return MICROSECONDS_INFINITY if text == "infinity" else MICROSECONDS_MINUS_INFINITY
+    days, microseconds = _from_text(text, form, has_time=True, has_zone=has_zone)
+    return days * DAY_US + microseconds
+
+
+def _from_text(text: str, form: str, *, has_time: bool, has_zone: bool) -> tuple[int, int]:
+    """Days since 2000-01-01 and microseconds of the day, of what the decoders above write.
+
+    The time and the zone must be there, or not, as the type has it: what is missing would be guessed, and
+    what is too much would be lost.
+    """
+    match = _AS_POSTGRES_WRITES.fullmatch(text)
+    if match is None or (match[4] is not None) != has_time or (match[8] is not None) != has_zone:
+        raise ValueError(f"as text it is written as Postgres does: infinity, -infinity or {form}, BC at the end")
     year, month, day = (int(part) for part in match.group(1, 2, 3))
     year = 1 - year if match[9] else year
     cycles, year_in_cycle = divmod(year - 2000, 400)
     days = date(2000 + year_in_cycle, month, day).toordinal() - EPOCH_ORDINAL + cycles * CYCLE_DAYS
     hours, minutes, seconds = (int(part or 0) for part in match.group(4, 5, 6))
     fraction = int((match[7] or "").ljust(6, "0"))
-    return combine(days, ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction)
-
-
-def _microseconds(days: int, microseconds: int) -> int:
-    return days * DAY_US + microseconds
+    return days, ((hours * 60 + minutes) * 60 + seconds) * 1_000_000 + fraction
 
 
 def _article(value: object) -> str:

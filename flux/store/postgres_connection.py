@@ -483,8 +483,7 @@ class Connection:
             return self._lost()
         if isinstance(error, OutdatedSchemaCacheError):
             # A composite type has changed. Nothing to repeat, the statement has run.
-            self._types.known.clear()
-            self._types.settings.clear_type_cache()
+            self._types.forget()
             self._forget_statements()
         return translate(error, self._wire.options.place, self._wire.lost_because)
 

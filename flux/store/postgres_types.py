@@ -103,6 +103,13 @@ class TypeRegistry:
         for oid in asked:
             self.known[oid] = {"oid": oid, "ns": "pg_catalog", "name": f"type {oid}", "kind": b"?"}
 
+    def forget(self) -> None:
+        """Ask the server again about everything: a type has changed its shape."""
+        for oid, described in self.known.items():
+            self.settings.remove_python_codec(oid, described["name"], described["ns"])
+        self.known.clear()
+        self.settings.clear_type_cache()
+
     def register(self, oid: int) -> None:
         """Make values of type ``oid`` readable and writable."""
         described = self.find(oid)
