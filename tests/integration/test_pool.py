@@ -1,0 +1,213 @@
+"""The pool: never more connections than promised, first come first served, nothing handed on unsettled."""
+
+from collections import Counter
+
+import pytest
+import trio
+import trio.testing
+
+from flux.store.postgres import CannotConnect, Connection, ConnectOptions, DatabaseError, Pool, PoolClosed
+from tests.postgres_server import PostgresServer
+
+NAME = "flux pool test"
+
+
+def options(server: PostgresServer, **more: object) -> ConnectOptions:
+    settings = {"host": server.host, "port": server.port, "user": "postgres", "application_name": NAME}
+    return ConnectOptions(**{**settings, **more})  # type: ignore[arg-type]
+
+
+def sessions(server: PostgresServer, condition: str = "true") -> int:
+    """How many sessions the server has from here, by its own word."""
+    counted = f"select count(*) from pg_stat_activity where application_name = '{NAME}' and {condition}"
+    return int(server.psql(counted))
+
+
+async def wait_sessions(server: PostgresServer, wanted: int) -> None:
+    """A closed connection's session ends a moment later."""
+    with trio.fail_after(30):
+        while await trio.to_thread.run_sync(sessions, server) != wanted:
+            await trio.sleep(0.02)  # the server has no event for it
+
+
+async def test_fifty_tasks_share_five_connections(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 5)
+    in_use: Counter[int] = Counter()
+    most = 0
+    served: list[int] = []
+
+    async def work(number: int) -> None:
+        nonlocal most
+        for turn in range(20):
+            async with pool.acquire() as connection:
+                in_use[connection.backend_pid] += 1
+                assert in_use[connection.backend_pid] == 1, "one connection in two tasks' hands"
+                most = max(most, in_use.total())
+                answer = await connection.fetch_value("select $1::int * 1000 + $2::int", number, turn)
+                assert answer == number * 1000 + turn
+                in_use[connection.backend_pid] -= 1
+            served.append(number)
+
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(work, number)
+    assert most == 5
+    assert Counter(served) == dict.fromkeys(range(50), 20)
+    assert sessions(postgres18) == pool.counts.open == pool.counts.idle == 5
+    await pool.aclose()
+    await wait_sessions(postgres18, 0)
+
+
+async def test_who_waits_longest_is_served_first(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        async with pool.acquire():
+            order.append(number)
+
+    async with trio.open_nursery() as nursery, pool.acquire():
+        for number in range(10):
+            nursery.start_soon(work, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert pool.counts.waiting == 10
+    assert order == list(range(10))
+    await pool.aclose()
+
+
+async def test_a_task_that_stops_waiting_leaves_its_place(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    async with pool.acquire():
+        for _ in range(5):
+            with trio.move_on_after(0.02) as scope:
+                await pool.take()
+            assert scope.cancelled_caught
+        assert pool.counts.waiting == 0
+    async with pool.acquire() as connection:
+        assert await connection.fetch_value("select 1") == 1
+    await pool.aclose()
+
+
+async def test_nothing_of_one_task_reaches_the_next(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    async with pool.acquire() as connection:
+        pid = connection.backend_pid
+        connection.on_notice = print
+        await connection.execute("begin; create temp table left_over (i int)")
+    async with pool.acquire() as connection:
+        assert connection.backend_pid == pid
+        assert not connection.in_transaction
+        assert connection.on_notice is None
+        await connection.execute("set search_path = pg_temp; set role pg_monitor; create temp table left_over (i int)")
+        await connection.fetch("select pg_advisory_lock(42)")
+        await connection.listen("channel")
+        assert connection.is_dirty
+    async with pool.acquire() as connection:
+        assert connection.backend_pid == pid
+        assert await connection.fetch_row("select current_user, current_setting('search_path')") == (
+            "postgres", '"$user", public'
+        )  # fmt: skip
+        assert await connection.fetch_value("select count(*) from pg_locks where locktype = 'advisory'") == 0
+        assert await connection.fetch_value("select to_regclass('pg_temp.left_over')") is None
+        assert await connection.fetch("select * from pg_listening_channels()") == []
+    await pool.aclose()
+
+
+async def test_a_failed_transaction_is_rolled_back_when_it_comes_back(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    with pytest.raises(DatabaseError):
+        async with pool.acquire() as connection:
+            await connection.begin()
+            await connection.execute("select 1/0")
+    assert sessions(postgres18, "state = 'idle'") == 1
+    await pool.aclose()
+
+
+async def test_a_session_that_the_server_ended_is_replaced(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 2)
+    async with pool.acquire() as one, pool.acquire() as two:
+        pids = {one.backend_pid, two.backend_pid}
+    for pid in pids:
+        postgres18.psql(f"select pg_terminate_backend({pid}, 10000)")
+    async with pool.acquire() as one, pool.acquire() as two:
+        assert not pids & {one.backend_pid, two.backend_pid}
+        assert await two.fetch_value("select 1") == 1
+    assert pool.counts.open == 2
+    await pool.aclose()
+
+
+async def test_a_pool_that_cannot_connect_says_so_and_keeps_its_size(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18, database="missing"), 2)
+    for _ in range(5):
+        with pytest.raises(CannotConnect):
+            async with pool.acquire():
+                pass
+    assert (pool.counts.open, pool.counts.idle, pool.counts.waiting) == (0, 0, 0)
+    await pool.aclose()
+
+
+async def test_a_connection_whose_preparation_fails_is_closed(postgres18: PostgresServer) -> None:
+    async def prepare(connection: Connection) -> None:
+        await connection.execute("select 1/0")
+
+    pool = Pool(options(postgres18), 1, on_connect=prepare)
+    for _ in range(3):
+        with pytest.raises(DatabaseError):
+            async with pool.acquire():
+                pass
+    assert pool.counts.open == 0
+    await wait_sessions(postgres18, 0)
+    await pool.aclose()
+
+
+async def test_the_keeper_opens_ahead_and_closes_what_is_idle(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 4, min_idle=2, max_idle_s=0.2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.keep)
+        assert (pool.counts.open, pool.counts.idle) == (2, 2)
+        async with pool.acquire(), pool.acquire(), pool.acquire(), pool.acquire():
+            assert pool.counts.open == 4
+        await wait_sessions(postgres18, 2)
+        nursery.cancel_scope.cancel()
+    await pool.aclose()
+
+
+async def test_the_keeper_outlives_a_server_that_is_away(postgres18: PostgresServer) -> None:
+    postgres18.psql("create database kept_away")
+    try:
+        pool = Pool(options(postgres18, database="kept_away"), 2, min_idle=1, max_idle_s=0.1)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pool.keep)
+            postgres18.psql("alter database kept_away allow_connections false")
+            async with pool.acquire() as connection:
+                connection.terminate()
+            await trio.sleep(0.3)  # the keeper tries meanwhile, and is refused
+            assert pool.counts.open == 0
+            postgres18.psql("alter database kept_away allow_connections true")
+            await wait_sessions(postgres18, 1)
+            nursery.cancel_scope.cancel()
+        await pool.aclose()
+    finally:
+        postgres18.psql("drop database kept_away with (force)")
+
+
+async def test_a_closed_pool_gives_nothing_and_takes_everything_back(postgres18: PostgresServer) -> None:
+    pool = Pool(options(postgres18), 1)
+    refused = 0
+
+    async def wait() -> None:
+        nonlocal refused
+        with pytest.raises(PoolClosed):
+            await pool.take()
+        refused += 1
+
+    async with trio.open_nursery() as nursery, pool.acquire() as connection:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await pool.aclose()
+        assert await connection.fetch_value("select 1") == 1, "whoever has one may finish"
+    assert refused == 2
+    assert pool.counts.open == 0
+    await wait_sessions(postgres18, 0)
