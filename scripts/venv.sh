@@ -19,7 +19,7 @@ stop() {
 # Python 3.11 or newer that can make virtual environments, in $python.
 find_python() {
     old=""
-    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3 python; do
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python; do
         path=$(command -v "$candidate" 2>/dev/null) || continue
         if ! "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             old="$old $candidate"
