@@ -25,8 +25,11 @@ from flux.store.migrate import (
     prepare,
 )
 from flux.store.postgres import Connection, connect
+from flux.store.reading import get_execution
+from flux.store.records import RecordStore
 from tests.conftest import Database, create_database
 from tests.postgres_server import PostgresServer
+from tests.stored_executions import make_execution
 
 SCHEMA = Path(migrating.__file__).with_name("schema.sql")
 
@@ -116,6 +119,37 @@ async def test_a_database_is_prepared_once_and_again(postgres: PostgresServer) -
     assert database.psql("select version, name from flux.schema_version") == "1|schema"
     # Today, and seven days ahead, of changes and of records.
     assert database.psql("select count(*) from pg_class where relname ~ '^(mutation|execution)_p[0-9]{8}$'") == "16"
+
+
+async def test_a_day_that_nobody_prepared_gets_its_partition_at_the_next_start(database: Database) -> None:
+    old = make_execution(started_at_ns=1_764_000_000_000_000_000)
+    pool = database.pool()
+    await RecordStore(pool).add(old)
+    database.psql("insert into flux.mutation (at, xid, ordinal, relid, schema_name, table_name, op, depth) "
+                  "values ('2025-11-24 23:59:59.999999Z', '7', 1, 0, 's', 't', 'I', 1)")  # fmt: skip
+    where = "select tableoid::regclass from flux.execution union all select tableoid::regclass from flux.mutation"
+    assert database.psql(where) == "flux.execution_default\nflux.mutation_default"
+    async with pool.acquire() as connection:
+        await prepare(connection)
+    assert database.psql(where) == "flux.execution_p20251124\nflux.mutation_p20251124"
+    assert (await get_execution(pool, old.id))[1] == old
+    await pool.aclose()
+
+
+FLOORS = {
+    "1970-01-01Z": "00000000-0000-0000-0000-000000000000",
+    "1969-12-31Z": "00000000-0000-0000-0000-000000000000",
+    "0044-03-15Z BC": "00000000-0000-0000-0000-000000000000",
+    "1970-01-01 00:00:00.001Z": "00000000-0001-0000-0000-000000000000",
+    "1970-01-01 00:00:00.001999Z": "00000000-0001-0000-0000-000000000000",
+    "2025-11-24 16:00:00Z": "019ab697-e800-0000-0000-000000000000",
+    "12000-01-01Z": "ffffffff-ffff-0000-0000-000000000000",
+}
+
+
+def test_the_smallest_id_of_an_instant_is_not_beyond_it(database: Database) -> None:
+    for instant, floor in FLOORS.items():
+        assert database.psql(f"select flux.uuid_floor('{instant}')") == floor, instant
 
 
 async def test_programs_that_migrate_at_once_take_turns(postgres18: PostgresServer) -> None:
