@@ -184,7 +184,9 @@ class Client:
             ) from error
         match error:
             case ConnectionRefusedError():
-                cause = "nothing listens there"
+                # A server that ends by itself takes its file along.
+                left_over = server.source.endswith("dev.json")
+                cause = "nothing listens there" + " any more; it did not end by itself" * left_over
             case socket.gaierror():
                 cause = f"its name cannot be looked up ({error.strerror})"
             case TimeoutError():
@@ -195,7 +197,7 @@ class Client:
                 cause = str(getattr(error, "strerror", None) or error or type(error).__name__)
         raise ServerUnreachable(
             f"no answer from {server.url} ({server.source}): {cause}",
-            remedy="start it with flux dev or flux serve, or name another with --server URL or FLUXRT_URL",
+            remedy="start it with flux dev, or name another with --server URL or FLUXRT_URL",
         ) from error
 
     def _refuse(self, response: http.client.HTTPResponse, path: tuple[str, ...]) -> NoReturn:

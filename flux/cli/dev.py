@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flux import __version__
-from flux.cli.screen import Piece, Screen, cells, pad
+from flux.cli.screen import Line, Piece, Screen, cells, line_cells, pad, wrap_hanging
 from flux.cli.settings import settings
 from flux.errors import FluxError
 
@@ -78,16 +78,21 @@ async def _listen_to_signals(stop, scope, *, task_status):  # type: ignore[no-un
             stop.set()
 
 
+INDENT = " " * 10
+"""What belongs to a line that begins with the time stands under its words."""
+
+
 class DevStory:
     """Writes what happens to stderr. A `flux.supervisor.dev_server.Story`."""
 
     def __init__(self, screen: Screen, *, quiet: bool) -> None:
         self._screen = screen
         self._quiet = quiet
+        self._served: frozenset[Route] = frozenset()
 
     def begin(self, project: "Project", branch: str | None, sha: str, changed_files: int) -> None:
         """See `Story.begin`."""
-        code = sha if sha.startswith("nogit-") else sha[:7]
+        code = sha.removeprefix("nogit-")[:7]
         where = f"{branch} @ {code}" if branch else code
         state = f"{changed_files} changed" if changed_files else "clean"
         if sha.startswith("nogit-"):
@@ -98,14 +103,16 @@ class DevStory:
 
     def step(self, name: str, detail: str, elapsed_s: float) -> None:
         """See `Story.step`."""
-        text = f"{detail}"
-        room = max(2, 56 - cells(text))
-        said = f" {pad(name, 13)} {text}{' ' * room}"
-        self._line("  ", Piece("✓", "green"), said, Piece(f"{elapsed_s:.1f} s", "dim"))
+        room = max(16, min(54, self._screen.width - 26)) if self._screen.is_terminal else 54
+        first, *rest = wrap_hanging(detail, room)
+        took = Piece(f"{elapsed_s:5.1f} s", "dim")
+        self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
+        for text in rest:
+            self._line(" " * 18, text)
 
     def note(self, text: str) -> None:
         """See `Story.note`."""
-        self._screen.line("  ", Piece("!", "yellow"), f" {text}")
+        self._block(["  ", Piece("!", "yellow"), " "], text)
 
     def ready(self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str]) -> None:
         """See `Story.ready`."""
@@ -113,6 +120,7 @@ class DevStory:
         self._line("  api   ", Piece(url, "cyan"))
         self._line()
         self._routes(routes)
+        self._served = frozenset(routes)
         self._line()
         # Always told: programs wait for this line.
         self._screen.line(
@@ -120,33 +128,40 @@ class DevStory:
         )
         sys.stderr.flush()
 
-    def reload(self, changed: Sequence[str], deployment: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
+    def reload(self, changed: Sequence[str], code: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
         """See `Story.reload`."""
         what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
         self._line(
-            Piece(_now(), "dim"), "  reload  ", f"{what} changed → {deployment}, {len(routes)} functions",
+            Piece(_now(), "dim"), "  reload  ", f"{what} changed → {code}",
             Piece(f"  {elapsed_s * 1000:.0f} ms", "dim"),
         )  # fmt: skip
+        # A route or a grant that has changed is why somebody saved the file.
+        now = frozenset(routes)
+        for mark, some in (("−", self._served - now), ("+", now - self._served)):
+            for route in sorted(some, key=lambda route: (route.path, route.trigger, route.function)):
+                said = "  ".join([f"{route.trigger} {route.path}".strip() or "—", route.function, *route.grants])
+                self._line(INDENT, Piece(mark, "bold"), f" {said}")
+        self._served = now
 
     def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """See `Story.problem`."""
         self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold"))
         for line in error.message.split("\n"):
-            self._screen.line("            ", line)
+            self._block([INDENT], line)
         for failure in getattr(error, "failures", ()):
             for line in failure.traceback.rstrip().split("\n"):
-                self._screen.line("            ", Piece(line, "dim"))
-        if error.remedy:
-            self._screen.line("            ", error.remedy)
+                self._screen.line(INDENT, Piece(line, "dim"))
+        for line in error.remedy.split("\n") if error.remedy else []:
+            self._block([INDENT], line)
         outcome = "the last good code is served" if is_serving else "nothing is served until it is mended and saved"
-        self._screen.line("            ", Piece(outcome, "yellow"))
+        self._screen.line(INDENT, Piece(outcome, "yellow"))
 
     def crash(self, error: BaseException) -> None:
         """See `Story.crash`."""
         self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {type(error).__name__}: {error}")
         for text in traceback.format_exception(error):
             for line in text.rstrip().split("\n"):
-                self._screen.line("            ", Piece(line, "dim"))
+                self._screen.line(INDENT, Piece(line, "dim"))
 
     def output(self, text: str) -> None:
         """See `Story.output`."""
@@ -157,6 +172,15 @@ class DevStory:
         """See `Story.stopping`."""
         self._line(Piece(_now(), "dim"), "  stopping: requests in flight are finished")
 
+    def _block(self, head: Line, text: str) -> None:
+        """Write ``text`` after ``head``, its further lines beneath; into a pipe it stays one line."""
+        indent = line_cells(head)
+        is_terminal = self._screen.is_terminal
+        first, *rest = wrap_hanging(text, self._screen.width - indent) if is_terminal else [text]
+        self._screen.line(*head, first)
+        for line in rest:
+            self._screen.line(" " * indent, line)
+
     def _routes(self, routes: "Sequence[Route]") -> None:
         if not routes:
             self._line("  no functions yet: put one into functions/")
@@ -164,10 +188,16 @@ class DevStory:
         paths = max(cells(route.path) for route in routes)
         names = max(cells(route.function) for route in routes)
         for route in routes:
-            self._line(
+            line: list[Piece | str] = [
                 "  ", Piece(pad(route.trigger or "—", 6), "bold"), " ", pad(route.path, paths), "  ",
-                pad(route.function, names), "  ", Piece("  ".join(route.grants), "dim"),
-            )  # fmt: skip
+                pad(route.function, names),
+            ]  # fmt: skip
+            grants = Piece("  ".join(route.grants), "dim")
+            if not self._screen.is_terminal or line_cells(line) + 2 + cells(grants.text) <= self._screen.width:
+                self._line(*line, "  ", grants)
+            else:
+                self._line(*line)
+                self._line(" " * 9, grants)
 
     def _line(self, *pieces: Piece | str) -> None:
         if not self._quiet:

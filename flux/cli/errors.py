@@ -40,8 +40,8 @@ def command(since: str | None) -> None:
 
 def _group(group: Record, count_cells: int, width: int, *, quiet: bool) -> list[Line]:
     now = moments.local_now()
-    signature = group.get("signature")
-    text, where = render.error_parts(signature)
+    # The signature is what they have in common; read as a sentence it is the last error and its place.
+    text, where = render.error_parts(group.data.get("error") or group.get("signature"))
     indent = count_cells + 5
     first, *rest = wrap(f"{text}   {where}" if where else text, width - indent)
     result: list[Line] = [
@@ -53,7 +53,8 @@ def _group(group: Record, count_cells: int, width: int, *, quiet: bool) -> list[
     functions = ", ".join(
         item if isinstance(item, str) else json_text(item) for item in group.items("functions")
     )
-    story = f"last {moments.ago(last, now)}, first {moments.ago(began, now)} · {functions}"
+    ago, since = moments.ago(last, now), moments.ago(began, now)
+    story = f"{ago if ago == since else f'last {ago}, first {since}'} · {functions}"
     result += [[" " * indent, Piece(line, "dim")] for line in wrap(story, width - indent)]
     if not quiet:
         result.append([" " * indent, Piece(f"flux why {_sample(group.get('sample'))}", "cyan")])

@@ -128,7 +128,7 @@ def usage_error(error: "click.ClickException", arguments: list[str]) -> UsageErr
 
 def tell(error: FluxError, arguments: list[str]) -> None:
     """Write the error to stderr. The flags are read from the raw arguments: parsing may be what failed."""
-    from flux.cli.screen import Piece, Screen, json_text
+    from flux.cli.screen import Piece, Screen, json_text, wrap_hanging
 
     if "--json" in arguments:
         document = {
@@ -138,9 +138,12 @@ def tell(error: FluxError, arguments: list[str]) -> None:
         Screen.stderr().write_raw_json(json_text(document))
         return
     screen = Screen.stderr(colour=False if "--no-color" in arguments else None)
-    first, *rest = error.message.split("\n")
-    screen.line(Piece(error.code, "bold red"), Piece("  " + first))
     indent = " " * (len(error.code) + 2)
-    for text in [*rest, *(error.remedy.split("\n") if error.remedy else [])]:
+    texts = [*error.message.split("\n"), *(error.remedy.split("\n") if error.remedy else [])]
+    # Into a pipe nothing is broken: a program looks for whole lines.
+    room = screen.width - len(indent) if screen.is_terminal else None
+    lines = [line for text in texts for line in (wrap_hanging(text, room) if room else [text])]
+    screen.line(Piece(error.code, "bold red"), Piece("  " + lines[0]))
+    for text in lines[1:]:
         screen.line(Piece(indent + text))
     sys.stderr.flush()

@@ -13,7 +13,7 @@ from typing import Any
 from flux.cli import moments
 from flux.cli.failures import MalformedAnswer
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, cells, cut, json_text, pad, padded, spread, wrap
+from flux.cli.screen import Line, Piece, cells, cut, json_text, pad, padded, spread, wrap_hanging
 
 PREFIX_MIN = 3
 """The shortest prefix shown in bold: what is unique on the screen is seldom unique on the server."""
@@ -162,7 +162,8 @@ TABLE_HEAD = ("id", "time", "status", "route", "took", "calls", "code")
 
 def _columns(width: int, time_cells: int) -> int:
     """What is left for the route when all other columns have their room."""
-    return max(16, width - 2 - 10 - (time_cells + 1) - 7 - 9 - 10 - 8)
+    # Indentation and id, time, status, took, calls, and the commit with its "+".
+    return max(16, width - (2 + 9 + 1) - (time_cells + 1) - (6 + 1) - (1 + 8 + 2) - (9 + 1) - 8)
 
 
 def table_head(width: int, time_cells: int) -> Line:
@@ -206,7 +207,8 @@ def error_line(summary: Record, width: int, *, whole: bool) -> Line | None:
             return None
         error = f"{word}: the execution did not end by itself"
     text, where = error_parts(error)
-    room = width - 13 - (cells(where) + 3 if where else 0)
+    # The place stays whole: of the two, it is what one goes to.
+    room = width - 15 - (cells(where) + 3 if where else 0)
     shown = text if whole else cut(text, max(20, room))
     mark = Piece("✗ " + shown, "red") if failed(summary) else Piece("· " + shown, "yellow")
     return ["             ", mark, Piece("   " + where if where else "", "cyan")]
@@ -263,10 +265,13 @@ def fields_text(row: Mapping[str, Any], *, whole: bool) -> str:
     return ", ".join(f"{name} {value_text(value, whole=whole, width=32)}" for name, value in row.items())
 
 
-def block(title: str, value: Any, width: int, *, whole: bool) -> list[Line]:
-    """A titled value: on its title's line when it fits, else as indented JSON, cut after some lines."""
+def block(title: str, value: Any, width: int, *, whole: bool, column: int = 8) -> list[Line]:
+    """A titled value: on its title's line when it fits, else as indented JSON, cut after some lines.
+
+    ``column`` is the room for the title, the same for blocks that stand beneath each other.
+    """
     text = json_text(value)
-    head = f"  {title:<8} "
+    head = f"  {title:<{column}} "
     if cells(head) + cells(text) <= width:
         return [[Piece(head, "bold"), text]]
     import json
@@ -283,12 +288,6 @@ def block(title: str, value: Any, width: int, *, whole: bool) -> list[Line]:
     elif not whole and any(cells(line) > width - 4 for line in lines):
         result.append([Piece("    … long values are cut (-v)", "dim")])
     return result
-
-
-def wrap_hanging(text: str, width: int) -> list[str]:
-    """The text in lines that keep its indentation."""
-    indent = len(text) - len(text.lstrip(" "))
-    return [" " * indent + line for line in wrap(text[indent:], max(20, width - indent))]
 
 
 # --- mutations -------------------------------------------------------------------------------------
@@ -475,11 +474,12 @@ def next_lines(commands: Sequence[str | tuple[str, str]], width: int) -> list[Li
     """The commands to type next, each with what it is for."""
     result: list[Line] = [[]]
     pairs = [command if isinstance(command, tuple) else (command, "") for command in commands]
-    column = min(46, max(cells(command) for command, _ in pairs))
+    # Aligned, but for a command so long that the others' purposes would have no room.
+    column = max((cells(command) for command, _ in pairs if cells(command) <= 34), default=0)
     for index, (command, purpose) in enumerate(pairs):
         head = "  next     " if index == 0 else "           "
         line: list[Piece | str] = [Piece(head, "bold"), Piece(pad(command, column), "cyan")]
-        if purpose and cells(head) + column + 2 + cells(purpose) <= width:
+        if purpose and cells(head) + max(column, cells(command)) + 2 + cells(purpose) <= width:
             line.append(Piece("  " + purpose, "dim"))
         result.append(line)
     return result

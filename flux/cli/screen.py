@@ -112,6 +112,12 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
+def wrap_hanging(text: str, width: int) -> list[str]:
+    """The text in lines that keep its indentation."""
+    indent = len(text) - len(text.lstrip(" "))
+    return [" " * indent + line for line in wrap(text[indent:], max(20, width - indent))]
+
+
 def _head(word: str, width: int) -> str:
     """As much of the word as fits, but at least a character, and no accent torn from its letter."""
     used = 0

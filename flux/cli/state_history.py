@@ -57,9 +57,9 @@ def lines(
     prefixes = render.Prefixes(name for name in executions if name)
     times = [moments.clock(at, now) for at, _ in dated]
     time_cells = max(map(cells, times))
-    room = max(24, width - 2 - 4 - time_cells - 1 - 34)
-    for time, (_, version) in zip(times, dated, strict=True):
-        source = _source(version, prefixes)
+    sources = [_source(version, prefixes) for _, version in dated]
+    room = max(24, width - (2 + 3 + 1) - time_cells - 2 - 2 - max(map(line_cells, sources)))
+    for time, source, (_, version) in zip(times, sources, dated, strict=True):
         for index, text in enumerate(render.changes(version, whole=whole)):
             shown = text if whole else cut(text, room)
             if index:
@@ -77,13 +77,11 @@ def lines(
 
 def _head(table: str, key: str, since: str, versions: list[Record]) -> list[Line]:
     numbered = sum(version.flag("committed") for version in versions)
-    line: list[Piece | str] = [
-        Piece(f"{table}[{key}]", "bold"), f" · {numbered} version{'s' * (numbered != 1)} since {since}",
-    ]  # fmt: skip
     undone = len(versions) - numbered
+    parts = [f"{numbered} version{'s' * (numbered != 1)}"] if numbered else ["no version was ever committed"]
     if undone:
-        line.append(f" · {undone} change{'s' * (undone != 1)} rolled back")
-    return [line]
+        parts.append(f"{undone} change{'s' * (undone != 1)} rolled back")
+    return [[Piece(f"{table}[{key}]", "bold"), f" · {' · '.join(parts)} · since {since}"]]
 
 
 def _number(version: Record) -> Piece:

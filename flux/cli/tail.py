@@ -37,6 +37,7 @@ that began earlier may still be to come."""
 def command(query: str | None, since: str | None, follow: bool) -> int:
     """Executions as they happen, until ctrl-c."""
     tail = Tail(open_client(), canonical_filter(query), canonical_since(since))
+    is_cut = False
     try:
         if follow:
             for answer in endless(tail.ask_on, tail.story):
@@ -44,9 +45,11 @@ def command(query: str | None, since: str | None, follow: bool) -> int:
         else:
             for answer in tail.ask(follow=False):
                 tail.show(answer)
+    except KeyboardInterrupt:
+        is_cut = True
+        raise  # main turns it into exit code 130.
     finally:
-        # Also after ctrl-c, which main turns into exit code 130.
-        tail.tell_sum()
+        tail.tell_sum(is_cut=is_cut)
     return EXIT_NOT_WHOLE if tail.lost else 0
 
 
@@ -161,8 +164,8 @@ class Tail:
         if parent is not None:
             self._screen.cut_line(*parent)
 
-    def tell_sum(self) -> None:
-        """The last words, on stderr."""
+    def tell_sum(self, *, is_cut: bool) -> None:
+        """The last words, on stderr; ``is_cut`` when ctrl-c brought the end."""
         if self.story is None or not self._asked:
             return
         parts = [f"{self.shown} execution{'s' * (self.shown != 1)}", f"{self.failed} failed"]
@@ -170,4 +173,6 @@ class Tail:
             parts.append(f"{self.lost} missing")
         if self.failed:
             parts.append("flux why @last-error")
+        if is_cut and self.story.is_terminal:
+            self.story.line()  # The terminal has written "^C" where this line would begin.
         self.story.line(Piece(" · ".join(parts), "bold"))

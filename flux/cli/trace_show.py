@@ -15,7 +15,7 @@ from flux.cli.client import open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import NoSuchId
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap
+from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap, wrap_hanging
 from flux.cli.settings import settings
 
 CALLS_SHOWN = 40
@@ -62,7 +62,7 @@ def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
             result.append(["  ", Piece(where, "cyan")])
     if (warning := render.completeness_line(trace)) is not None:
         result.append(warning)
-    result += [[], *render.block("input", trace.get("input"), width, whole=whole)]
+    result += [[], *_input(trace.get("input"), width, whole=whole)]
     result += _calls(trace, width, whole=whole)
     places = render.places_of_calls(trace)
     result += render.mutation_lines(trace.records("mutations"), places, width, whole=whole)
@@ -73,7 +73,7 @@ def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
             [Piece("  spans", "bold")],
             *[["    " + json_text(item)] for item in trace.items("spans")],
         ]
-    result += [[], *render.block("output", trace.get("output"), width, whole=whole)]
+    result += [[], *_output(trace.get("output"), width, whole=whole)]
     result += _children(trace)
     if not quiet and (commands := _next(trace)):
         result += render.next_lines(commands, width)
@@ -95,13 +95,62 @@ def _sandbox(trace: Record) -> str:
     sandbox = trace.get("sandbox")
     if not isinstance(sandbox, dict):
         return f"sandbox {json_text(sandbox)}"
-    first = [str(sandbox[key]) for key in ("kind", "isolation") if sandbox.get(key) is not None]
-    clock = sandbox.get("clock")
-    return "sandbox " + " ".join(first) + (f", clock {_plain(clock)}" if clock is not None else "")
+    said = [str(sandbox.get("kind"))]
+    # A kind whose isolation has the same name has one only; the name twice tells nothing.
+    said += [f"isolation {_plain(sandbox['isolation'])}"] if sandbox.get("isolation") not in (None, said[0]) else []
+    said += [f"clock {_plain(sandbox['clock'])}"] if sandbox.get("clock") is not None else []
+    return "sandbox " + ", ".join(said)
 
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json_text(value)
+
+
+# --- what came in and went out ---------------------------------------------------------------------
+
+
+def _input(value: Any, width: int, *, whole: bool) -> list[Line]:
+    """The body first, then what else a request has; what the view's first line says is not said again."""
+    if whole or not isinstance(value, dict) or "headers" not in value:
+        return render.block("input", value, width, whole=whole)
+    result = (
+        [[Piece("  input    ", "bold"), Piece("no body", "dim")]]
+        if value.get("body_format") == "empty"
+        else render.block("input", value.get("body"), width, whole=False)
+    )
+    for key in ("params", "query"):
+        if value.get(key):
+            result += render.block(key, value[key], width, whole=False)
+    return [*result, *_headers(value["headers"], width)]
+
+
+def _output(value: Any, width: int, *, whole: bool) -> list[Line]:
+    """The answer's body and headers; of an execution without an answer of its own, how it ended."""
+    if whole or not isinstance(value, dict):
+        return render.block("output", value, width, whole=whole)
+    if "headers" in value:
+        result = (
+            [[Piece("  output   ", "bold"), Piece("no body", "dim")]]
+            if value.get("body_format") == "empty"
+            else render.block("output", value.get("body"), width, whole=False)
+        )
+        return [*result, *_headers(value["headers"], width)]
+    kept = {key: _without_nothing(item) for key, item in value.items()}
+    return render.block("output", _without_nothing(kept), width, whole=False)
+
+
+def _headers(headers: Any, width: int) -> list[Line]:
+    if not isinstance(headers, dict) or not headers:
+        return []
+    return [
+        [Piece("  headers  ", "bold"), Piece(cut(render.fields_text(headers, whole=False), width - 11), "dim")]
+    ]
+
+
+def _without_nothing(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: item for key, item in value.items() if item not in (None, [], {})}
 
 
 # --- calls -----------------------------------------------------------------------------------------
@@ -210,17 +259,17 @@ def _call_whole(trace: Record, call: Record, width: int) -> list[Line]:
         [Piece(where, "cyan"), f" in {function}()" if function else ""],
         [],
     ]
-    result += render.block("kind", call.text("kind"), width, whole=True)
+    result += render.block("kind", call.text("kind"), width, whole=True, column=9)
     sql = call.get("arguments").get("sql") if isinstance(call.get("arguments"), dict) else None
     if isinstance(sql, str) and "\n" in sql:
         result.append([Piece("  sql", "bold")])
         result += [
-            ["    " + part] for line in sql.split("\n") for part in render.wrap_hanging(line, width - 4)
+            ["    " + part] for line in sql.split("\n") for part in wrap_hanging(line, width - 4)
         ]
-    result += render.block("arguments", call.get("arguments"), width, whole=True)
+    result += render.block("arguments", call.get("arguments"), width, whole=True, column=9)
     if call.data.get("error") is not None:
-        result += render.block("error", call.data["error"], width, whole=True)
-    return result + render.block("result", call.data.get("result"), width, whole=True)
+        result += render.block("error", call.data["error"], width, whole=True, column=9)
+    return result + render.block("result", call.data.get("result"), width, whole=True, column=9)
 
 
 # --- the rest --------------------------------------------------------------------------------------

@@ -66,10 +66,28 @@ def lines(why: Record, trace: Record | None, width: int, *, whole: bool, quiet: 
     result += render.mutation_lines(why.records("mutations"), places, width, whole=whole)
     if trace is not None and trace.records("calls"):
         result += render.timeline(trace, width, whole=whole)
-    commands = [render.next_command(item, why.path("next")) for item in why.items("next")]
+    commands = [_with_purpose(render.next_command(item, why.path("next"))) for item in why.items("next")]
     if commands and not quiet:
         result += render.next_lines(commands, width)
     return result
+
+
+_PURPOSES = (
+    ("flux trace list ", "those that did not fail"),
+    ("flux trace ", "everything it did"),
+    ("flux state history ", "the row's versions, and who made them"),
+    ("flux errors", "failures by kind"),
+    ("flux explain ", "what the code means"),
+)
+
+
+def _with_purpose(command: str | tuple[str, str]) -> str | tuple[str, str]:
+    """The command with what it is for, where the server did not say."""
+    if not isinstance(command, str):
+        return command
+    if command.startswith("flux trace ") and " --call " in command:
+        return command, "that call whole"
+    return next(((command, purpose) for start, purpose in _PURPOSES if command.startswith(start)), command)
 
 
 def _answer(why: Record, width: int) -> list[Line]:

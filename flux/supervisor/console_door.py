@@ -54,7 +54,7 @@ class Door:
         if not self._is_ours(host):
             return problem(
                 403, "FORBIDDEN", f'this console is not called "{host[:200]}"',
-                extra={"remedy": "use 127.0.0.1 or localhost, or the host that flux serve was given"},
+                extra={"remedy": "use 127.0.0.1 or localhost, or the host that the server was given"},
             )  # fmt: skip
         origin = head.header("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():

@@ -21,7 +21,7 @@ import trio
 from flux.config import DEFAULT_ORIGIN, Config
 from flux.deployment import Deployment, Function
 from flux.errors import OperatorError
-from flux.execution import LimitInForce
+from flux.execution import Level, LimitInForce
 from flux.grants import Grants
 from flux.limits import Limits, format_duration, format_size
 from flux.project import Project, hash_artifact, list_artifact_files, read_source_version
@@ -59,6 +59,11 @@ class LiveDeployment:
         self._in_use = 0
         self._retired = False
         self._idle = trio.Event()
+
+    @property
+    def level(self) -> Level:
+        """Which walls stand around its functions."""
+        return self._sandbox.level
 
     def enter(self) -> None:
         """A request begins to use it."""

@@ -18,9 +18,7 @@ It decides nothing about how things look: a `Story` is told what happens.
 
 import contextlib
 import json
-import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,10 +26,11 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from flux.config import Config
+from flux.config import CONFIG_NAME, Config
 from flux.dotenv import parse_dotenv
-from flux.errors import FluxError, OperatorError
+from flux.errors import FluxError
 from flux.project import Project, list_migrations, read_project, read_source_version
+from flux.redact import RedactionRules
 from flux.store.embedded import open_embedded_postgres
 from flux.store.migrate import Prepared, apply_user_migrations
 from flux.store.postgres import ConnectOptions, parse_url
@@ -41,6 +40,12 @@ from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.execute import Backing, Executor
+from flux.supervisor.flux_folder import (
+    UnwritableFluxFolderError,
+    held_folder,
+    prepare_flux_folder,
+    server_file,
+)
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 from flux.supervisor.host import FunctionHost, Publisher, list_grants
@@ -48,18 +53,12 @@ from flux.supervisor.live import Live
 from flux.supervisor.recovery import Recovered
 from flux.supervisor.watch import watch_project
 from flux.tenant import Tenant
+from flux.toml_lines import find_key_lines
 
 IDLE_WORKERS = 4
 DRAIN_S = 10.0
 """How long requests in flight may take to end once the server is told to stop."""
 RELOAD_QUIET_S = 0.02
-SERVER_FILE = "dev.json"
-
-
-class UnwritableFluxFolderError(OperatorError):
-    """``.flux/`` can't be written."""
-
-    code = "FLX522"
 
 
 @attrs.frozen
@@ -106,8 +105,8 @@ class Story(Protocol):
     def ready(self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str]) -> None:
         """Requests are taken."""
 
-    def reload(self, changed: Sequence[str], deployment: str, routes: Sequence[Route], elapsed_s: float) -> None:
-        """New code is served."""
+    def reload(self, changed: Sequence[str], code: str, routes: Sequence[Route], elapsed_s: float) -> None:
+        """New code is served; ``code`` names it as records do."""
 
     def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """Something failed and the server goes on, with the last good code if ``is_serving``."""
@@ -130,8 +129,9 @@ async def serve_dev(options: DevOptions, story: Story, stop: trio.Event) -> None
     story.begin(project, version.branch, version.sha, version.changed_files)
     flux_folder = prepare_flux_folder(options.root)
     port = project.config.dev.port if options.port is None else options.port
-    listeners = await open_listeners("127.0.0.1", port)  # First: a port in use is known before anything is started.
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(held_folder(flux_folder))
+        listeners = await open_listeners("127.0.0.1", port)  # A port in use is known before anything is started.
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
         database = await stack.enter_async_context(_open_database(options, project.config, flux_folder, story))
@@ -141,7 +141,7 @@ async def serve_dev(options: DevOptions, story: Story, stop: trio.Event) -> None
         opened = await stack.enter_async_context(
             open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
         )
-        _tell_backing(story, opened, trio.current_time() - backing_began)
+        _tell_backing(story, project, opened, trio.current_time() - backing_began)
         await _migrate(project, opened.backing, tenant, story)
         server = _Server(options.root, project, opened, story, flux_folder, secrets.token_urlsafe(24))
         await server.run(listeners, stop, began)
@@ -154,15 +154,17 @@ async def _open_database(
     """Give the options of Flux's own role, with the embedded server running if that is the one."""
     began = trio.current_time()
     url = options.database_url or config.database.url
+    isolation = config.database.isolation
     if url:
         connect_options = parse_url(url)
-        story.step("postgres", f"at {connect_options.place}", trio.current_time() - began)
+        story.step("postgres", f"at {connect_options.place} · {isolation}", trio.current_time() - began)
         yield connect_options
         return
     async with open_embedded_postgres(flux_folder / "pg", clean=options.clean, user=options.pg_user) as server:
         address = server.address
-        first = f"  (first run: initdb {server.initdb_s:.1f} s)" if server.first_run else ""
-        story.step("postgres", f"{server.version} embedded, .flux/pg{first}", trio.current_time() - began)
+        first = f" (initdb {server.initdb_s:.1f} s)" if server.first_run else ""
+        detail = f"{server.version} embedded, .flux/pg · {isolation}{first}"
+        story.step("postgres", detail, trio.current_time() - began)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_postgres, server, story)
             yield ConnectOptions(
@@ -183,10 +185,10 @@ async def _keep_postgres(server: Any, story: Story) -> None:
         story.note("PostgreSQL is back")
 
 
-def _tell_backing(story: Story, opened: OpenedBacking, elapsed_s: float) -> None:
+def _tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed_s: float) -> None:
     prepared: Prepared = opened.prepared
     recovered: Recovered = opened.recovered
-    story.step("recorder", f"whole requests, schema {prepared.installed_version}", elapsed_s)
+    story.step("recorder", f"whole requests · {describe_redaction(project)}", elapsed_s)
     if recovered.interrupted or recovered.completed:
         story.note(
             f"recovered from the journal: {len(recovered.completed)} that had ended, "
@@ -198,6 +200,18 @@ def _tell_backing(story: Story, opened: OpenedBacking, elapsed_s: float) -> None
         story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
     if not prepared.event_triggers:
         story.note("this role may not create event triggers: new tables are recorded from the next start on")
+
+
+def describe_redaction(project: Project) -> str:
+    """How much records leave out, and where that is said: ``redacting 4 fields (flux.toml:18)``."""
+    rules = RedactionRules.parse(project.config.recording.redact)
+    count = len(rules.headers) + len(rules.json_paths) + len(rules.columns)
+    text = (project.root / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
+    try:
+        line = find_key_lines(text).get(("recording", "redact"))
+    except ValueError:  # It was saved in the meantime, and is no TOML now: its time comes when it is read.
+        line = None
+    return f"redacting {count} fields ({f'{CONFIG_NAME}:{line}' if line else 'the usual ones'})"
 
 
 async def _migrate(project: Project, backing: Backing, tenant: Tenant, story: Story) -> None:
@@ -263,8 +277,11 @@ class _Server:
             deployment_began = trio.current_time()
             is_ready = False
             if await self._deploy(deployments, host, self._project, "the functions"):
-                workers = f"process workers ×{IDLE_WORKERS}"
-                self._story.step("sandbox", workers, trio.current_time() - deployment_began)
+                assert deployments.current is not None
+                level = deployments.current.level
+                walls = f"isolation {level.isolation}, clock {level.clock}"
+                detail = f"{level.kind} workers ×{IDLE_WORKERS} · {walls}"
+                self._story.step("sandbox", detail, trio.current_time() - deployment_began)
                 self._tell_ready(deployments, url, began)
                 is_ready = True
             async for first in receive:
@@ -317,6 +334,8 @@ class _Server:
         self, deployments: Deployments, host: FunctionHost, changed: Sequence[str], began: float
     ) -> bool:
         """Take in what has changed on disk; say whether new code is served."""
+        # An editor's temporary file is gone by now; a file that was removed counts if it is all there is.
+        changed = [path for path in changed if (self._root / path).exists()] or changed
         what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
         try:
             project = read_project(self._root)
@@ -332,7 +351,8 @@ class _Server:
             return False
         assert deployments.current is not None
         current = deployments.current
-        self._story.reload(changed, current.deployment.id, list_routes(current), trio.current_time() - began)
+        code = current.deployment.sha.removeprefix("nogit-")[:7] + "+" * current.deployment.dirty
+        self._story.reload(changed, code, list_routes(current), trio.current_time() - began)
         return True
 
     def _counters(self) -> Mapping[str, float | Mapping[str, float]]:
@@ -349,6 +369,13 @@ class _Server:
             "database_waiting": {"owner": float(owner.waiting), "guests": float(guests.waiting)},
         }
 
+    def _tell_redaction(self) -> str:
+        rules = RedactionRules.parse(self._project.config.recording.redact)
+        names = [f"header:{name}" for name in sorted(rules.headers)]
+        names += [f"json:$.{'.'.join(path)}" for path in rules.json_paths]
+        names += [f"column:{table}.{column}" for table, column in sorted(rules.columns)]
+        return ", ".join(names)
+
     def _checks(self) -> Sequence[Mapping[str, Any]]:
         writer = self._backing.writer.counts
         coverage = [f"{schema}.{table}: {reason}" for schema, table, reason in self._prepared.coverage]
@@ -356,7 +383,7 @@ class _Server:
             {
                 "name": "recording",
                 "ok": writer.stalled_since is None and writer.reduced == 0,
-                "detail": f"{writer.stored} stored, {writer.waiting} waiting, {writer.reduced} reduced"
+                "detail": f"since the start {writer.stored} stored, {writer.reduced} reduced; {writer.waiting} waiting"
                 + (f", last error: {writer.last_error}" if writer.last_error else ""),
                 "remedy": "" if writer.stalled_since is None else "the database does not take records: see its log",
             },
@@ -366,10 +393,23 @@ class _Server:
                 "detail": "; ".join(coverage) or "every table's changes are recorded",
                 "remedy": "" if not coverage else "flux explain FLX232",
             },
+            {"name": "redaction", "ok": True, "detail": self._tell_redaction(), "remedy": ""},
+            {
+                "name": "transactions",
+                "ok": True,
+                "detail": f"{self._project.config.database.isolation}, unless a function says otherwise",
+                "remedy": "",
+            },
             {
                 "name": "isolation",
                 "ok": True,
                 "detail": "process: each execution in a process of its own; not a wall against hostile code",
+                "remedy": "",
+            },
+            {
+                "name": "clock",
+                "ok": True,
+                "detail": "python: time stands still between calls; C code that asks the system sees the real one",
                 "remedy": "",
             },
         ]
@@ -397,37 +437,6 @@ def list_routes(live: LiveDeployment) -> list[Route]:
         module = function.position.file.removesuffix(".py").replace("/", ".")
         routes.append(Route(method, path, f"{module}:{function.name}", tuple(list_grants(runnable))))
     return sorted(routes, key=lambda route: (not route.path, route.path, route.trigger, route.function))
-
-
-def prepare_flux_folder(root: Path) -> Path:
-    """Return the project's ``.flux/``, made if it is not there and closed to others."""
-    folder = root / ".flux"
-    try:
-        folder.mkdir(mode=0o755, exist_ok=True)  # Postgres may run as somebody else and has to pass through.
-        (folder / ".gitignore").write_text("*\n")
-        (folder / "journal").mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise UnwritableFluxFolderError(
-            f"{error.filename or folder} can't be written: {error.strerror}",
-            remedy=f"free space there, or make the folder yours: ls -ld {folder}",
-        ) from error
-    return folder
-
-
-@contextlib.contextmanager
-def server_file(folder: Path, url: str, token: str) -> Any:
-    """Tell the command line where the server is, for as long as the block lasts."""
-    path = folder / SERVER_FILE
-    document = {"url": url, "token": token, "pid": os.getpid(), "started": time.time()}
-    # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment.
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w") as file:
-        json.dump(document, file)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _read_secrets(root: Path) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""The project's ``.flux/``: making it, holding it, and saying in it where the server is.
+
+One server at a time serves a project from its folder. Two would share a journal's
+folder and take each other's ``dev.json`` away, so the folder is held with a lock
+(flock: it goes with its process, however that ends), and whoever comes second is told
+who was first and where it listens.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flux.errors import OperatorError
+
+SERVER_FILE = "dev.json"
+"""Where the server is, for the command line."""
+LOCK_FILE = "lock"
+
+
+class UnwritableFluxFolderError(OperatorError):
+    """``.flux/`` can't be written."""
+
+    code = "FLX522"
+
+
+class ProjectInUseError(OperatorError):
+    """Another server serves this project from this folder."""
+
+    code = "FLX523"
+
+
+def prepare_flux_folder(root: Path) -> Path:
+    """Return the project's ``.flux/``, made if it is not there and closed to others."""
+    folder = root / ".flux"
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)  # Postgres may run as somebody else and has to pass through.
+        (folder / ".gitignore").write_text("*\n")
+        (folder / "journal").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Be the only server of this project for as long as the block lasts; raise `ProjectInUseError`."""
+    try:
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with open(descriptor, "r+b", buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(folder, file.read(20).decode("ascii", "replace").strip()) from None
+        file.truncate(0)
+        file.write(b"%d\n" % os.getpid())
+        yield
+
+
+def _in_use(folder: Path, pid: str) -> ProjectInUseError:
+    """Name the one that has it: by the lock, and by what it wrote down when it was ready."""
+    holder = f"process {pid}" if pid.isdigit() else "another process"
+    try:
+        document = json.loads((folder / SERVER_FILE).read_bytes())
+        where = f" at {document['url']}" if str(document["pid"]) == pid else ""
+    except (OSError, ValueError, LookupError, TypeError):
+        where = ""  # It is not ready yet, or about to end.
+    return ProjectInUseError(
+        f"{folder.parent} is served already{where} (flux dev, {holder})",
+        remedy="use that one, or stop it first with ctrl-c in its terminal"
+        + (f" or kill {pid}" if pid.isdigit() else ""),
+    )
+
+
+@contextlib.contextmanager
+def server_file(folder: Path, url: str, token: str) -> Iterator[None]:
+    """Tell the command line where the server is, for as long as the block lasts."""
+    path = folder / SERVER_FILE
+    document = {"url": url, "token": token, "pid": os.getpid(), "started": time.time()}
+    # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment.
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as file:
+        json.dump(document, file)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UnwritableFluxFolderError:
+    return UnwritableFluxFolderError(
+        f"{error.filename or folder} can't be written: {error.strerror}",
+        remedy=f"free space there, or make the folder yours: ls -ld {folder}",
+    )
