@@ -1,0 +1,107 @@
+"""What all benchmarks share: CPU of a process tree, medians with their spread, tables.
+
+A figure here is the median of several rounds, with the lowest and the highest beside it. A
+machine's noise then shows as spread, and does not look like a result.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+_TICKS_S = os.sysconf("SC_CLK_TCK")
+
+
+def spread(figures: Sequence[float], digits: int = 1) -> str:
+    """Return ``median (lowest..highest)``."""
+    low, middle, high = min(figures), statistics.median(figures), max(figures)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}..{high:,.{digits}f})"
+
+
+def get_percentile(figures: Sequence[float], percent: float) -> float:
+    """Return the nearest-rank percentile."""
+    ranked = sorted(figures)
+    return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
+
+
+def get_tree_cpu_s(root: int) -> float:
+    """Return the CPU seconds (user and system) of a process and its descendants, the dead ones included.
+
+    A process that has ended counts with whoever has waited for it. Those that have ended and are not yet
+    waited for are still in ``/proc``. So nothing is counted twice, and what is missing is only what
+    nobody waits for.
+    """
+    ticks: dict[int, int] = {}
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            text = (path / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended since it was listed; its parent has its figures now.
+        fields = text.rpartition(")")[2].split()
+        ticks[int(path.name)] = sum(map(int, fields[11:15]))
+        children.setdefault(int(fields[1]), []).append(int(path.name))
+    found, waiting = 0, [root]
+    while waiting:
+        pid = waiting.pop()
+        found += ticks.get(pid, 0)
+        waiting += children.get(pid, [])
+    return found / _TICKS_S
+
+
+def get_resident_mb(root: int) -> float:
+    """Return the memory of a process and its descendants, shared pages divided among those who share them."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            try:
+                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(path.name))
+    total_kb, waiting = 0, [root]
+    while waiting:
+        pid = waiting.pop()
+        waiting += children.get(pid, [])
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total_kb += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total_kb / 1024
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table as Markdown, which a terminal shows well enough too."""
+    lines = [list(headings), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("| " + " | ".join(cells) + " |")
+
+
+def print_machine() -> None:
+    """Print what the figures were measured on, the load by others included."""
+    model = next(
+        (
+            line.partition(": ")[2]
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    command = ["git", "describe", "--always", "--dirty"]
+    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} x {model}, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, code {git.stdout.strip() or 'unknown'}, "
+        f"load average before: {os.getloadavg()[0]:.2f}"
+    )
+    print(f"command: python {' '.join(sys.argv)}\n", flush=True)
