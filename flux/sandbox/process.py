@@ -33,6 +33,8 @@ IMPORT_DEADLINE_S = 60.0
 """Importing a project may be slow; an import that takes longer hangs."""
 FORKING_MAX = 16
 """Workers asked for and not yet forked. The zygote forks one at a time: more would only wait elsewhere."""
+IDLE_MAX = 64
+"""Workers in waiting beyond which one that could serve again is ended instead: the rush is over."""
 RESTART_PAUSE_S = 0.2
 """Before a zygote that died is replaced; doubles up to the next while it can't be."""
 RESTART_PAUSE_S_MAX = 5.0
@@ -231,12 +233,14 @@ class ProcessSandbox:
                     self._refuse_one(error.strerror or str(error))
                 return
 
-    def _offer(self, worker: ProcessWorker) -> None:
-        """Give a worker to whoever has waited longest, or let it wait."""
+    def _offer(self, worker: ProcessWorker, *, first: bool = False) -> None:
+        """Give a worker to whoever has waited longest, or let it wait; ``first``: before the others."""
         if self._waiting:
             place = self._waiting.popleft()
             place.worker = worker
             place.called.set()
+        elif first:
+            self._idle.appendleft(worker)
         else:
             self._idle.append(worker)
 
@@ -301,10 +305,9 @@ class ProcessSandbox:
 
     def _take_back(self, worker: ProcessWorker) -> bool:
         """Offer a worker again if there is a use for it."""
-        wanted = bool(self._waiting) or len(self._idle) < self._idle_target
-        if self._closing or not wanted or not worker.is_running():
+        if self._closing or len(self._idle) >= IDLE_MAX or not worker.is_running():
             return False
-        self._offer(worker)
+        self._offer(worker, first=True)
         return True
 
 

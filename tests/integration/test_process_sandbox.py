@@ -1,0 +1,576 @@
+"""The process sandbox with real processes: imports that fail, pools under load, and everything that may be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from flux.errors import FluxError
+from flux.sandbox.base import BadFunctionError, ImportFailedError, SandboxUnavailableError
+from flux.sandbox.conformance import Talk, make_document
+from flux.sandbox.process import ProcessSandbox
+from flux.sandbox.process_worker import ProcessWorker
+
+PATIENCE_S = 60.0
+
+GOOD = """
+from flux_guest import function
+
+@function("GET /hello")
+async def hello(ctx, input):
+    return "hello"
+
+@function()
+def hang(ctx, input):
+    import signal
+    signal.pause()
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_child_of_ours_is_left() -> Iterator[None]:
+    before = children_of(os.getpid())
+    yield
+    assert children_of(os.getpid()) <= before
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., Path]:
+    def write(**modules: str) -> Path:
+        for name, text in modules.items():
+            file = tmp_path / "functions" / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(textwrap.dedent(text))
+        return tmp_path
+
+    return write
+
+
+@asynccontextmanager
+async def running(folder: Path, **options: Any) -> AsyncIterator[ProcessSandbox]:
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            sandbox = ProcessSandbox(folder, "functions", **options)
+            await nursery.start(sandbox.run)
+            yield sandbox
+            nursery.cancel_scope.cancel()
+
+
+async def failure_of(folder: Path, **options: Any) -> FluxError:
+    """Return what starting a sandbox raises: the error itself, in no group."""
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(FluxError) as caught:
+                await nursery.start(ProcessSandbox(folder, "functions", **options).run)
+            return caught.value
+
+
+async def run(sandbox: ProcessSandbox, function: str = "hello", **inputs: Any) -> list[Any] | None:
+    """Run a function that calls nothing; return its last frame."""
+    worker = await sandbox.acquire()
+    try:
+        return await run_on(worker, function, **inputs)
+    finally:
+        await sandbox.release(worker, reusable=False)
+
+
+async def run_on(worker: ProcessWorker, function: str = "hello", **inputs: Any) -> list[Any] | None:
+    await worker.start(make_document(function, **inputs))
+    talk = Talk(worker)
+    while (frame := await talk.hear()) is not None and not isinstance(frame[0], str):
+        pass
+    return frame
+
+
+def is_hello(frame: list[Any] | None) -> bool:
+    return frame is not None and frame[0] == "return" and frame[1]["body"] == "hello"
+
+
+def children_of(pid: int) -> set[int]:
+    """Children of all threads of a process, zombies included."""
+    found: set[int] = set()
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        found |= {int(word) for word in file.read_text().split()}
+    return found
+
+
+def state_of(pid: int) -> str:
+    """``R``, ``S``, ``Z`` ...; nothing when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+async def wait_gone(*pids: int) -> None:
+    """Wait until none of these processes runs. (A zombie does not: reaping it is its new parent's duty.)"""
+    with trio.fail_after(PATIENCE_S):
+        for pid in pids:
+            while state_of(pid) not in ("", "Z", "X"):  # noqa: ASYNC110 - strangers' processes tell nobody
+                await trio.sleep(0.01)
+
+
+def descriptors(pid: int | str = "self") -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+# Imports
+
+
+async def test_modules_in_folders_and_packages_are_imported_and_what_they_print_is_handed_on(
+    project: Callable[..., Path],
+) -> None:
+    printed: list[str] = []
+    folder = project(
+        **{
+            "a": "import sys; print('from a'); print('to stderr', file=sys.stderr)",
+            "orders/__init__": "from flux_guest import function\n@function('GET /all')\ndef all_orders(ctx, input): ...",
+            "orders/pay": "from functions.orders import all_orders\nfrom flux_guest import function\n"
+            "@function('POST /pay/{id}', timeout='250ms', atomic=False)\ndef pay(ctx, input): ...",
+            "plain/folder/deep": "from flux_guest import function\n"
+            "@function(name='deep.er', timeout=3)\ndef f(ctx, input): ...",
+        }
+    )
+    async with running(folder, on_output=printed.append) as sandbox:
+        found = {function.name: function for function in sandbox.functions}
+    assert found.keys() == {"all_orders", "pay", "deep.er"}
+    assert (found["pay"].route, found["pay"].timeout_s, found["pay"].atomic) == ("POST /pay/{id}", 0.25, False)
+    assert found["deep.er"].timeout_s == 3.0
+    assert (found["pay"].position.file, found["pay"].position.line) == ("functions/orders/pay.py", 3)
+    assert sorted("".join(printed).splitlines()) == ["from a", "to stderr"]
+
+
+IMPORTS = {
+    "syntax": ("x = 1\ndef f(:\n    pass\n", "SyntaxError", 2),
+    "exception": ("import math\n\nmath.sqrt(-1)\n", "ValueError", 3),
+    "missing": ("\nimport there_is_no_such_module\n", "ModuleNotFoundError", 2),
+    "exit": ("import sys\nsys.exit(3)\n", "SystemExit", 2),
+    "unshowable": ("class E(Exception):\n    def __str__(self): 1/0\nraise E\n", "E", 3),
+    "half_a_character": ("raise ValueError('\\ud800')\n", "ValueError", 1),
+    "deep": ("def f(): f()\nf()\n", "RecursionError", 1),
+    "thread": ("import threading\nthreading.Thread(target=print).start()\n", "RuntimeError", 2),
+    "route": ("from flux_guest import function\n@function('orders')\ndef f(ctx, input): ...\n", "RegistrationError", 2),
+    "isolation": (
+        "from flux_guest import function\n@function(isolation='dirty')\ndef f(ctx, input): ...\n",
+        "RegistrationError",
+        2,
+    ),
+    "timeout": (
+        "from flux_guest import function\n@function(timeout=-1)\ndef f(ctx, input): ...\n",
+        "RegistrationError",
+        2,
+    ),
+    "not_a_function": ("from flux_guest import function\nfunction()(3)\n", "RegistrationError", 2),
+    "input": (
+        "from flux_guest import function\n@function(input=dict)\ndef f(ctx, input): ...\n",
+        "RegistrationError",
+        2,
+    ),
+    "input_type": (
+        "import dataclasses\nfrom flux_guest import function\n@dataclasses.dataclass\nclass A:\n    b: 'NoSuch'\n"
+        "@function(input=A)\ndef f(ctx, input): ...\n",
+        "NameError",
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IMPORTS)
+async def test_an_import_that_fails_is_one_plain_error_with_its_line(
+    what: str, project: Callable[..., Path]
+) -> None:
+    text, kind, line = IMPORTS[what]
+    folder = project(good=GOOD)
+    (folder / "functions" / "bad.py").write_text(text)
+    error = await failure_of(folder)
+    assert isinstance(error, ImportFailedError)
+    (failed,) = error.failures
+    assert (failed.type, failed.file, failed.line) == (kind, "functions/bad.py", line)
+    assert failed.type.rpartition(".")[2] in failed.traceback
+    assert str(folder) not in failed.traceback
+    json.dumps(failed.message).encode().decode()
+
+
+async def test_each_module_that_fails_is_named_once_however_many_import_it(project: Callable[..., Path]) -> None:
+    folder = project(
+        a="import functions.broken",
+        b="import functions.broken",
+        broken="from flux_guest import function\n@function()\ndef f(ctx, input): ...\nraise KeyError('x')\n",
+        other="1/0",
+    )
+    error = await failure_of(folder)
+    assert isinstance(error, ImportFailedError)
+    assert [(one.file, one.line, one.type) for one in error.failures] == [
+        ("functions/broken.py", 4, "KeyError"),
+        ("functions/other.py", 1, "ZeroDivisionError"),
+    ]
+
+
+async def test_a_name_declared_twice_names_both_places(project: Callable[..., Path]) -> None:
+    error = await failure_of(project(a=GOOD, b=GOOD))
+    assert isinstance(error, ImportFailedError)
+    assert "'hello' exists already at a.py:4" in error.failures[0].message
+    assert error.failures[0].file == "functions/b.py"
+
+
+async def test_a_timeout_that_is_no_duration_is_refused_with_its_place(project: Callable[..., Path]) -> None:
+    error = await failure_of(
+        project(a="from flux_guest import function\n\n@function(timeout='10 parsecs')\ndef f(ctx, input): ...")
+    )
+    assert isinstance(error, BadFunctionError)
+    assert error.message.startswith("functions/a.py:3  timeout of f")
+
+
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        ("import os; os._exit(3)", "exit code 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("import ctypes; ctypes.string_at(0)", "signal 11"),
+        ("import os; os.close(3); import time; time.sleep(1000)", "signal 9"),
+    ],
+)
+async def test_an_import_that_ends_the_process_names_the_module_and_how(
+    text: str, how: str, project: Callable[..., Path]
+) -> None:
+    error = await failure_of(project(a=GOOD, crash=text))
+    assert isinstance(error, SandboxUnavailableError)
+    assert error.message == f"importing functions/crash.py ended the process: {how}"
+
+
+async def test_an_import_without_end_is_stopped_and_says_where_it_stood(project: Callable[..., Path]) -> None:
+    printed: list[str] = []
+    folder = project(a=GOOD, slow="def wait():\n    while True:\n        pass\n\nwait()\n")
+    error = await failure_of(folder, import_deadline_s=1.5, on_output=printed.append)
+    assert isinstance(error, SandboxUnavailableError)
+    assert "importing functions/slow.py took more than 1.5 s" in error.message
+    assert 'functions/slow.py", line' in "".join(printed)
+
+
+async def test_a_module_that_writes_to_the_zygotes_own_door_is_understood_as_that(
+    project: Callable[..., Path],
+) -> None:
+    error = await failure_of(project(a="import os; os.write(3, b'hello\\n')"))
+    assert isinstance(error, SandboxUnavailableError)
+    assert "no message of its protocol" in error.message
+
+
+async def test_a_project_without_functions_is_ready_and_empty(tmp_path: Path) -> None:
+    async with running(tmp_path) as sandbox:
+        assert sandbox.functions == ()
+
+
+async def test_time_and_randomness_at_import_are_real(project: Callable[..., Path]) -> None:
+    folder = project(
+        a="""
+        import secrets, time
+        from flux_guest import function
+        KEY, AT = secrets.token_hex(), time.time()
+
+        @function()
+        def key(ctx, input):
+            return {"key": KEY, "at": AT}
+        """
+    )
+    seen = []
+    for _ in range(2):
+        async with running(folder) as sandbox:
+            frame = await run(sandbox, "key")
+            assert frame is not None
+            seen.append(json.loads(frame[1]["body"]))
+    assert seen[0]["key"] != seen[1]["key"]
+    assert seen[0]["at"] < seen[1]["at"]
+
+
+# The pool
+
+
+async def test_hundreds_of_callers_at_once_are_all_served_with_few_forks_in_flight(
+    project: Callable[..., Path],
+) -> None:
+    served = 0
+    async with running(project(a=GOOD)) as sandbox:
+
+        async def one() -> None:
+            nonlocal served
+            assert is_hello(await run(sandbox))
+            served += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(200):
+                nursery.start_soon(one)
+    assert served == 200
+
+
+async def test_a_thousand_executions_leave_no_descriptor_and_no_process(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD)) as sandbox:
+        assert is_hello(await run(sandbox))
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        await settled(sandbox, zygote)
+        before = descriptors(), descriptors(zygote), len(children_of(zygote))
+        for _ in range(1000):
+            assert is_hello(await run(sandbox))
+        await settled(sandbox, zygote)
+        assert (descriptors(), descriptors(zygote), len(children_of(zygote))) == before
+        assert sandbox.restarts == 0
+
+
+async def settled(sandbox: ProcessSandbox, zygote: int) -> None:
+    """Wait until the workers in waiting are the zygote's only children."""
+    while sandbox._forking or len(children_of(zygote)) != len(sandbox._idle):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+async def test_callers_who_give_up_at_any_moment_lose_no_worker(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD), idle_target=1) as sandbox:
+
+        async def impatient(patience_s: float) -> None:
+            with trio.move_on_after(patience_s):
+                await run(sandbox)
+
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                for number in range(40):
+                    nursery.start_soon(impatient, number / 1000)
+        assert is_hello(await run(sandbox))
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        await settled(sandbox, zygote)
+
+
+async def test_a_warm_worker_serves_as_often_as_it_may(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD), warm=3, idle_target=1) as sandbox:
+        pids = []
+        for _ in range(7):
+            worker = await sandbox.acquire()
+            pids.append(worker.pid)
+            assert is_hello(await run_on(worker))
+            await sandbox.release(worker, reusable=True)
+    counts = [pids.count(pid) for pid in dict.fromkeys(pids)]
+    assert counts[0] == 3
+    assert max(counts) == 3
+
+
+async def test_a_worker_that_was_killed_while_it_waited_is_not_handed_out(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD), idle_target=3) as sandbox:
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        await settled(sandbox, zygote)
+        waiting = children_of(zygote)
+        for pid in waiting:
+            os.kill(pid, signal.SIGKILL)
+        await wait_gone(*waiting)
+        for _ in range(5):
+            assert is_hello(await run(sandbox))
+
+
+async def test_a_worker_killed_while_it_runs_is_known_by_its_signal(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD)) as sandbox:
+        worker = await sandbox.acquire()
+        await worker.start(make_document("hang"))
+        os.kill(worker.pid, signal.SIGKILL)
+        assert await worker.receive() == b""
+        assert (await worker.wait_exit()).signal == signal.SIGKILL
+        await sandbox.release(worker, reusable=False)
+
+
+async def test_a_zygote_that_is_killed_is_replaced_and_those_who_wait_are_served(
+    project: Callable[..., Path],
+) -> None:
+    served = 0
+    async with running(project(a=GOOD), idle_target=1) as sandbox:
+        busy = await sandbox.acquire()
+        await busy.start(make_document("hang"))
+        first = sandbox.zygote_pid
+        assert first is not None
+
+        async def one() -> None:
+            nonlocal served
+            # Those whose worker dies with the zygote hear nothing; they are not those who wait.
+            while not is_hello(await run(sandbox)):
+                pass
+            served += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(30):
+                nursery.start_soon(one)
+            await trio.sleep(0.01)
+            os.kill(first, signal.SIGKILL)
+            exited = await busy.wait_exit()
+        assert (exited.exit_code, exited.signal) == (None, None)
+        assert "was killed" in exited.output
+        await wait_gone(busy.pid)
+        await sandbox.release(busy, reusable=False)
+        assert served == 30
+        assert (sandbox.restarts, sandbox.zygote_pid != first) == (1, True)
+
+
+async def test_a_zygote_that_can_not_be_replaced_is_an_error_to_callers_and_tried_again(
+    project: Callable[..., Path],
+) -> None:
+    folder = project(a=GOOD)
+    async with running(folder) as sandbox:
+        pid = sandbox.zygote_pid
+        assert pid is not None
+        (folder / "functions" / "a.py").write_text("1/0")
+        os.kill(pid, signal.SIGKILL)
+        while True:
+            try:
+                await run(sandbox)
+            except SandboxUnavailableError as error:
+                assert "functions/a.py:1  ZeroDivisionError" in error.message
+                break
+        (folder / "functions" / "a.py").write_text(GOOD)
+        while True:
+            try:
+                assert is_hello(await run(sandbox))
+                break
+            except SandboxUnavailableError:
+                await trio.sleep(0.05)
+
+
+async def test_a_sandbox_that_is_taken_down_says_so_to_those_who_wait(project: Callable[..., Path]) -> None:
+    refused: list[FluxError] = []
+    folder = project(a=GOOD)
+    async with trio.open_nursery() as outer:
+        sandbox = ProcessSandbox(folder, "functions", idle_target=0)
+
+        async def wait() -> None:
+            try:
+                worker = await sandbox.acquire()
+            except SandboxUnavailableError as error:
+                refused.append(error)
+            else:
+                await sandbox.release(worker, reusable=False)
+
+        async with trio.open_nursery() as inner:
+            await inner.start(sandbox.run)
+            pid = sandbox.zygote_pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)  # So that nobody can be served.
+            for _ in range(3):
+                outer.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            inner.cancel_scope.cancel()
+    assert len(refused) == 3
+    with pytest.raises(SandboxUnavailableError):
+        await sandbox.acquire()
+    await wait_gone(pid)
+
+
+async def test_no_descriptor_left_is_an_error_to_the_caller_and_no_end(project: Callable[..., Path]) -> None:
+    import resource
+
+    async with running(project(a=GOOD), idle_target=0) as sandbox:
+        assert is_hello(await run(sandbox))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 2, hard))
+        try:
+            with pytest.raises(SandboxUnavailableError, match="Too many open files"):
+                await run(sandbox)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert is_hello(await run(sandbox))
+
+
+# Who ends with whom
+
+SUPERVISOR = """
+import sys, trio
+from pathlib import Path
+from flux.sandbox.conformance import make_document
+from flux.sandbox.process import ProcessSandbox
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        sandbox = ProcessSandbox(Path(sys.argv[1]), "functions")
+        await nursery.start(sandbox.run)
+        worker = await sandbox.acquire()
+        await worker.start(make_document("hang"))
+        print(sandbox.zygote_pid, worker.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+async def test_a_supervisor_that_is_killed_leaves_no_process(project: Callable[..., Path]) -> None:
+    folder = project(a=GOOD)
+    arguments = [sys.executable, "-c", SUPERVISOR, folder]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as supervisor:  # noqa: ASYNC220
+        assert supervisor.stdout is not None
+        line = await trio.to_thread.run_sync(supervisor.stdout.readline)
+        zygote, worker = map(int, line.split())
+        family = {zygote, worker, *children_of(zygote)}
+        assert len(family) >= 3
+        supervisor.kill()
+        await trio.to_thread.run_sync(supervisor.wait)
+        await wait_gone(*family)
+
+
+async def test_what_a_worker_leaves_running_ends_with_it(project: Callable[..., Path]) -> None:
+    folder = project(
+        a="""
+        import ctypes
+        from flux_guest import function
+
+        @function()
+        def leaves(ctx, input):
+            # Past the SDK's refusal, as hostile code would: fork, then fork again and let go.
+            libc = ctypes.CDLL(None)
+            if libc.fork() == 0:
+                if libc.fork() == 0:
+                    libc.setsid()
+                libc.pause()
+            return "left"
+        """
+    )
+    async with running(folder, idle_target=1) as sandbox:
+        worker = await sandbox.acquire()
+        assert await run_on(worker, "leaves") is not None
+        with trio.fail_after(PATIENCE_S):
+            while not (children := children_of(worker.pid)):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            while not (grand := set().union(*map(children_of, children))):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await sandbox.release(worker, reusable=False)
+        await wait_gone(worker.pid, *children, *grand)
+
+
+async def test_a_worker_has_only_its_own_descriptors_and_an_empty_environment(
+    project: Callable[..., Path],
+) -> None:
+    folder = project(
+        a="""
+        import os, sys
+        from flux_guest import function
+
+        @function()
+        def show(ctx, input):
+            descriptors = sorted(os.listdir("/proc/self/fd"))
+            return {"descriptors": descriptors, "environment": sorted(os.environ), "cwd": os.getcwd()}
+        """
+    )
+    os.environ["SECRET_OF_THE_SUPERVISOR"] = "x"
+    try:
+        async with running(folder) as sandbox:
+            frame = await run(sandbox, "show")
+    finally:
+        del os.environ["SECRET_OF_THE_SUPERVISOR"]
+    assert frame is not None
+    shown = json.loads(frame[1]["body"])
+    # The fifth is the one that lists the folder.
+    assert shown["descriptors"] == ["0", "1", "2", "3", "4"]
+    assert "SECRET_OF_THE_SUPERVISOR" not in shown["environment"]
+    assert shown["cwd"] == str(folder)
