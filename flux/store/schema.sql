@@ -443,6 +443,7 @@ declare
     olds json[];
     news json[];
     keys_changed boolean := false;
+    is_again boolean := false;
     is_small boolean;
     is_cut boolean := false;
     old_rows bigint;
@@ -495,6 +496,12 @@ begin
     statement_ordinal := case when setting ~ '^[0-9]{1,8} ' then split_part(setting, ' ', 1)::int else 0 end + 1;
     previous_root := case when setting ~ '^[0-9]{1,8} ' then split_part(setting, ' ', 2) else '' end;
     perform set_config('flux.ordinal', statement_ordinal || ' ' || root, true);
+    if strpos(flags, 'o') > 0 then
+        -- Whether this transaction has logged changes of this table before. A trigger's statement sets it before
+        -- the statement that fired it looks, whatever a guest set in between.
+        is_again := coalesce(current_setting('flux.seen_' || root, true), '') <> '';
+        perform set_config('flux.seen_' || root, 'x', true);
+    end if;
 
     -- 3. The log.
     if is_small then
@@ -560,8 +567,9 @@ begin
         else
             keys_changed := old_rows <> new_rows;
             if not keys_changed and key_count > 0 then
-                execute format('select exists (select from (select row_number() over () i, %1$s k from %2$s flux__r) a '
-                               'join (select row_number() over () i, %1$s k from %3$s flux__r) b using (i) where a.k <> b.k)',
+                -- Not "exists": for the first row only, the planner takes a nested loop, and there is no such row.
+                execute format('select coalesce(bool_or(a.k <> b.k), false) from (select row_number() over () i, %1$s k from %2$s flux__r) a '
+                               'join (select row_number() over () i, %1$s k from %3$s flux__r) b using (i)',
                                (select 'array[' || string_agg(format('to_json(flux__r.%I)::text', k), ', ') || ']' from unnest(keys) k),
                                old_source, new_source) into keys_changed;
             end if;
@@ -577,7 +585,7 @@ begin
     end if;
     -- Rows may have been logged out of order where the user's row triggers change the same table, and where one
     -- MERGE inserts, deletes and changes keys.
-    if key_count > 0 and (strpos(flags, 'o') > 0 or (previous_root = root::text and (keys_changed or tg_op = 'DELETE'))) then
+    if key_count > 0 and (is_again or (previous_root = root::text and (keys_changed or tg_op = 'DELETE'))) then
         perform flux.put_in_order(my_xid, statement_ordinal, root, pg_trigger_depth());
     end if;
 

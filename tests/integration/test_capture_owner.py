@@ -250,3 +250,14 @@ async def test_temporary_tables_are_nobodys_business(database: CapturedDatabase)
     assert database.changes() == []
     assert guest.told("") == []
     assert database.psql("select count(*) from flux.ddl where object_identity like '%mine%'") == "0"
+
+
+def test_an_update_of_many_rows_does_not_take_the_square_of_their_number(database: CapturedDatabase) -> None:
+    # The time-out only bounds a plan that has gone wrong: with one, 20,000 rows took more than a minute.
+    database.script(
+        ITEMS + "set statement_timeout = '60s';"
+        "insert into shop.items select i, '', i from generate_series(1, 40000) i;"
+        "update shop.items set price = 0; update shop.items set id = -id; delete from shop.items;"
+    )
+    counted = database.psql("select op, count(*), count(distinct key) from flux.mutation group by op order by op")
+    assert counted.split("\n") == ["D|80000|80000", "I|80000|80000", "U|40000|40000"]

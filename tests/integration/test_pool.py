@@ -26,8 +26,8 @@ def sessions(server: PostgresServer, condition: str = "true") -> int:
 async def wait_sessions(server: PostgresServer, wanted: int) -> None:
     """A closed connection's session ends a moment later."""
     with trio.fail_after(30):
-        while await trio.to_thread.run_sync(sessions, server) != wanted:
-            await trio.sleep(0.02)  # the server has no event for it
+        while await trio.to_thread.run_sync(sessions, server) != wanted:  # noqa: ASYNC110 (it has no event for us)
+            await trio.sleep(0.02)
 
 
 async def test_fifty_tasks_share_five_connections(postgres18: PostgresServer) -> None:
