@@ -222,9 +222,12 @@ def _normalise_ipv6(text: str) -> str:
     if not text.endswith("]") or "%" in inner:
         raise InvalidHostError("an IPv6 address is written [::1], with no zone")
     try:
-        return str(ipaddress.IPv6Address(inner))
+        address = ipaddress.IPv6Address(inner)
     except ValueError:
         raise InvalidHostError("this is no IPv6 address") from None
+    if address.ipv4_mapped is not None:
+        return f"::ffff:{address.ipv4_mapped}"  # Python's own spelling changed in 3.13.
+    return str(address)
 
 
 def _to_ascii(text: str) -> str:

@@ -132,6 +132,26 @@ _word = re.compile(rb'[ \t\r]*\[[ \t\r]*"([^"]*)"')
 """How a frame begins that is no call."""
 
 
+_no_bracket = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', re.DOTALL)
+_FRAME_DEPTH_MAX = values.DEPTH_MAX + 10
+"""A frame is some levels around its values."""
+
+
+def _is_too_deep(line: bytes) -> bool:
+    """Whether values nest deeper in ``line`` than any honest one does.
+
+    Counted here, because how deep a decoder follows differs between versions of Python.
+    """
+    if line.count(b"[") + line.count(b"{") <= _FRAME_DEPTH_MAX:
+        return False
+    depth = 0
+    for bracket in _no_bracket.sub(b"", line):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > _FRAME_DEPTH_MAX:
+            return True
+    return False
+
+
 class GuestConnection:
     """The host's side of one guest's wire."""
 
@@ -186,14 +206,14 @@ class GuestConnection:
     def _read(self, line: bytes) -> Event:
         if self._ended:
             raise GuestProtocolError("a frame came after the function's end")
+        if _is_too_deep(line):
+            raise GuestProtocolError("a frame is nested too deeply")
         try:
             if word := _word.match(line):
                 return self._read_word(word[1], line)
             return self._read_call(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise GuestProtocolError(f"a malformed frame: {error}") from error
-        except RecursionError as error:
-            raise GuestProtocolError("a frame is nested too deeply") from error
 
     def _read_call(self, line: bytes) -> Event:
         call = _call_decoder.decode(line)

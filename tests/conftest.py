@@ -5,17 +5,25 @@ must hold on both asks for ``postgres``. ``make_database`` gives a fresh databas
 schema in it, copied from a template: that takes a tenth of a second.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
 import trio
+from hypothesis import settings
 
 from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
 from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
+
+
+# No deadline: how long an example takes says more about the machine's load than about Flux. And a gate draws the
+# same examples each time; whoever runs the tests at a desk draws new ones.
+settings.register_profile("flux", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("flux")
 
 
 @attrs.frozen
