@@ -99,8 +99,7 @@ def problem(
     stays null for a request that was refused before it became an execution.
     ``extra`` adds members, such as ``violations``; it cannot replace one.
     """
-    document: dict[str, Any] = dict(extra or {})
-    document |= {
+    document: dict[str, Any] = {
         # "about:blank" says that the title is that of the status, which it is.
         "type": "about:blank",
         "title": reason_of(status),
@@ -109,7 +108,9 @@ def problem(
         "detail": detail,
         "request_id": request_id,
     }
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    document = document | dict(extra or {}) | document  # What is known to all comes first, for who reads it raw.
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n"  # curl's reader has a prompt below.
+    body = text.encode("utf-8", "backslashreplace")
     return HttpResponse(status, (("content-type", "application/problem+json"),), body)
 
 

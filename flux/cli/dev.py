@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flux import __version__
-from flux.cli.screen import Line, Piece, Screen, cells, line_cells, pad, wrap_hanging
+from flux.cli.screen import Line, Piece, Screen, cells, line_cells, pad, wrap, wrap_hanging
 from flux.cli.settings import settings
 from flux.errors import FluxError
 
@@ -104,7 +104,7 @@ class DevStory:
     def step(self, name: str, detail: str, elapsed_s: float) -> None:
         """See `Story.step`."""
         room = max(16, min(54, self._screen.width - 26)) if self._screen.is_terminal else 54
-        first, *rest = wrap_hanging(detail, room)
+        first, *rest = wrap(detail, room)
         took = Piece(f"{elapsed_s:5.1f} s", "dim")
         self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
         for text in rest:

@@ -136,6 +136,9 @@ def _output(value: Any, width: int, *, whole: bool) -> list[Line]:
         )
         return [*result, *_headers(value["headers"], width)]
     kept = {key: _without_nothing(item) for key, item in value.items()}
+    if isinstance(raised := kept.get("raised"), dict):
+        # What was raised stands at the top of the view; what it came from does not.
+        kept["raised"] = {key: item for key, item in raised.items() if key not in ("type", "message")}
     return render.block("output", _without_nothing(kept), width, whole=False)
 
 

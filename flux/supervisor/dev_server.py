@@ -162,8 +162,8 @@ async def _open_database(
         return
     async with open_embedded_postgres(flux_folder / "pg", clean=options.clean, user=options.pg_user) as server:
         address = server.address
-        first = f" (initdb {server.initdb_s:.1f} s)" if server.first_run else ""
-        detail = f"{server.version} embedded, .flux/pg · {isolation}{first}"
+        first = " (initdb)" if server.first_run else ""
+        detail = f"{server.version} embedded, .flux/pg{first} · {isolation}"
         story.step("postgres", detail, trio.current_time() - began)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_postgres, server, story)
@@ -314,12 +314,16 @@ class _Server:
         deployments.activate(live)
 
     async def _deploy(self, deployments: Deployments, host: FunctionHost, project: Project, what: str) -> bool:
-        """Make the project's code current; when it is no good, tell and leave what is. Say whether it is new."""
+        """Make the project's code current; when it is no good, tell and leave what is.
+
+        Say whether there is news: other code, or the same as is served after some that was no good.
+        """
         try:
             live = await deployments.prepare(project)
             if deployments.is_current(live):
                 live.retire()
-                return False
+                was_failing, host.failure = host.failure is not None, None
+                return was_failing
             await self._activate(deployments, live)
         except FluxError as error:
             host.failure = error
@@ -334,9 +338,9 @@ class _Server:
         self, deployments: Deployments, host: FunctionHost, changed: Sequence[str], began: float
     ) -> bool:
         """Take in what has changed on disk; say whether new code is served."""
-        # An editor's temporary file is gone by now; a file that was removed counts if it is all there is.
-        changed = [path for path in changed if (self._root / path).exists()] or changed
-        what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
+        # An editor's temporary file is gone by now; files that were removed are told if that is all there is.
+        told = [path for path in changed if (self._root / path).exists()] or changed
+        what = told[0] if len(told) == 1 else f"{len(told)} files"
         try:
             project = read_project(self._root)
             if any(path.startswith("migrations") for path in changed):
@@ -347,12 +351,14 @@ class _Server:
             return False
         if project.config.database != self._project.config.database or project.config.dev != self._project.config.dev:
             self._story.note("[database] and [dev] are read at the start only: stop flux dev and start it again")
+        if ".env.local" in changed:
+            self._story.note(".env.local is read at the start only: stop flux dev and start it again")
         if not await self._deploy(deployments, host, project, what):
             return False
         assert deployments.current is not None
         current = deployments.current
         code = current.deployment.sha.removeprefix("nogit-")[:7] + "+" * current.deployment.dirty
-        self._story.reload(changed, code, list_routes(current), trio.current_time() - began)
+        self._story.reload(told, code, list_routes(current), trio.current_time() - began)
         return True
 
     def _counters(self) -> Mapping[str, float | Mapping[str, float]]:

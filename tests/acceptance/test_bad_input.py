@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database, create_database
-from tests.dev_process import DevServer, database_url, run_flux, running_dev, start_dev, wait_ready, write_project
+from tests.dev_process import (
+    DevServer,
+    database_url,
+    run_flux,
+    running_dev,
+    start_dev,
+    wait_ready,
+    write_project,
+)
 from tests.postgres_server import PostgresServer, running_postgres
 
 HELLO = '''\

@@ -80,20 +80,22 @@ def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]]
 def _describe(error: BaseException, project: Path, module: str) -> dict[str, Any]:
     prefix = str(project) + os.sep
     file, line = module, 1
+    message = _report.message_of(error)
     if isinstance(error, SyntaxError) and error.filename:
-        file, line = error.filename, error.lineno or 1
+        file, line, message = error.filename, error.lineno or 1, error.msg  # Its text would name the place again.
     else:
         for frame, number in traceback.walk_tb(error.__traceback__):
             if frame.f_code.co_filename.startswith(prefix):
                 file, line = frame.f_code.co_filename, number
     kept = traceback.TracebackException.from_exception(error)
-    kept.stack = traceback.StackSummary.from_list(
-        [entry for entry in kept.stack if not entry.filename.startswith(("<frozen", __file__))]
-    )
+    entries = [entry for entry in kept.stack if not entry.filename.startswith(("<frozen", __file__))]
+    # How the import came about is ours and Python's; what is the project's begins at its first file.
+    ours = next((n for n, entry in enumerate(entries) if entry.filename.startswith(prefix)), len(entries))
+    kept.stack = traceback.StackSummary.from_list(entries[ours:])
     shown = {
         "module": module,
         "type": type(error).__qualname__,
-        "message": _report.message_of(error),
+        "message": message,
         "file": file.removeprefix(prefix),
         "traceback": "".join(kept.format()).replace(prefix, "")[-TRACEBACK_CHARACTERS_MAX:],
     }
