@@ -227,9 +227,11 @@ async def test_a_type_that_changes_is_learnt_anew(server: PostgresServer, connec
     assert await connection.fetch_value("select 'new'::mood") == "new"
 
 
-async def test_types_of_extensions_are_their_text(server: PostgresServer, connection: Connection) -> None:
-    server.psql("create extension if not exists hstore; create extension if not exists citext", "types")
+async def test_types_of_extensions_are_their_text(postgres18: PostgresServer) -> None:
+    postgres18.psql("create extension if not exists hstore; create extension if not exists citext")
+    connection = await connect(ConnectOptions(host=postgres18.host, port=postgres18.port, user="postgres"))
     assert await connection.fetch_value("select 'a=>1'::hstore") == '"a"=>"1"'
     assert await connection.fetch_value("select $1::hstore -> 'a'", '"a"=>"1"') == "1"
     assert await connection.fetch_value("select $1::citext = 'ABC'", "abc") is True
     assert await connection.fetch_value("select array['x']::citext[]") == ["x"]
+    await connection.aclose()
