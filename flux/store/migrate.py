@@ -358,7 +358,9 @@ def _failed(
     remedy = error.hint or ""
     if error.sqlstate == "25001":  # "cannot run inside a transaction block"
         remedy = "run that statement by hand, outside of Flux's migrations"
-    return MigrationFailedError("\n".join(lines), remedy=remedy or "correct the file: it is applied when it is saved, or at the next start")
+    return MigrationFailedError(
+        "\n".join(lines), remedy=remedy or "correct the file: it is applied when it is saved, or at the next start"
+    )
 
 
 def _digest(sql: str) -> str:
