@@ -181,6 +181,12 @@ class StatementRefused(FluxError):
     code = "FLX227"
 
 
+class AnswerTooLarge(FluxError):
+    """An answer grew beyond what its connection may receive; the statement was ended."""
+
+    code = "FLX228"
+
+
 class DriverMismatch(OperatorError):
     """The installed asyncpg is not the one whose inner parts Flux uses."""
 

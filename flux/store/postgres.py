@@ -22,6 +22,7 @@ from flux.store.asyncpg_seam import Range
 from flux.store.column_values import Interval
 from flux.store.connect_options import BadDatabaseUrl, ConnectOptions, TlsMode, parse_url
 from flux.store.database_errors import (
+    AnswerTooLarge,
     BadQueryArgument,
     CannotConnect,
     CommitUnknown,
@@ -40,8 +41,8 @@ from flux.store.postgres_connection import Connection, quote_identifier
 from flux.store.postgres_pool import Pool, PoolCounts
 
 __all__ = [
-    "BadDatabaseUrl", "BadQueryArgument", "CannotConnect", "Column", "CommitUnknown", "ConnectOptions",
-    "Connection", "ConnectionBusy", "ConnectionLost", "DatabaseError", "DriverMismatch", "Interval",
+    "AnswerTooLarge", "BadDatabaseUrl", "BadQueryArgument", "CannotConnect", "Column", "CommitUnknown",
+    "ConnectOptions", "Connection", "ConnectionBusy", "ConnectionLost", "DatabaseError", "DriverMismatch", "Interval",
     "Isolation", "Notice", "Notification", "Pool", "PoolClosed", "PoolCounts", "Range", "Result", "Row",
     "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "parse_url", "quote_identifier",
 ]  # fmt: skip

@@ -53,9 +53,17 @@ _COPY_WITH_CLIENT = re.compile(
 
 _RESET = """
 set session authorization default; reset all; close all; unlisten *;
-select pg_advisory_unlock_all(); discard temp; discard sequences
+select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences;
+select 1 / (count(*) filter (where from_sql) = 0 and count(*) filter (where not from_sql) = {kept})::int
+from pg_catalog.pg_prepared_statements
 """
-"""DISCARD ALL without dropping the prepared statements, which are the reason to keep a connection."""
+"""DISCARD ALL without dropping the prepared statements, which are the reason to keep a connection.
+
+So it has to be certain that they are ours. SQL can drop one of them and prepare another under its name, from
+inside a function where no text shows it; the next user would run that instead. PostgreSQL tells statements
+that SQL prepared from the protocol's own: when there is one, or one of ours is missing, this fails (a
+division by zero), and with it the connection.
+"""
 
 
 @attrs.frozen
@@ -126,6 +134,18 @@ class Connection:
     def on_notice(self, callback: Callable[[Notice], None] | None) -> None:
         self._wire.on_notice = callback
 
+    @property
+    def answer_bytes_max(self) -> int | None:
+        """What one answer may take, as the server sends it and notices not counted; None: whatever comes.
+
+        A statement whose answer is larger is ended while it comes, and raises `AnswerTooLarge`.
+        """
+        return self._wire.answer_bytes_max
+
+    @answer_bytes_max.setter
+    def answer_bytes_max(self, bytes_max: int | None) -> None:
+        self._wire.answer_bytes_max = bytes_max
+
     # Statements.
 
     async def execute(self, sql: str, *args: object) -> str:
@@ -166,6 +186,21 @@ class Connection:
         """The first column of the first row of one statement, or None without one."""
         rows = (await self._query(sql, args))[1]
         return rows[0][0] if rows else None
+
+    async def fetch_value_anew(self, sql: str, *args: object) -> Any:
+        """As `fetch_value`, but surely with this very ``sql``: it is sent along, in one more round trip.
+
+        Statements that are kept prepared have names, and SQL that ran before on this connection may have
+        put something else under one.
+        """
+        self._enter()
+        try:
+            rows = (await self._query_anew(sql, args, keep=False))[1]
+            return rows[0][0] if rows else None
+        except (PostgresError, InterfaceError, InternalClientError) as error:
+            raise self._translated(error) from None
+        finally:
+            self._is_busy = False
 
     async def run(self, sql: str, args: Sequence[object] = ()) -> Result:
         """All there is to know about one statement's answer. ``sql`` is exactly one statement."""
@@ -283,7 +318,7 @@ class Connection:
 
     async def reset(self) -> None:
         """Make the session as new: settings, role, locks, channels, temporary tables."""
-        await self.execute(_RESET)
+        await self.execute(_RESET.format(kept=len(self._statements) + len(self._to_close)))
         self._wire.notifications.clear()
         self.is_dirty = False
 
@@ -366,23 +401,26 @@ class Connection:
         finally:
             self._is_busy = False
 
-    async def _query_anew(self, sql: str, args: Sequence[object]) -> tuple[_Statement, list[Row], str]:
-        statement = await self._statement(sql)
+    async def _query_anew(
+        self, sql: str, args: Sequence[object], *, keep: bool = True
+    ) -> tuple[_Statement, list[Row], str]:
+        statement = await self._statement(sql, keep=keep)
         try:
             rows, tag, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
         except (InterfaceError, DataError) as error:
             if is_about_arguments(error):
                 # Nothing was sent after Parse: the server is still inside the transaction that Parse
                 # began, with its locks and its now(). Close comes with the Sync that ends it.
-                self._statements.pop(sql, None)
+                if keep:
+                    self._statements.pop(sql, None)
                 await self._protocol.close_statement(statement.state, None)
             raise
         self._raise_callback_error()
         return statement, rows, tag.decode() if tag else ""
 
-    async def _statement(self, sql: str) -> _Statement:
-        """``sql``, prepared."""
-        if (statement := self._statements.get(sql)) is not None:
+    async def _statement(self, sql: str, *, keep: bool = True) -> _Statement:
+        """``sql``, prepared; under a name of its own if it is to be kept and used again."""
+        if keep and (statement := self._statements.get(sql)) is not None:
             self._statements.move_to_end(sql)
             return statement
         if _COPY_WITH_CLIENT.match(sql):
@@ -392,7 +430,7 @@ class Connection:
             )
         while self._to_close:
             await self._protocol.close_statement(self._to_close.pop(), None)
-        is_kept = self._wire.options.statement_cache_size > 0 and len(sql) <= NAMED_STATEMENT_CHARS_MAX
+        is_kept = keep and self._wire.options.statement_cache_size > 0 and len(sql) <= NAMED_STATEMENT_CHARS_MAX
         self._statement_count += 1
         described = RowDescription()
         self._wire.tap = described

@@ -25,7 +25,7 @@ import trio
 from flux.errors import BrokenInvariantError
 from flux.store.asyncpg_seam import ConnectionDoesNotExistError, ProtocolCore
 from flux.store.connect_options import ConnectOptions
-from flux.store.database_errors import CannotConnect, Notice, notice_of
+from flux.store.database_errors import AnswerTooLarge, CannotConnect, Notice, notice_of
 from flux.store.postgres_answers import Notification, Row
 from flux.store.postgres_socket import (
     RECEIVE_BYTES_MAX,
@@ -118,6 +118,9 @@ class Wire:
         """Sees the server's bytes before the protocol does."""
         self.on_notice: Callable[[Notice], None] | None = None
         self.notifications: deque[Notification] = deque()
+        self.answer_bytes_max: int | None = None
+        """What one answer may take, notices not counted."""
+        self._answer_bytes = 0
         self.callback_error: Exception | None = None
         """What ``on_notice`` raised: not let into the protocol, raised by the statement instead."""
         self.is_ready = False
@@ -181,6 +184,8 @@ class Wire:
 
     def _process_log_message(self, fields: dict[str, str], _statement: str | None) -> None:
         if self.on_notice is not None:
+            if self.answer_bytes_max is not None:
+                self._answer_bytes -= sum(len(text.encode()) for text in fields.values())
             try:
                 self.on_notice(notice_of(fields))
             except Exception as error:
@@ -234,14 +239,16 @@ class Wire:
         except OSError as error:  # ssl.SSLError is one too
             self._lose(error)
             return
+        self._answer_bytes += len(data)
         if self.tap is not None:
             self.tap(data)
         self.protocol.data_received(data)
 
     async def wait_answer(self, answer: Answer) -> None:
-        """Read until ``answer`` is there. When cancelled, end the statement first."""
+        """Read until ``answer`` is there. When cancelled, or when it is too large, end the statement first."""
+        self._answer_bytes = 0
         try:
-            await self._pump(answer)
+            await self._pump(answer, self.answer_bytes_max)
         except BaseException:
             # Any interruption, KeyboardInterrupt included: the statement must not run on unattended.
             if self.is_ready and not answer.is_done:
@@ -319,9 +326,14 @@ class Wire:
             self._lose(None)
         return not self.is_closed
 
-    async def _pump(self, answer: Answer) -> None:
+    async def _pump(self, answer: Answer, bytes_max: int | None = None) -> None:
         sock = self.socket
         while not answer.is_done:
+            if bytes_max is not None and self._answer_bytes > bytes_max:
+                raise AnswerTooLarge(
+                    f"the answer has more than {bytes_max:,} bytes, and the statement was ended",
+                    remedy="ask for fewer rows or columns: LIMIT, a narrower WHERE, or sums made by the database",
+                )
             try:
                 if self.outgoing:
                     await wait_readable_or_writable(sock)
