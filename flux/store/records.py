@@ -346,6 +346,8 @@ class RecordWriter:
         self._waiting_max = waiting_max
         self._waiting_bytes_max = waiting_bytes_max
         self._queue: deque[tuple[Record, Callable[[], None]]] = deque()
+        self._additions: deque[Callable[[], Awaitable[object]]] = deque()
+        self._additions_submitted = self._additions_done = 0
         self._waiting_bytes = 0
         self._submitted = self._stored = self._reduced = self._retries = 0
         self._last_error = ""
@@ -371,6 +373,12 @@ class RecordWriter:
         self._submitted += 1
         self._arrived.set()
 
+    def submit_addition(self, add: Callable[[], Awaitable[object]]) -> None:
+        """Take something that is to be added to the database beside a record, and try until it is there."""
+        self._additions.append(add)
+        self._additions_submitted += 1
+        self._arrived.set()
+
     async def wait_room(self) -> None:
         """Wait until there is room for another record. Ask before work begins that will make one."""
         await trio.lowlevel.checkpoint()
@@ -380,8 +388,8 @@ class RecordWriter:
     async def flush(self) -> None:
         """Wait until all that was submitted before is durable."""
         await trio.lowlevel.checkpoint()
-        wanted = self._submitted
-        while self._stored < wanted:
+        wanted, additions = self._submitted, self._additions_submitted
+        while self._stored < wanted or self._additions_done < additions:
             await self._progress.park()
 
     async def insert(self, record: Record) -> bool:
@@ -401,7 +409,7 @@ class RecordWriter:
     async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
         """Put what an execution changed in vain into the rows' histories, when its record went elsewhere."""
         if mutations:
-            async with self._pool.acquire() as connection:
+            async with self._pool.acquire() as connection, connection.transaction():
                 await _add_rolled_back(connection, execution_id, mutations)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -416,7 +424,25 @@ class RecordWriter:
                 if len(self._queue) < BATCH_RECORDS_MAX:
                     break
             if not self._queue:
+                await self._add_one()
+            if not self._queue and not self._additions:
                 self._arrived = trio.Event()
+
+    async def _add_one(self) -> None:
+        if self._additions:
+            await self._insist(partial(self._add, self._additions[0]))
+            self._additions.popleft()
+            self._additions_done += 1
+            self._progress.unpark_all()
+
+    async def _add(self, add: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await add()
+        except (DatabaseError, BadQueryArgument) as error:
+            if not _is_own_fault(error):
+                raise
+            self._reduced += 1
+            self._last_error = error.message
 
     async def _write_batch(self) -> None:
         # The records stay in the queue until they are durable: a cancellation here loses nothing.

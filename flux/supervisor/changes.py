@@ -6,17 +6,21 @@ transaction is rolled back afterwards, which is the whole point: the log table
 forgets them, we don't.
 
 What is *committed* is never decided here: the log table is the truth, and a
-record stores only what was rolled back. Two ways lead there. A savepoint or a
-transaction that we ended ourselves is certain. A subtransaction that we did not
-see (an exception block inside a function) shows in the statement counter, which
-is undone with it; a guest can set that counter, so such rows are candidates
+record stores only what was rolled back. A savepoint or a transaction that we ended
+ourselves is certain. A subtransaction that we did not see (an exception block inside
+a function) may have undone a part of a call; whose call could hold one, is in doubt
 until the log has been asked (`find_surviving_mutations`).
+
+Nothing here trusts what a guest can set. The order of statements is that of their
+``seq``, drawn from a sequence that guests can't touch and told under a MAC; the
+``ordinal`` in a notice comes from a setting of the session, which any guest can
+overwrite, and only serves to find the call of a row in the log.
 """
 
 import hashlib
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 import msgspec
@@ -26,6 +30,10 @@ from flux.redact import Redactor
 from flux.store.postgres import Notice
 
 CAPTURE_SQLSTATE = "FX001"
+
+IMAGE_BYTES_MAX = 32 * 2**20
+"""So much of the rows that an execution changes is kept for the case that they are rolled back. The log
+has all rows that stay."""
 
 
 class _Header(msgspec.Struct):
@@ -80,7 +88,7 @@ def read_notice(notice: Notice, secret: str, call: int, now_ns: int) -> Captured
         return None
     text = f"{secret}{signed}}}{len(befores.encode())} {len(afters.encode())}"
     expected = hashlib.sha256(text.encode()).hexdigest()[:32]
-    if not hmac.compare_digest(expected, rest.removesuffix('"}')):
+    if not hmac.compare_digest(expected.encode(), rest.removesuffix('"}').encode()):
         return None
     header = _header_decoder.decode(notice.message)
     old = [bytes(image).decode() for image in _images_decoder.decode(befores)] if befores else []
@@ -134,8 +142,9 @@ class Changes:
         self._tell = tell
         self._open: list[CapturedStatement] = []
         """Statements of the transaction in progress, in order."""
-        self._candidates: list[CapturedStatement] = []
-        self._suspicious = False
+        self._image_bytes = 0
+        self._doubtful_calls: set[int] = set()
+        """Calls of the transaction in progress of which a part may have been undone out of our sight."""
         self.rolled_back: list[Mutation] = []
         """Certainly undone."""
         self.ordinals: list[tuple[int, int, int]] = []
@@ -143,7 +152,7 @@ class Changes:
         self.row_count = 0
         """All rows changed, undone ones included."""
         self.cut_calls: set[int] = set()
-        """Calls that changed more rows than images came."""
+        """Calls that changed more rows than images are kept of."""
         self.call = 0
         """The host call that is being performed."""
 
@@ -153,83 +162,89 @@ class Changes:
         if statement is None:
             return
         redacted = tuple(map(self._redactor.mutation, statement.mutations))
-        statement = attrs.evolve(statement, mutations=redacted)
-        self._tell(self.call, redacted)
-        self.row_count += statement.rows
-        if statement.cut:
+        self._image_bytes += len(notice.detail or "") + len(notice.hint or "")
+        if statement.cut or self._image_bytes > IMAGE_BYTES_MAX:
             self.cut_calls.add(self.call)
-        while self._open and self._open[-1].ordinal >= statement.ordinal:
-            self._candidates.append(self._open.pop())
+        kept = redacted if self._image_bytes <= IMAGE_BYTES_MAX else ()
+        self.row_count += statement.rows
         if statement.depth > 1 or (self._open and self._open[-1].call == self.call):
             # More happened than the statement itself, so an exception block may have undone a part of it.
-            self._suspicious = True
-        self._open.append(statement)
+            self._doubtful_calls.add(self.call)
+        self._open.append(attrs.evolve(statement, mutations=kept))
+        self._tell(self.call, redacted)
 
-    def expect_hidden(self) -> None:
-        """The statement that has just run may hold others, as a call of a function does."""
-        if self._open and self._open[-1].call == self.call:
-            self._suspicious = True
+    def ran(self, affected: int | None) -> None:
+        """The statement of this call has run; ``affected`` are its own rows, None when it may hold other statements.
+
+        What was captured beyond them was done by functions that it called.
+        """
+        mine = [statement for statement in self._open if statement.call == self.call]
+        if mine and (affected is None or sum(statement.rows for statement in mine) != affected):
+            self._doubtful_calls.add(self.call)
 
     def mark(self) -> int:
         """Return a place to come back to: where a savepoint stands."""
-        return self._open[-1].ordinal if self._open else 0
+        return self._open[-1].seq if self._open else 0
 
     def undo_to(self, mark: int) -> None:
         """A savepoint was rolled back by us: what came after ``mark`` is gone."""
-        self._undo([statement for statement in self._open if statement.ordinal > mark])
-        self._open = [statement for statement in self._open if statement.ordinal <= mark]
+        self._undo([statement for statement in self._open if statement.seq > mark])
+        self._open = [statement for statement in self._open if statement.seq <= mark]
 
     def undo_all(self) -> None:
         """The transaction was rolled back."""
-        self._undo([*self._candidates, *self._open])
-        self._forget()
+        self.undo(self.set_aside())
+
+    def undo(self, statements: "SetAside") -> None:
+        """The transaction of these statements was rolled back."""
+        self._undo([*statements.sure, *statements.doubtful])
 
     def _undo(self, statements: list[CapturedStatement]) -> None:
         ordered = sorted(statements, key=lambda statement: statement.seq)
         self.rolled_back += [mutation for statement in ordered for mutation in statement.mutations]
 
-    def _forget(self) -> None:
+    def set_aside(self) -> "SetAside":
+        """Forget the transaction in progress, and return its statements."""
+        doubtful = [statement for statement in self._open if statement.call in self._doubtful_calls]
+        sure = [statement for statement in self._open if statement.call not in self._doubtful_calls]
         self._open.clear()
-        self._candidates.clear()
-        self._suspicious = False
+        self._doubtful_calls.clear()
+        return SetAside(tuple(sure), tuple(doubtful))
+
+    def keep(self, statements: "SetAside") -> tuple[CapturedStatement, ...]:
+        """The transaction of these was committed. Return those of which the log must say what became of them."""
+        self.ordinals += _list_ordinals([*statements.sure, *statements.doubtful])
+        return statements.doubtful
 
     def ordinals_with_open(self) -> list[tuple[int, int, int]]:
         """Return `ordinals` as they are once the transaction in progress is committed."""
-        statements = sorted([*self._open, *self._candidates], key=lambda statement: statement.seq)
-        return self.ordinals + [(statement.xid, statement.ordinal, statement.call) for statement in statements]
+        return self.ordinals + _list_ordinals(self._open)
 
     def peek_all(self) -> tuple[Mutation, ...]:
         """Return what will have been undone if the transaction in progress is rolled back."""
-        statements = sorted([*self._candidates, *self._open], key=lambda statement: statement.seq)
-        return (*self.rolled_back, *(mutation for statement in statements for mutation in statement.mutations))
+        return (*self.rolled_back, *(mutation for statement in self._open for mutation in statement.mutations))
 
     @property
     def has_any(self) -> bool:
         """The transaction in progress has changed rows that are captured."""
-        return bool(self._open or self._candidates)
+        return bool(self._open)
 
     @property
     def xid(self) -> int | None:
         """Id of the transaction in progress, when it has changed rows that are captured."""
-        statements = self._open or self._candidates
-        return statements[0].xid if statements else None
+        return self._open[0].xid if self._open else None
 
-    @property
-    def needs_ordinal(self) -> bool:
-        """Whether the counter must be read before COMMIT, to find what was undone out of our sight."""
-        return self._suspicious
 
-    def compare_ordinal(self, setting: str | None) -> None:
-        """Take the counter as it stands before COMMIT: statements beyond it were undone."""
-        first = (setting or "").partition(" ")[0]
-        current = int(first) if first.isascii() and first.isdigit() else 0
-        while self._open and self._open[-1].ordinal > current:
-            self._candidates.append(self._open.pop())
+@attrs.frozen
+class SetAside:
+    """The statements of a transaction that is over."""
 
-    def keep_all(self) -> list[CapturedStatement]:
-        """The transaction was committed. Return the candidates: the log must say what became of them."""
-        candidates = sorted(self._candidates, key=lambda statement: statement.seq)
-        kept = sorted([*self._open, *candidates], key=lambda statement: statement.seq)
-        self.ordinals += [(statement.xid, statement.ordinal, statement.call) for statement in kept]
-        self._forget()
-        return candidates
+    sure: tuple[CapturedStatement, ...]
+    """They share the transaction's fate."""
+    doubtful: tuple[CapturedStatement, ...]
+    """They may have been undone inside it."""
+
+
+def _list_ordinals(statements: Iterable[CapturedStatement]) -> list[tuple[int, int, int]]:
+    ordered = sorted(statements, key=lambda statement: statement.seq)
+    return [(statement.xid, statement.ordinal, statement.call) for statement in ordered]

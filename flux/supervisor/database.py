@@ -15,6 +15,7 @@ into the same transaction, so that both exist or neither.
 Statements of concurrent tasks wait in line here: a connection answers one at a time.
 """
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,7 @@ from flux.execution import Read, Transaction
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.sql_rules import get_first_word
 from flux.store.postgres import (
+    AnswerTooLarge,
     BadQueryArgument,
     CannotConnect,
     Column,
@@ -42,11 +44,20 @@ from flux.store.postgres import (
     UnreadableAnswer,
 )
 from flux.store.queries import QUERIES
-from flux.supervisor.changes import CapturedStatement, Changes
+from flux.supervisor.changes import CapturedStatement, Changes, SetAside
+from flux.supervisor.journal import JournalError
 from flux.supervisor.tables import TableCatalog
 
 _PLAIN_CHANGES = frozenset({"insert", "update", "delete", "merge"})
 """Statements whose captured changes are all their own, unless triggers or functions add some."""
+
+ANSWER_BYTES_MAX = 32 * 2**20
+"""What one statement may answer, as it comes from the server. Beyond it, the statement is ended: the answer
+must be held whole to be recorded, and the guest's door takes less."""
+COMMIT_OWN_S = 30.0
+"""How long what precedes the COMMIT of a transaction may take, where an execution makes several."""
+NOTE_READS_S = 2.0
+"""How long an answer waits for the names of the tables that it came from, which are asked for once."""
 
 
 class ExecutionDatabase:
@@ -82,11 +93,20 @@ class ExecutionDatabase:
         self._savepoints: list[int] = []
         """For each open savepoint, where it stands among the changes."""
         self._lost: HostCallFailed | None = None
+        self._has_run = False
+        """SQL of the guest's has run on this connection."""
+        self._xid: int | None = None
+        """Of the transaction in progress, where it changed nothing that is captured."""
+        self._notice_failure: Exception | None = None
+        self.lost_transaction: HostCallFailed | None = None
+        """Why a transaction in progress is gone although nobody ended it."""
         self.transactions: list[Transaction] = []
         """Those that have ended."""
         self.reads: list[Read] = []
         self.unsettled: list[CapturedStatement] = []
         """Statements of committed transactions whose rows may have been undone inside them."""
+        self.doubts: list[Doubt] = []
+        """Transactions whose COMMIT was not answered; `settle_doubt` takes what the database says of them."""
 
     # What the host call `db` asks
 
@@ -99,9 +119,12 @@ class ExecutionDatabase:
             if self._open is None:
                 await self._begin(connection, None, call_seq)
             try:
+                self._has_run = True
                 result = await connection.run(sql, [_inward(argument) for argument in arguments])
-                if get_first_word(sql) not in _PLAIN_CHANGES:
-                    self._changes.expect_hidden()
+                self._raise_notice_failure()
+                self._changes.ran(_count_own_rows(sql, result.tag))
+                if alone:
+                    await self._commit_own(connection)
             except BaseException as error:
                 if alone:
                     await self._undo(connection)
@@ -110,8 +133,6 @@ class ExecutionDatabase:
                 raise self._failed(error) from error
             if result.rows:
                 await self._note_reads(call_seq, result.columns)
-            if alone:
-                await self._commit_own(connection)
             return QueryResult(
                 tuple(column.name for column in result.columns),
                 tuple(column.type_name for column in result.columns),
@@ -196,53 +217,74 @@ class ExecutionDatabase:
         """Commit the transaction in progress if it has written nothing at all; say whether it did.
 
         Raises `HostCallFailed` when the transaction can't be committed: it was aborted by an error that the
-        function has caught.
+        function has caught, or a constraint that was deferred to its end does not hold.
         """
         connection = self._connection
         assert connection is not None and self._open is not None
         try:
-            if not self._changes.has_any and await connection.fetch_value(_XID) is None:
-                await connection.commit()
-                self._end(None, committed=True)
-                return True
-            if self._changes.needs_ordinal:
-                self._changes.compare_ordinal(await connection.fetch_value(_ORDINAL))
-        except Exception as error:
+            await self._run_deferred(connection)
+            self._raise_notice_failure()
+            if not self._changes.has_any:
+                self._xid = await connection.fetch_value_anew(_XID)
+                if self._xid is None:
+                    await connection.commit()
+                    self._end(None, committed=True)
+                    return True
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                raise
             raise self._failed(error) from error
         return False
 
     async def commit_with(self, sql: str, parameters: Sequence[object]) -> int | None:
         """Run one more statement and commit; return the transaction's id.
 
-        `CommitUnknown` passes: nobody but the database knows then.
+        `CommitUnknown` passes: nobody but the database knows then. After any other failure, cancellation
+        included, nothing was committed, and what was in the transaction is undone.
 
-        ``sql`` answers with the transaction's id. Any other failure is a `HostCallFailed`, and what was in the
-        transaction is undone.
+        ``sql`` answers with the transaction's id.
         """
         connection = self._connection
         assert connection is not None and self._open is not None
         try:
-            xid = await connection.fetch_value(sql, *parameters)
+            # Not prepared before: the guest's SQL may have put something else under that name, and what
+            # travels here is what lets us write records.
+            xid = await connection.fetch_value_anew(sql, *parameters)
+            self._xid = None if xid is None else int(xid)
             await connection.commit()
         except CommitUnknown:
             raise
-        except Exception as error:
-            failed = self._failed(error)
+        except BaseException as error:
             await self._undo(connection)
-            raise failed from error
-        self.unsettled += self._changes.keep_all()
+            if not isinstance(error, Exception):
+                raise
+            raise self._failed(error) from error
+        # From here on it is committed: nothing may fail any more.
+        self.unsettled += self._changes.keep(self._changes.set_aside())
+        xid = self._xid
         self._end(xid, committed=True)
-        return None if xid is None else int(xid)
+        return xid
 
-    def settle_unknown(self, *, committed: bool) -> None:
-        """Say what became of a transaction whose COMMIT was not answered."""
+    def set_doubt(self) -> "Doubt":
+        """The COMMIT of the transaction in progress was not answered. It is over; what became of it, is open."""
+        assert self._open is not None
+        transaction = attrs.evolve(self._open, xid=self._xid or self._changes.xid, ended_ns=self._elapsed_ns())
+        doubt = Doubt(transaction, self._changes.set_aside())
+        self._open, self._xid = None, None
+        self._savepoints.clear()
+        self.doubts.append(doubt)
+        return doubt
+
+    def settle_doubt(self, doubt: "Doubt", *, committed: bool | None) -> None:
+        """Say what became of a transaction whose COMMIT was not answered; None: that can't be found out."""
+        self.doubts.remove(doubt)
         if committed:
-            xid = self._changes.xid
-            self.unsettled += self._changes.keep_all()
-            self._end(xid, committed=True)
-        else:
-            self._changes.undo_all()
-            self._end(None, committed=False)
+            self.unsettled += self._changes.keep(doubt.statements)
+        elif committed is not None:
+            self._changes.undo(doubt.statements)
+        ended = attrs.evolve(doubt.transaction, committed=bool(committed))
+        self.transactions.append(ended)
+        self._tell_ended(ended)
 
     async def roll_back(self) -> None:
         """Undo the transaction in progress, if there is one."""
@@ -268,34 +310,62 @@ class ExecutionDatabase:
             except (CannotConnect, PoolClosed) as error:
                 raise HostCallFailed("DatabaseError", error.message, code=error.code) from error
             self._connection.on_notice = self._take_notice
+            self._connection.answer_bytes_max = ANSWER_BYTES_MAX
         return self._connection
 
     def _take_notice(self, notice: Notice) -> None:
-        self._changes.take(notice, self._now_ns())
+        # Never raises: notices come in the middle of any answer, that of COMMIT included.
+        try:
+            self._changes.take(notice, self._now_ns())
+        except Exception as failure:
+            self._notice_failure = self._notice_failure or failure
+
+    def _raise_notice_failure(self) -> None:
+        if self._notice_failure is not None:
+            raise self._notice_failure
 
     async def _begin(self, connection: Connection, isolation: str | None, call_seq: int) -> None:
         level = isolation or self._isolation
         try:
             await connection.begin(level)
-            snapshot = await connection.fetch_value(_SNAPSHOT)
-        except Exception as error:
+            fetch = connection.fetch_value_anew if self._has_run else connection.fetch_value
+            snapshot = await fetch(_SNAPSHOT)
+        except BaseException as error:
+            await connection.settle()  # A BEGIN that was cancelled may have run.
+            if not isinstance(error, Exception):
+                raise
             raise self._failed(error) from error
         self._open = Transaction(level, str(snapshot), None, committed=False, begun_by=call_seq)
         self._tell(self._open)
 
+    async def _run_deferred(self, connection: Connection) -> None:
+        """Have checked and run now what is deferred to COMMIT: its rows belong into the record, its failure too."""
+        if await self._tables.has_deferrable():
+            await connection.execute("set constraints all immediate")
+
     async def _commit_own(self, connection: Connection) -> None:
-        """Commit a transaction of an execution that makes several, marked as the execution's."""
+        """Commit a transaction of an execution that makes several, marked as the execution's.
+
+        Not interrupted by the guest's giving up: what it hears is what happened.
+        """
         assert self._open is not None
         parameters = self._mark(self._open.snapshot, self._open.isolation)
-        try:
-            if self._changes.needs_ordinal:
-                self._changes.compare_ordinal(await connection.fetch_value(_ORDINAL))
-            await self.commit_with(QUERIES.mark_transaction, parameters)
-        except HostCallFailed:
-            raise
-        except Exception as error:
-            # CommitUnknown among them: the log table has its rows if it took place, and says whose they are.
-            raise self._failed(error) from error
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + COMMIT_OWN_S):
+            try:
+                await self._run_deferred(connection)
+                self._raise_notice_failure()
+                await self.commit_with(QUERIES.mark_transaction, parameters)
+                return
+            except CommitUnknown as unknown:
+                self.set_doubt()
+                raise self._failed(unknown) from unknown
+            except BaseException as error:
+                await self._undo(connection)
+                if not isinstance(error, Exception):
+                    raise
+                raise self._failed(error) from error
+        message = f"the database did not answer in {COMMIT_OWN_S:g} s; the transaction was rolled back"
+        raise HostCallFailed("DatabaseError", message, code=ConnectionLost.code)
 
     async def _execute(self, connection: Connection, sql: str) -> None:
         try:
@@ -305,6 +375,8 @@ class ExecutionDatabase:
 
     async def _undo(self, connection: Connection) -> None:
         """Roll back, whatever the state of the connection; the server does it itself when that is gone."""
+        if self._open is None:
+            return
         await connection.settle()
         self._changes.undo_all()
         self._end(None, committed=False)
@@ -313,18 +385,28 @@ class ExecutionDatabase:
         if self._open is not None:
             ended = attrs.evolve(self._open, xid=xid, committed=committed, ended_ns=self._elapsed_ns())
             self.transactions.append(ended)
-            self._tell(ended)
-        self._open = None
+            self._tell_ended(ended)
+        self._open, self._xid = None, None
         self._savepoints.clear()
 
+    def _tell_ended(self, transaction: Transaction) -> None:
+        # It has ended, whether that can be written down or not. The journal counts what it could not take,
+        # recovery asks the database instead, and the next event of this execution meets the same error.
+        with contextlib.suppress(JournalError):
+            self._tell(transaction)
+
     async def _note_reads(self, call_seq: int, columns: tuple[Column, ...]) -> None:
-        self.reads += [Read(call_seq, *found) for found in await self._tables.find_reads(columns)]
+        # Not interrupted: the statement has run, and whoever gives it up now must hear so.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + NOTE_READS_S):
+            self.reads += [Read(call_seq, *found) for found in await self._tables.find_reads(columns)]
 
     def _failed(self, error: Exception) -> HostCallFailed:
         failed = describe_failure(error)
         if isinstance(error, ConnectionLost) or (self._connection is not None and self._connection.is_closed):
             # The transaction is gone with its connection, and a new one would not be the same.
             self._lost = failed
+            if self._open is not None:
+                self.lost_transaction = failed
             self._changes.undo_all()
             self._end(None, committed=False)
         return failed
@@ -332,7 +414,21 @@ class ExecutionDatabase:
 
 _XID = "select pg_catalog.pg_current_xact_id_if_assigned()"
 _SNAPSHOT = "select pg_catalog.pg_current_snapshot()"
-_ORDINAL = "select pg_catalog.current_setting('flux.ordinal', true)"
+
+
+@attrs.frozen
+class Doubt:
+    """A transaction whose COMMIT was sent and not answered."""
+
+    transaction: Transaction
+    """With its id, if it wrote anything."""
+    statements: SetAside
+
+
+def _count_own_rows(sql: str, tag: str) -> int | None:
+    """Return how many rows a statement changed by itself; None when it may hold other statements."""
+    last = tag.rpartition(" ")[2]
+    return int(last) if get_first_word(sql) in _PLAIN_CHANGES and last.isdigit() else None
 
 
 def describe_failure(error: Exception) -> HostCallFailed:
@@ -351,6 +447,9 @@ def describe_failure(error: Exception) -> HostCallFailed:
             if report.sqlstate == "25P02":
                 message += "; an earlier statement failed. To go on after one, put it into ctx.db.transaction()"
             return HostCallFailed("DatabaseError", message, code=report.sqlstate, details=details)
+        case AnswerTooLarge():
+            details = {"answer_bytes_max": ANSWER_BYTES_MAX}
+            return HostCallFailed("AnswerTooLarge", f"{error.message}; {error.remedy}", code="FLX427", details=details)
         case StatementRefused():
             return HostCallFailed("StatementRefused", error.message, code=error.code)
         case BadQueryArgument() | UnreadableAnswer() | ConnectionLost() | CannotConnect() | PoolClosed():

@@ -18,15 +18,17 @@ something failed; it waits, and hands values on.
 """
 
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
 
 from flux import ids, wire
 from flux.deployment import Deployment, Function
-from flux.errors import FluxError
+from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import (
     Execution,
     Interrupted,
@@ -50,7 +52,7 @@ from flux.mutation import Mutation
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Sandbox
 from flux.session import RecordSession
-from flux.store.postgres import CommitUnknown, Pool
+from flux.store.postgres import CannotConnect, CommitUnknown, ConnectionLost, DatabaseError, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
@@ -58,8 +60,11 @@ from flux.supervisor.database import ExecutionDatabase, describe_failure
 from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.journal import Journal, JournalError
 from flux.supervisor.perform import HostTable
+from flux.supervisor.recovery_store import DatabaseStore
 from flux.supervisor.tables import TableCatalog
 from flux.values import text_or_bytes
+
+_T = TypeVar("_T")
 
 ATTEMPTS = 3
 """Runs of one request that is given up by the database each time, the first one included."""
@@ -71,6 +76,18 @@ INTERRUPTED_SETTLE_S = 5.0
 DAY_S = 86400.0
 FIND_OUT_S = 30.0
 """How long we ask the database what became of a COMMIT that it did not answer."""
+ASK_AGAIN_S = 0.1
+"""Between two such questions."""
+TELL_S = 5.0
+"""How long a caller waits for what is only added to the histories of rows. Later it is added behind his back."""
+ROOM_S = 10.0
+"""How long a request waits while too many records are not stored yet. Then it is refused."""
+
+
+class StoreStalledError(OperatorError):
+    """The database takes no records and too many wait, so no function is run."""
+
+    code = "FLX722"
 
 
 @attrs.frozen
@@ -161,23 +178,29 @@ class _Scribe:
 class Executor:
     """Runs functions and keeps their records."""
 
-    def __init__(self, backing: Backing, audience: Audience) -> None:
+    def __init__(
+        self, backing: Backing, audience: Audience, report: Callable[[BaseException], None] = lambda _error: None
+    ) -> None:
+        """``report`` hears of failures of Flux itself; the execution that met one is on record all the same."""
         self._backing = backing
         self._audience = audience
+        self._report = report
         self.running = 0
         """Executions in progress."""
 
     async def execute(self, runnable: Runnable, trigger: Trigger, value: object) -> Executed:
         """Run the function, again if the database gave it up for others' sake; return the last attempt.
 
-        ``value`` is the function's input. Raises `JournalError` when nothing can be recorded: then nothing ran.
+        ``value`` is the function's input. Raises `JournalError` or `StoreStalledError` when nothing can be
+        recorded: then nothing ran.
         """
         parent: uuid.UUID | None = None
         attempts = ATTEMPTS + runnable.function.retries
         self.running += 1
         try:
+            await self._wait_room()
             for attempt in range(1, attempts + 1):
-                run = _Run(self._backing, self._audience, runnable, trigger, parent, attempt)
+                run = _Run(self._backing, self._audience, runnable, trigger, parent, attempt, self._report)
                 executed = await run.run(value)
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
@@ -190,7 +213,19 @@ class Executor:
 
     def refuse(self, runnable: Runnable, trigger: Trigger, refusal: Raised) -> Executed:
         """Record a request that was answered without running the function: its input can't be read."""
-        return _Run(self._backing, self._audience, runnable, trigger, None, 1).refuse(refusal)
+        return _Run(self._backing, self._audience, runnable, trigger, None, 1, self._report).refuse(refusal)
+
+    async def _wait_room(self) -> None:
+        try:
+            with trio.fail_after(ROOM_S):
+                await self._backing.writer.wait_room()
+        except trio.TooSlowError:
+            counts = self._backing.writer.counts
+            raise StoreStalledError(
+                f"{counts.waiting:,} records ({counts.waiting_bytes:,} bytes) wait for the database: "
+                f"{counts.last_error or 'it takes them too slowly'}",
+                remedy="see whether the database runs and has room; requests are taken again once it takes records",
+            ) from None
 
 
 def may_run_again(execution: Execution) -> bool:
@@ -217,9 +252,11 @@ class _Run:
         trigger: Trigger,
         parent: uuid.UUID | None,
         attempt: int,
+        report: Callable[[BaseException], None],
     ) -> None:
         self._backing = backing
         self._audience = audience
+        self._report = report
         self._runnable = runnable
         self._trigger = trigger
         started_at_ns = backing.clock.now_ns()
@@ -256,6 +293,8 @@ class _Run:
             tell=self._scribe.transaction,
         )
         self._driven: Driven | None = None
+        self._missing: list[str] = []
+        """What is missing from the record, a sentence each."""
         self._must_flush = False
         """The journal could not take the record."""
 
@@ -267,16 +306,13 @@ class _Run:
                 outcome = await self._drive(value)
             except trio.Cancelled:
                 # The server is being stopped, and this took longer than the drain allows.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + INTERRUPTED_SETTLE_S):
-                    await self._database.roll_back()
-                self._submit(Interrupted("the server was stopped before the function ended"))
+                with trio.CancelScope(shield=True):
+                    outcome = Interrupted("the server was stopped before the function ended")
+                    await self._give_up(outcome, INTERRUPTED_SETTLE_S)
                 raise
-            # What was begun is ended, whoever loses patience meanwhile.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S) as settling:
+            # What was begun is ended, whoever loses patience meanwhile. Each part of it has a limit of its own.
+            with trio.CancelScope(shield=True):
                 executed = await self._settle(outcome)
-            if settling.cancelled_caught:
-                raised = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
-                executed = self._submit(raised)
             if self._must_flush:
                 await self._backing.writer.flush()
             return executed
@@ -318,7 +354,13 @@ class _Run:
             return Raised("NoWorker", f"no worker was free within {limit}", status=503, code="OVERLOADED")
         except FluxError as error:
             # Not the function's fault: a host call that crashed, a journal that is full, a sandbox that can't fork.
+            if isinstance(error, BrokenInvariantError):
+                self._report(error)
             return Raised(type(error).__name__, f"{error.code} {error.message}", status=503, code="OVERLOADED")
+        except Exception as crash:
+            self._report(crash)
+            message = f"Flux itself failed: {type(crash).__name__}: {crash}"
+            return Raised("FluxFailure", message, status=503, code="OVERLOADED")
         finally:
             if worker is not None:
                 reusable = self._driven is not None and self._driven.reusable
@@ -364,69 +406,150 @@ class _Run:
     # Settling
 
     async def _settle(self, outcome: Outcome) -> Executed:
-        database = self._database
-        if not isinstance(outcome, Returned) or not database.is_open or not self._runnable.function.atomic:
+        database, is_atomic = self._database, self._runnable.function.atomic
+        if is_atomic and isinstance(outcome, Returned) and database.lost_transaction is not None:
+            # The function has caught that, as it may; but what it did before is gone, and nobody shall be told
+            # that it is done.
+            error = database.lost_transaction.error
+            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}; its transaction went with it")
+        if not isinstance(outcome, Returned) or not database.is_open or not is_atomic:
             # Not atomic and open: a block that the function never closed. What it did not commit it does not get.
-            await database.roll_back()
-            self._changes.rolled_back += await self._find_undone()
-            return self._submit(outcome)
+            return await self._give_up(outcome, FIND_OUT_S)
+        execution = None
         try:
-            if await database.finish_reads():
-                return self._submit(outcome)
-            return await self._commit(outcome)
-        except HostCallFailed as failed:
-            await database.roll_back()
-            error = failed.error
-            return self._submit(Raised("CommitFailed", f"ERROR {error.code}: {error.message}"))
-        except JournalError as error:
-            # Without the journal a crash now would leave a commit without its record: so it is not made.
-            await database.roll_back()
-            return self._submit(Raised("CommitFailed", f"{error.code} {error.message}", status=503, code="OVERLOADED"))
+            # The limit is for what precedes COMMIT. Nothing that comes behind it can be cancelled.
+            with trio.fail_after(SETTLE_S):
+                if await database.finish_reads():
+                    return self._submit(outcome)
+                execution = await self._prepare_commit(outcome)
+                record = make_record(execution)
+                await database.commit_with(QUERIES.commit_record, commit_parameters(record, self._backing.token))
         except CommitUnknown as unknown:
-            return await self._find_out(outcome, unknown)
+            assert execution is not None, "a COMMIT without the record is a failure like any other"
+            return await self._find_out(execution, outcome, unknown)
+        except HostCallFailed as failed:
+            error = failed.error
+            failure = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
+        except trio.TooSlowError:
+            failure = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
+        except FluxError as refused:
+            # Without the journal a crash now would leave a commit without its record: so it is not made.
+            failure = Raised("CommitFailed", f"{refused.code} {refused.message}", status=503, code="OVERLOADED")
+        else:
+            return await self._announce_committed(execution, outcome)
+        return await self._give_up(failure, FIND_OUT_S)
 
-    async def _commit(self, outcome: Outcome) -> Executed:
-        """Write the record into the guest's transaction and commit both."""
-        backing, database = self._backing, self._database
-        execution = self._make_execution(outcome, database.describe_commit())
+    async def _prepare_commit(self, outcome: Outcome) -> Execution:
+        """Return the record as it goes into the transaction, once all is safe that must be before that."""
+        execution = self._make_execution(outcome, self._database.describe_commit())
         record = make_record(execution)
         if record.blobs:
             try:
-                await backing.writer.write_blobs(record.blobs)
+                await self._backing.writer.write_blobs(record.blobs)
             except FluxError as error:
                 raise describe_failure(error) from error
-        backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
-        await database.commit_with(QUERIES.commit_record, commit_parameters(record, backing.token))
-        await self._tell_undone(execution)
-        backing.journal.stored(execution.id.bytes)
+        self._backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
+        return execution
+
+    async def _announce_committed(self, execution: Execution, outcome: Outcome) -> Executed:
+        """The transaction is committed, its record with it: from here on, nothing that fails changes that."""
+        await self._tell_later(partial(self._tell_undone, execution))
+        self._backing.journal.stored(execution.id.bytes)
         return self._announce(execution, outcome, stored=True)
 
-    async def _find_out(self, outcome: Outcome, unknown: CommitUnknown) -> Executed:
+    async def _give_up(self, outcome: Outcome, patience_s: float) -> Executed:
+        """Roll back what is open and record the execution, whose transactions have then all ended."""
+        await self._database.roll_back()
+        await self._settle_doubts(patience_s)
+        undone: list[Mutation] | None = None
+        if self._database.unsettled:
+            with trio.move_on_after(min(TELL_S, patience_s)):
+                undone = await self._try(self._find_undone)
+            if undone is None:
+                self._backing.writer.submit_addition(self._add_undone)
+        self._changes.rolled_back += undone or ()
+        return self._submit(outcome)
+
+    async def _settle_doubts(self, patience_s: float) -> None:
+        """Ask what became of the transactions whose COMMIT was not answered, where an execution makes several."""
+        store = DatabaseStore(self._backing.owner)
+        for doubt in tuple(self._database.doubts):
+            xid = doubt.transaction.xid
+            committed: bool | None = False  # Without an id it wrote nothing.
+            if xid is not None:
+                ask = partial(store.list_committed, self._head.id, [xid])
+                with trio.move_on_after(patience_s):
+                    committed = None
+                    committed = xid in await self._insist(ask)
+            if committed is None:
+                self._missing.append(
+                    f"whether transaction {xid} was committed: the connection broke during COMMIT, and the database "
+                    "could not be asked since"
+                )
+            self._database.settle_doubt(doubt, committed=committed)
+
+    async def _find_out(self, execution: Execution, outcome: Outcome, unknown: CommitUnknown) -> Executed:
         """COMMIT was not answered. The record went with it, so the database knows what became of both.
 
         It is asked by writing the record of a failure under the same id: that waits for the other transaction
-        if it is still on its way, and is refused if it took place.
+        if it is still on its way, and is refused if it took place. When it does not answer in time either, the
+        caller hears that nobody knows; the writer goes on, and what it finds in the end is true.
         """
+        database = self._database
+        doubt = database.set_doubt()
         failed = Raised("CommitFailed", f"ERROR {unknown.code}: {unknown.message}; it did not take place")
-        execution = attrs.evolve(self._make_execution(failed), mutations=self._changes.peek_all())
+        undone = (*doubt.statements.sure, *doubt.statements.doubtful)
+        record_of_failure = attrs.evolve(
+            self._make_execution(failed),
+            mutations=(*self._changes.rolled_back, *(row for statement in undone for row in statement.mutations)),
+            transactions=(*database.transactions, doubt.transaction),
+        )
+        record = make_record(record_of_failure)
         with trio.move_on_after(FIND_OUT_S):
-            if await self._backing.writer.insert(make_record(execution)):
-                self._database.settle_unknown(committed=False)
-                self._backing.journal.stored(execution.id.bytes)
-                return self._announce(execution, failed, stored=True)
-            self._database.settle_unknown(committed=True)
-            execution = self._make_execution(outcome)
+            did_not_take_place = await self._insist(partial(self._backing.writer.insert, record))
+            database.settle_doubt(doubt, committed=not did_not_take_place)
+            if not did_not_take_place:
+                return await self._announce_committed(execution, outcome)
             self._backing.journal.stored(execution.id.bytes)
-            return self._announce(execution, outcome, stored=True)
-        # The journal holds the record as one that goes with its transaction; recovery asks again at start.
+            return self._announce(record_of_failure, failed, stored=True)
         unsettled = Raised("CommitUnknown", unknown.message, status=503, code="OVERLOADED")
-        return self._announce(self._make_execution(unsettled), unsettled, stored=False)
+        known = attrs.evolve(record_of_failure, outcome=unsettled, mutations=())
+        executed = self._announce(known, unsettled, stored=False)
+        self._backing.writer.submit(record, self._on_stored)
+        return executed
 
-    async def _tell_undone(self, execution: Execution) -> None:
+    async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the database until it answers; the deadline is the caller's."""
+        while True:
+            try:
+                return await ask()
+            except (DatabaseError, CannotConnect, ConnectionLost):
+                await trio.sleep(ASK_AGAIN_S)
+
+    async def _try(self, ask: Callable[[], Awaitable[_T]]) -> _T | None:
+        """Ask the database once; None when it does not answer."""
+        try:
+            return await ask()
+        except (DatabaseError, CannotConnect, ConnectionLost):
+            return None
+
+    async def _tell_later(self, tell: Callable[[], Awaitable[bool]]) -> None:
+        """Add to the histories of rows now if the database takes it, else in the background."""
+        told = None
+        with trio.move_on_after(TELL_S):
+            told = await self._try(tell)
+        if told is None:
+            self._backing.writer.submit_addition(tell)
+
+    async def _tell_undone(self, execution: Execution) -> bool:
         """Keep the rows that were undone inside a transaction that was committed: the log has them no more."""
         undone = (*execution.mutations, *await self._find_undone())
-        if undone:
-            await self._backing.writer.add_rolled_back(execution.id, undone)
+        await self._backing.writer.add_rolled_back(execution.id, undone)
+        return True
+
+    async def _add_undone(self) -> bool:
+        await self._backing.writer.add_rolled_back(self._head.id, await self._find_undone())
+        return True
 
     async def _find_undone(self) -> list[Mutation]:
         """Ask the log which of the statements in doubt it still has; return the rows of the others."""
@@ -456,13 +579,13 @@ class _Run:
                 execution, completeness=(*execution.completeness, f"the journal could not be written: {error.code}")
             )
 
-        def stored() -> None:
-            backing.journal.stored(execution.id.bytes)
-            self._audience.stored(execution.id)
-
         executed = self._announce(execution, outcome, stored=False)  # First: `stored` may come at any moment.
-        backing.writer.submit(make_record(execution), stored)
+        backing.writer.submit(make_record(execution), self._on_stored)
         return executed
+
+    def _on_stored(self) -> None:
+        self._backing.journal.stored(self._head.id.bytes)
+        self._audience.stored(self._head.id)
 
     def _announce(self, execution: Execution, outcome: Outcome, *, stored: bool) -> Executed:
         self._audience.done(execution, stored=stored)
@@ -475,7 +598,7 @@ class _Run:
             outcome = self._redactor.returned(outcome)
         elif isinstance(outcome, Raised):
             outcome = self._redactor.raised(outcome)
-        missing = []
+        missing = list(self._missing)
         if driven is not None and driven.log_bytes_dropped:
             limit = format_size(self._runnable.bounds.limits.log_bytes_max)
             missing.append(f"{driven.log_bytes_dropped:,} bytes of log lines beyond the limit of {limit}")

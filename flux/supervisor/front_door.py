@@ -25,7 +25,7 @@ from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
 from flux.supervisor.deployments import Deployments
-from flux.supervisor.execute import Executed, Executor, Runnable
+from flux.supervisor.execute import Executed, Executor, Runnable, StoreStalledError
 from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
 from flux.values import decode_json
@@ -63,7 +63,8 @@ class FrontDoor:
             return await self._console.handle(request)
         current = self._deployments.current
         if current is None:
-            return problem(503, "OVERLOADED", "the functions are not ready: flux dev says why, and serves them once they can be loaded")
+            detail = "the functions are not ready: flux dev says why, and serves them once they can be loaded"
+            return problem(503, "OVERLOADED", detail)
         found = current.routes.match(head.method, head.raw_path)
         if not isinstance(found, Match):
             return answer_unmatched(found, head.method, head.path)
@@ -82,9 +83,10 @@ class FrontDoor:
                 executed = self._executor.refuse(runnable, trigger, _unreadable(error))
             else:
                 executed = await self._executor.execute(runnable, trigger, value)
-        except JournalError as error:
+        except (JournalError, StoreStalledError) as error:
             # Unrecorded work is what Flux exists to prevent, so it is refused.
-            return problem(503, "OVERLOADED", f"nothing can be recorded at present: {error.code} {error.message}")
+            why = f"{error.code} {error.message}" if self._tells_why else error.code
+            return problem(503, "OVERLOADED", f"nothing can be recorded at present: {why}")
         return self.respond(executed)
 
     def respond(self, executed: Executed) -> HttpResponse:

@@ -14,6 +14,7 @@ from flux.errors import BrokenInvariantError
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.hostcalls.base import CallContext, HostCallFailed
 from flux.session import CANCELLED
+from flux.supervisor.journal import JournalError
 from flux.wire import FRAME_BYTES_MAX
 
 ANSWER_BYTES_MAX = FRAME_BYTES_MAX - 4096
@@ -64,6 +65,8 @@ class HostTable:
             value, error = b"null", HostCallError("InvalidArguments", f"{request.name}: {problem}", "FLX425")
         except (trio.Cancelled, KeyboardInterrupt):
             raise
+        except JournalError:
+            raise  # The operator's disk, which has an error of its own.
         except Exception as crash:
             raise HostCallCrashedError(
                 f"performing {request.name} (call {request.seq}) failed: {type(crash).__name__}: {crash}",

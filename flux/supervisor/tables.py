@@ -24,6 +24,9 @@ class _Table:
     """Numbers of the primary key's columns."""
 
 
+_HAS_DEFERRABLE = "select exists (select from pg_catalog.pg_trigger t where t.tgdeferrable)"
+"""Deferrable constraints that are enforced by an index alone have a trigger too."""
+
 Found = tuple[str, str, tuple[tuple[str, int], ...], tuple[tuple[str, int], ...]]
 """Schema, table, key and other columns, as in `flux.execution.Read`."""
 
@@ -34,10 +37,19 @@ class TableCatalog:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._tables: dict[int, _Table] = {}
+        self._has_deferrable: bool | None = None
 
     def forget(self) -> None:
-        """Ask again: tables may have got other keys or names."""
+        """Ask again: tables may have got other keys, names or constraints."""
         self._tables.clear()
+        self._has_deferrable = None
+
+    async def has_deferrable(self) -> bool:
+        """Whether any constraint or trigger of this database can wait until COMMIT. Raises what the database says."""
+        if self._has_deferrable is None:
+            async with self._pool.acquire() as connection:
+                self._has_deferrable = bool(await connection.fetch_value(_HAS_DEFERRABLE))
+        return self._has_deferrable
 
     async def find_reads(self, columns: tuple[Column, ...]) -> list[Found]:
         """Return, for each table whose whole key is among ``columns``, which of them are what.
