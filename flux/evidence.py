@@ -63,6 +63,8 @@ class RowWriter:
     """When, in nanoseconds since the Unix epoch; 0 when unknown."""
     outside: bool = False
     """It was written on a connection that was not Flux's."""
+    migration: str | None = None
+    """Path of the project's migration that wrote it."""
 
 
 @attrs.frozen

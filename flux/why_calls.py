@@ -328,6 +328,8 @@ def writer_words(case: Case, writer: RowWriter) -> str:
     when = f" at {moment}" if moment else ""
     if writer.outside:
         return f"written outside Flux{when}"
+    if writer.migration is not None:
+        return f"written by {clean(writer.migration, 80)}{when}"
     if writer.execution is None:
         return f"written{when} by an execution that is not on record"
     on = f"on {short_sha(writer.sha)}" if writer.sha else ""

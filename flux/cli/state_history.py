@@ -1,8 +1,8 @@
 """``flux state history``: every version of one row, and what made it.
 
 A change that was rolled back is listed too, without a number: it never was the
-row's state. A change from outside Flux is said to be from outside; the history
-does not claim what it did not see.
+row's state. A change by a migration of the project's names it. A change from outside
+Flux is said to be from outside; the history does not claim what it did not see.
 """
 
 from typing import Any
@@ -100,10 +100,18 @@ def _execution(version: Record) -> str | None:
     return execution if execution is None or isinstance(execution, str) else json_text(execution)
 
 
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)
+
+
 def _source(version: Record, prefixes: render.Prefixes) -> list[Piece | str]:
     execution = _execution(version)
-    if version.flag("outside") or execution is None:
+    if version.flag("outside"):
         return [Piece("outside Flux", "yellow")]
+    if migration := version.data.get("migration"):
+        return [Piece(cut(_plain(migration), 34), "cyan")]
+    if execution is None:
+        return [Piece("its record is gone", "yellow")]
     pieces: list[Piece | str] = [
         *prefixes.pieces(execution),
         " ",

@@ -327,7 +327,8 @@ select flux.key_text($1::oid::regclass, $2::text::json) as key;
 
 -- name: list_row_history
 -- All versions of one row, newest first, each with the execution that wrote it: schema, table, key, limit.
--- "outside" was written by somebody else; neither outside nor an execution means that the record is gone.
+-- "outside" was written by somebody else, a migration of the project's among them; neither outside nor an
+-- execution means that the record is gone.
 with versions as (
     select m.*, case when m.committed then pg_catalog.count(*) filter (where m.committed) over (order by m.seq) end as version
     from flux.mutation m
@@ -337,10 +338,11 @@ with versions as (
     order by m.seq desc limit $4
 )
 select v.seq, v.version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth, v.key,
-       v.before::text as before, v.after::text as after, v.committed, v.outside,
+       v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
        e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
 from versions v
 left join flux.transaction t on t.xid = v.xid
+left join flux.migration_applied a on v.outside and a.xid = v.xid
 left join lateral (
     -- The bounds leave two or three partitions to look into, instead of all.
     select x.* from flux.summary x
@@ -354,7 +356,7 @@ order by v.seq desc;
 -- name: find_row_version_in_snapshot
 -- The last version of a row that a snapshot saw, with the execution that wrote it: schema, table, key, snapshot.
 select v.seq, null::bigint as version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth,
-       v.key, v.before::text as before, v.after::text as after, v.committed, v.outside,
+       v.key, v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
        e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
 from (
     select m.* from flux.mutation m
@@ -365,6 +367,7 @@ from (
     order by m.seq desc limit 1
 ) v
 left join flux.transaction t on t.xid = v.xid
+left join flux.migration_applied a on v.outside and a.xid = v.xid
 left join lateral (
     select x.* from flux.summary x
     where x.xid = v.xid and x.id >= flux.uuid_floor(v.at - interval '1 day') and x.id < flux.uuid_floor(v.at + interval '1 day')

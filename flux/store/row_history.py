@@ -53,7 +53,9 @@ class RowVersion:
     mutation: Mutation
     """The row before and after."""
     outside: bool
-    """It was made on a connection that was not a guest's."""
+    """It was made on a connection that was not a guest's, and by no migration of the project's."""
+    migration: str | None
+    """The project's migration that made it: its path."""
     gap: bool
     """The row was not as the version before had left it: something else changed it in between."""
     execution: uuid.UUID | None
@@ -144,7 +146,8 @@ def _make_version(row: Row) -> RowVersion:
         version=row["version"],
         at=row["at"],
         mutation=make_mutation(row),
-        outside=row["outside"],
+        outside=row["outside"] and row["migration"] is None,
+        migration=row["migration"],
         gap=False,
         execution=row["execution"],
         name=row["name"],

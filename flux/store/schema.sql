@@ -152,6 +152,7 @@ create table flux.migration_applied (
     name        text not null,
     sha256      text not null,
     applied_at  timestamptz not null default pg_catalog.clock_timestamp(),
+    xid         xid8 not null default pg_catalog.pg_current_xact_id(),  -- its transaction: the rows that it wrote
     primary key (tenant, name)
 );
 comment on table flux.migration_applied is 'The users'' own migrations, as they were applied.';

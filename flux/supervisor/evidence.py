@@ -348,7 +348,7 @@ def _make_writer(call: int, version: RowVersion, column: str | None) -> RowWrite
         value=mutation.after if column is None else _column(mutation.after, column),
         before=mutation.before if column is None else _column(mutation.before, column),
         execution=version.name, function=version.function, sha=version.sha, at_ns=_to_ns(version.at),
-        outside=version.outside,
+        outside=version.outside, migration=version.migration,
     )  # fmt: skip
 
 

@@ -476,6 +476,7 @@ def version_json(version: RowVersion) -> Document:
         "function": version.function,
         "sha": version.sha,
         "outside": version.outside,
+        "migration": version.migration,
         "gap": version.gap,
     }
 
