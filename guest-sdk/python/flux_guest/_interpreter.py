@@ -9,7 +9,7 @@ the real ones: a key that is drawn there must be a secret.
 
 This is done from Python and holds what Python code asks. C code that reads a
 clock or draws randomness by itself is not reached from here; the record says
-``python`` for it (docs/design/013-python-clock.md lists what is and what is not).
+``python`` for it (docs/design/015-python-clock.md lists what is and what is not).
 """
 
 import _posixsubprocess

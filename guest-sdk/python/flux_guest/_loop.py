@@ -268,15 +268,17 @@ class HostLoop(asyncio.BaseEventLoop):
             self._channel.tell("log.write", ["warning", text, {}])
         for task in left:
             task.cancel()
-        self.run_until_complete(self._end(left))
+        if left or self._asyncgens:  # type: ignore[attr-defined]
+            self.run_until_complete(self._end(left))
         channel, sleeping = self._channel, self._selector.sleeping
         if not well:
             for seq in sorted(channel.waiting.keys() - sleeping):
                 channel.waiting[seq] = lambda _value, _error: None
                 channel.cancel(seq)
-        while channel.waiting.keys() - sleeping:
-            channel.receive()
-        self.run_until_complete(_nothing())  # What the last answers woke.
+        if channel.waiting.keys() - sleeping:
+            while channel.waiting.keys() - sleeping:
+                channel.receive()
+            self.run_until_complete(_nothing())  # What the last answers woke.
         self.close()
 
     async def _end(self, left: list[HostTask]) -> None:
