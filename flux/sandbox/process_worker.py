@@ -23,6 +23,8 @@ from flux.sandbox.zygote import CLOSED_BY_PEER
 RECEIVE_BYTES = 1 << 18
 OUTPUT_BYTES_MAX = 64 * 1024
 """What is kept of a worker's writes past the SDK; the last of it counts."""
+OUTPUT_READS_MAX = 32
+"""Reads at a time: more than any pipe holds, and an end to it when a guest writes faster than we read."""
 ZYGOTE_DIED = "the process that forks workers was killed, and its workers with it"
 
 
@@ -97,20 +99,20 @@ class ProcessWorker:
         if self._closed:
             return False
         try:
-            while data := os.read(self._output, 1 << 16):
+            for _ in range(OUTPUT_READS_MAX):
+                data = os.read(self._output, OUTPUT_BYTES_MAX)
+                if not data:
+                    return False
                 self._tail += data
-                if len(self._tail) > 2 * OUTPUT_BYTES_MAX:
-                    del self._tail[:-OUTPUT_BYTES_MAX]
-                if len(data) < 1 << 16:
-                    return True
+                del self._tail[:-OUTPUT_BYTES_MAX]
         except BlockingIOError:
-            return True
-        return False
+            pass
+        return True
 
     def take_output(self) -> str:
         """See `flux.sandbox.base.Worker.take_output`."""
         self._read_output()
-        text = bytes(self._tail[-OUTPUT_BYTES_MAX:]).decode(errors="backslashreplace")
+        text = self._tail.decode(errors="backslashreplace")
         self._tail.clear()
         return text
 
