@@ -134,13 +134,15 @@ async def drive(
     redactor: Redactor,
     scribe: Scribe | None = None,
     keep_worker: bool = False,
+    waited_ns: int = 0,
 ) -> Driven:
     """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
 
+    ``waited_ns`` is how long the execution has lasted by now: what is asked for is timed from its start.
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
     that has ended well gets an answer to everything it still waits for, so that it can serve again.
     """
-    conversation = _Conversation(worker, session, host, bounds, redactor, scribe)
+    conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns)
     driven: Driven | None = None
     try:
         driven = await conversation.run(document, keep_worker)
@@ -168,6 +170,7 @@ class _Conversation:
         bounds: Bounds,
         redactor: Redactor,
         scribe: Scribe | None,
+        waited_ns: int,
     ) -> None:
         self._worker = worker
         self._session = session
@@ -176,7 +179,7 @@ class _Conversation:
         self._redactor = redactor
         self._scribe = scribe
         self._wire = GuestConnection()
-        self._started_ns = time.perf_counter_ns()
+        self._started_ns = time.perf_counter_ns() - waited_ns
         self._performing: dict[int, trio.CancelScope] = {}
         self._recorded: dict[int, HostCallRequest] = {}
         """Questions in flight as the record has them."""

@@ -346,6 +346,7 @@ class _Run:
                 redactor=self._redactor,
                 scribe=self._scribe,
                 keep_worker=runnable.warm,
+                waited_ns=self._elapsed_ns(),
             )
             assert self._driven.outcome is not None, "a recording is never stopped"
             return self._driven.outcome
