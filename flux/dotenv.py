@@ -22,7 +22,8 @@ class UnreadableSecretsError(OperatorError):
 def parse_dotenv(text: str, filename: str = ".env.local") -> dict[str, str]:
     """Return the value of each name; the last one counts. Raise `UnreadableSecretsError` without showing values."""
     found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(): it ends lines at characters that a value may hold. Some editors write a mark at the start.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue

@@ -3,28 +3,39 @@
 Rules come from ``flux.toml``: header fields, JSON paths and columns. Whatever
 matches is replaced by a *token* before anything is written down, to the journal
 included. A token follows from the value and the execution's own seed, so equal
-values have equal tokens within one execution (a replay still matches) and tell
-nothing across executions.
+values have equal tokens within one execution (a replay still matches).
 
-Values of secrets are hidden wherever they occur, by the caller's ``hide``.
+A rule names a place, and values move: the password of the body becomes a parameter
+of a statement, a part of an error's message, a line of a log. So a value that a rule
+has met is hidden wherever it occurs from then on, as the values of secrets are
+from the start (`flux.hidden` says how they are found). Rules are applied first to
+a whole part, then what was met is looked for in all of it.
+
+A replay hears tokens in the place of values, and what it does with them must be
+redacted to the same: so what is a token already, stays.
 
 It fails closed: what can't be examined is replaced whole. A `Redactor` belongs
 to one execution.
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote_plus
 
 import attrs
 import msgspec
 
 from flux import values
-from flux.execution import LogLine, Raised, Returned, Trigger
+from flux.execution import Exited, Frame, Interrupted, Killed, LogLine, Outcome, Raised, Returned, Trigger
+from flux.hidden import HIDDEN_CHARACTERS_MIN, HiddenValues
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.mutation import Mutation
+from flux.sql_columns import find_sensitive
 
 ALWAYS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
 """Header fields that are redacted whatever ``flux.toml`` says: they carry sessions by definition."""
@@ -34,8 +45,12 @@ UNEXAMINED = "redacted:unexamined"
 
 _JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9})\])+)\Z")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*|[0-9]+)\]")
+_KEY_DETAIL = re.compile(r"Key \(([^)]*)\)")
+_TOKEN = re.compile(r"redacted:[0-9a-f]{12}\Z")
+_BOM = b"\xef\xbb\xbf"
 
-Hide = Callable[[bytes], bytes]
+MET_MAX = 256
+"""So many values that rules have met are looked for elsewhere: each is looked for in all that comes behind it."""
 
 
 @attrs.frozen
@@ -67,17 +82,19 @@ class RedactionRules:
         return cls(frozenset(headers), tuple(paths), frozenset(columns))
 
 
-def _nothing_hidden(data: bytes) -> bytes:
-    return data
-
-
 class Redactor:
     """Redacts the parts of one execution."""
 
-    def __init__(self, rules: RedactionRules, seed: bytes, hide: Hide = _nothing_hidden) -> None:
+    def __init__(self, rules: RedactionRules, seed: bytes, secrets: Iterable[tuple[str, str]] = ()) -> None:
+        """``secrets`` are values and the handles that stand for them."""
         self._rules = rules
         self._key = hashlib.sha256(b"redaction" + seed).digest()
-        self._hide = hide
+        self._hidden = HiddenValues(secrets)
+        self._met = 0
+        self._fields = frozenset(path[0] for path in rules.json_paths if len(path) == 1)
+        """Names that a JSON path of one step gives: they hold in queries, forms and path parameters too."""
+        self._columns = frozenset(column for _, column in rules.columns)
+        self._tables = frozenset(table for table, _ in rules.columns)
 
     def token(self, value: str | bytes) -> str:
         """Return what stands for ``value``: the same for the same value within this execution."""
@@ -88,104 +105,209 @@ class Redactor:
 
     def trigger(self, trigger: Trigger) -> Trigger:
         """Return the trigger as it may be stored."""
-        return attrs.evolve(
-            trigger,
-            path=self._text(trigger.path),
-            params=self._pairs(trigger.params),
-            query=self._pairs(trigger.query),
-            headers=self._headers(trigger.headers),
-            body=self._body(trigger.body),
-        )
+        met = -1
+        redacted = trigger
+        while met != len(self._hidden):  # What a later part has met may stand in an earlier one.
+            met = len(self._hidden)
+            redacted = attrs.evolve(
+                trigger,
+                params=self._pairs(trigger.params),
+                query=self._pairs(trigger.query),
+                headers=self._headers(trigger.headers),
+                correlation=self._headers(trigger.correlation),
+                body=self._body(trigger.body),
+            )
+        return attrs.evolve(redacted, path=self._path(trigger))
 
     def request(self, request: HostCallRequest) -> HostCallRequest:
         """Return the question as it may be stored."""
-        arguments = self._hide(request.arguments)
+        arguments = request.arguments
         if request.name == "http.request":
             arguments = self._http_arguments(arguments)
-        elif self._rules.json_paths and request.name.startswith("db."):
+        elif request.name.startswith("db.") and (self._rules.json_paths or self._rules.columns):
             arguments = self._database_arguments(arguments)
+        arguments = self._hidden.hide_json(arguments)
         return request if arguments is request.arguments else attrs.evolve(request, arguments=arguments)
 
     def result(self, request: HostCallRequest, result: HostCallResult) -> HostCallResult:
         """Return the answer as it may be stored."""
-        if request.name == "secret.reveal" and result.error is None:
-            value = self._hide(result.value)
-            if value == result.value:  # A value so short or odd that hiding did not find it.
-                value = values.encode(self.token(result.value))
-            return attrs.evolve(result, value=value)
-        value = self._hide(result.value)
-        if request.name == "http.request" and result.error is None:
-            value = self._http_answer(value)
-        elif self._rules.columns and request.name == "db.query" and result.error is None:
-            value = self._rows(value)
-        error = result.error
+        value, error = result.value, result.error
         if error is not None:
             error = self._error(error)
+        elif request.name == "secret.reveal":
+            value = self._hidden.hide_json(value)
+            if value == result.value:  # A value so short that it is not looked for.
+                value = values.encode(self._replacement(values.decode_json(value)))
+        elif request.name == "http.request":
+            value = self._http_answer(value)
+        elif self._rules.columns and request.name == "db.query":
+            value = self._rows(value)
+        value = self._hidden.hide_json(value)
         if value is result.value and error is result.error:
             return result
         return attrs.evolve(result, value=value, error=error)
 
     def log(self, line: LogLine) -> LogLine:
         """Return the log line as it may be stored."""
-        return attrs.evolve(line, message=self._text(line.message), fields=self._json(self._hide(line.fields)))
+        if not self._hidden and not self._rules.json_paths:
+            return line
+        fields = self._hidden.hide_json(self._json(line.fields))
+        return attrs.evolve(line, message=self._hidden.hide_text(line.message), fields=fields)
 
-    def returned(self, outcome: Returned) -> Returned:
-        """Return the answer to the client as it may be stored."""
-        return attrs.evolve(outcome, headers=self._headers(outcome.headers), body=self._body(outcome.body))
-
-    def raised(self, outcome: Raised) -> Raised:
-        """Return the failure as it may be stored."""
-        return attrs.evolve(
-            outcome,
-            message=self._text(outcome.message),
-            cause=self._text(outcome.cause),
-            violations=self._hide(outcome.violations),
-        )
+    def outcome(self, outcome: Outcome) -> Outcome:
+        """Return the end as it may be stored."""
+        text = self._hidden.hide_text
+        match outcome:
+            case Returned(headers=headers, body=body):
+                body = self._body(body)  # First: what it meets is looked for in the headers.
+                return attrs.evolve(outcome, headers=self._headers(headers), body=body)
+            case Raised():
+                return attrs.evolve(
+                    outcome,
+                    type=text(outcome.type),
+                    message=text(outcome.message),
+                    code=text(outcome.code),
+                    cause=text(outcome.cause),
+                    violations=self._hidden.hide_json(self._json(outcome.violations)),
+                    frames=tuple(map(self._frame, outcome.frames)),
+                )
+            case Killed(detail=detail) | Exited(detail=detail):
+                return attrs.evolve(outcome, detail=text(detail))
+            case Interrupted(reason=reason):
+                return attrs.evolve(outcome, reason=text(reason))
 
     def mutation(self, mutation: Mutation) -> Mutation:
         """Return the row change as it may be stored."""
         names = {column for table, column in self._rules.columns if table == mutation.table}
         before, after = self._image(mutation.before, names), self._image(mutation.after, names)
-        if before is mutation.before and after is mutation.after:
+        key = self._image(mutation.key, names)
+        if before is mutation.before and after is mutation.after and key is mutation.key:
             return mutation
-        return attrs.evolve(mutation, before=before, after=after)
+        return attrs.evolve(mutation, before=before, after=after, key=key)
+
+    # A value that a rule has met
+
+    def _replace_text(self, value: str) -> str:
+        """Return the token of ``value``, which is hidden from now on."""
+        if _TOKEN.match(value):
+            return value  # Of a replay.
+        token = self.token(value)
+        if self._met < MET_MAX:
+            self._met += 1
+            self._hidden.add(value, token)
+        return token
+
+    def _replacement(self, value: object) -> str:
+        """The same for any JSON value, its tags left as they are: the texts in it are hidden too."""
+        scalar = _read_scalar(value)
+        if scalar is not None:
+            return self._replace_text(scalar)
+        for text in _list_texts(value):
+            self._replace_text(text)
+        return self.token(values.encode_json_canonical(value))
 
     # Their parts
 
-    def _text(self, text: str) -> str:
-        data = text.encode("utf-8", "surrogatepass")
-        hidden = self._hide(data)
-        return text if hidden == data else hidden.decode("utf-8", "surrogatepass")
+    def _path(self, trigger: Trigger) -> str:
+        """The path holds the parameters, short ones as well."""
+        path = trigger.path
+        for name, value in trigger.params:
+            if name in self._fields and value and not _TOKEN.match(value):
+                path = "/".join(self.token(value) if part == value else part for part in path.split("/"))
+        return self._hidden.hide_text(path)
 
     def _pairs(self, pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        paths = self._rules.json_paths
         return tuple(
-            (name, self.token(value) if (name,) in paths else self._text(value)) for name, value in pairs
+            (name, self._replace_text(value) if name in self._fields else self._hidden.hide_text(value))
+            for name, value in pairs
         )
 
     def _headers(self, headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        names = self._rules.headers
-        return tuple(
-            (name, self.token(value) if name.lower() in names else self._text(value))
-            for name, value in headers
-        )
+        return tuple((name, self._header(name, value)) for name, value in headers)
+
+    def _header(self, name: str, value: str) -> str:
+        name = name.lower()
+        if name not in self._rules.headers:
+            return self._hidden.hide_text(self._url(value) if name in ("location", "referer") else value)
+        match name:
+            case "cookie":
+                return "; ".join(map(self._cookie, value.split("; ")))
+            case "set-cookie":
+                pair, semicolon, attributes = value.partition(";")
+                return self._cookie(pair) + semicolon + self._hidden.hide_text(attributes)
+            case "authorization" | "proxy-authorization":
+                scheme, space, credentials = value.partition(" ")
+                if space and scheme.isalpha():
+                    self._meet_credentials(scheme, credentials.strip())
+                    return f"{scheme} {self._replace_text(credentials.strip())}"
+        return self._replace_text(value)
+
+    def _cookie(self, pair: str) -> str:
+        name, equals, value = pair.partition("=")
+        return name + equals + self._replace_text(value) if equals else self._replace_text(pair)
+
+    def _meet_credentials(self, scheme: str, credentials: str) -> None:
+        if scheme.lower() == "basic":
+            try:
+                _user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+            except (binascii.Error, UnicodeDecodeError):
+                return
+            self._replace_text(password)
+
+    def _url(self, url: str) -> str:
+        """A URL whose query may hold fields that a JSON path names."""
+        head, question, query = url.partition("?")
+        if not question or not self._fields:
+            return url
+        query, hash_, fragment = query.partition("#")
+        return head + question + self._form(query) + hash_ + fragment
+
+    def _form(self, text: str) -> str:
+        """``a=1&b=2`` with the values of fields that a JSON path names replaced."""
+        pairs = []
+        for pair in text.split("&"):
+            name, equals, value = pair.partition("=")
+            if equals and unquote_plus(name) in self._fields:
+                said = unquote_plus(value)
+                token = self._replace_text(said)
+                if said != value and not _TOKEN.match(said):
+                    self._hidden.add(value, token)  # As it is written, as well.
+                pair = name + equals + token
+            pairs.append(pair)
+        return "&".join(pairs)
 
     def _body(self, body: bytes) -> bytes:
-        """A body on its way in or out: JSON paths hold in it when it is JSON."""
-        body = self._hide(body)
-        return self._json(body) if self._rules.json_paths and body else body
+        """A body on its way in or out: rules hold in it when it is JSON or a form."""
+        redacted = self._fields_of_body(body)
+        hidden = self._hidden.hide(redacted)
+        if hidden is not redacted and _looks_like_json(redacted):
+            return self._hidden.hide_json(redacted)
+        return hidden
+
+    def _fields_of_body(self, body: bytes) -> bytes:
+        paths = self._rules.json_paths
+        if not paths or not body:
+            return body
+        if _looks_like_json(body):
+            return self._json(body)
+        names = [name.encode() for name in self._fields]
+        if any(b'name="' + name + b'"' in body or b"name=" + name in body for name in names):
+            return UNEXAMINED.encode()  # A form in parts.
+        if b"=" in body and body.isascii() and any(name in body for name in names):
+            return self._form(body.decode("ascii")).encode()
+        return body
 
     def _json(self, data: bytes) -> bytes:
         paths = self._rules.json_paths
-        if not paths or (data[:1] not in (b"{", b"[") and data.lstrip()[:1] not in (b"{", b"[")):
+        if not paths or not _looks_like_json(data):
             return data
         try:
-            document = json.loads(data)
-        except ValueError:
+            document = json.loads(data.removeprefix(_BOM))
+        except (ValueError, RecursionError):
             # Not JSON after all, although it begins like it: a rule might have meant something in it.
-            return UNEXAMINED.encode() if any(path[-1].encode() in data for path in paths) else data
-        except RecursionError:
-            return UNEXAMINED.encode()
+            names = {step.encode() for path in paths for step in path if step != "*" and not step.isdigit()}
+            suspicious = not names or b"\\u" in data or any(name in data for name in names)
+            return UNEXAMINED.encode() if suspicious else data
         changed = [self._replace(document, path) for path in paths]
         if not any(changed):
             return data
@@ -207,84 +329,172 @@ class Redactor:
             if rest:
                 changed |= self._replace(value, rest)
             elif value is not None:
-                node[key] = self.token(json.dumps(value, sort_keys=True))  # type: ignore[call-overload]
+                node[key] = self._replacement(value)  # type: ignore[call-overload]
                 changed = True
         return changed
 
     def _http_arguments(self, data: bytes) -> bytes:
-        arguments = values.decode(data)
+        arguments = values.decode_json(data)
         match arguments:
-            case [_, _, dict() as options]:
+            case [str(method), str(url), dict() as options]:
                 headers = options.get("headers")
                 if isinstance(headers, list):
                     options["headers"] = [self._header_pair(pair) for pair in headers]
-                options["body"] = self._any_body(options.get("body"))
-                return values.encode_canonical(arguments)
+                if "body" in options:
+                    options["body"] = self._tagged_body(options["body"])
+                return values.encode_json_canonical([method, self._url(url), options])
         return data  # Malformed: it was refused, and nothing of it was sent.
 
     def _http_answer(self, data: bytes) -> bytes:
-        answer = values.decode(data)
+        answer = values.decode_json(data)
         assert isinstance(answer, dict)
         answer["headers"] = [self._header_pair(pair) for pair in answer["headers"]]
-        answer["body"] = self._any_body(answer["body"])
-        return values.encode(answer)
+        answer["body"] = self._tagged_body(answer["body"])
+        answer["url"] = self._url(answer["url"])
+        for redirect in answer["redirects"]:
+            redirect["url"], redirect["location"] = (
+                self._url(redirect["url"]),
+                self._url(redirect["location"]),
+            )
+        return values.encode_json(answer)
 
     def _header_pair(self, pair: object) -> object:
         match pair:
-            case [str(name), value] if name.lower() in self._rules.headers:
-                return [name, self.token(str(value))]
+            case [str(name), str(value)]:
+                return [name, self._header(name, value)]
         return pair
 
-    def _any_body(self, body: object) -> object:
-        if not self._rules.json_paths or not isinstance(body, str | bytes) or not body:
-            return body
-        data = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-        redacted = self._json(data)
-        return body if redacted is data else values.text_or_bytes(redacted)
+    def _tagged_body(self, body: object) -> object:
+        """A body as it stands in JSON: text, or bytes under their tag."""
+        match body:
+            case str():
+                data = body.encode("utf-8", "surrogatepass")
+            case {"$bytes": str(encoded)}:
+                try:
+                    data = base64.b64decode(encoded, validate=True)
+                except binascii.Error:
+                    return body
+            case _:
+                return body
+        redacted = self._fields_of_body(data)
+        return body if redacted is data else values.to_json(values.text_or_bytes(redacted))
 
     def _database_arguments(self, data: bytes) -> bytes:
-        arguments = values.decode(data)
+        arguments = values.decode_json(data)
         match arguments:
-            case [str(), list() as parameters]:
-                changed = False
+            case [str(sql), list() as parameters]:
                 for index, parameter in enumerate(parameters):
-                    if isinstance(parameter, dict | list):
-                        parts = [self._replace(parameter, path) for path in self._rules.json_paths]
-                        changed |= any(parts)
-                    elif isinstance(parameter, str) and parameter[:1] in ("{", "["):
-                        parameters[index] = self._any_body(parameter)
-                        changed |= parameters[index] is not parameter
-                return values.encode_canonical(arguments) if changed else data
+                    parameters[index] = self._document(parameter)
+                if self._columns:
+                    sql = self._statement(sql, parameters)
+                return values.encode_json_canonical([sql, parameters])
         return data
+
+    def _document(self, parameter: object) -> object:
+        """A parameter that is a JSON document, as one or as its text."""
+        if isinstance(parameter, dict | list):
+            for path in self._rules.json_paths:
+                self._replace(parameter, path)
+        elif isinstance(parameter, str) and parameter[:1] in ("{", "["):
+            return self._tagged_body(parameter)
+        return parameter
+
+    def _statement(self, sql: str, parameters: list[object]) -> str:
+        """Replace what a statement gives to redacted columns, among its parameters and in its text."""
+        sensitive = find_sensitive(sql, self._tables, self._columns)
+        for number in sensitive.parameters:
+            if number <= len(parameters) and parameters[number - 1] is not None:
+                parameters[number - 1] = self._replacement(parameters[number - 1])
+        for start, end in reversed(sensitive.literals):
+            head, quote, text = sql[start:end].partition("'")
+            said = text.removesuffix("'").replace("''", "'") if quote else head
+            sql = f"{sql[:start]}'{self._replace_text(said)}'{sql[end:]}"
+        return sql
 
     def _rows(self, data: bytes) -> bytes:
         """Rows carry their columns' names but not their tables': a column's name alone decides."""
-        names = {column for _, column in self._rules.columns}
-        answer = values.decode(data)
+        answer = values.decode_json(data)
         assert isinstance(answer, dict)
-        hidden = [index for index, name in enumerate(answer["columns"]) if name in names]
+        hidden = [index for index, name in enumerate(answer["columns"]) if name in self._columns]
         if not hidden:
             return data
         for row in answer["rows"]:
             for index in hidden:
                 if row[index] is not None:
-                    row[index] = self.token(values.encode_canonical(row[index]))
-        return values.encode(answer)
+                    row[index] = self._replacement(row[index])
+        return values.encode_json(answer)
 
     def _image(self, image: str | None, names: set[str]) -> str | None:
         if image is None:
             return None
-        image = self._text(image)
-        if not names:
-            return image
-        # Raw: the other columns keep each digit that Postgres wrote.
-        row = msgspec.json.decode(image, type=dict[str, msgspec.Raw])
-        found = [name for name in names if bytes(row.get(name, b"null")) != b"null"]
-        if not found:
-            return image
-        for name in found:
-            row[name] = msgspec.Raw(json.dumps(self.token(bytes(row[name]))).encode())
-        return msgspec.json.encode(row).decode()
+        redacted = image
+        if names:
+            # Raw: the other columns keep each digit that Postgres wrote.
+            row = msgspec.json.decode(image, type=dict[str, msgspec.Raw])
+            found = [name for name in names if bytes(row.get(name, b"null")) != b"null"]
+            for name in found:
+                value = values.decode_json(bytes(row[name]))
+                row[name] = msgspec.Raw(json.dumps(self._replacement(value)).encode())
+            if found:
+                redacted = msgspec.json.encode(row).decode()
+        data = redacted.encode("utf-8", "surrogatepass")
+        hidden = self._hidden.hide_json(data)
+        return redacted if hidden is data else hidden.decode("utf-8", "surrogatepass")
 
     def _error(self, error: HostCallError) -> HostCallError:
-        return attrs.evolve(error, message=self._text(error.message), details=self._hide(error.details))
+        details = error.details
+        if self._columns:
+            details = self._details(details)
+        return attrs.evolve(
+            error,
+            message=self._hidden.hide_text(error.message),
+            details=self._hidden.hide_json(details),
+        )
+
+    def _details(self, data: bytes) -> bytes:
+        """PostgreSQL repeats values: ``Key (ssn)=(1) already exists``, ``Failing row contains (...)``."""
+        details = values.decode_json(data)
+        if not isinstance(details, dict) or not isinstance(detail := details.get("detail"), str):
+            return data
+        key = _KEY_DETAIL.match(detail)
+        columns = key[1].replace('"', "").split(", ") if key is not None else ()
+        if self._columns.intersection(columns) or (key is None and details.get("table") in self._tables):
+            if len(detail) >= HIDDEN_CHARACTERS_MIN:
+                self._hidden.add(detail, UNEXAMINED)
+            details["detail"] = UNEXAMINED
+            return values.encode_json_canonical(details)
+        return data
+
+    def _frame(self, frame: Frame) -> Frame:
+        source = self._hidden.hide_text(frame.source)
+        return frame if source is frame.source else attrs.evolve(frame, source=source)
+
+
+def _looks_like_json(data: bytes) -> bool:
+    return data.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
+
+
+def _read_scalar(value: object) -> str | None:
+    """Return the text of a text, a number or a tagged value; None for anything else."""
+    match value:
+        case str():
+            return value
+        case int() | float() if not isinstance(value, bool):
+            return json.dumps(value)
+        case dict() if len(value) == 1:
+            ((tag, inner),) = value.items()
+            return inner if tag.startswith("$") and isinstance(inner, str) else None
+    return None
+
+
+def _list_texts(value: object) -> Sequence[str]:
+    """Return the texts and numbers in a JSON value."""
+    scalar = _read_scalar(value)
+    match value:
+        case _ if scalar is not None:
+            return [scalar]
+        case dict():
+            return [text for item in value.values() for text in _list_texts(item)]
+        case list():
+            return [text for item in value for text in _list_texts(item)]
+    return []

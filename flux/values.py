@@ -237,6 +237,16 @@ def encode_canonical(value: object) -> bytes:
         raise ValueFormatError(f"this value can't be written as JSON: {error}") from error
 
 
+def encode_json(document: object) -> bytes:
+    """Return what `decode_json` gave, as JSON again; an object's keys keep their order."""
+    return _encoder.encode(document)
+
+
+def encode_json_canonical(document: object) -> bytes:
+    """The same in the canonical form."""
+    return _canonical_encoder.encode(document)
+
+
 def decode(data: bytes) -> object:
     """Return the value in ``data``; raise `ValueFormatError` when it is none."""
     try:

@@ -11,18 +11,43 @@ import hmac
 import re
 from collections.abc import Mapping
 
+from flux.hidden import HIDDEN_CHARACTERS_MIN
 from flux.hostcall import Effect
 from flux.hostcalls.base import CallContext, HostCallFailed, HostCallKind, check_arguments
 
-HANDLE = re.compile(rb"flux-secret:([A-Za-z_][A-Za-z0-9_]{0,99}):([0-9a-f]{16})")
+HANDLE = re.compile(rb"flux-secret:([A-Za-z_][A-Za-z0-9_]{0,99}):([0-9a-f]{32})")
 
 
 class TenantSecrets:
-    """The secrets of one tenant, and the handles of one execution."""
+    """The secrets of one tenant."""
+
+    def __init__(self, secret_of_name: Mapping[str, str], key: bytes) -> None:
+        self._secret_of_name = dict(secret_of_name)
+        self._key = key
+
+    def replace(self, secret_of_name: Mapping[str, str]) -> None:
+        """Take others from now on; executions in progress keep those that they began with."""
+        self._secret_of_name = dict(secret_of_name)
+
+    def list_too_short(self) -> list[str]:
+        """Names of secrets that are too short to be looked for in what is recorded."""
+        return sorted(
+            name for name, value in self._secret_of_name.items() if 0 < len(value) < HIDDEN_CHARACTERS_MIN
+        )
+
+    def of_execution(self, seed: bytes) -> "ExecutionSecrets":
+        """Return them for one execution: its handles follow from its seed, so a replay has the same."""
+        return ExecutionSecrets(self._secret_of_name, hmac.new(self._key, seed, hashlib.sha256).digest())
+
+
+class ExecutionSecrets:
+    """The secrets of a tenant for one execution, and the handles that it was given."""
 
     def __init__(self, secret_of_name: Mapping[str, str], key: bytes) -> None:
         self._secret_of_name = secret_of_name
         self._key = key
+        self._given: set[str] = set()
+        """Names whose handles were asked for."""
 
     def _get(self, name: str) -> str:
         value = self._secret_of_name.get(name)
@@ -36,38 +61,39 @@ class TenantSecrets:
             )
         return value
 
+    def _make_handle(self, name: str) -> str:
+        return f"flux-secret:{name}:{hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:32]}"
+
     def handle(self, name: str) -> str:
         """Return the handle of ``name``; raise `HostCallFailed` when there is no such secret."""
         self._get(name)
-        return f"flux-secret:{name}:{self._mac(name)}"
-
-    def _mac(self, name: str) -> str:
-        # A handle that was not given out here is left as it is: text from outside can't conjure a secret.
-        return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:16]
+        self._given.add(name)
+        return self._make_handle(name)
 
     def reveal(self, name: str) -> str:
         """Return the value of ``name``; raise `HostCallFailed` when there is no such secret."""
         return self._get(name)
 
     def substitute(self, data: bytes) -> bytes:
-        """Return ``data`` with the handles given out here replaced by their values."""
+        """Return ``data`` with the handles given out to this execution replaced by their values.
+
+        Any other text that looks like a handle is left as it is: one from outside, guessed or seen in another
+        execution's record, conjures no secret.
+        """
         if b"flux-secret:" not in data:
             return data
 
         def replace(match: re.Match[bytes]) -> bytes:
             name = match[1].decode()
-            if hmac.compare_digest(self._mac(name).encode(), match[2]):
+            if name in self._given and hmac.compare_digest(self._make_handle(name).encode(), match[0]):
                 return self._get(name).encode()
             return match[0]
 
         return HANDLE.sub(replace, data)
 
-    def hide(self, data: bytes) -> bytes:
-        """Return ``data`` with every secret's value replaced by its handle: the way to the record."""
-        for name, value in self._secret_of_name.items():
-            if value and value.encode() in data:
-                data = data.replace(value.encode(), self.handle(name).encode())
-        return data
+    def stand_ins(self) -> list[tuple[str, str]]:
+        """Return each value with its handle: what stands for it in the record."""
+        return [(value, self._make_handle(name)) for name, value in self._secret_of_name.items()]
 
 
 async def _handle(context: CallContext, arguments: list[object], _seq: int) -> object:

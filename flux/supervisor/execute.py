@@ -262,7 +262,8 @@ class _Run:
         started_at_ns = backing.clock.now_ns()
         execution_id = ids.make_execution_id(started_at_ns // 1_000_000, backing.entropy.take(ids.ENTROPY_BYTES))
         seed = backing.entropy.take(32)
-        self._redactor = Redactor(runnable.rules, seed, backing.secrets.hide)
+        self._secrets = backing.secrets.of_execution(seed)
+        self._redactor = Redactor(runnable.rules, seed, self._secrets.stand_ins())
         self._head = Execution(
             id=execution_id,
             tenant=backing.tenant,
@@ -401,7 +402,7 @@ class _Run:
             entropy=backing.entropy,
             database=self._database,
             http=backing.http,
-            secrets=backing.secrets,
+            secrets=self._secrets,
         )
 
     # Settling
@@ -595,10 +596,7 @@ class _Run:
     def _make_execution(self, outcome: Outcome, committing: Transaction | None = None) -> Execution:
         """Return the record as it is now."""
         database, changes, driven = self._database, self._changes, self._driven
-        if isinstance(outcome, Returned):
-            outcome = self._redactor.returned(outcome)
-        elif isinstance(outcome, Raised):
-            outcome = self._redactor.raised(outcome)
+        outcome = self._redactor.outcome(outcome)
         missing = list(self._missing)
         if driven is not None and driven.log_bytes_dropped:
             limit = format_size(self._runnable.bounds.limits.log_bytes_max)

@@ -172,8 +172,8 @@ class Lab:
         """Run a program for real; return what it did, and the document and seed it ran with."""
         seed, execution_id = os.urandom(32), uuid.uuid4()
         started_ns = self._clock.now_ns()
-        secrets = TenantSecrets(SECRETS, b"key of the tests")
-        redactor = Redactor(RedactionRules.parse([]), seed, secrets.hide)
+        secrets = TenantSecrets(SECRETS, b"key of the tests").of_execution(seed)
+        redactor = Redactor(RedactionRules.parse([]), seed, secrets.stand_ins())
         body = {**program.input, "port": self._stub.port}
         document: dict[str, object] = {
             "execution": "qk3f81xa",
@@ -234,12 +234,12 @@ class Lab:
         """Run a program from its recording."""
         ended = isinstance(recorded.driven.outcome, Returned | Raised)
         session = ReplaySession(recorded.calls, recorded.logs, ended=ended)
-        secrets = TenantSecrets(SECRETS, b"key of the tests")
+        secrets = TenantSecrets(SECRETS, b"key of the tests").of_execution(seed)
         worker = await sandbox.acquire()
         try:
             driven = await drive(
                 worker, wire.encode_start(document), session, RefusingHost(), Bounds(program.limits, {}),
-                redactor=Redactor(RedactionRules.parse([]), seed, secrets.hide),
+                redactor=Redactor(RedactionRules.parse([]), seed, secrets.stand_ins()),
             )  # fmt: skip
         finally:
             await sandbox.release(worker, reusable=False)

@@ -59,7 +59,9 @@ async def test_an_atomic_function_returned_if_and_only_if_its_rows_are_there(
             # A function may go on without a database that was never there.
             worked = any(call.result and not call.result.error for call in executed.execution.calls)
             assert rows == ("2" if returned and worked else "0"), f"cut at {n}: {executed.outcome}"
-            assert outcome == ("returned" if returned else "raised"), f"cut at {n}: {outcome} {kind} {message}"
+            assert outcome == ("returned" if returned else "raised"), (
+                f"cut at {n}: {outcome} {kind} {message}"
+            )
             assert executed.execution.outcome.kind == outcome
             assert world.heard.done_[-1][0].outcome.kind == outcome
             assert _mutations_are_true(database, executed.execution.name)
@@ -115,4 +117,3 @@ def _mutations_are_true(database: Database, name: str) -> bool:
         )
         == "0"
     )
-

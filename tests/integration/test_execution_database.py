@@ -127,7 +127,9 @@ async def test_a_guest_cannot_put_its_own_sql_in_the_place_of_the_supervisors(wo
         "deallocate ' || found; execute 'prepare ' || found || ' as select ''forged''::text",
     ],
 )
-async def test_a_guest_cannot_replace_a_statement_of_the_next_execution(world: ExecutionWorld, replace: str) -> None:
+async def test_a_guest_cannot_replace_a_statement_of_the_next_execution(
+    world: ExecutionWorld, replace: str
+) -> None:
     question = "select 'genuine'::text as word"
     assert _body(await world.run(saying(question))) == "['genuine']"
     replace = replace + ("'" if replace.endswith("text") else "")
@@ -198,7 +200,9 @@ async def test_what_is_kept_of_changed_rows_has_an_end_and_that_is_said(
 
 @pytest.mark.parametrize("message", ["no capture", 'x,"mac":"é"}', '{"version":1},"mac":"' + "0" * 32 + '"}'])
 async def test_a_notice_that_a_guest_raises_is_no_row_change(world: ExecutionWorld, message: str) -> None:
-    forged = f"do $$ begin raise notice using errcode = 'FX001', message = '{message}', detail = '[{{}}]'; end $$"
+    forged = (
+        f"do $$ begin raise notice using errcode = 'FX001', message = '{message}', detail = '[{{}}]'; end $$"
+    )
     executed = await world.run(saying(forged, "do $$ begin raise notice 'hello'; end $$"))
     assert isinstance(executed.outcome, Returned), executed.outcome
     assert executed.execution.mutation_count == 0
@@ -260,7 +264,9 @@ async def test_a_connection_ended_by_another_execution_makes_nothing_untrue(worl
     assert [mutation.committed for mutation in executed.execution.mutations] == [False]
 
 
-async def test_the_supervisors_queries_that_carry_its_token_are_never_kept_prepared(world: ExecutionWorld) -> None:
+async def test_the_supervisors_queries_that_carry_its_token_are_never_kept_prepared(
+    world: ExecutionWorld,
+) -> None:
     await world.run(saying("insert into notes values (1, 'x')"))
     await world.run(saying("insert into notes values (2, 'x')"), atomic=False)
     executed = await world.run(saying("select string_agg(statement, '; ') from pg_prepared_statements"))
