@@ -6,6 +6,7 @@ schema in it, copied from a template: that takes a tenth of a second.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,11 +20,15 @@ from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
 from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
 
-
 # No deadline: how long an example takes says more about the machine's load than about Flux. And a gate draws the
 # same examples each time; whoever runs the tests at a desk draws new ones.
 settings.register_profile("flux", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("flux")
+
+
+# A shell that runs the tests in the background has ctrl-c ignored, and children inherit that: a `flux tail` of a
+# test would never end. With a handler of ours here, they begin with the system's own.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @attrs.frozen

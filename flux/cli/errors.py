@@ -7,7 +7,7 @@ import click
 from flux.cli import moments, render
 from flux.cli.client import open_client
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, json_text, wrap
+from flux.cli.screen import Line, Piece, Screen, cut, json_text, wrap
 from flux.cli.settings import settings
 from flux.cli.trace_list import canonical_since, tell_not_stored
 
@@ -43,6 +43,8 @@ def _group(group: Record, count_cells: int, width: int, *, quiet: bool) -> list[
     # The signature is what they have in common; read as a sentence it is the last error and its place.
     text, where = render.error_parts(group.data.get("error") or group.get("signature"))
     indent = count_cells + 5
+    if not settings().verbose:
+        text = cut(text, 2 * (width - indent))
     first, *rest = wrap(f"{text}   {where}" if where else text, width - indent)
     result: list[Line] = [
         [Piece(f"  {group.number('count'):>{count_cells}g}×  ", "bold"), Piece(first, "red bold")]

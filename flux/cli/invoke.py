@@ -20,7 +20,7 @@ from flux.cli.settings import settings
 
 @click.command()
 @click.argument("name", metavar="NAME", shell_complete=function_names)
-@click.option("--data", metavar="JSON", help="The input: JSON, @FILE, or - for stdin. Without it, null.")
+@click.option("--data", metavar="JSON", help="The input: JSON, @FILE, or - for stdin. Without it, {}.")
 def command(name: str, data: str | None) -> int:
     """Run the function NAME once, now, and print what it returns."""
     said = settings()
@@ -57,7 +57,7 @@ def command(name: str, data: str | None) -> int:
 def _checked_json(data: str | None) -> str:
     """The input as it was written, if it is JSON; sent as it is, so no number loses a digit."""
     if data is None:
-        return "null"
+        return "{}"  # As of an HTTP request without a body.
     source = "--data"
     if data == "-":
         source, data = "stdin", sys.stdin.read()

@@ -132,8 +132,8 @@ class Logs:
         self._screen.line(
             Piece(time, "dim"), " ",
             Piece(pad(level, 7), LEVELS.get(level, "")), " ",
+            Piece(log.maybe_text("execution") or "", "dim"), " ",
             Piece(log.maybe_text("function") or "?", "bold"), "  ",
             message if isinstance(message, str) else json_text(message),
             Piece("  " + fields_text(fields) if isinstance(fields, dict) and fields else "", "cyan"),
-            Piece("  " + (log.maybe_text("execution") or ""), "dim"),
         )  # fmt: skip

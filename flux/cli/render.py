@@ -21,6 +21,9 @@ PREFIX_MIN = 3
 VALUE_CELLS_MAX = 48
 """Longer values are cut, with a note that -v shows them whole."""
 
+TIMELINE_ROWS_MAX = 15
+"""More calls than this push the commands to type next off the screen."""
+
 NOISE = frozenset({"clock", "entropy", "random", "log"})
 """Interfaces whose calls every execution makes; a timeline counts them instead of listing them."""
 
@@ -408,6 +411,11 @@ def is_noise(call: Record) -> bool:
     return call.text("kind").partition(".")[0] in NOISE and call.data.get("error") is None
 
 
+def went_wrong(call: Record) -> bool:
+    """Whether the host refused it or failed, or the execution ended before the answer."""
+    return call.data.get("error") is not None or call.data.get("answered", 1) is None
+
+
 def bar(started_ms: float, elapsed_ms: float, total_ms: float, width: int) -> str:
     """Where a call lies within its execution: ``····████····``."""
     total_ms = max(total_ms, started_ms + elapsed_ms, 0.001)
@@ -416,10 +424,19 @@ def bar(started_ms: float, elapsed_ms: float, total_ms: float, width: int) -> st
     return "·" * start + "█" * length + "·" * (width - start - length)
 
 
+def ends(calls: Sequence[Record], count: int) -> tuple[Sequence[Record], Sequence[Record]]:
+    """The first and the last of so many that not all are shown: things begin there, and go wrong there."""
+    if len(calls) <= count + 1:  # A line to say that one is missing would take the room of that one.
+        return calls, []
+    return calls[: count // 3], calls[len(calls) - (count - count // 3) :]
+
+
 def timeline(trace: Record, width: int, *, whole: bool) -> list[Line]:
     """The calls of an execution against time."""
     calls = trace.records("calls")
-    shown = [call for call in calls if whole or not is_noise(call)]
+    told = [call for call in calls if whole or not is_noise(call)]
+    first, last = (told, []) if whole else ends(told, TIMELINE_ROWS_MAX)
+    shown = [*first, *last]
     total_ms = trace.maybe_number("elapsed_ms") or 0.0
     titles = [call_title(call.text("kind"), call.get("arguments")) for call in shown]
     title_cells = min(max([*map(cells, titles), cells(route(trace)), 16]), max(20, (width - 30) // 2))
@@ -435,16 +452,18 @@ def timeline(trace: Record, width: int, *, whole: bool) -> list[Line]:
     result: list[Line] = [[], [Piece("  timeline", "bold")]]
     whole_bar = Piece(bar(0, total_ms, total_ms, bar_cells), "dim")
     result.append(row(0, Piece(route(trace), "bold"), whole_bar, took(trace)))
-    for call, title in zip(shown, titles, strict=True):
-        wrong = call.data.get("error") is not None
+    for index, (call, title) in enumerate(zip(shown, titles, strict=True)):
+        if last and index == len(first):
+            result.append([Piece(f"    … {len(told) - len(shown)} more (-v)", "dim")])
+        wrong = went_wrong(call)
         started_ms, elapsed_ms = call.number("started_ms"), call.number("elapsed_ms")
         graph = Piece(bar(started_ms, elapsed_ms, total_ms, bar_cells), "red" if wrong else "blue")
         mark = "✗ " if wrong else ""
         result.append(
             row(started_ms, Piece(mark + title, "red" if wrong else ""), graph, moments.duration(elapsed_ms))
         )
-    if len(shown) < len(calls):
-        count = len(calls) - len(shown)
+    if len(told) < len(calls):
+        count = len(calls) - len(told)
         result.append([Piece(f"    … {count} clock, random and log call{'s' * (count != 1)} (-v)", "dim")])
     return result
 

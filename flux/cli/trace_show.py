@@ -163,15 +163,18 @@ def _calls(trace: Record, width: int, *, whole: bool) -> list[Line]:
     calls = trace.records("calls")
     if not calls:
         return [[], [Piece("  calls    ", "bold"), "none"]]
-    shown = calls if whole else calls[:CALLS_SHOWN]
+    first, last = (calls, []) if whole else render.ends(calls, CALLS_SHOWN)
+    shown = [*first, *last]
     total_ms = trace.maybe_number("elapsed_ms") or 0.0
     number_cells = len(f"{max(call.number('seq') for call in calls):g}")
-    titles = [render.call_title(call.text("kind"), call.get("arguments")) for call in calls]
+    titles = [render.call_title(call.text("kind"), call.get("arguments")) for call in shown]
     title_cells = min(max(map(cells, titles)), max(24, width // 2 - 14))
     bar_cells = max(8, width - 4 - number_cells - 1 - 8 - title_cells - 2 - 10)
     result: list[Line] = [[], [Piece("  calls", "bold")]]
-    for call, title in zip(shown, titles, strict=False):
-        wrong = call.data.get("error") is not None
+    for index, (call, title) in enumerate(zip(shown, titles, strict=True)):
+        if last and index == len(first):
+            result.append([Piece(f"    … {len(calls) - len(shown)} more (-v)", "dim")])
+        wrong = render.went_wrong(call)
         started_ms, elapsed_ms = call.number("started_ms"), call.number("elapsed_ms")
         colour = "red" if wrong else ""
         result.append(
@@ -186,8 +189,6 @@ def _calls(trace: Record, width: int, *, whole: bool) -> list[Line]:
             ]
         )
         result += _call_values(call, number_cells + 13, width, whole=whole)
-    if len(shown) < len(calls):
-        result.append([Piece(f"    … {len(calls) - len(shown)} more (-v)", "dim")])
     return result
 
 
@@ -197,9 +198,10 @@ def _call_values(call: Record, indent: int, width: int, *, whole: bool) -> list[
     where = render.place(location.data) if location is not None else ""
     asked = _asked(call.get("arguments"))
     error = call.data.get("error")
-    answered = (
-        f"✗ {render.error_parts(error)[0]}" if error is not None else _answered(call.data.get("result"))
-    )
+    if error is not None:
+        answered = f"✗ {render.error_parts(error)[0]}"
+    else:
+        answered = "✗ no answer" if render.went_wrong(call) else _answered(call.data.get("result"))
     room = width - indent
     if whole:
         text = f"{asked} → {answered}"
@@ -272,6 +274,8 @@ def _call_whole(trace: Record, call: Record, width: int) -> list[Line]:
     result += render.block("arguments", call.get("arguments"), width, whole=True, column=9)
     if call.data.get("error") is not None:
         result += render.block("error", call.data["error"], width, whole=True, column=9)
+    elif render.went_wrong(call):
+        return [*result, [Piece("  result    ", "bold"), Piece("no answer: the execution ended before", "red")]]
     return result + render.block("result", call.data.get("result"), width, whole=True, column=9)
 
 
@@ -292,9 +296,9 @@ def _logs(trace: Record, width: int, *, whole: bool) -> list[Line]:
         if fields:
             text += "  " + (fields_text(fields) if isinstance(fields, dict) else json_text(fields))
         head = f"    {pad(_log_time(log, started_at), 8)} "
-        body = wrap(text, max(20, width - 20)) if whole else [cut(text, max(20, width - 20))]
-        result.append([Piece(head, "dim"), Piece(pad(level, 7), LEVELS.get(level, "")), body[0]])
-        result += [[" " * 20 + line] for line in body[1:]]
+        body = wrap(text, max(20, width - 21)) if whole else [cut(text, max(20, width - 21))]
+        result.append([Piece(head, "dim"), Piece(pad(level, 7) + " ", LEVELS.get(level, "")), body[0]])
+        result += [[" " * 21 + line] for line in body[1:]]
     if len(shown) < len(logs):
         result.append([Piece(f"    … {len(logs) - len(shown)} more (-v)", "dim")])
     return result

@@ -13,7 +13,7 @@ from flux.cli.client import Client, open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import MalformedAnswer
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, line_cells, spread, wrap
+from flux.cli.screen import Line, Piece, Screen, spread, wrap
 from flux.cli.settings import settings
 from flux.errors import FluxError
 
@@ -137,8 +137,7 @@ def _fact(fact: Record, places: dict[int, str], width: int) -> list[Line]:
     first, *rest = wrap(text, width - 4)
     start: list[Piece | str] = ["  ", Piece(mark, MARKS.get(mark, "")), " "]
     if rest:
-        result: list[Line] = [[*start, first], *[["    " + line] for line in rest]]
-        if note.text and note.text not in text:
-            result.append([" " * max(4, width - line_cells([note])), note])
-        return result
+        *more, last = rest
+        result: list[Line] = [[*start, first], *[["    " + line] for line in more]]
+        return [*result, *spread(["    " + last], [note] if note.text and note.text not in text else [], width)]
     return spread([*start, first], [note] if note.text and note.text not in text else [], width)

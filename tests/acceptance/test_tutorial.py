@@ -91,11 +91,12 @@ def read_samples() -> list[tuple[str, str]]:
 
 
 def masked(text: str) -> str:
-    """The text without what no two runs have in common: names, times, lengths of time, commits."""
+    """The text without what no two runs, or machines, have in common: names, times, commits, the sandbox's level."""
     text = re.sub(r"\b(?=[a-z0-9]*[0-9])(?=[a-z0-9]*[a-z])[0-9a-hjkmnp-tv-z]{8}\b", "NAME", text)
     text = re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}\b", "COMMIT", text)
     text = re.sub(r"\b[0-9]+(\.[0-9]+)? (ms|s)\b", r"N \2", text)
     text = re.sub(r"\+[0-9]+\b", "+N", text)
+    text = re.sub(r"isolation [a-z]+", "isolation LEVEL", text)
     text = re.sub(r"[█·]{5,}", "BAR", text)
     return re.sub(r"[ \t]+", " ", text).strip()
 
