@@ -27,9 +27,10 @@ from flux.limits import Limits, format_duration, format_size
 from flux.project import Project, hash_artifact, list_artifact_files, read_source_version
 from flux.redact import RedactionRules
 from flux.routes import RouteTable
-from flux.sandbox.process import ProcessSandbox
+from flux.sandbox.base import Sandbox
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Runnable
+from flux.supervisor.sandboxes import Sandboxes
 
 
 class UnknownFunctionError(OperatorError):
@@ -47,7 +48,7 @@ class ArtifactError(OperatorError):
 class LiveDeployment:
     """A deployment whose code is imported and whose workers wait."""
 
-    def __init__(self, deployment: Deployment, sandbox: ProcessSandbox, runnables: Mapping[str, Runnable]) -> None:
+    def __init__(self, deployment: Deployment, sandboxes: Sandboxes, runnables: Mapping[str, Runnable]) -> None:
         self.deployment = deployment
         self.runnables = runnables
         """By the functions' names."""
@@ -55,7 +56,7 @@ class LiveDeployment:
         for runnable in runnables.values():
             if runnable.function.route is not None:
                 self.routes.add(runnable.function.route, runnable)
-        self._sandbox = sandbox
+        self._sandboxes = sandboxes
         self._in_use = 0
         self._retired = False
         self._idle = trio.Event()
@@ -63,7 +64,7 @@ class LiveDeployment:
     @property
     def level(self) -> Level:
         """Which walls stand around its functions."""
-        return self._sandbox.level
+        return self._sandboxes.level
 
     def enter(self) -> None:
         """A request begins to use it."""
@@ -109,14 +110,10 @@ class Deployments:
         version = await trio.to_thread.run_sync(read_source_version, project)
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
         config = project.config
-        sandbox = ProcessSandbox(
-            folder,
-            config.project.functions,
-            idle_target=self._idle_workers,
-            warm=config.sandbox.warm,
-            on_output=self._on_output,
+        sandboxes = Sandboxes(
+            attrs.evolve(project, root=folder), idle_workers=self._idle_workers, on_output=self._on_output
         )
-        scope = await self._nursery.start(_run_sandbox, sandbox)
+        scope = await self._nursery.start(_run_sandboxes, sandboxes)
         try:
             deployment = Deployment(
                 id=artifact_hash[:16],
@@ -124,15 +121,15 @@ class Deployments:
                 dirty=version.dirty,
                 branch=version.branch,
                 folder=str(folder),
-                functions=sandbox.functions,
+                functions=sandboxes.functions,
             )
-            _check_config(config, sandbox.functions)
+            _check_config(config, sandboxes.functions)
             rules = RedactionRules.parse(config.recording.redact)
             runnables = {
-                function.name: make_runnable(function, deployment, sandbox, config, rules)
-                for function in sandbox.functions
+                function.name: make_runnable(function, deployment, sandboxes.find(function), config, rules)
+                for function in sandboxes.functions
             }
-            live = LiveDeployment(deployment, sandbox, runnables)
+            live = LiveDeployment(deployment, sandboxes, runnables)
         except BaseException:
             scope.cancel()
             raise
@@ -157,12 +154,12 @@ class Deployments:
         return self.current
 
 
-async def _run_sandbox(
-    sandbox: ProcessSandbox, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+async def _run_sandboxes(
+    sandboxes: Sandboxes, *, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with trio.CancelScope() as scope:
         started: trio.TaskStatus[None] = _Relay(task_status, scope)
-        await sandbox.run(task_status=started)
+        await sandboxes.run(task_status=started)
 
 
 class _Relay:
@@ -211,7 +208,7 @@ def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
 
 
 def make_runnable(
-    function: Function, deployment: Deployment, sandbox: ProcessSandbox, config: Config, rules: RedactionRules
+    function: Function, deployment: Deployment, sandbox: Sandbox, config: Config, rules: RedactionRules
 ) -> Runnable:
     """Return the function with its limits and grants: Flux's, the project's, the decorator's, its own table's."""
     bounds = make_bounds(function, config)
@@ -227,7 +224,8 @@ def make_runnable(
         isolation=function.isolation or config.database.isolation,
         middleware=tuple(middleware),
         rules=rules,
-        warm=config.sandbox.warm > 1,
+        # An isolate serves once: making it anew costs less than asking whether it is as it was.
+        warm=config.sandbox.warm > 1 and function.runtime == "python",
     )
 
 

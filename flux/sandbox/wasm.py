@@ -1,0 +1,208 @@
+"""Sandbox kind ``wasm``: each execution in a WebAssembly isolate of its own.
+
+One process (`flux.sandbox.wasm_main`) holds a deployment's JavaScript, TypeScript and
+wasm modules and runs all their executions, each with its own memory. A worker is a
+socket to it; there is no pool, as an isolate is made in less time than a pooled one
+would take to hand over.
+
+Who ends with whom: the process dies with us (it asks the kernel for that before it
+loads anything), and guests die with the process. A process that dies is replaced;
+callers who wait do not notice. One that does not let go of a guest whose worker was
+released is taken for broken, and killed.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from flux.deployment import Function
+from flux.errors import FluxError
+from flux.execution import Level
+from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
+from flux.sandbox.wasm_process import Failed, Importing, Ready, WasmProcess
+from flux.sandbox.wasm_worker import WasmWorker, make_pair
+
+LOAD_DEADLINE_S = 60.0
+"""Loading compiles, and may be slow; one that takes longer hangs."""
+RESTART_PAUSE_S = 0.2
+"""Before a process that died is replaced; doubles up to the next while it can't be."""
+RESTART_PAUSE_S_MAX = 5.0
+RELEASE_GRACE_S = 30.0
+"""How long a guest may stay in its process after its worker was released."""
+
+
+class WasmSandbox:
+    """A deployment's host process and its guests. Run `run` in a nursery, then `acquire`."""
+
+    level = Level("wasm", "process", "wasm")
+
+    def __init__(
+        self,
+        project: Path,
+        functions_folder: str,
+        *,
+        cache: Path | None = None,
+        on_output: Callable[[str], None] = lambda _text: None,
+        load_deadline_s: float = LOAD_DEADLINE_S,
+    ) -> None:
+        """``cache`` is where compiled code may be kept; ``on_output`` hears what modules print as they load."""
+        self._project = project
+        self._functions_folder = functions_folder
+        self._cache = cache
+        self._on_output = on_output
+        self._load_deadline_s = load_deadline_s
+        self._process: WasmProcess | None = None
+        self._nursery: trio.Nursery | None = None
+        self._functions: tuple[Function, ...] | None = None
+        self._changed = trio.Event()
+        """Set, and replaced, when there is a process again, or none will come."""
+        self._closing = False
+        self._failure: FluxError | None = None
+        """Why there is no process at the moment."""
+        self.restarts = 0
+        """How often the process died and was started again."""
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """See `flux.sandbox.base.Sandbox.functions`."""
+        return self._functions or ()
+
+    @property
+    def process_pid(self) -> int | None:
+        """The host process's id while it lives."""
+        return None if self._process is None else self._process.pid
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a process alive until cancelled; started once the code is loaded.
+
+        Before that, raises `ImportFailedError`, `BadFunctionError` or `SandboxUnavailableError`. Later a
+        process that can't be started again is such an error to those who `acquire`, and is tried again.
+        """
+        pause_s = RESTART_PAUSE_S
+        try:
+            while True:
+                failure = await self._run_process(task_status)
+                if failure is None:
+                    pause_s = RESTART_PAUSE_S
+                else:
+                    if self._functions is None:
+                        raise failure
+                    self._failure = failure
+                    self._tell()
+                    pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
+                self.restarts += 1
+                await trio.sleep(pause_s)
+        finally:
+            self._closing = True
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _run_process(self, task_status: trio.TaskStatus[None]) -> FluxError | None:
+        """Live through one process; return why it could not be started, or None when it was and has died."""
+        try:
+            process = WasmProcess.spawn(
+                self._project, self._functions_folder, cache=self._cache, on_output=self._on_output
+            )
+        except FluxError as error:
+            return error
+        failure: FluxError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.pump_output)
+                # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
+                # want to know the error by its class.
+                try:
+                    functions = await self._wait_ready(process)
+                    self._process, self._nursery, self._failure = process, nursery, None
+                    self._tell()
+                    if self._functions is None:
+                        self._functions = functions
+                        task_status.started()
+                    if (message := await process.receive()) is not None:
+                        raise SandboxUnavailableError(f"the process of wasm functions spoke out of turn: {message}")
+                except FluxError as error:
+                    failure = error
+                nursery.cancel_scope.cancel()
+        finally:
+            self._process = self._nursery = None
+            await process.end()
+        return failure
+
+    async def _wait_ready(self, process: WasmProcess) -> tuple[Function, ...]:
+        module = f"{self._functions_folder}/"
+        with trio.move_on_after(self._load_deadline_s):
+            while True:
+                match await process.receive():
+                    case Importing(name):
+                        module = name
+                    case Ready(functions):
+                        return functions
+                    case Failed(failures):
+                        raise ImportFailedError(failures)
+                    case None:
+                        raise SandboxUnavailableError(
+                            f"loading {module} ended the process: {await process.wait_end()}",
+                            remedy="what it printed stands above",
+                        )
+        raise SandboxUnavailableError(
+            f"loading {module} took more than {self._load_deadline_s:g} s",
+            remedy="something at module level computes, or the module is very large: move it into a function",
+        )
+
+    # Workers
+
+    async def acquire(self) -> WasmWorker:
+        """See `flux.sandbox.base.Sandbox.acquire`; raise `SandboxUnavailableError`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._process is None or self._closing:
+            if self._closing:
+                raise SandboxUnavailableError("this deployment is being taken down", remedy="send the request again")
+            if self._failure is not None:
+                # A new one for each caller: an exception that is raised again and again collects all their stacks.
+                raise SandboxUnavailableError(
+                    f"this deployment's process died and can't be started again: {self._failure.message}",
+                    remedy=self._failure.remedy,
+                )
+            await self._changed.wait()
+        process = self._process
+        try:
+            worker, theirs = make_pair(process.pid)
+        except OSError as error:
+            raise SandboxUnavailableError(
+                f"no worker can be started: {error.strerror}",
+                remedy="the system is out of descriptors: see ulimit -n",
+            ) from error
+        try:
+            await process.send_guest(theirs)
+        except BaseException:
+            worker.close()
+            raise
+        finally:
+            os.close(theirs)
+        return worker
+
+    async def release(self, worker: Worker, *, reusable: bool) -> None:  # noqa: ARG002 - each isolate serves once
+        """See `flux.sandbox.base.Sandbox.release`."""
+        assert isinstance(worker, WasmWorker), "a worker goes back to the sandbox that it came from"
+        worker.kill()
+        if self._nursery is None or self._process is None or worker.pid != self._process.pid:
+            worker.close()
+        else:
+            self._nursery.start_soon(self._see_off, worker, self._process)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _see_off(self, worker: WasmWorker, process: WasmProcess) -> None:
+        """Wait until a guest is over; end its process if it is not."""
+        try:
+            with trio.move_on_after(RELEASE_GRACE_S) as patience:
+                await worker.wait_gone()
+            if patience.cancelled_caught:
+                self._on_output("a wasm guest could not be ended: its process is killed, with the guests in it\n")
+                process.kill()
+        finally:
+            worker.close()

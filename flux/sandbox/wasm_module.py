@@ -1,0 +1,187 @@
+"""A WebAssembly file as a function: any ``wasm32-wasip1`` module, of any language.
+
+Two kinds are known. A *command* has ``_start``: it reads what to run from descriptor 0,
+asks on 3, and answers there with ``["return", ...]`` or simply on its standard output.
+A *reactor* has ``flux_run``, which is called after ``_initialize`` (if there is one) and
+does the same. Every execution has an instance of its own.
+
+How it wants to be served stands in a custom section ``flux``, one JSON object with the
+keys of a decorator: ``{"route": "POST /thumbnail", "timeout": "10s"}``. Nothing of the
+module is run to read it.
+"""
+
+import base64
+import json
+import signal
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+import attrs
+
+from flux.sandbox.wasm_binary import FormatError, read_custom
+from flux.sandbox.wasm_engine import (
+    BadModuleError,
+    Engine,
+    Isolate,
+    Linker,
+    PointerError,
+    Template,
+    Trapped,
+    list_exports,
+    list_imports,
+)
+from flux.sandbox.wasm_wasi import GuestExit, define_wasi
+from flux.sandbox.wasm_world import Door, FileTree, Start, World
+
+SECTION = "flux"
+COMMAND, REACTOR, INITIALIZE = "_start", "flux_run", "_initialize"
+_DECLARED: dict[str, type | tuple[type, ...]] = {
+    "name": str, "route": str, "atomic": bool, "isolation": str, "timeout": (str, int, float), "retries": int,
+    "cron": str, "middleware": list,
+}  # fmt: skip
+NEARLY_FULL = 0.9
+"""Of the memory allowed, from where on a guest that has trapped had none left."""
+
+SIGNALS = {
+    "UNREACHABLE": signal.SIGABRT,  # What abort() is compiled to.
+    "MEMORY_OUT_OF_BOUNDS": signal.SIGSEGV,
+    "STACK_OVERFLOW": signal.SIGSEGV,
+    "INTEGER_DIVISION_BY_ZERO": signal.SIGFPE,
+    "INTEGER_OVERFLOW": signal.SIGFPE,
+}
+"""What the operating system would have sent a native program that did the same; `SIGILL` for the rest."""
+
+
+@attrs.frozen
+class LoadedModule:
+    """A module that can be run."""
+
+    declared: dict[str, Any]
+    """As the registry of the JavaScript SDK tells it."""
+    template: Template
+    entry: str
+    """The export that is called."""
+    initialize: bool
+    """`INITIALIZE` is called before it."""
+
+
+class BadFunctionFileError(ValueError):
+    """A file that can't be a function; the message says why."""
+
+
+def load_module(engine: Engine, path: str, binary: bytes) -> LoadedModule:
+    """Compile ``binary``, the content of ``path``; raise `BadFunctionFileError`."""
+    try:
+        section = read_custom(binary, SECTION)
+        module = engine.compile(binary)
+        exports = list_exports(module)
+        entry = next((name for name in (COMMAND, REACTOR) if exports.get(name) == ":"), None)
+        if entry is None:
+            raise BadFunctionFileError(
+                f"it exports neither {COMMAND} (a command) nor {REACTOR} (a reactor), as functions without parameters"
+            )
+        if exports.get("memory") != "memory":
+            raise BadFunctionFileError("it exports no memory")
+        linker = Linker(engine)
+        define_wasi(linker, list_imports(module))
+        template = linker.prepare(module)
+    except (BadModuleError, FormatError) as error:
+        raise BadFunctionFileError(str(error)) from error
+    initialize = entry == REACTOR and exports.get(INITIALIZE) == ":"
+    return LoadedModule(_declare(path, section), template, entry, initialize)
+
+
+def _declare(path: str, section: bytes | None) -> dict[str, Any]:
+    declared: dict[str, Any] = {
+        "name": PurePosixPath(path).stem, "route": None, "atomic": True, "isolation": None, "timeout": None,
+        "retries": 0, "cron": None, "middleware": None, "file": path, "line": 1,
+    }  # fmt: skip
+    if section is None:
+        return declared
+    try:
+        said = json.loads(section.rstrip(b"\0"))
+    except ValueError as error:
+        raise BadFunctionFileError(f'its custom section "{SECTION}" is not JSON: {error}') from error
+    if not isinstance(said, dict):
+        raise BadFunctionFileError(f'its custom section "{SECTION}" is not a JSON object')
+    for key, value in said.items():
+        if key not in _DECLARED:
+            raise BadFunctionFileError(f"its custom section has a key {key!r}: known are {', '.join(_DECLARED)}")
+        if not isinstance(value, _DECLARED[key]) or (isinstance(value, bool) and key != "atomic"):
+            raise BadFunctionFileError(f"its custom section has {key} = {json.dumps(value)}, which can't be")
+    return {**declared, **said}
+
+
+async def run_module(
+    engine: Engine,
+    module: LoadedModule,
+    tree: FileTree,
+    door: Door,
+    start: Start,
+    *,
+    on_end: Callable[[Isolate], None] = lambda _isolate: None,
+) -> None:
+    """Run one execution to its end, which its door then has heard; raise `DoorClosedError` when nobody listens."""
+    world = World(door, start, tree)
+    world.arguments = (str(module.declared["name"]),)
+    isolate = Isolate(engine, world, memory_bytes_max=start.memory_bytes_max)
+    isolate.on_turn = door.check_open
+    try:
+        try:
+            instance = isolate.instantiate(module.template)
+            isolate.use_memory(instance.export("memory"))
+            isolate.begin_metering()
+            if module.initialize:
+                await isolate.call(instance.function(INITIALIZE), ":")
+            await isolate.call(instance.function(module.entry), ":")
+            say_end(world)
+        except (Trapped, PointerError, GuestExit) as error:
+            full = isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
+            say_failure(world, error, full=full)
+        on_end(isolate)
+        await door.send(world.take_outgoing())
+    finally:
+        isolate.close()
+
+
+def say_failure(world: World, error: Trapped | PointerError | GuestExit, *, full: bool) -> None:
+    """Put on the wire how a guest ended that has not come to its end."""
+    if world.ended:
+        return
+    if isinstance(error, GuestExit):
+        if error.code == 0 and world.stdout:
+            say_end(world)
+        else:
+            world.say_exit(exit_code=error.code)
+        return
+    world.print(f"{error}\n".encode())
+    if full:
+        world.print(b"MemoryError\n")
+    kind = error.kind if isinstance(error, Trapped) else "MEMORY_OUT_OF_BOUNDS"
+    world.say_exit(signal=SIGNALS.get(kind, signal.SIGILL).value)
+
+
+def say_end(world: World) -> None:
+    """Answer with what the guest has written on its standard output, unless it has answered on the wire."""
+    if world.ended:
+        return
+    content = bytes(world.stdout)
+    headers, body = [], ""
+    if content:
+        kind, described = _describe_body(content)
+        headers, body = [["content-type", kind]], described
+    answer = {"status": 200 if content else 204, "headers": headers, "body": body}
+    world.submit(json.dumps(["return", answer]).encode() + b"\n")
+
+
+def _describe_body(content: bytes) -> tuple[str, Any]:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return "application/octet-stream", {"$bytes": base64.b64encode(content).decode()}
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return "text/plain; charset=utf-8", text
+    return "application/json", text

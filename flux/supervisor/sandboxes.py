@@ -1,0 +1,86 @@
+"""The sandboxes of one deployment: one for each kind of code that it has.
+
+Python functions run in processes, JavaScript, TypeScript and wasm in isolates. Nothing
+above knows which: each function has a `Sandbox`, found by `Sandboxes.find`.
+"""
+
+from collections.abc import Callable
+
+import trio
+
+from flux.deployment import Function
+from flux.errors import FluxError
+from flux.execution import Level
+from flux.project import Project, list_function_files
+from flux.sandbox.base import BadFunctionError, Sandbox
+from flux.sandbox.process import ProcessSandbox
+from flux.sandbox.wasm import WasmSandbox
+from flux.sandbox.wasm_cache import default_folder
+
+
+class Sandboxes:
+    """What runs one deployment. Run `run` in a nursery; started once all of its code is loaded."""
+
+    def __init__(self, project: Project, *, idle_workers: int, on_output: Callable[[str], None]) -> None:
+        """``project`` is the artifact, not the folder that people edit."""
+        config = project.config
+        runtimes = {file.runtime for file in list_function_files(project)}
+        self._sandboxes: list[ProcessSandbox | WasmSandbox] = []
+        if "python" in runtimes or not runtimes:
+            self._sandboxes.append(
+                ProcessSandbox(
+                    project.root,
+                    config.project.functions,
+                    idle_target=idle_workers,
+                    warm=config.sandbox.warm,
+                    on_output=on_output,
+                )
+            )
+        if runtimes - {"python"}:
+            self._sandboxes.append(
+                WasmSandbox(project.root, config.project.functions, cache=default_folder(), on_output=on_output)
+            )
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """What all of the code declares."""
+        return tuple(function for sandbox in self._sandboxes for function in sandbox.functions)
+
+    @property
+    def level(self) -> Level:
+        """Which walls are up around the first kind of code: the weaker ones, where there are several."""
+        return self._sandboxes[0].level
+
+    def find(self, function: Function) -> Sandbox:
+        """Return where ``function`` runs."""
+        return next(sandbox for sandbox in self._sandboxes if function in sandbox.functions)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep them running until cancelled. Before they are started, raises what is wrong with the code."""
+        failure: FluxError | None = None
+        async with trio.open_nursery() as nursery:
+            # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
+            # want to know the error by its class.
+            try:
+                for sandbox in self._sandboxes:
+                    await nursery.start(sandbox.run)
+                self._check_names()
+            except FluxError as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+            else:
+                task_status.started()
+        if failure is not None:
+            raise failure
+
+    def _check_names(self) -> None:
+        seen: dict[str, Function] = {}
+        for function in self.functions:
+            other = seen.setdefault(function.name, function)
+            if other is not function:
+                here, there = function.position, other.position
+                raise BadFunctionError(
+                    f"{here.file}:{here.line}  a function named {function.name} exists already at "
+                    f"{there.file}:{there.line}",
+                    remedy="give one of them another name",
+                )

@@ -1,0 +1,7 @@
+// What a function imports: import { defineFunction, HTTPError } from "@flux/guest".
+
+export {
+  DatabaseError, DeadlockError, GrantRefusedError, HostCallError, HttpCallError, HttpTimeoutError, HTTPError, ValidationError,
+} from "./errors.js";
+export { defineFunction, defineMiddleware } from "./registry.js";
+export { Decimal, Duration, Interval, PlainDate, PlainTime, Range } from "./values.js";

@@ -1,0 +1,74 @@
+// One execution: reads what to run from descriptor 0, runs it, answers on 3.
+//
+// The host calls run() once and then pump() whenever nothing is left to run, until it returns false. So a frame is
+// read only when the function can do nothing without it, which is what makes a recording replayable.
+
+import { describeAnswer } from "./answer.js";
+import { makeContext, seed } from "./context.js";
+import { DeadlockError } from "./errors.js";
+import { describeFunctions, functions, load, middleware, sources } from "./registry.js";
+import { describeError } from "./report.js";
+import { setFailure } from "./web.js";
+import { fromWire } from "./values.js";
+import * as wire from "./wire.js";
+
+let declared;
+let end;
+
+function settle(word, describe) {
+  if (end !== undefined) return;
+  try {
+    end = [word, describe()];
+  } catch (problem) {
+    end = ["raise", describeError(problem, declared, sources)];
+  }
+  wire.close();
+}
+
+const fail = (error) => settle("raise", () => describeError(error, declared, sources));
+
+async function invoke(start) {
+  const unknown = start.middleware.find((name) => !middleware.has(name));
+  if (declared === undefined) throw new Error(`there is no function named ${JSON.stringify(start.function)}`);
+  if (unknown !== undefined) {
+    throw new Error(`no middleware is named ${JSON.stringify(unknown)}; there is ${[...middleware.keys()].join(", ") || "none"}`);
+  }
+  const ctx = makeContext(start);
+  const input = fromWire(start.input);
+  const next = (index) => async () =>
+    index === start.middleware.length
+      ? declared.handler({ input, ctx })
+      : middleware.get(start.middleware[index]).handler({ ctx, input, next: next(index + 1) });
+  return next(0)();
+}
+
+function run() {
+  const start = wire.readStart();
+  declared = functions.get(start.function);
+  seed();
+  wire.begin();
+  setFailure(fail);
+  invoke(start).then((value) => settle("return", () => describeAnswer(value)), fail);
+}
+
+function sayEnd() {
+  try {
+    wire.finish(...end);
+  } catch (problem) {
+    wire.finish("raise", describeError(problem, declared, sources)); // It can't travel, or is too large to.
+  }
+  return false;
+}
+
+function pump() {
+  if (end !== undefined && wire.outstanding() === 0) return sayEnd();
+  if (wire.outstanding() === 0) {
+    fail(new DeadlockError("the function waits for something that nothing will ever do"));
+    return sayEnd();
+  }
+  return wire.hear();
+}
+
+globalThis.__flux = { run, pump };
+
+export { describeFunctions, load };
