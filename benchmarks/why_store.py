@@ -306,7 +306,7 @@ def make_questions(filled: Filled) -> dict[str, Callable[[int], str]]:
     return {
         "why of a failure": any_of(filled.failures, "executions/{}/why"),
         "why of any execution": any_of(filled.others, "executions/{}/why"),
-        "why by six letters of the name": lambda n: f"executions/{filled.names[n % len(filled.names)][:6]}/why",
+        "why by seven letters of the name": lambda n: f"executions/{filled.names[n % len(filled.names)][:7]}/why",
         "why @last-error": lambda _number: "executions/@last-error/why",
         "trace": any_of(filled.failures, "executions/{}"),
         "list": lambda _number: "executions",

@@ -190,9 +190,13 @@ order by e.id limit $1;
 select * from flux.summary where parent = $1 and id >= $1 order by id limit $2;
 
 -- name: list_peers
--- Executions of the same function that passed, nearest before this one first: what "why" compares with.
-select * from flux.execution
-where function = $1 and id < $2 and signature is null and trigger <> 'replay' order by id desc limit $3;
+-- Executions of the same function and code that passed, nearest before this one first, among the nearest $4: what
+-- "why" compares with. A function that never passes would be searched to its beginning otherwise.
+select e.* from (
+    select p.id, p.sha from flux.execution p where p.function = $1 and p.id < $2 order by p.id desc limit $4
+) near
+join flux.execution e on e.id = near.id
+where near.sha = $3 and e.signature is null and e.status < 400 and e.trigger <> 'replay' order by near.id desc limit $5;
 
 -- filter: status_is
 e.status = ?
@@ -256,20 +260,25 @@ false
 -- ===== Failures =====
 
 -- name: list_error_groups
--- Failures since an instant, the same signature together, the most frequent first.
-select signature, pg_catalog.count(*) as count, pg_catalog.min(started_at) as first, pg_catalog.max(started_at) as last,
-       (pg_catalog.array_agg(name order by id desc))[1] as sample, (pg_catalog.array_agg(id order by id desc))[1] as sample_id,
-       pg_catalog.array_agg(distinct function) as functions,
-       (pg_catalog.array_agg(error_type order by id desc))[1] as error_type,
-       (pg_catalog.array_agg(error_message order by id desc))[1] as error_message,
-       (pg_catalog.array_agg(error_location order by id desc))[1] as error_location
-from flux.execution
-where signature is not null and id >= flux.uuid_floor($1::timestamptz - interval '1 day') and started_at >= $1
-  and trigger <> 'replay'
-group by signature order by count desc, last desc limit $2;
-
--- The two counts below take ids in the order in which they come, newest first: uuid has no min() before PostgreSQL 18,
--- and going by way of text costs more than all the rest.
+-- Failures since an instant, the same signature together, the most frequent first. Read from the index alone, in its
+-- order: so the last of a group's ids, as they come, is its latest. Only of these the rows are looked at.
+with by_function as (
+    select signature, function, pg_catalog.count(*) as count, pg_catalog.min(started_at) as first, pg_catalog.max(started_at) as last,
+           (pg_catalog.array_agg(id))[pg_catalog.count(*)] as last_id
+    from (select signature, function, started_at, id from flux.execution
+          where signature is not null and id >= flux.uuid_floor($1::timestamptz - interval '1 day') and started_at >= $1
+            and trigger <> 'replay'
+          order by signature, id) s
+    group by signature, function
+), groups as (
+    select signature, pg_catalog.sum(count)::bigint as count, pg_catalog.min(first) as first, pg_catalog.max(last) as last,
+           (pg_catalog.array_agg(last_id order by last_id desc))[1] as last_id, pg_catalog.array_agg(function) as functions
+    from by_function group by signature order by count desc, last desc limit $2
+)
+select g.signature, g.count, g.first, g.last, e.name as sample, e.id as sample_id, g.functions, e.error_type, e.error_message,
+       e.error_location
+from groups g join flux.execution e on e.id = g.last_id
+order by g.count desc, g.last desc;
 
 -- name: count_signature_by_sha
 -- How often this failure happened on each commit, since an instant, among at most $3 of them; in one function where

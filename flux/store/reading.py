@@ -236,13 +236,15 @@ async def find_blob(pool: Pool, sha256: bytes) -> Blob | None:
 # --- others to compare with ------------------------------------------------------------------------
 
 
-async def list_peers(pool: Pool, function: str, before: uuid.UUID, limit: int) -> list[Execution]:
-    """Return executions of ``function`` that passed, the nearest before the given one first.
+async def list_peers(
+    pool: Pool, function: str, sha: str, before: uuid.UUID, looked_at: int, limit: int
+) -> list[Execution]:
+    """Return executions of ``function`` on ``sha`` that passed, the nearest before the given one first.
 
-    Without their committed mutations.
+    Only the function's nearest ``looked_at`` executions are considered. Without their committed mutations.
     """
     async with pool.acquire() as connection:
-        rows = await connection.fetch(QUERIES.list_peers, function, before, limit)
+        rows = await connection.fetch(QUERIES.list_peers, function, before, sha, looked_at, limit)
         return [await _decode(connection, row["body"], row["format"]) for row in rows]
 
 

@@ -48,8 +48,8 @@ LOOKUP_TIMEOUT_S = 3.0
 COUNTED_MAX = 20_000
 """Counts are of the function's latest so many executions."""
 PEERS_MAX = 20
-PEERS_LOOKED_AT = 40
-"""Not all that did not fail have passed: answers of 4xx are no peers, nor is other code."""
+PEERS_LOOKED_AT = 1000
+"""Peers are looked for among the function's nearest so many executions before: most of them may have failed."""
 AROUND = timedelta(minutes=5)
 """Who else lost a host, before and after."""
 HOSTS_MAX = 3
@@ -148,9 +148,9 @@ async def _retried_as(pool: Pool, execution: Execution, failure: Failure) -> str
 
 
 async def _peers(pool: Pool, summary: Summary, execution: Execution) -> tuple[Execution, ...]:
-    near = await list_peers(pool, execution.function, summary.id, PEERS_LOOKED_AT)
-    passed = [peer for peer in near if peer.sha == execution.sha and 0 < peer.status < 400]
-    return tuple(passed[:PEERS_MAX])
+    return tuple(
+        await list_peers(pool, execution.function, execution.sha, summary.id, PEERS_LOOKED_AT, PEERS_MAX)
+    )
 
 
 async def _host_failures(pool: Pool, execution: Execution) -> tuple[OtherFailure, ...]:

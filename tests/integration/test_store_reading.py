@@ -481,8 +481,18 @@ async def test_peers_are_those_that_passed_before_it_nearest_first(pool: Pool) -
     passed = [named("q", second) for second in range(5)]
     failed = attrs.evolve(named("r", 5), outcome=raised())
     await store(pool, *passed, failed, named("s", 2, function="other"), named("t", 9))
-    peers = await reading.list_peers(pool, "create_order", failed.id, 3)
+    peers = await reading.list_peers(pool, "create_order", failed.sha, failed.id, 100, 3)
     assert peers == [passed[4], passed[3], passed[2]]
+
+
+async def test_other_code_and_answers_of_4xx_are_no_peers_and_the_search_for_peers_has_an_end(pool: Pool) -> None:
+    passed = named("q", 0)
+    refused = attrs.evolve(named("r", 1), outcome=Returned(404))
+    other = attrs.evolve(named("s", 2), sha="f" * 40)
+    failed = [attrs.evolve(named("t", second), outcome=raised()) for second in (3, 4)]
+    await store(pool, passed, refused, other, *failed)
+    assert await reading.list_peers(pool, "create_order", passed.sha, failed[1].id, 4, 3) == [passed]
+    assert await reading.list_peers(pool, "create_order", passed.sha, failed[1].id, 3, 3) == []
 
 
 async def test_logs_are_the_latest_lines_oldest_first(pool: Pool) -> None:

@@ -102,10 +102,15 @@ create index execution_function on flux.execution (function, id) include (sha);
 create index execution_xid on flux.execution (xid) where xid is not null;
 -- What an execution caused. Partial: most were caused by nobody.
 create index execution_parent on flux.execution (parent, id) where parent is not null;
--- The same failure elsewhere, and how often by sha. Partial: successes pay nothing.
-create index execution_signature on flux.execution (signature, id) include (sha) where signature is not null;
--- The latest failures, and who else lost a host. One index for both questions, since both are rare and by time.
-create index execution_notable on flux.execution (id) where signature is not null or hosts_failed is not null;
+-- The same failure elsewhere: how often, since when, by sha and function, all without touching the table. Partial:
+-- successes pay nothing.
+create index execution_signature on flux.execution (signature, id) include (sha, function, trigger, started_at) where signature is not null;
+-- All that went wrong in any way, newest first: one index for lists of failures, of answers of 4xx and of errors by
+-- their text, and for who else lost a host. Whoever asks one of these says one of these conditions.
+create index execution_notable on flux.execution (id)
+    where signature is not null or hosts_failed is not null or error_type is not null or status >= 400;
+-- Lists by trigger. Partial: nearly all executions are requests, and pay nothing.
+create index execution_trigger on flux.execution (trigger, id) where trigger <> 'http';
 
 create view flux.summary as
     select id, name, tenant, trigger, function, method, path, route, status, outcome, error_type, error_message,
