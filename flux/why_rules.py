@@ -130,8 +130,10 @@ def _where_it_was(case: Case) -> Iterator[Fact]:
     """The call in flight, or the last line that is on record, which is not where it ended."""
     in_flight = find_in_flight(case.execution)
     if in_flight is not None:
+        # What was cut has no known end: its length is that of what is written down, and says nothing of the wait.
         waited = took(case.execution.elapsed_ns - in_flight.started_ns)
-        text = f"{name_call(in_flight)} had been in flight for {waited}{case.elsewhere(in_flight)}"
+        how_long = "" if isinstance(case.execution.outcome, Interrupted) else f" for {waited}"
+        text = f"{name_call(in_flight)} had been in flight{how_long}{case.elsewhere(in_flight)}"
         yield Fact(RECORDED, "in-flight", text, in_flight.request.seq)
         return
     last = _last_known(case)

@@ -295,6 +295,18 @@ def open_client(*, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
     return client
 
 
+def open_client_again(client: Client) -> Client:
+    """A client for the server that is named by now: started anew it has another token, perhaps another port."""
+    try:
+        server = find_server(settings().server)
+    except (NoServer, UntrustedServerFile):  # It is away, or about to write down where it is.
+        return client
+    if server == client.server:
+        return client
+    client.close()
+    return Client(server)
+
+
 def find_server(given: str | None) -> Server:
     """Where the server is; raises when nothing says so."""
     token = os.environ.get("FLUXRT_TOKEN", "")

@@ -103,8 +103,11 @@ class DevStory:
 
     def step(self, name: str, detail: str, elapsed_s: float) -> None:
         """See `Story.step`."""
-        room = max(16, min(54, self._screen.width - 26)) if self._screen.is_terminal else 54
-        first, *rest = wrap(detail, room)
+        room, lines = 54, [detail]
+        if self._screen.is_terminal:  # Into a pipe nothing is broken: a program looks for whole lines.
+            room = max(16, min(room, self._screen.width - 26))
+            lines = wrap(detail, room)
+        first, *rest = lines
         took = Piece(f"{elapsed_s:5.1f} s", "dim")
         self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
         for text in rest:

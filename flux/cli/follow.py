@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from flux.cli.client import Answer, Stream
-from flux.cli.failures import CutAnswer, ServerRefused, ServerUnreachable
+from flux.cli.failures import CutAnswer, NotAuthorised, ServerRefused, ServerUnreachable
 from flux.cli.screen import Piece, Screen
 
 FIRST_WAIT_S = 0.25
@@ -31,8 +31,9 @@ def endless(ask: Callable[[], Stream], story: Screen | None) -> Iterator[Answer]
                 wait_s = FIRST_WAIT_S
                 yield answer
             reason = "the server ended the stream"
-        except (ServerUnreachable, CutAnswer, ServerRefused) as error:
-            # At first nothing works yet, so it is the reader's to mend; later it is a restart.
+        except (ServerUnreachable, CutAnswer, ServerRefused, NotAuthorised) as error:
+            # At first nothing works yet, so it is the reader's to mend; later it is a restart. A server that has
+            # just been started may answer before its new token is written down.
             if not connected:
                 raise
             reason = error.message

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from flux.cli import moments
-from flux.cli.client import Answer, Client, Stream, open_client
+from flux.cli.client import Answer, Client, Stream, open_client, open_client_again
 from flux.cli.complete import function_names
 from flux.cli.failures import EXIT_NOT_WHOLE
 from flux.cli.follow import endless
@@ -61,6 +61,8 @@ class Logs:
 
     def ask(self, *, follow: bool) -> Stream:
         """Ask for the stream, from where the last one ended."""
+        if self._asked:
+            self._client = open_client_again(self._client)
         stream = self._client.stream(
             "logs", endless=follow, function=self._function, since=self._resume_from(),
             follow=1 if follow else 0,

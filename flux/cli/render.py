@@ -228,9 +228,9 @@ def parent_line(summary: Record, names: Mapping[str, str]) -> Line | None:
 
 def header(summary: Record, width: int) -> list[Line]:
     """``POST /signup → 500 in 14 ms``, and at the right which execution this is."""
-    left: list[Piece | str] = [
-        Piece(route(summary), "bold"), Piece(" → "), status_piece(summary), f" in {took(summary)}",
-    ]  # fmt: skip
+    # What was cut lasted at least until the last thing that was written down of it.
+    length = f" after {took(summary)} or more" if outcome_word(summary) == "interrupted" else f" in {took(summary)}"
+    left: list[Piece | str] = [Piece(route(summary), "bold"), Piece(" → "), status_piece(summary), length]
     branch = summary.maybe_text("branch")
     right = [Piece(" · ".join(filter(None, [summary.text("name"), code(summary), branch])), "dim")]
     return spread(left, right, width)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import click
 
 from flux.cli import moments, render
-from flux.cli.client import Answer, Client, Stream, open_client
+from flux.cli.client import Answer, Client, Stream, open_client, open_client_again
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_NOT_WHOLE
 from flux.cli.follow import endless
@@ -81,6 +81,8 @@ class Tail:
 
     def ask(self, *, follow: bool) -> Stream:
         """Ask for the stream, from where the last one ended."""
+        if self._asked:
+            self._client = open_client_again(self._client)
         stream = self._client.stream(
             "tail", endless=follow, q=self._query, since=self._resume_from(), follow=1 if follow else 0
         )

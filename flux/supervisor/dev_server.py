@@ -189,10 +189,12 @@ def _tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed
     prepared: Prepared = opened.prepared
     recovered: Recovered = opened.recovered
     story.step("recorder", f"whole requests · {describe_redaction(project)}", elapsed_s)
-    if recovered.interrupted or recovered.completed:
+    if recovered.completed:
+        story.note(f"recovered from the journal: {_count(recovered.completed)} that had ended, not yet stored")
+    if recovered.interrupted:
         story.note(
-            f"recovered from the journal: {len(recovered.completed)} that had ended, "
-            f"{len(recovered.interrupted)} interrupted"
+            f"recovered from the journal: {_count(recovered.interrupted)} that the end of the last server cut: "
+            "flux trace list -q outcome:interrupted"
         )
     for sentence in recovered.damage:
         story.note(f"journal: {sentence}")
@@ -200,6 +202,10 @@ def _tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed
         story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
     if not prepared.event_triggers:
         story.note("this role may not create event triggers: new tables are recorded from the next start on")
+
+
+def _count(executions: Sequence[object]) -> str:
+    return f"{len(executions)} execution{'s' * (len(executions) != 1)}"
 
 
 def describe_redaction(project: Project) -> str:
@@ -246,7 +252,11 @@ class _Server:
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             deployments = Deployments(
-                nursery, self._flux_folder / "artifacts", idle_workers=IDLE_WORKERS, on_output=self._story.output
+                nursery,
+                self._flux_folder / "artifacts",
+                Tenant(),
+                idle_workers=IDLE_WORKERS,
+                on_output=self._story.output,
             )
             host = FunctionHost(deployments, self._executor, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))

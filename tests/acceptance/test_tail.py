@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database, create_database
-from tests.dev_process import DevServer, environment, running_dev, write_project
+from tests.dev_process import DevServer, environment, running_dev, start_dev, wait_ready, write_project
 from tests.faults.test_kill_9 import list_processes
 from tests.postgres_server import PostgresServer, running_postgres
 
@@ -148,3 +148,26 @@ def test_with_the_store_stalled_for_ten_seconds_nothing_is_lost(tmp_path: Path) 
         recorded = database.psql("select name from flux.execution where function = 'quick'").split()
         assert set(names) <= set(recorded)
         assert len(recorded) == len(set(recorded))
+
+
+def test_a_tail_goes_on_when_the_server_is_started_anew(server: DevServer, tmp_path: Path) -> None:
+    """Killed, and started again: with another token and on another port, both written down in the project."""
+    arguments = server.process.args
+    assert isinstance(arguments, list)
+    url = arguments[arguments.index("--database-url") + 1]
+    with tailing(server) as lines:
+        wait_tailing(server, lines)
+        before = len(lines)
+        server.kill()
+        again = start_dev(tmp_path, "--database-url", url)
+        try:
+            wait_ready(again)
+            assert again.port != server.port
+            names = [again.request("GET", f"/quick/{n}").flux_id for n in range(100, 120)]
+            wait_count(lines, before + len(names))
+            # What ended within the second in which the tail began may be told by the second connection.
+            shown = Counter(line["name"] for line in lines if len(str(line["path"])) == len("/quick/100"))
+            assert shown == Counter(names)
+            assert max(Counter(line["name"] for line in lines).values()) == 1
+        finally:
+            again.kill()
