@@ -118,7 +118,9 @@ _check_wasmtime()
 class Engine:
     """How modules are compiled. One a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, slice_fuel: int = SLICE_FUEL) -> None:
+        """``slice_fuel`` is how long a guest may keep the thread, in fuel. It changes nothing that a guest sees."""
+        self.slice_fuel = slice_fuel
         config = wasmtime.Config()
         settings: dict[str, Any] = {
             "consume_fuel": True,
@@ -423,7 +425,7 @@ class Isolate:
     def begin_metering(self) -> None:
         """Count fuel from here. (What an instantiation burns is wasmtime's own affair and changes with it.)"""
         bindings._wasmtime_context_set_fuel(self.context, self._fuel_max)
-        bindings._wasmtime_context_fuel_async_yield_interval(self.context, SLICE_FUEL)
+        bindings._wasmtime_context_fuel_async_yield_interval(self.context, self._engine.slice_fuel)
 
     @property
     def fuel(self) -> int:

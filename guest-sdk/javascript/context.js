@@ -163,15 +163,17 @@ const database = {
   execute: (sql, ...parameters) => execute(sql, parameters),
   /** Run `work` in a transaction, or in a savepoint inside the one that is open. */
   async transaction(work, { isolation = null } = {}) {
-    const depth = await call("db.begin", [isolation]);
+    const { stack } = new Error();
+    const ask = (name, parameters) => call(name, parameters, undefined, undefined, stack);
+    const depth = await ask("db.begin", [isolation]);
     let result;
     try {
       result = await work();
     } catch (error) {
-      await call("db.rollback", [depth]);
+      await ask("db.rollback", [depth]);
       throw error;
     }
-    await call("db.commit", [depth]);
+    await ask("db.commit", [depth]);
     return result;
   },
 };

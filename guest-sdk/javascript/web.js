@@ -26,13 +26,13 @@ export function setFailure(handler) {
   fail = handler;
 }
 
-function start(timer, callback, ms, items, repeats) {
-  const slept = call("clock.sleep", [Math.max(0, Number(ms) || 0) / 1000]);
+function start(timer, callback, ms, items, repeats, stack) {
+  const slept = call("clock.sleep", [Math.max(0, Number(ms) || 0) / 1000], undefined, undefined, stack);
   timers.set(timer, lastId());
   slept.then(
     () => {
       if (!timers.delete(timer)) return;
-      if (repeats) start(timer, callback, ms, items, true);
+      if (repeats) start(timer, callback, ms, items, true, stack);
       callback(...items);
     },
     (error) => timers.delete(timer) && fail(error),
@@ -42,7 +42,7 @@ function start(timer, callback, ms, items, repeats) {
 function setTimer(callback, ms, items, repeats) {
   if (typeof callback !== "function") throw new TypeError("a timer takes a function");
   lastTimer += 1;
-  start(lastTimer, callback, ms, items, repeats);
+  start(lastTimer, callback, ms, items, repeats, new Error().stack);
   return lastTimer;
 }
 

@@ -64,11 +64,11 @@ function ask(name, parameters, stack) {
 
 /**
  * Ask the host; the promise is settled with its answer. `signal` gives the call up: its answer is then an error of
- * kind "Cancelled", unless it was there already.
+ * kind "Cancelled", unless it was there already. `stack` is where it is asked: after an `await` of ours the function's
+ * own lines are not on it any more.
  */
-export function call(name, parameters, convert = undefined, signal = undefined) {
+export function call(name, parameters, convert = undefined, signal = undefined, stack = new Error().stack) {
   if (signal?.aborted) return Promise.reject(signal.reason);
-  const stack = new Error().stack;
   const id = ask(name, parameters, stack);
   return new Promise((resolve, reject) => {
     waiting.set(id, { resolve, reject, convert, stack });

@@ -36,6 +36,7 @@ from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Sandbox
 from flux.sandbox.process import ProcessSandbox
+from flux.sandbox.wasm import WasmSandbox
 from flux.session import Divergence, RecordSession, ReplaySession
 from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
@@ -262,10 +263,21 @@ async def behave(peer: Peer) -> None:
         await peer.write(head % (status, len(request.body)) + request.body)
 
 
+Runner = ProcessSandbox | WasmSandbox
+
+
+def make_process_sandbox(idle: int, say: Callable[[str], None]) -> Runner:
+    """Return a sandbox of the programs in Python."""
+    return ProcessSandbox(HERE, "programs", on_output=say, idle_target=idle)
+
+
 async def record_and_replay(
-    database: Database, programs: list[Program], say: Callable[[str], None] = lambda _text: None
+    database: Database,
+    programs: list[Program],
+    say: Callable[[str], None] = lambda _text: None,
+    make_sandbox: Callable[[int, Callable[[str], None]], Runner] = make_process_sandbox,
 ) -> dict[str, Result]:
-    """Record every program, then replay every recording `REPLAYS` times."""
+    """Record every program, then replay every recording `REPLAYS` times, in another sandbox."""
     database.psql(SCHEMA)
     results: dict[str, Result] = {}
     pool = database.pool()
@@ -273,8 +285,8 @@ async def record_and_replay(
         async with serving(behave) as stub, trio.open_nursery() as nursery:
             lab = Lab(pool, http, stub)
             await lab.prepare()
-            first = ProcessSandbox(HERE, "programs", on_output=say)
-            second = ProcessSandbox(HERE, "programs", on_output=say, idle_target=7)
+            first = make_sandbox(4, say)
+            second = make_sandbox(7, say)
             await nursery.start(first.run)
             recordings = {program.function: await lab.record(first, program) for program in programs}
             await nursery.start(second.run)
