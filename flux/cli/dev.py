@@ -5,6 +5,7 @@ each reload. A line that begins with ``ready`` means that requests are taken. SI
 and SIGTERM drain and end with exit code 0; a second one ends at once.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flux import __version__
-from flux.cli.screen import Line, Piece, Screen, cells, line_cells, pad, wrap, wrap_hanging
+from flux.cli.screen import Line, Piece, Screen, cells, json_text, line_cells, pad, wrap, wrap_hanging
 from flux.cli.settings import settings
 from flux.errors import FluxError
 
@@ -41,7 +42,7 @@ def command(port: int | None, database_url: str, clean: bool, pg_user: str | Non
         raise click.UsageError("--clean removes the embedded database; it does not touch the one of --database-url")
     options = DevOptions(find_project(Path()), port, database_url, clean, pg_user)
     said = settings()
-    story = DevStory(Screen.stderr(colour=False if said.no_color else None), quiet=said.quiet)
+    story = DevStory(Screen.stderr(colour=False if said.no_color else None), quiet=said.quiet, json=said.json)
 
     async def main() -> None:
         stop = trio.Event()
@@ -85,9 +86,11 @@ INDENT = " " * 10
 class DevStory:
     """Writes what happens to stderr. A `flux.supervisor.dev_server.Story`."""
 
-    def __init__(self, screen: Screen, *, quiet: bool) -> None:
+    def __init__(self, screen: Screen, *, quiet: bool, json: bool) -> None:
         self._screen = screen
         self._quiet = quiet
+        self._json = json
+        """Also say on stdout, once, where requests are taken: the only answer that this command has."""
         self._served: frozenset[Route] = frozenset()
 
     def begin(self, project: "Project", branch: str | None, sha: str, changed_files: int) -> None:
@@ -130,6 +133,13 @@ class DevStory:
             Piece("ready", "bold green"), f" in {elapsed_s:.1f} s · watching {' '.join(watched)} · ctrl-c to stop"
         )
         sys.stderr.flush()
+        if self._json:
+            served = [
+                {"trigger": route.trigger, "path": route.path, "function": route.function, "grants": route.grants}
+                for route in routes
+            ]
+            document = {"schema": "flux.dev/1", "url": url, "pid": os.getpid(), "functions": served}
+            Screen.stdout().write_raw_json(json_text(document))
 
     def reload(self, changed: Sequence[str], code: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
         """See `Story.reload`."""

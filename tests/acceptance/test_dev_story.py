@@ -1,6 +1,7 @@
 """What ``flux dev`` tells while it runs, and what it notices: read from its own stderr."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,6 +73,27 @@ def test_the_banner_says_what_is_in_force(server: DevServer) -> None:
     level = server.json("trace", server.request("GET", "/hello").flux_id)["sandbox"]
     assert (level["isolation"], level["clock"]) == walls.groups()
     assert checks["isolation"] and checks["clock"].startswith(walls[2])
+
+
+def test_a_program_that_starts_flux_dev_is_told_where_it_is(project: Path, database: Database) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flux", "dev", "--json", "--port", "0", "--database-url", database_url(database)],
+        cwd=project, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        document = json.loads(process.stdout.readline())
+        assert (document["schema"], document["pid"]) == ("flux.dev/1", process.pid)
+        assert [function["path"] for function in document["functions"]] == ["/hello"]
+        with urllib.request.urlopen(document["url"] + "/hello", timeout=STOP_S_MAX) as answer:
+            assert json.load(answer) == {"version": 1}
+        process.terminate()
+        assert process.wait(STOP_S_MAX) == 0
+        assert process.stdout.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_a_second_flux_dev_in_the_same_folder_is_told_who_was_first(server: DevServer, database: Database) -> None:
