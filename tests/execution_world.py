@@ -44,12 +44,16 @@ class Heard:
     def __init__(self) -> None:
         self.done_: list[tuple[Execution, bool]] = []
         self.stored_: list[uuid.UUID] = []
+        self.too_early: list[uuid.UUID] = []
+        """Stored before they were told to have ended."""
 
     def done(self, execution: Execution, *, stored: bool) -> None:
         self.done_.append((execution, stored))
 
     def stored(self, execution_id: uuid.UUID) -> None:
         self.stored_.append(execution_id)
+        if all(execution.id != execution_id for execution, _ in self.done_):
+            self.too_early.append(execution_id)
 
 
 @attrs.define
@@ -146,12 +150,29 @@ class CuttingProxy:
     server: PostgresServer
     port: int = 0
     exchanges: int = 0
-    """Seen so far, login not counted."""
+    """Seen so far on connections of guests, login not counted."""
     cut_at: int | None = None
     """Number of the exchange at which the line is cut, once."""
     after: bool = False
     """The server has done it; else it never hears of it."""
     was_cut: bool = False
+    goes_down: bool = False
+    """With the cut, all lines are cut and none is opened until `up`."""
+    is_down: bool = False
+    on_exchange: Callable[[int], None] = lambda _number: None
+    """Told the number of each exchange, before it reaches the server."""
+    _lines: set[trio.CancelScope] = attrs.field(factory=set)
+
+    def up(self) -> None:
+        """Open lines again."""
+        self.is_down = False
+
+    def cut_all(self) -> None:
+        """Cut what there is."""
+        self.is_down = self.goes_down
+        if self.goes_down:
+            for scope in tuple(self._lines):
+                scope.cancel()
 
     def options(self, options: ConnectOptions) -> ConnectOptions:
         """The same database by this way."""
@@ -159,12 +180,17 @@ class CuttingProxy:
 
     async def serve(self, client: trio.SocketStream) -> None:
         """One connection, to its end."""
+        if self.is_down:
+            await client.aclose()
+            return
         line = _Line(self, client)
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, ConnectionError):
             path = f"{self.server.host}/.s.PGSQL.{self.server.port}"
             async with await trio.open_unix_socket(path) as backend, trio.open_nursery() as nursery:
+                self._lines.add(nursery.cancel_scope)
                 nursery.start_soon(line.outward, backend, nursery.cancel_scope)
                 nursery.start_soon(line.inward, backend, nursery.cancel_scope)
+            self._lines = {scope for scope in self._lines if not scope.cancel_called}
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await client.aclose()
 
@@ -180,7 +206,7 @@ class _Line:
     async def outward(self, backend: trio.abc.Stream, scope: trio.CancelScope) -> None:
         """From the client: whole messages, so that they can be counted."""
         buffer = bytearray()
-        is_started = False
+        is_started = is_guests = False
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await self._client.receive_some(65536):
                 buffer += data
@@ -193,12 +219,16 @@ class _Line:
                         break
                     message = bytes(buffer[:size])
                     del buffer[:size]
-                    if is_started and message[:1] in b"QS":
+                    if not is_started:
+                        is_guests = b"flux_guest_" in message
+                    elif is_guests and message[:1] in b"QS":
                         proxy = self._proxy
                         proxy.exchanges += 1
+                        proxy.on_exchange(proxy.exchanges)
                         if proxy.exchanges == proxy.cut_at and not proxy.was_cut:
                             proxy.was_cut = True
                             if not proxy.after:
+                                proxy.cut_all()
                                 scope.cancel()
                                 return
                             self._swallow = True
@@ -214,6 +244,7 @@ class _Line:
                 if self._swallow:
                     seen += data
                     if seen[-6:-1] == b"Z\0\0\0\5":
+                        self._proxy.cut_all()
                         break
                 else:
                     await self._client.send_all(data)

@@ -303,14 +303,16 @@ class _Run:
         """Run the function, settle its transaction and record it."""
         self._backing.journal.begin(self._head)
         try:
+            outcome: Outcome | None = None
             try:
                 outcome = await self._drive(value)
-            except trio.Cancelled:
-                # The server is being stopped, and this took longer than the drain allows.
-                with trio.CancelScope(shield=True):
-                    outcome = Interrupted("the server was stopped before the function ended")
-                    await self._give_up(outcome, INTERRUPTED_SETTLE_S)
-                raise
+            finally:
+                if outcome is None:
+                    # Cancelled (by itself or in a group, as nurseries have it): the server is being stopped, and
+                    # this took longer than the drain allows.
+                    with trio.CancelScope(shield=True):
+                        interrupted = Interrupted("the server was stopped before the function ended")
+                        await self._give_up(interrupted, INTERRUPTED_SETTLE_S)
             # What was begun is ended, whoever loses patience meanwhile. Each part of it has a limit of its own.
             with trio.CancelScope(shield=True):
                 executed = await self._settle(outcome)
