@@ -129,12 +129,13 @@ class Tail:
         summary = record.of_schema("flux.summary/1")
         if self._is_old(summary):
             return
+        # Counted first: ctrl-c that comes with the line on the screen must find it counted.
+        self.shown += 1
+        self.failed += render.failed(summary)
         if self._json:
             self._screen.write_raw_json(answer.text)
         else:
             self._show_line(summary)
-        self.shown += 1
-        self.failed += render.failed(summary)
 
     def _is_old(self, summary: Record) -> bool:
         """Whether this was shown, or ended before anybody looked. Remembers it, too."""
