@@ -38,6 +38,8 @@ IDLE_MAX = 64
 RESTART_PAUSE_S = 0.2
 """Before a zygote that died is replaced; doubles up to the next while it can't be."""
 RESTART_PAUSE_S_MAX = 5.0
+DATA_BYTES_MAX = 2**30
+"""Memory of any process of a jail, the one that imports included, unless a function may have more."""
 STACK_GRACE_S = 0.5
 """How long a zygote may take to print where it hangs."""
 
@@ -54,20 +56,26 @@ class _Place:
 class ProcessSandbox:
     """A deployment's zygote and its workers. Run `run` in a nursery, then `acquire`."""
 
-    level = Level("process", "process", "python")
-
     def __init__(
         self,
         project: Path,
         functions_folder: str,
         *,
+        isolation: str = "strict",
+        uid: int | None = None,
+        data_bytes_max: int = DATA_BYTES_MAX,
         idle_target: int = 4,
         warm: int = 1,
         on_output: Callable[[str], None] = lambda _text: None,
         import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
-        """``warm`` is how many executions a worker may serve; ``on_output`` hears what modules print."""
+        """``isolation`` is the jail's level, ``uid`` who its guests are (`flux.sandbox.jail.find_tenant_uid`)
+        and ``data_bytes_max`` the memory that no limit of a function may exceed; ``warm`` is how many
+        executions a worker may serve; ``on_output`` hears what modules print."""
+        self.level = Level("process", isolation, "python")
         self._project = project
+        self._uid = uid
+        self._data_bytes_max = data_bytes_max
         self._functions_folder = functions_folder
         self._idle_target = idle_target
         self._warm = warm
@@ -79,7 +87,7 @@ class ProcessSandbox:
         self._idle: deque[ProcessWorker] = deque()
         self._waiting: deque[_Place] = deque()
         self._workers: dict[int, ProcessWorker] = {}
-        """All that have been forked and have not ended, by pid."""
+        """All that have been forked and have not ended, by the zygote's number."""
         self._functions: tuple[Function, ...] | None = None
         self._closing = False
         self._failure: FluxError | None = None
@@ -125,7 +133,13 @@ class ProcessSandbox:
         """Live through one zygote; return why it could not be started, or None when it was and has died."""
         try:
             zygote = Zygote.spawn(
-                self._project, self._functions_folder, warm=self._warm > 1, on_output=self._on_output
+                self._project,
+                self._functions_folder,
+                isolation=self.level.isolation,
+                uid=self._uid,
+                warm=self._warm > 1,
+                data_bytes_max=self._data_bytes_max,
+                on_output=self._on_output,
             )
         except FluxError as error:
             return error
@@ -181,9 +195,9 @@ class ProcessSandbox:
         """Take the zygote's messages until it dies."""
         while (message := await zygote.receive()) is not None:
             match message:
-                case Forked(pid, handle):
+                case Forked(pid, handle, host_pid) if self._forking and pid not in self._workers:
                     worker = self._forking.popleft()
-                    worker.forked(pid, handle)
+                    worker.forked(host_pid, handle)
                     if handle < 0:
                         worker.close()  # We are out of descriptors; one that can't be killed is not used.
                     else:
@@ -191,7 +205,7 @@ class ProcessSandbox:
                         nursery.start_soon(worker.pump_output)
                         self._offer(worker)
                     self._fill()
-                case NotForked(reason):
+                case NotForked(reason) if self._forking:
                     self._forking.popleft().close()
                     self._refuse_one(reason)
                 case Exited(pid, status):

@@ -1,13 +1,19 @@
 """One zygote, as seen from the supervisor: spawn it, hear it, ask it for workers, bury it.
 
-A zygote is a child process of ours that imports a deployment's code and forks a
-worker whenever it is asked (``flux_guest.zygote``). It runs the user's modules, so
-nothing it says is believed without a look: whatever is no message of the protocol
-is a `SandboxUnavailableError`, and its silence is the caller's to bound.
+A zygote is a process of ours, in a jail (`flux.sandbox.jail`), that imports a
+deployment's code and forks a worker whenever it is asked (``flux_guest.zygote``). It
+runs the user's modules, so nothing it says is believed without a look: whatever is
+no message of the protocol is a `SandboxUnavailableError`, a worker that it shows us
+must be a child of its own, and its silence is the caller's to bound.
+
+The process that we spawn is the zygote itself or, where the jail has a PID namespace,
+its keeper, which ends when the zygote ends, in the same way, and the other way round.
+A worker then has two numbers, the zygote's for it and ours; which is meant is said below.
 
 The conversation, over a socket that is the zygote's descriptor 3::
 
     spawn
+    <- jailed, with its pidfd              kept here; a jail that can't be built is raised
     <- Importing(module), one for each     what it is at, should it die or hang there
     <- Ready(functions) | Failed(failures)
     -> request_worker(start, output, wire)
@@ -16,6 +22,7 @@ The conversation, over a socket that is the zygote's descriptor 3::
     None                                   it has ended
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -24,7 +31,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -38,11 +44,15 @@ from flux.errors import FluxError
 from flux.hostcall import Position
 from flux.limits import parse_duration_s
 from flux.sandbox.base import BadFunctionError, ImportFailure, SandboxUnavailableError
+from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
+from flux.sandbox.jail_plan import Plan
 
 MESSAGE_BYTES_MAX = 32 * 2**20
 """A project of ten thousand functions stays below a tenth of it."""
 OUTPUT_READS_MAX = 16
 """Reads at a time: a module that prints without end must not keep us here."""
+DESCRIPTORS_MAX = 64
+"""Sent by the zygote and not yet claimed by a message; honest ones come one at a time."""
 END_GRACE_S = 2.0
 """How long a zygote that has closed its socket may take to end by itself."""
 CLOSED_BY_PEER = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
@@ -75,8 +85,11 @@ class Forked:
     """A worker has been forked."""
 
     pid: int
+    """The zygote's number for it."""
     handle: int
     """Its pidfd, now the receiver's; -1 when we had no descriptor left to take it."""
+    host_pid: int
+    """Our number for it; 0 when it has ended already."""
 
 
 @attrs.frozen
@@ -91,6 +104,7 @@ class Exited:
     """A worker has ended."""
 
     pid: int
+    """The zygote's number for it."""
     status: int
     """Its wait status."""
 
@@ -102,11 +116,21 @@ class Zygote:
     """A running zygote. Made by `spawn`; whoever makes it calls `end`."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", handle: int, control: socket.socket, on_output: Callable[[str], None]
+        self,
+        process: "subprocess.Popen[bytes]",
+        handle: int,
+        control: socket.socket,
+        plan: Plan,
+        on_output: Callable[[str], None],
     ) -> None:
         assert process.stdout is not None
         self._process = process
         self._handle = handle
+        """Pidfd of the process that we spawned."""
+        self._jailed = -1
+        """Pidfd of the one in the jail, once it is built."""
+        self._jailed_pid = 0
+        self._plan = plan
         self._control = control
         self._output = process.stdout.fileno()
         os.set_blocking(self._output, False)
@@ -116,32 +140,40 @@ class Zygote:
 
     @classmethod
     def spawn(
-        cls, project: Path, functions_folder: str, *, warm: bool, on_output: Callable[[str], None]
+        cls,
+        project: Path,
+        functions_folder: str,
+        *,
+        isolation: str,
+        uid: int | None,
+        warm: bool,
+        data_bytes_max: int,
+        on_output: Callable[[str], None],
     ) -> "Zygote":
         """Start a zygote; raise `SandboxUnavailableError` when the system refuses."""
-        environment = {
-            "PYTHONHASHSEED": "0",  # Fixed, so that sets and dicts of text repeat their order.
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUTF8": "1",
-            "LANG": "C.UTF-8",
-            "TZ": "UTC",
-        }
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
             raise _cannot_start(error) from error
         with theirs:
-            arguments = [
-                *(sys.executable, "-s", "-P", "-m", "flux_guest.zygote"),
-                *(str(project), functions_folder, str(os.getpid()), str(theirs.fileno()), str(int(warm))),
-            ]
+            plan = Plan(
+                isolation=isolation,
+                parent=os.getpid(),
+                control=theirs.fileno(),
+                program="zygote",
+                project=str(project),
+                functions=functions_folder,
+                warm=warm,
+                uid=uid,
+                data_bytes_max=data_bytes_max,
+            )
             process = None
             try:
                 ours.setblocking(False)
                 # From this thread, not from a short-lived one: the zygote dies with the thread that made it.
                 process = subprocess.Popen(
-                    arguments,
-                    env=environment,
+                    make_command(plan),
+                    env=dict(ENVIRONMENT),
                     cwd=project,
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
@@ -149,7 +181,7 @@ class Zygote:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-                return cls(process, os.pidfd_open(process.pid), ours, on_output)
+                return cls(process, os.pidfd_open(process.pid), ours, plan, on_output)
             except OSError as error:
                 ours.close()
                 if process is not None:
@@ -161,8 +193,8 @@ class Zygote:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """Our number for it; for its keeper until it is jailed."""
+        return self._jailed_pid or self._process.pid
 
     # Hearing it
 
@@ -187,6 +219,13 @@ class Zygote:
 
     async def receive(self) -> Message | None:
         """Return its next message, or None once it has closed its socket."""
+        while (line := await self._receive_line()) is not None:
+            if self._jailed >= 0:
+                return self._read(line)
+            self._take_jailed(line)
+        return None
+
+    async def _receive_line(self) -> bytes | None:
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > MESSAGE_BYTES_MAX:
                 raise _not_understood(bytes(self._buffer[:80]))
@@ -202,12 +241,28 @@ class Zygote:
             for descriptor in descriptors:
                 fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
             self._descriptors.extend(descriptors)
+            # They count as ours from the moment they are sent.
+            if len(self._descriptors) > DESCRIPTORS_MAX:
+                raise _not_understood(b"file descriptors without a worker")
             if not data:
                 return None
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return self._read(line)
+        return line
+
+    def _take_jailed(self, line: bytes) -> None:
+        """The first line comes from the code that builds the jail, before any of the user's runs."""
+        match json.loads(line):
+            case {"jailed": True} if self._descriptors:
+                self._jailed = self._descriptors.popleft()
+                self._jailed_pid = read_pid(self._jailed)
+            case {"jailed": True}:
+                raise _cannot_start(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            case {"refused": told}:
+                raise make_refusal(self._plan.isolation, told)
+            case other:
+                raise make_refusal(self._plan.isolation, other)
 
     def _read(self, line: bytes) -> Message:
         try:
@@ -215,7 +270,8 @@ class Zygote:
                 case {"importing": str(module)}:
                     return Importing(module)
                 case {"forked": int(pid)}:
-                    return Forked(pid, self._descriptors.popleft() if self._descriptors else -1)
+                    handle = self._descriptors.popleft() if self._descriptors else -1
+                    return Forked(pid, handle, self._check_child(handle))
                 case {"unforked": str(reason)}:
                     return NotForked(reason)
                 case {"exited": int(pid), "status": int(status)}:
@@ -228,6 +284,19 @@ class Zygote:
             raise _not_understood(line[:80]) from error
         raise _not_understood(line[:80])
 
+    def _check_child(self, handle: int) -> int:
+        """Return the process id behind a worker's pidfd, 0 when it has ended.
+
+        The zygote may show us any process that it can see, and we would kill it when we are done.
+        """
+        if handle < 0:
+            return 0
+        pid = read_pid(handle)
+        if pid == 0 or read_parent(pid) in (self._jailed_pid, None):
+            return pid
+        os.close(handle)
+        raise _not_understood(b"a process that is no child of its own")
+
     # Asking it
 
     def request_worker(self, start: int, output: int, wire: int) -> None:
@@ -236,17 +305,19 @@ class Zygote:
 
     def print_stack(self) -> None:
         """Have it print where it stands: faulthandler does, even inside an endless loop of C code."""
-        self._signal(signal.SIGUSR1)
+        if self._jailed >= 0 and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._jailed, signal.SIGUSR1)
 
     # Its end
 
     def kill(self) -> None:
-        """End it now. Its workers end with it."""
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
+        """End it now. Its workers end with it, and whatever else is in the jail."""
         if self._handle >= 0 and self._process.returncode is None:
-            signal.pidfd_send_signal(self._handle, number)
+            # We have not waited for it, so the number is still its own. Nobody in the jail can leave the
+            # process group; one that its modules forked without telling us ends here too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def wait_end(self) -> str:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
@@ -270,8 +341,30 @@ class Zygote:
         self._control.close()
         os.close(self._handle)
         self._handle = -1
+        if self._jailed >= 0:
+            os.close(self._jailed)
+            self._jailed = -1
         while self._descriptors:
             os.close(self._descriptors.popleft())
+
+
+def read_pid(handle: int) -> int:
+    """Return our number for the process behind a pidfd; 0 when it has ended and was waited for."""
+    with open(f"/proc/self/fdinfo/{handle}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return max(0, int(line.split()[1]))
+    raise _not_understood(b"a descriptor that is no process")
+
+
+def read_parent(pid: int) -> int | None:
+    """Return a process's parent, or None when there is no such process any more."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            # After the name, which may hold anything, spaces and brackets too.
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _cannot_start(error: OSError) -> SandboxUnavailableError:

@@ -31,6 +31,7 @@ from flux.sandbox.base import Sandbox
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Runnable
 from flux.supervisor.sandboxes import Sandboxes
+from flux.tenant import Tenant
 
 
 class UnknownFunctionError(OperatorError):
@@ -93,9 +94,16 @@ class Deployments:
     """What is served, and making the next one ready. Runs its sandboxes in ``nursery``."""
 
     def __init__(
-        self, nursery: trio.Nursery, artifacts: Path, *, idle_workers: int, on_output: Callable[[str], None]
+        self,
+        nursery: trio.Nursery,
+        artifacts: Path,
+        tenant: Tenant,
+        *,
+        idle_workers: int,
+        on_output: Callable[[str], None],
     ) -> None:
         self._nursery = nursery
+        self._tenant = tenant
         self._artifacts = artifacts
         self._idle_workers = idle_workers
         self._on_output = on_output
@@ -111,7 +119,10 @@ class Deployments:
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
         config = project.config
         sandboxes = Sandboxes(
-            attrs.evolve(project, root=folder), idle_workers=self._idle_workers, on_output=self._on_output
+            attrs.evolve(project, root=folder),
+            self._tenant,
+            idle_workers=self._idle_workers,
+            on_output=self._on_output,
         )
         scope = await self._nursery.start(_run_sandboxes, sandboxes)
         try:
@@ -193,6 +204,7 @@ def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
                 target = unfinished / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(project.root / path, target)
+            _open_to_guests(unfinished)
             # Renamed when whole, so that a folder of this name is always all of it.
             unfinished.rename(folder)
         except BaseException:
@@ -205,6 +217,12 @@ def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
             remedy="free space there, or make the folder yours: ls -ld " + str(artifacts),
         ) from error
     return artifact_hash, folder
+
+
+def _open_to_guests(folder: Path) -> None:
+    """Let every user read the artifact: its guests may be somebody else, and only they get past its parent."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def make_runnable(

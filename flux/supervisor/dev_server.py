@@ -252,7 +252,11 @@ class _Server:
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             deployments = Deployments(
-                nursery, self._flux_folder / "artifacts", idle_workers=IDLE_WORKERS, on_output=self._story.output
+                nursery,
+                self._flux_folder / "artifacts",
+                Tenant(),
+                idle_workers=IDLE_WORKERS,
+                on_output=self._story.output,
             )
             host = FunctionHost(deployments, self._executor, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))

@@ -4,24 +4,29 @@ Python functions run in processes, JavaScript, TypeScript and wasm in isolates. 
 above knows which: each function has a `Sandbox`, found by `Sandboxes.find`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import trio
 
+from flux.config import Config
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
 from flux.project import Project, list_function_files
 from flux.sandbox.base import BadFunctionError, Sandbox
-from flux.sandbox.process import ProcessSandbox
+from flux.sandbox.jail import find_tenant_uid
+from flux.sandbox.process import DATA_BYTES_MAX, ProcessSandbox
 from flux.sandbox.wasm import WasmSandbox
 from flux.sandbox.wasm_cache import default_folder
+from flux.tenant import Tenant
 
 
 class Sandboxes:
     """What runs one deployment. Run `run` in a nursery; started once all of its code is loaded."""
 
-    def __init__(self, project: Project, *, idle_workers: int, on_output: Callable[[str], None]) -> None:
+    def __init__(
+        self, project: Project, tenant: Tenant, *, idle_workers: int, on_output: Callable[[str], None]
+    ) -> None:
         """``project`` is the artifact, not the folder that people edit."""
         config = project.config
         runtimes = {file.runtime for file in list_function_files(project)}
@@ -31,6 +36,9 @@ class Sandboxes:
                 ProcessSandbox(
                     project.root,
                     config.project.functions,
+                    isolation=config.sandbox.isolation,
+                    uid=find_guest_uid(config, tenant),
+                    data_bytes_max=max(DATA_BYTES_MAX, *_list_memory_limits(config)),
                     idle_target=idle_workers,
                     warm=config.sandbox.warm,
                     on_output=on_output,
@@ -38,7 +46,9 @@ class Sandboxes:
             )
         if runtimes - {"python"}:
             self._sandboxes.append(
-                WasmSandbox(project.root, config.project.functions, cache=default_folder(), on_output=on_output)
+                WasmSandbox(
+                    project.root, config.project.functions, cache=default_folder(), on_output=on_output
+                )
             )
 
     @property
@@ -84,3 +94,18 @@ class Sandboxes:
                     f"{there.file}:{there.line}",
                     remedy="give one of them another name",
                 )
+
+
+def find_guest_uid(config: Config, tenant: Tenant) -> int | None:
+    """Return who the tenant's guests are, or None for who we are.
+
+    Somebody else can read only what is open to all, so a user of its own belongs to the strict jail, which has
+    the guest's files and no others, wherever they lie outside.
+    """
+    return find_tenant_uid(tenant.name) if config.sandbox.isolation == "strict" else None
+
+
+def _list_memory_limits(config: Config) -> Iterable[int]:
+    yield config.limits.memory_bytes_max
+    for name in config.functions:
+        yield config.get_limits(name).memory_bytes_max

@@ -122,10 +122,10 @@ def list_processes(root: int) -> dict[int, int]:
 
 
 def list_workers(supervisor: int) -> list[int]:
-    """Processes two below the supervisor: it has a zygote, and the zygote has workers."""
-    processes = list_processes(supervisor)
-    zygotes = {pid for pid, parent in processes.items() if parent == supervisor}
-    return [pid for pid, parent in processes.items() if parent in zygotes]
+    """Processes that nobody hangs on, three or more below the supervisor: those nearer keep the workers' jail."""
+    parents = list_processes(supervisor)
+    leaves = parents.keys() - set(parents.values())
+    return [pid for pid in leaves if parents.get(parents.get(parents[pid], supervisor), supervisor) != supervisor]
 
 
 def kill(pid: int) -> bool:

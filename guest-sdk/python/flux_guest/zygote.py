@@ -1,8 +1,8 @@
 """The zygote: imports a deployment's code once, then forks a worker whenever the host asks.
 
-Run by the host as ``python -m flux_guest.zygote PROJECT FUNCTIONS PARENT CONTROL WARM``: the
-folders, the host's process id, the descriptor of the control socket, and 1 when a worker
-serves more than one execution. JSON lines go to the host:
+The host builds a jail (docs/security.md) around the process and then calls `main`, with what a
+worker is to call to have the jail tightened. Descriptor 3 is the control socket. JSON lines go to
+the host:
 
     {"importing": "functions/a.py"}      what it is at
     {"ready": {"functions": [...]}}      the code is imported
@@ -34,19 +34,14 @@ from flux_guest import _registry, _report, _validation, _values, _worker
 
 _fork = os.fork  # Functions find it closed.
 PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 CONTROL = 3
 TRACEBACK_CHARACTERS_MAX = 20_000
 
 
-def _prctl(option: int, value: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
-def _die_with_parent(parent: int) -> None:
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before the request took hold.
+def _die_with_zygote(zygote: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != zygote:  # It died before the request took hold.
         os._exit(0)
 
 
@@ -124,10 +119,13 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
 class Zygote:
     """The fork server."""
 
-    def __init__(self, project: Path, control: socket.socket, worker: _worker.Worker) -> None:
+    def __init__(
+        self, project: Path, control: socket.socket, worker: _worker.Worker, confine: Callable[[], None]
+    ) -> None:
         self._project = project
         self._control = control
         self._worker = worker
+        self._confine = confine
         self._workers: set[int] = set()
 
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
@@ -193,8 +191,7 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _die_with_parent(zygote)
-            os.setpgid(0, 0)
+            _die_with_zygote(zygote)
             start, output, wire = descriptors
             os.dup2(start, 0)
             os.dup2(output, 1)
@@ -203,6 +200,7 @@ class Zygote:
             for descriptor in (*descriptors, *own):
                 os.close(descriptor)
             self._control.detach()
+            self._confine()
             self._worker.serve()
             os._exit(0)
         except BaseException:
@@ -217,36 +215,14 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            # Whoever ended, what it had left running is our child now, and so is what that had left.
-            self._end_strays()
             if pid in self._workers:
                 self._workers.discard(pid)
                 self._say({"exited": pid, "status": status})
 
-    def _end_strays(self) -> None:
-        """Kill what a worker left running: its orphans became our children."""
-        path = f"/proc/self/task/{os.getpid()}/children"
-        with open(path) as file:
-            children = {int(word) for word in file.read().split()}
-        for pid in children - self._workers:
-            os.kill(pid, signal.SIGKILL)
 
-
-def main() -> None:
-    """Read the command line and serve."""
-    project, functions, parent = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    _die_with_parent(parent)
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+def main(project: str, functions: str, *, warm: bool, confine: Callable[[], None]) -> None:
+    """Serve a project; each worker calls ``confine`` before it runs anything."""
     faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
-    sys.path.insert(0, str(project))
-    os.dup2(int(sys.argv[4]), CONTROL, inheritable=False)
-    if int(sys.argv[4]) != CONTROL:
-        os.close(int(sys.argv[4]))
     control = socket.socket(fileno=CONTROL)
-    worker = _worker.Worker(str(project), warm=sys.argv[5] == "1")
-    Zygote(project, control, worker).run(functions)
-
-
-if __name__ == "__main__":
-    main()
+    Zygote(Path(project), control, _worker.Worker(project, warm=warm), confine).run(functions)

@@ -1,0 +1,144 @@
+"""The jail as the supervisor sees it: the command that starts a program in it, and its refusals.
+
+Two levels. ``core`` is what any Linux with Landlock and seccomp gives a process, root or
+not. ``strict``, the default, adds namespaces: what a guest must not touch is then not
+merely forbidden but absent. A level is never lowered by itself: where a layer can't be put
+on, nothing starts, and the error names the layer, the call and what to do. Writing
+``isolation = "core"`` is somebody's decision, and each record says what was in force.
+
+How the walls are built is told by the modules ``jail_*``; they run in the process that is
+jailed (`flux.sandbox.jail_main`).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import attrs
+
+from flux.errors import OperatorError
+from flux.sandbox.jail_plan import Plan
+from flux.sandbox.jail_privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, has_capabilities
+
+ENVIRONMENT: Mapping[str, str] = {
+    "PYTHONHASHSEED": "0",  # Fixed, so that sets and dicts of text repeat their order.
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUTF8": "1",
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+}
+"""What the interpreter in the jail starts with; most of it is forgotten before user code runs."""
+
+PROBE_PATIENCE_S = 60.0
+UID_FIRST, UID_COUNT = 0x70000000, 0x0FFFFFFE
+"""User ids that nobody gives to people, containers or services (systemd's UIDS-GIDS leaves them unused)."""
+
+REMEDIES: Mapping[str, str] = {
+    "landlock": "Landlock needs Linux 5.13 or newer, built with it and booted with it: see `lsm=` in "
+    "/proc/cmdline. No level works without it",
+    "seccomp": "seccomp filters need a kernel built with CONFIG_SECCOMP_FILTER, on x86_64. No level works without them",
+    "namespaces": "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile), or start as root, "
+    'or choose less: isolation = "core" under [sandbox] in flux.toml',
+    "user": "the guest's user must be able to read Python, its packages and the project's copy under .flux: "
+    "chmod -R o+rX there, or start as an ordinary user",
+}
+
+
+class IsolationUnavailableError(OperatorError):
+    """A layer that the chosen isolation needs can't be put on here."""
+
+    code = "FLX420"
+
+
+@attrs.frozen
+class LayerFinding:
+    """One layer, tried from inside."""
+
+    name: str
+    """``descriptors``, ``environment``, ``limits``, ``privileges``, ``landlock``, ``seccomp``; in strict
+    also ``namespaces`` and ``user``."""
+    ok: bool
+    """Whether it refused what it is there to refuse."""
+    detail: str
+    """What was seen."""
+
+
+def make_command(plan: Plan) -> list[str]:
+    """Return the command that starts ``plan``; its environment is `ENVIRONMENT`."""
+    return [sys.executable, "-s", "-P", "-m", "flux.sandbox.jail_main", plan.encode()]
+
+
+def find_tenant_uid(tenant: str) -> int | None:
+    """Return the user id that a tenant's guests get, or None when we may not give one away.
+
+    It follows from the name, so that it is the same after every start. Two tenants among thousands may
+    get the same one; they are still apart by every other layer.
+    """
+    if os.geteuid() != 0 or not has_capabilities(CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_KILL):
+        return None
+    return UID_FIRST + int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:8]) % UID_COUNT
+
+
+def make_refusal(isolation: str, told: object) -> IsolationUnavailableError:
+    """Return the error for what a process that could not build its jail told."""
+    match told:
+        case {"layer": str(layer), "call": str(call), "errno": int(number), "detail": str(detail)}:
+            reason = detail or f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+            return IsolationUnavailableError(
+                f'isolation "{isolation}" can\'t be had here: layer {layer}, {call}: {reason}',
+                remedy=REMEDIES.get(layer, "flux explain FLX420"),
+            )
+    return IsolationUnavailableError(
+        f'isolation "{isolation}" can\'t be had here: the process that builds it said {told!r:.200}',
+        remedy="flux explain FLX420",
+    )
+
+
+def probe_jail(isolation: str, uid: int | None) -> tuple[LayerFinding, ...]:
+    """Build the jail in a process that is thrown away and try each wall from inside.
+
+    Waits, half a second at most as a rule: for a thread. Raises `IsolationUnavailableError` when a layer
+    can't be put on, or does not hold.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, ours.makefile("rb") as control:
+            with theirs:
+                plan = Plan(isolation, os.getpid(), theirs.fileno(), "probe", uid=uid)
+                done = subprocess.run(
+                    make_command(plan),
+                    env=dict(ENVIRONMENT),
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=PROBE_PATIENCE_S,
+                    check=False,
+                )
+            lines = control.read().splitlines()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise IsolationUnavailableError(
+            f'isolation "{isolation}" can\'t be tried: {error}', remedy="flux explain FLX420"
+        ) from error
+    findings = _read_findings(isolation, lines, done.stderr)
+    for finding in findings:
+        if not finding.ok:
+            told = {"layer": finding.name, "call": "the wall was tried from inside", "errno": 0}
+            raise make_refusal(isolation, {**told, "detail": finding.detail})
+    return findings
+
+
+def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[LayerFinding, ...]:
+    for line in lines:
+        match json.loads(line):
+            case {"layers": list(layers)}:
+                return tuple(LayerFinding(**layer) for layer in layers)
+            case {"refused": told}:
+                raise make_refusal(isolation, told)
+    raise make_refusal(isolation, printed.decode(errors="replace").strip()[-200:])

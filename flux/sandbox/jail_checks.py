@@ -1,0 +1,116 @@
+"""Inside the jail: try each wall and tell what it said.
+
+A layer that was set up without an error is not yet a layer that holds: a container's own
+seccomp profile may answer in the kernel's place. So a probe, jailed like a zygote, tries
+what each layer is there to refuse.
+"""
+
+import errno
+import os
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from flux.sandbox.jail_linux import PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, SYS_PRCTL, try_call
+from flux.sandbox.jail_namespaces import HOST_NAME, NOBODY
+from flux.sandbox.jail_plan import Plan
+from flux.sandbox.jail_privileges import KEPT_VARIABLES, read_capabilities
+
+Finding = tuple[bool, str]
+"""Whether it holds, and what was seen."""
+
+_FILTERING = 2
+
+
+def run(plan: Plan, abi: int) -> dict[str, Any]:
+    """Return the findings, one for each layer."""
+    checks: dict[str, Callable[[], Finding]] = {
+        "descriptors": _check_descriptors,
+        "environment": _check_environment,
+        "limits": lambda: _check_limits(plan),
+        "privileges": _check_privileges,
+        "landlock": lambda: _check_landlock(abi),
+        "seccomp": _check_seccomp,
+    }
+    if plan.isolation == "strict":
+        checks["namespaces"] = _check_namespaces
+        checks["user"] = lambda: _check_user(plan)
+    layers = []
+    for name, check in checks.items():
+        ok, seen = check()
+        layers.append({"name": name, "ok": ok, "detail": seen})
+    return {"layers": layers}
+
+
+def _check_descriptors() -> Finding:
+    found = []
+    for descriptor in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            continue
+        found.append(descriptor)
+    return found == [0, 1, 2, 3], f"open: {found}"
+
+
+def _check_environment() -> Finding:
+    return set(os.environ) <= set(KEPT_VARIABLES), " ".join(sorted(os.environ)) or "empty"
+
+
+def _check_limits(plan: Plan) -> Finding:
+    data = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    written = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    return (
+        0 < data <= plan.data_bytes_max and written == 0,
+        f"memory {data >> 20} MiB, files written {written} B",
+    )
+
+
+def _check_privileges() -> Finding:
+    capabilities = read_capabilities()
+    locked = try_call(SYS_PRCTL, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+    return capabilities == 0 and locked == 1, f"capabilities {capabilities:#x}, no new privileges"
+
+
+def _check_landlock(abi: int) -> Finding:
+    # Anybody may list the root folder, and no rule of ours gives it.
+    refused = _errno_of(lambda: os.listdir("/"))
+    return refused == errno.EACCES, f"version {abi}; listing / : {_name(refused)}"
+
+
+def _check_seccomp() -> Finding:
+    mode = try_call(SYS_PRCTL, PR_GET_SECCOMP, 0, 0, 0, 0)
+    refused = _errno_of(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close())
+    return mode == _FILTERING and refused == errno.EPERM, f"mode {mode}; socket() : {_name(refused)}"
+
+
+def _check_namespaces() -> Finding:
+    alone = (os.getppid(), os.getpid()) == (1, 2)
+    named = os.uname().nodename == HOST_NAME.decode()
+    absent = [
+        path for path in ("/etc/passwd", "/proc/self", "/dev/null", "/sys/kernel") if not os.path.exists(path)
+    ]
+    return alone and named and len(
+        absent
+    ) == 4, f"process {os.getpid()} of its own; absent: {' '.join(absent)}"
+
+
+def _check_user(plan: Plan) -> Finding:
+    expected = NOBODY if plan.uid is None else plan.uid
+    of_its_own = "in a user namespace" if plan.uid is None else "of the tenant's own"
+    return os.getuid() == os.geteuid() == expected and os.getgroups() in ([], [expected]), (
+        f"uid {os.getuid()} {of_its_own}"
+    )
+
+
+def _errno_of(attempt: Callable[[], object]) -> int:
+    try:
+        attempt()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, "allowed" if number == 0 else str(number))

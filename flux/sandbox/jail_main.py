@@ -1,0 +1,212 @@
+"""The program that builds a jail around itself and becomes what is to live in it.
+
+``python -m flux.sandbox.jail_main PLAN``, started by the supervisor (`flux.sandbox.jail`).
+It reads the plan, puts on layer after layer, each of them for good, and only then hands
+over: to the zygote, which imports the user's code, or to the probe, which tries the walls.
+
+In ``strict`` three processes come of it. A PID namespace begins with a child, so the process
+that was started, the *keeper*, makes one and only waits from then on. The child is process 1,
+whom no signal from inside reaches and without whom the kernel ends all others: no place for
+code that means to end by a signal and be seen to. So it too only waits, for its child, the
+zygote. When one of the three ends the others do, and the keeper ends as the zygote ended. All
+wear the same jail.
+
+On the control socket, before anything else, goes one line::
+
+    {"jailed": true}                                          with the pidfd of the one in the jail
+    {"refused": {"layer": ..., "call": ..., "errno": ..., "detail": ...}}
+"""
+
+import errno
+import importlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import sysconfig
+from collections.abc import Callable
+from typing import NoReturn
+
+from flux.sandbox import jail_checks
+from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
+from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent
+from flux.sandbox.jail_namespaces import separate, shrink_root
+from flux.sandbox.jail_plan import Plan
+from flux.sandbox.jail_privileges import (
+    clear_environment,
+    close_descriptors,
+    drop_privileges,
+    limit_resources,
+    limit_worker,
+)
+from flux.sandbox.jail_seccomp import install, make_worker_filter, make_zygote_filter
+
+CONTROL = 3
+REFUSED_STATUS = 71
+SDK = "flux_guest"
+"""Found by name when it is needed: host and guests share no code."""
+WORKER_CPU_S = 24 * 3600
+"""The supervisor owns the deadline; this is for a worker that somehow outlived it."""
+SYSTEM_LIBRARIES = (
+    *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache"),
+    "/usr/share/zoneinfo",
+)
+"""Shared objects that Python's own modules load, and time zones. Nothing in them is anybody's secret."""
+
+
+def main(arguments: list[str]) -> None:
+    """Build the jail that ``arguments`` describe and live in it."""
+    plan = Plan.decode(arguments[0])
+    die_with_parent(plan.parent)
+    if plan.control != CONTROL:
+        os.dup2(plan.control, CONTROL, inheritable=False)
+    try:
+        # What is imported now need not be readable later; none of it is the user's.
+        module = importlib.import_module(f"{SDK}.zygote") if plan.program == "zygote" else None
+        abi = _build(plan)
+    except (LayerRefusedError, OSError) as error:
+        _refuse(error)
+    if module is None:
+        with socket.socket(fileno=CONTROL) as control:
+            control.sendall(json.dumps(jail_checks.run(plan, abi)).encode() + b"\n")
+        return
+    module.main(plan.project, plan.functions, warm=plan.warm, confine=_confine_worker)
+
+
+def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
+    if not isinstance(error, LayerRefusedError):
+        error = LayerRefusedError("files", f"open({error.filename})", error.errno or 0)
+    told = {"layer": error.layer, "call": error.call, "errno": error.number, "detail": error.detail}
+    os.write(CONTROL, json.dumps({"refused": told}).encode() + b"\n")
+    os._exit(REFUSED_STATUS)
+
+
+def _build(plan: Plan) -> int:
+    """Put on every layer, in the order in which one makes the next possible; return Landlock's version."""
+    check_machine()
+    clear_environment()
+    close_descriptors((0, 1, 2, CONTROL))
+    readable = list_readable(plan.project)
+    sys.path[:] = _list_path(plan.project, readable)
+    if plan.isolation == "strict":
+        separate(as_user=plan.uid is None)
+        shrink_root(readable)
+    limit_resources(plan.data_bytes_max, counts_processes=plan.isolation == "strict")
+    drop_privileges(plan.uid)
+    _check_readable(readable)
+    abi = restrict_to_reading(readable)
+    # Every change of credentials has undone it.
+    die_with_parent(plan.parent)
+    if plan.isolation == "strict":
+        _enter_pid_namespace()
+    _tell_jailed()
+    # Signals stay in the jail by its PID namespace, or else by Landlock.
+    install(make_zygote_filter(may_signal=plan.isolation == "strict" or abi >= SCOPES_FROM_ABI))
+    return abi
+
+
+def list_readable(project: str) -> list[str]:
+    """Return the files and folders that can be read in the jail: Python, its libraries, the SDK, the code."""
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    if sys.base_prefix != "/usr":
+        own.append(os.path.join(sys.base_prefix, "lib"))  # Where a Python that brings its libraries has them.
+    packages = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    sdk = importlib.util.find_spec(SDK)
+    assert sdk is not None and sdk.origin is not None, f"{SDK} is installed with Flux"
+    wanted = [
+        *own,
+        *packages,
+        *SYSTEM_LIBRARIES,
+        os.path.dirname(sdk.origin),
+        *([project] if project else []),
+    ]
+    return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
+
+
+def _list_path(project: str, readable: list[str]) -> list[str]:
+    """Return ``sys.path`` as it is in the jail: the project, and what of it can be read."""
+    there = [entry for entry in sys.path if any(f"{entry}/".startswith(f"{path}/") for path in readable)]
+    return [project, *there] if project else there
+
+
+def _check_readable(paths: list[str]) -> None:
+    """Refuse to go on without Python or without the code: later it would look as if they were not there."""
+    for path in paths:
+        if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+            raise LayerRefusedError(
+                "user", f"access({path})", errno.EACCES, f"user {os.getuid()} can't read {path}"
+            )
+
+
+def _enter_pid_namespace() -> None:
+    """Go on as the child of the first process of the new PID namespace."""
+    keeper_reader, keeper_writer = os.pipe()
+    status_reader, status_writer = os.pipe()
+    first = os.fork()
+    if first != 0:
+        _keep(first, status_reader, keeper_writer)
+    os.close(keeper_writer)
+    # Its parent is outside of the namespace, where it can't be seen: the pipe tells whether it lives.
+    die_with_parent(0)
+    if select.select([keeper_reader], [], [], 0)[0]:
+        os._exit(0)
+    zygote = os.fork()
+    if zygote != 0:
+        _wait_as_first(zygote, status_writer)
+    die_with_parent(1)
+    for descriptor in (keeper_reader, status_reader, status_writer):
+        os.close(descriptor)
+
+
+def _keep(first: int, status: int, alive: int) -> NoReturn:
+    """Wait for the namespace's first process; end as the zygote did, whose wait status it writes."""
+    # Whoever reads from the jail must see its end when the zygote ends, not when we do.
+    close_descriptors((status, alive))
+    install(make_zygote_filter(may_signal=True))
+    _, own = os.waitpid(first, 0)
+    _end_like(struct.unpack("=i", os.read(status, 4) or struct.pack("=i", own))[0])
+
+
+def _wait_as_first(zygote: int, status: int) -> NoReturn:
+    """Be process 1 of the namespace: wait for children that lost their parent, until the zygote has ended."""
+    close_descriptors((status,))
+    install(make_zygote_filter(may_signal=True))
+    while True:
+        ended, how = os.waitpid(-1, 0)
+        if ended == zygote:
+            os.write(status, struct.pack("=i", how))
+            os._exit(0)
+
+
+def _end_like(status: int) -> NoReturn:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def _tell_jailed() -> None:
+    handle = os.pidfd_open(os.getpid())
+    control = socket.socket(fileno=os.dup(CONTROL))
+    socket.send_fds(control, [b'{"jailed": true}\n'], [handle])
+    control.close()
+    os.close(handle)
+
+
+def _confine_worker() -> None:
+    """Tighten the jail around a worker that has just been forked."""
+    limit_worker(WORKER_CPU_S)
+    install(make_worker_filter(os.getpid()))
+
+
+Confine = Callable[[], None]
+"""What a worker calls before it runs anything."""
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,44 @@
+"""What a jailed process is told: which walls, what it may read, what it becomes.
+
+The supervisor writes a `Plan`, the process that will be jailed reads it from its command
+line. It is a dataclass and no attrs class because it is imported by every guest process,
+which has no use for attrs.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The jail to build and the program to be in it."""
+
+    isolation: str
+    """``strict`` or ``core``."""
+    parent: int
+    """Process id of the supervisor: the jail ends with it."""
+    control: int
+    """Descriptor of the control socket; the only one kept beside 0, 1 and 2."""
+    program: str
+    """``zygote`` or ``probe``."""
+    project: str = ""
+    """Folder of the deployment's code: the jail's one readable folder that is not Python."""
+    functions: str = ""
+    """Folder of the functions, relative to the project's."""
+    warm: bool = False
+    """Whether a worker serves more than one execution."""
+    uid: int | None = None
+    """User and group id to become (strict, started as root), or None to stay who we are."""
+    data_bytes_max: int = 1024 * MIB
+    """Private memory that any process in the jail can have at most."""
+
+    def encode(self) -> str:
+        """Return the plan as one line."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def decode(text: str) -> "Plan":
+        """Return the plan that `encode` wrote."""
+        return Plan(**json.loads(text))

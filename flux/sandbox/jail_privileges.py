@@ -1,0 +1,146 @@
+"""The layers that every process can put on by itself: descriptors, environment, limits, privileges.
+
+They take away what a process inherits: open descriptors, variables, the right to use the
+machine up, the capabilities of root. None of them needs a privilege to be put on.
+"""
+
+import ctypes
+import os
+import resource
+import struct
+from collections.abc import Iterable
+
+from flux.sandbox.jail_linux import (
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAPBSET_DROP,
+    PR_CAPBSET_READ,
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    SYS_CAPGET,
+    SYS_CAPSET,
+    SYS_CLOSE_RANGE,
+    SYS_PRCTL,
+    LayerRefusedError,
+    call,
+    prctl,
+    try_call,
+)
+
+CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_ADMIN = 5, 6, 7, 8, 21
+_CAPABILITY_VERSION_3 = 0x20080522
+
+GIB = 2**30
+MIB = 2**20
+ADDRESS_SPACE_BYTES = 16 * GIB
+"""A bound on page tables, which no other limit counts; memory itself is RLIMIT_DATA's."""
+STACK_BYTES = 8 * MIB
+"""RLIMIT_DATA does not count stacks: one that may grow is memory past the limit."""
+DESCRIPTORS_MAX = 256
+PROCESSES_MAX = 4096
+"""Of one jail: workers in waiting and at work. Holds where the jail has a user id, or user namespace, of its own."""
+
+KEPT_VARIABLES = ("LANG", "TZ")
+"""Read by C code at any time; the rest did its work when the interpreter started."""
+
+
+def close_descriptors(keep: Iterable[int]) -> None:
+    """Close every descriptor but these: whatever was open by mistake ends here."""
+    first = 0
+    for descriptor in sorted(keep):
+        if descriptor > first:
+            call("descriptors", "close_range", SYS_CLOSE_RANGE, first, descriptor - 1, 0)
+        first = descriptor + 1
+    call("descriptors", "close_range", SYS_CLOSE_RANGE, first, 0xFFFFFFFF, 0)
+
+
+def clear_environment() -> None:
+    """Forget every variable but the ones in `KEPT_VARIABLES`."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    os.environ.clear()
+    os.environ.update(kept)
+
+
+def limit_resources(data_bytes_max: int, *, counts_processes: bool) -> None:
+    """Bound what this process and its children can use.
+
+    ``counts_processes`` only where the count is the jail's own: it is kept by user, and elsewhere the
+    server's and everybody else's processes would be in it.
+    """
+    limits = {
+        "DATA": data_bytes_max,
+        "AS": ADDRESS_SPACE_BYTES,
+        "STACK": STACK_BYTES,
+        "NOFILE": DESCRIPTORS_MAX,
+        "FSIZE": 0,
+        "CORE": 0,
+        "MEMLOCK": 0,
+        "MSGQUEUE": 0,
+        "SIGPENDING": 64,
+        "NICE": 0,
+        "RTPRIO": 0,
+    }
+    if counts_processes:
+        limits["NPROC"] = PROCESSES_MAX
+    for name, value in limits.items():
+        number = getattr(resource, f"RLIMIT_{name}")
+        soft, hard = resource.getrlimit(number)
+        # Never raise what somebody above us has set lower.
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        _set_limit(name, number, (bound if soft == resource.RLIM_INFINITY else min(bound, soft), bound))
+
+
+def limit_worker(cpu_s: int) -> None:
+    """Bound one worker: no children, and an end of its processor time should nobody else end it."""
+    _set_limit("NPROC", resource.RLIMIT_NPROC, (0, 0))
+    _set_limit("CPU", resource.RLIMIT_CPU, (cpu_s, cpu_s))
+
+
+def _set_limit(name: str, number: int, values: tuple[int, int]) -> None:
+    try:
+        resource.setrlimit(number, values)
+    except OSError as error:
+        raise LayerRefusedError("limits", f"setrlimit(RLIMIT_{name})", error.errno or 0) from error
+    except ValueError as error:
+        raise LayerRefusedError("limits", f"setrlimit(RLIMIT_{name})", 0, str(error)) from error
+
+
+def read_capabilities() -> int:
+    """Return the effective capabilities as bits."""
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    data = ctypes.create_string_buffer(24)
+    call("privileges", "capget", SYS_CAPGET, header, data)
+    low, _, _, high, _, _ = struct.unpack("=6I", data.raw)
+    return int(low | high << 32)
+
+
+def has_capabilities(*numbers: int) -> bool:
+    """Whether all of these are effective."""
+    effective = read_capabilities()
+    return all(effective >> number & 1 for number in numbers)
+
+
+def drop_privileges(uid: int | None) -> None:
+    """Give up every capability, for good; become ``uid``, who owns nothing and has no groups, unless None."""
+    if has_capabilities(CAP_SETPCAP):
+        number = 0
+        while try_call(SYS_PRCTL, PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
+            prctl("privileges", f"PR_CAPBSET_DROP, {number}", PR_CAPBSET_DROP, number)
+            number += 1
+    prctl("privileges", "PR_CAP_AMBIENT_CLEAR_ALL", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    if uid is not None:
+        _become(uid)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
+    call("privileges", "capset", SYS_CAPSET, header, ctypes.create_string_buffer(24))
+    prctl("privileges", "PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
+    # Nobody of the same user attaches to it or reads its memory through /proc.
+    prctl("privileges", "PR_SET_DUMPABLE", PR_SET_DUMPABLE, 0)
+
+
+def _become(uid: int) -> None:
+    try:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        raise LayerRefusedError("user", f"setresuid({uid})", error.errno or 0) from error
