@@ -17,15 +17,16 @@ PATIENCE_S = 0.5
 OFFERED_MAX = 50
 
 
-def _ask(*path: str, **query: object) -> dict[str, Any]:
+def _ask(context: click.Context, *path: str, **query: object) -> dict[str, Any]:
     from flux.cli.client import open_client
 
-    try:
-        return dict(
-            open_client(connect_timeout_s=PATIENCE_S).get(*path, timeout_s=PATIENCE_S, **query).record.data
-        )
-    except FluxError:
-        return {}
+    # Nothing runs, so no context is the current one; what was said of the server stands in this one.
+    with context.scope(cleanup=False):
+        try:
+            client = open_client(connect_timeout_s=PATIENCE_S)
+            return dict(client.get(*path, timeout_s=PATIENCE_S, **query).record.data)
+        except FluxError:
+            return {}
 
 
 def _item(value: Any, help_text: str = "") -> CompletionItem | None:
@@ -36,13 +37,13 @@ def _item(value: Any, help_text: str = "") -> CompletionItem | None:
 
 
 def execution_ids(
-    _context: click.Context, _parameter: click.Parameter, incomplete: str
+    context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of the latest executions, each with its route and status."""
     offers: list[CompletionItem | None] = []
     if not incomplete or incomplete.startswith("@"):
         offers += [_item("@-1", "the latest execution"), _item("@last-error", "the latest failure")]
-    for summary in _ask("executions", n=OFFERED_MAX).get("executions", []):
+    for summary in _ask(context, "executions", n=OFFERED_MAX).get("executions", []):
         if isinstance(summary, dict):
             words = (summary.get("method"), summary.get("path") or summary.get("function"))
             where = " ".join(str(word) for word in words if word)
@@ -53,10 +54,10 @@ def execution_ids(
 
 
 def function_names(
-    _context: click.Context, _parameter: click.Parameter, incomplete: str
+    context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Names of the deployed functions, each with its route."""
-    functions = _ask("functions").get("functions", [])
+    functions = _ask(context, "functions").get("functions", [])
     offers = [
         _item(item.get("name"), item.get("route") or "") for item in functions if isinstance(item, dict)
     ]
@@ -64,7 +65,7 @@ def function_names(
 
 
 def filter_words(
-    _context: click.Context, _parameter: click.Parameter, incomplete: str
+    context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The term being typed: its key, then the routes, functions or words that it may have."""
     from flux.filter import KEYS, OUTCOMES, TRIGGERS
@@ -83,7 +84,7 @@ def filter_words(
             "until": ["15m", "1h"],
         }.get(key, [])
         if key in ("route", "function"):
-            functions = _ask("functions").get("functions", [])
+            functions = _ask(context, "functions").get("functions", [])
             field = "route" if key == "route" else "name"
             values = [
                 str(item.get(field) or "").rpartition(" ")[2] for item in functions if isinstance(item, dict)

@@ -2,7 +2,8 @@
 
 Two parts. What this machine has is looked at here. What a running server does
 (isolation, recording, capture) only the server knows, so it is asked; no server is
-no failure, since the doctor is called most when nothing runs, and it is said.
+no failure, since the doctor is called most when nothing runs, and it is said. The
+walls around functions are then tried from here, as a server would.
 """
 
 import sys
@@ -125,6 +126,26 @@ def _check_project() -> Check:
     return Check("project", True, f'"{project.config.project.name}" in {root}, {len(files)} function files')
 
 
+def _check_isolation() -> Iterator[Check]:
+    """Build the jail that the project's functions would run in, and try it."""
+    from flux.config import SandboxConfig
+    from flux.project import find_project, read_project
+    from flux.sandbox.jail import describe_findings, find_guest_uid, probe_jail
+    from flux.tenant import Tenant
+
+    try:
+        level = read_project(find_project(Path())).config.sandbox.isolation
+    except FluxError:  # No project, or one that is no good; `_check_project` has told that.
+        level = SandboxConfig().isolation
+    try:
+        findings = probe_jail(level, find_guest_uid(level, Tenant().name))
+    except FluxError as error:
+        yield Check("isolation", False, f"{error.code} {error.message}", error.remedy)
+        return
+    for line in describe_findings(level, findings):
+        yield Check(str(line["name"]), bool(line["ok"]), str(line["detail"]))
+
+
 def _of_server() -> Iterator[Check]:
     from flux.cli.client import open_client
 
@@ -132,7 +153,8 @@ def _of_server() -> Iterator[Check]:
         answer = open_client().get("checks")
         checks = answer.record.records("checks")
     except (NoServer, ServerUnreachable) as error:
-        yield Check("server", True, f"none is running here, so recording and isolation can't be told ({error.code})")
+        yield Check("server", True, f"none is running here, so recording can't be told ({error.code})")
+        yield from _check_isolation()
         return
     except FluxError as error:
         yield Check("server", False, f"{error.code} {error.message}", error.remedy)

@@ -49,8 +49,8 @@ def command(name: str, data: str | None) -> int:
             Piece(f" · {calls} · {render.code(summary)}", "dim"),
             "   ", Piece(f"flux {'why' if wrong else 'trace'} {summary.text('name')}", "cyan"),
         )  # fmt: skip
-        if (error := render.error_line(summary, story.width, whole=True)) is not None:
-            story.line(*error)
+        for line in render.error_lines(summary, story.width, whole=True):
+            story.line(*line)
     return EXIT_FINDING if wrong else 0
 
 

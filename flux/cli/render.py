@@ -13,7 +13,19 @@ from typing import Any
 from flux.cli import moments
 from flux.cli.failures import MalformedAnswer
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, cells, cut, json_text, pad, padded, spread, wrap_hanging
+from flux.cli.screen import (
+    Line,
+    Piece,
+    cells,
+    cut,
+    json_text,
+    line_cells,
+    pad,
+    padded,
+    spread,
+    wrap,
+    wrap_hanging,
+)
 
 PREFIX_MIN = 3
 """The shortest prefix shown in bold: what is unique on the screen is seldom unique on the server."""
@@ -201,20 +213,29 @@ def summary_line(summary: Record, prefixes: Prefixes, width: int, now: datetime,
     ]
 
 
-def error_line(summary: Record, width: int, *, whole: bool) -> Line | None:
-    """What went wrong, to stand beneath the execution; None when nothing did."""
+def error_lines(summary: Record, width: int, *, whole: bool) -> list[Line]:
+    """What went wrong, to stand beneath the execution on one line, or whole; nothing when nothing did."""
     error = summary.get("error")
     if error is None:
         word = outcome_word(summary)
         if word not in ("killed", "exited", "interrupted"):
-            return None
+            return []
         error = f"{word}: the execution did not end by itself"
     text, where = error_parts(error)
+    mark, style = ("✗ ", "red") if failed(summary) else ("· ", "yellow")
+    indent = " " * 13
     # The place stays whole: of the two, it is what one goes to.
-    room = width - 15 - (cells(where) + 3 if where else 0)
-    shown = text if whole else cut(text, max(20, room))
-    mark = Piece("✗ " + shown, "red") if failed(summary) else Piece("· " + shown, "yellow")
-    return ["             ", mark, Piece("   " + where if where else "", "cyan")]
+    beside = cells(where) + 3 if where else 0
+    if not whole:
+        shown = cut(text, max(20, width - 15 - beside))
+        return [[indent, Piece(mark + shown, style), Piece("   " + where if where else "", "cyan")]]
+    first, *rest = wrap(text, max(20, width - 15))
+    lines: list[Line] = [[indent, Piece(mark + first, style)]]
+    for line in rest:
+        lines.append([indent, Piece("  " + line, style)])
+    if where and line_cells(lines[-1]) + beside <= width:
+        return [*lines[:-1], [*lines[-1], Piece("   " + where, "cyan")]]
+    return [*lines, [indent, Piece("  " + where, "cyan")]] if where else lines
 
 
 def parent_line(summary: Record, names: Mapping[str, str]) -> Line | None:

@@ -159,10 +159,8 @@ class Tail:
     def _show_line(self, summary: Record) -> None:
         width = self._screen.width
         self._screen.cut_line(*render.summary_line(summary, self._prefixes, width, moments.local_now(), 12))
-        error = render.error_line(summary, width, whole=self._whole)
-        if error is not None:
-            # Wanted whole, it may take more than a line of the terminal.
-            (self._screen.line if self._whole else self._screen.cut_line)(*error)
+        for line in render.error_lines(summary, width, whole=self._whole):
+            self._screen.cut_line(*line)
         parent = render.parent_line(summary, self._names)
         if parent is not None:
             self._screen.cut_line(*parent)

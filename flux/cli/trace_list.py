@@ -39,9 +39,9 @@ def command(query: str | None, count: int, before: str | None) -> None:
     lines: list[Line] = []
     for summary in executions:
         lines.append(render.summary_line(summary, prefixes, screen.width, now, time_cells))
-        error = render.error_line(summary, screen.width, whole=said.verbose)
+        lines += render.error_lines(summary, screen.width, whole=said.verbose)
         parent = render.parent_line(summary, names)
-        lines += [line for line in (error, parent) if line is not None]
+        lines += [] if parent is None else [parent]
     if lines and not said.quiet:
         lines.insert(0, render.table_head(screen.width, time_cells))
     screen.page(lines)
