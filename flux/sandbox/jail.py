@@ -85,6 +85,15 @@ def find_tenant_uid(tenant: str) -> int | None:
     return UID_FIRST + int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:8]) % UID_COUNT
 
 
+def find_guest_uid(isolation: str, tenant: str) -> int | None:
+    """Return who a tenant's guests are, or None for who we are.
+
+    Somebody else can read only what is open to all, so a user of its own belongs to the strict jail, which has
+    the guest's files and no others, wherever they lie outside.
+    """
+    return find_tenant_uid(tenant) if isolation == "strict" else None
+
+
 def make_refusal(isolation: str, told: object) -> IsolationUnavailableError:
     """Return the error for what a process that could not build its jail told."""
     match told:
@@ -142,3 +151,12 @@ def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[
             case {"refused": told}:
                 raise make_refusal(isolation, told)
     raise make_refusal(isolation, printed.decode(errors="replace").strip()[-200:])
+
+
+def describe_findings(isolation: str, findings: tuple[LayerFinding, ...]) -> list[dict[str, str | bool]]:
+    """Return the table that ``flux doctor`` prints: the level, then each layer."""
+    detail = f"{isolation}: Python functions are in a jail of {len(findings)} layers, each tried at the start"
+    lines: list[dict[str, str | bool]] = [{"name": "isolation", "ok": True, "detail": detail, "remedy": ""}]
+    for finding in findings:
+        lines.append({"name": finding.name, "ok": finding.ok, "detail": finding.detail, "remedy": ""})
+    return lines

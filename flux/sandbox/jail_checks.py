@@ -51,11 +51,11 @@ def _check_descriptors() -> Finding:
         except OSError:
             continue
         found.append(descriptor)
-    return found == [0, 1, 2, 3], f"open: {found}"
+    return found == [0, 1, 2, 3], f"open are {' '.join(map(str, found))}, and no others"
 
 
 def _check_environment() -> Finding:
-    return set(os.environ) <= set(KEPT_VARIABLES), " ".join(sorted(os.environ)) or "empty"
+    return set(os.environ) <= set(KEPT_VARIABLES), f"empty but for {', '.join(sorted(os.environ)) or 'nothing'}"
 
 
 def _check_limits(plan: Plan) -> Finding:
@@ -63,26 +63,26 @@ def _check_limits(plan: Plan) -> Finding:
     written = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     return (
         0 < data <= plan.data_bytes_max and written == 0,
-        f"memory {data >> 20} MiB, files written {written} B",
+        f"memory at most {data >> 20} MiB, {written} bytes into files",
     )
 
 
 def _check_privileges() -> Finding:
     capabilities = read_capabilities()
     locked = try_call(SYS_PRCTL, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-    return capabilities == 0 and locked == 1, f"capabilities {capabilities:#x}, no new privileges"
+    return capabilities == 0 and locked == 1, f"capabilities {capabilities:#x}, none to be had anew"
 
 
 def _check_landlock(abi: int) -> Finding:
     # Anybody may list the root folder, and no rule of ours gives it.
     refused = _errno_of(lambda: os.listdir("/"))
-    return refused == errno.EACCES, f"version {abi}; listing / : {_name(refused)}"
+    return refused == errno.EACCES, f"version {abi}; listing / is answered {_name(refused)}"
 
 
 def _check_seccomp() -> Finding:
     mode = try_call(SYS_PRCTL, PR_GET_SECCOMP, 0, 0, 0, 0)
     refused = _errno_of(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close())
-    return mode == _FILTERING and refused == errno.EPERM, f"mode {mode}; socket() : {_name(refused)}"
+    return mode == _FILTERING and refused == errno.EPERM, f"mode {mode}; making a socket is answered {_name(refused)}"
 
 
 def _check_namespaces() -> Finding:
@@ -93,7 +93,7 @@ def _check_namespaces() -> Finding:
     ]
     return alone and named and len(
         absent
-    ) == 4, f"process {os.getpid()} of its own; absent: {' '.join(absent)}"
+    ) == 4, f"process {os.getpid()} of its own; there is no {' '.join(absent)}"
 
 
 def _check_user(plan: Plan) -> Finding:

@@ -29,6 +29,7 @@ import trio
 from flux.config import CONFIG_NAME, Config
 from flux.dotenv import parse_dotenv
 from flux.errors import FluxError
+from flux.hidden import HIDDEN_CHARACTERS_MIN
 from flux.project import Project, list_migrations, read_project, read_source_version
 from flux.redact import RedactionRules
 from flux.store.embedded import open_embedded_postgres
@@ -49,6 +50,7 @@ from flux.supervisor.flux_folder import (
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 from flux.supervisor.host import FunctionHost, Publisher, list_grants
+from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
 from flux.supervisor.recovery import Recovered
 from flux.supervisor.watch import watch_project
@@ -134,16 +136,19 @@ async def serve_dev(options: DevOptions, story: Story, stop: trio.Event) -> None
         listeners = await open_listeners("127.0.0.1", port)  # A port in use is known before anything is started.
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
-        database = await stack.enter_async_context(_open_database(options, project.config, flux_folder, story))
         tenant = Tenant()
+        walls = await stack.enter_async_context(probing(project.config, tenant))
+        database = await stack.enter_async_context(_open_database(options, project.config, flux_folder, story))
         secret_values = _read_secrets(options.root)
         backing_began = trio.current_time()
         opened = await stack.enter_async_context(
             open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
         )
         _tell_backing(story, project, opened, trio.current_time() - backing_began)
+        _tell_short_secrets(story, opened.backing)
         await _migrate(project, opened.backing, tenant, story)
-        server = _Server(options.root, project, opened, story, flux_folder, secrets.token_urlsafe(24))
+        isolation = await walls.wait()
+        server = _Server(options.root, project, opened, story, flux_folder, secrets.token_urlsafe(24), isolation)
         await server.run(listeners, stop, began)
 
 
@@ -236,7 +241,14 @@ class _Server:
     """What runs once the backing stands."""
 
     def __init__(
-        self, root: Path, project: Project, opened: OpenedBacking, story: Story, flux_folder: Path, token: str
+        self,
+        root: Path,
+        project: Project,
+        opened: OpenedBacking,
+        story: Story,
+        flux_folder: Path,
+        token: str,
+        isolation: Isolation,
     ) -> None:
         self._root = root
         self._project = project
@@ -245,8 +257,9 @@ class _Server:
         self._story = story
         self._flux_folder = flux_folder
         self._token = token
+        self._isolation = isolation
         self._live = Live()
-        self._executor = Executor(self._backing, Publisher(self._live))
+        self._executor = Executor(self._backing, Publisher(self._live), story.crash)
 
     async def run(self, listeners: list[trio.SocketListener], stop: trio.Event, began: float) -> None:
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
@@ -328,10 +341,11 @@ class _Server:
 
         Say whether there is news: other code, or the same as is served after some that was no good.
         """
+        live: LiveDeployment | None = None
         try:
+            await self._isolation.probe(project.config)
             live = await deployments.prepare(project)
             if deployments.is_current(live):
-                live.retire()
                 was_failing, host.failure = host.failure is not None, None
                 return was_failing
             await self._activate(deployments, live)
@@ -341,6 +355,8 @@ class _Server:
             return False
         finally:
             self._project = project
+            if live is not None and live is not deployments.current:
+                live.retire()  # Its code is the same, or the database could not take it down: its workers end.
         host.failure = None
         return True
 
@@ -361,14 +377,26 @@ class _Server:
             return False
         if project.config.database != self._project.config.database or project.config.dev != self._project.config.dev:
             self._story.note("[database] and [dev] are read at the start only: stop flux dev and start it again")
-        if ".env.local" in changed:
-            self._story.note(".env.local is read at the start only: stop flux dev and start it again")
+        if ".env.local" in changed and not self._reload_secrets():
+            return False
         if not await self._deploy(deployments, host, project, what):
             return False
         assert deployments.current is not None
         current = deployments.current
         code = current.deployment.sha.removeprefix("nogit-")[:7] + "+" * current.deployment.dirty
         self._story.reload(told, code, list_routes(current), trio.current_time() - began)
+        return True
+
+    def _reload_secrets(self) -> bool:
+        """Take in the secrets as they are now; say whether they can be read."""
+        try:
+            found = _read_secrets(self._root)
+        except FluxError as error:
+            self._story.problem(".env.local", error, is_serving=True)
+            return False
+        self._backing.secrets.replace(found)
+        self._story.note(f".env.local is read again: {len(found)} secrets")
+        _tell_short_secrets(self._story, self._backing)
         return True
 
     def _counters(self) -> Mapping[str, float | Mapping[str, float]]:
@@ -416,12 +444,7 @@ class _Server:
                 "detail": f"{self._project.config.database.isolation}, unless a function says otherwise",
                 "remedy": "",
             },
-            {
-                "name": "isolation",
-                "ok": True,
-                "detail": "process: each execution in a process of its own; not a wall against hostile code",
-                "remedy": "",
-            },
+            *self._isolation.checks(),
             {
                 "name": "clock",
                 "ok": True,
@@ -453,6 +476,15 @@ def list_routes(live: LiveDeployment) -> list[Route]:
         module = function.position.file.removesuffix(".py").replace("/", ".")
         routes.append(Route(method, path, f"{module}:{function.name}", tuple(list_grants(runnable))))
     return sorted(routes, key=lambda route: (not route.path, route.path, route.trigger, route.function))
+
+
+def _tell_short_secrets(story: Story, backing: Backing) -> None:
+    short = backing.secrets.list_too_short()
+    if short:
+        story.note(
+            f"{', '.join(short)} in .env.local: too short to be found in what is recorded "
+            f"(fewer than {HIDDEN_CHARACTERS_MIN} characters)"
+        )
 
 
 def _read_secrets(root: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from flux.errors import FluxError
 from flux.execution import Level
 from flux.project import Project, list_function_files
 from flux.sandbox.base import BadFunctionError, Sandbox
-from flux.sandbox.jail import find_tenant_uid
+from flux.sandbox.jail import find_guest_uid
 from flux.sandbox.process import DATA_BYTES_MAX, ProcessSandbox
 from flux.sandbox.wasm import WasmSandbox
 from flux.sandbox.wasm_cache import default_folder
@@ -37,7 +37,7 @@ class Sandboxes:
                     project.root,
                     config.project.functions,
                     isolation=config.sandbox.isolation,
-                    uid=find_guest_uid(config, tenant),
+                    uid=find_guest_uid(config.sandbox.isolation, tenant.name),
                     data_bytes_max=max(DATA_BYTES_MAX, *_list_memory_limits(config)),
                     idle_target=idle_workers,
                     warm=config.sandbox.warm,
@@ -94,15 +94,6 @@ class Sandboxes:
                     f"{there.file}:{there.line}",
                     remedy="give one of them another name",
                 )
-
-
-def find_guest_uid(config: Config, tenant: Tenant) -> int | None:
-    """Return who the tenant's guests are, or None for who we are.
-
-    Somebody else can read only what is open to all, so a user of its own belongs to the strict jail, which has
-    the guest's files and no others, wherever they lie outside.
-    """
-    return find_tenant_uid(tenant.name) if config.sandbox.isolation == "strict" else None
 
 
 def _list_memory_limits(config: Config) -> Iterable[int]:
