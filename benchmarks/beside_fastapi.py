@@ -149,6 +149,7 @@ def running_flux(name: str, database: Database, stub_port: int, folder: Path, to
         migrations={"001.sql": SCHEMA},
     )
     with running_dev(folder, database) as server:
+        print(f"{name}: " + next(" ".join(line.split()) for line in server.story if "✓ sandbox" in line))
         yield Side(name, server.port, server.process.pid, database)
 
 
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=["flux", "flux warm", "fastapi", "observed"],
                         default=["flux", "flux warm", "fastapi", "observed"])  # fmt: skip
     options = parser.parse_args()
-    rounds, seconds = (2, 1.0) if options.quick else (options.rounds, options.seconds)
+    rounds, seconds = (2, 0.7) if options.quick else (options.rounds, options.seconds)
     print_machine()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluxbench")))

@@ -87,8 +87,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def print_machine() -> None:
-    """Print what the figures were measured on, the load by others included."""
+def describe_machine() -> str:
+    """Return what figures are measured on, the load by others included."""
     model = next(
         (
             line.partition(": ")[2]
@@ -99,9 +99,13 @@ def print_machine() -> None:
     )
     command = ["git", "describe", "--always", "--dirty"]
     git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    print(
+    return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} x {model}, Linux {platform.release()}, "
         f"Python {platform.python_version()}, code {git.stdout.strip() or 'unknown'}, "
         f"load average before: {os.getloadavg()[0]:.2f}"
     )
-    print(f"command: python {' '.join(sys.argv)}\n", flush=True)
+
+
+def print_machine() -> None:
+    """Print the machine and the command, above the figures."""
+    print(f"{describe_machine()}\ncommand: python {' '.join(sys.argv)}\n", flush=True)

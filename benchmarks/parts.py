@@ -17,19 +17,16 @@ not exactly the difference to ``nothing``. Workers serve many requests here (war
 cover the parts; ``fresh`` is ``whole`` with a process for each request, and the difference is its
 price. Rounds are interleaved. CPU is of the whole tree (supervisor, zygote, workers) and of Postgres.
 
-At the end, the round trip of one host call: functions that ask the clock many times, and one that asks for
-a point SELECT as often, less the same function that asks for none. Beside it the same bytes echoed over a socket
-pair by the barest process, which is the floor under any process sandbox on this machine.
+At the end, the round trip of one host call, recorded whole: functions that ask the clock many times, and one
+that asks for a point SELECT as often, less the same function that asks for none. (``host_call.py`` has the
+sandbox's own share of it, and the floor.)
 """
 
 import argparse
 import contextlib
 import os
 import random
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -59,9 +56,8 @@ from tests.conftest import Database
 from tests.dev_process import write_project
 from tests.postgres_server import PostgresServer, running_postgres
 
-CALLS = 500
+CALLS = 900
 """Host calls of one execution in the round trip's measurement; the default limit is 1000."""
-MESSAGE = b'{"call":1,"name":"clock.now","arguments":[],"position":["functions/service.py",40,"f"]}\n'
 CALLING = f'''
 
 @function("POST /clock")
@@ -262,48 +258,21 @@ class Harness:
         executed = await executor.execute(deployment.runnables[function], trigger, value)
         assert isinstance(executed.outcome, Returned), executed.outcome
 
-    async def measure_call_us(self, function: str, rounds: int) -> list[float]:
-        """Return what each round found one host call to take, in microseconds."""
+    async def measure_call_us(self, function: str, rounds: int) -> tuple[list[float], list[float]]:
+        """Return what each round found one host call to take, and its CPU of guest, Flux and Postgres, in us."""
         executor = Executor(self._backing, NoAudience())
         trigger = Trigger("http", "POST", f"/{function}", f"/{function}")
-        found = []
+        elapsed_us, cpu_us = [], []
         for _ in range(rounds):
-            elapsed_s = {}
+            taken: dict[int, tuple[float, float]] = {}
             for calls in (0, CALLS):
-                started = time.perf_counter()
+                cpu, started = get_tree_cpu_s(os.getpid()), time.perf_counter()
                 await self._run(executor, function, trigger, {"calls": calls}, fresh=False)
-                elapsed_s[calls] = time.perf_counter() - started
-            found.append((elapsed_s[CALLS] - elapsed_s[0]) / CALLS * 1e6)
-        return found
-
-
-ECHO = """
-import os
-while data := os.read(3, 65536):
-    os.write(3, data)
-"""
-
-
-def measure_echo_us(rounds: int) -> list[float]:
-    """Return what a round trip to another process takes at least: blocking reads and writes, no meaning."""
-    found = []
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-
-        def place() -> None:
-            os.dup2(theirs.fileno(), 3)
-
-        with subprocess.Popen([sys.executable, "-c", ECHO], preexec_fn=place, pass_fds=[3]) as process:
-            theirs.close()
-            for _ in range(rounds):
-                started = time.perf_counter()
-                for _ in range(CALLS):
-                    ours.sendall(MESSAGE)
-                    ours.recv(65536)
-                found.append((time.perf_counter() - started) / CALLS * 1e6)
-            ours.close()
-            process.wait()
-    return found[1:]  # The first has the start of the process in it.
+                taken[calls] = (time.perf_counter() - started, get_tree_cpu_s(os.getpid()) - cpu)
+            per_call = [(much - little) / CALLS * 1e6 for little, much in zip(*taken.values(), strict=True)]
+            elapsed_us.append(per_call[0])
+            cpu_us.append(per_call[1])
+        return elapsed_us, cpu_us
 
 
 @contextlib.asynccontextmanager
@@ -332,7 +301,7 @@ async def open_harness(server: PostgresServer, stub_port: int, folder: Path) -> 
             await apply_user_migrations(connection, tenant.name, list_migrations(warm_project))
         (root / "flux.toml").write_text(f'[project]\nname = "test"\n{allow}')
         async with trio.open_nursery() as nursery:
-            deployments = Deployments(nursery, folder / "artifacts", idle_workers=4, on_output=print)
+            deployments = Deployments(nursery, folder / "artifacts", tenant, idle_workers=4, on_output=print)
             warm = await deployments.prepare(warm_project)
             fresh = await deployments.prepare(read_project(root))
             yield Harness(backing, database, fresh, warm)
@@ -367,21 +336,15 @@ async def run(rounds: int, requests: int, folder: Path, server: PostgresServer, 
             )
             print(flush=True)
         print("### one host call, there and back\n")
-        echo = await trio.to_thread.run_sync(measure_echo_us, 3 * rounds + 1)
-        print_table(
-            ("call", "us"),
-            [
-                ("an echo between two processes: the floor", spread(echo)),
-                *[
-                    (name, spread(await harness.measure_call_us(function, 3 * rounds)))
-                    for name, function in (
-                        ("clock.now, async def", "ask_the_clock"),
-                        ("clock.now, def", "ask_the_clock_plainly"),
-                        ("db.query of a point SELECT, async def", "ask_the_database"),
-                    )
-                ],
-            ],
-        )
+        rows = []
+        for name, function in (
+            ("clock.now, async def", "ask_the_clock"),
+            ("clock.now, def", "ask_the_clock_plainly"),
+            ("db.query of a point SELECT, async def", "ask_the_database"),
+        ):
+            elapsed_us, cpu_us = await harness.measure_call_us(function, 3 * rounds)
+            rows.append((name, spread(elapsed_us), spread(cpu_us, 0)))
+        print_table(("call", "us", "CPU us, all processes"), rows)
 
 
 def main() -> None:
