@@ -102,6 +102,11 @@ PROGRAMS = {
 
 
 def assemble(name: str, section: str | None = None) -> bytes:
-    """Return the module of a program, with ``section`` as its declaration."""
+    """Return the module of one of `PROGRAMS`, with ``section`` as its declaration."""
+    return assemble_text(PROGRAMS[name], section)
+
+
+def assemble_text(body: str, section: str | None = None) -> bytes:
+    """Return the module of ``body``, which finds `COMMON` before it."""
     declared = "" if section is None else f'(@custom "flux" "{section.encode().hex(chr(92)).join([chr(92), ""])}")'
-    return Engine().assemble(f"(module {declared} {COMMON} {PROGRAMS[name]})")
+    return Engine().assemble(f"(module {declared} {COMMON} {body})")

@@ -46,6 +46,7 @@ class WasmSandbox:
         cache: Path | None = None,
         on_output: Callable[[str], None] = lambda _text: None,
         load_deadline_s: float = LOAD_DEADLINE_S,
+        release_grace_s: float = RELEASE_GRACE_S,
     ) -> None:
         """``cache`` is where compiled code may be kept; ``on_output`` hears what modules print as they load."""
         self._project = project
@@ -53,6 +54,7 @@ class WasmSandbox:
         self._cache = cache
         self._on_output = on_output
         self._load_deadline_s = load_deadline_s
+        self._release_grace_s = release_grace_s
         self._process: WasmProcess | None = None
         self._nursery: trio.Nursery | None = None
         self._functions: tuple[Function, ...] | None = None
@@ -199,7 +201,7 @@ class WasmSandbox:
     async def _see_off(self, worker: WasmWorker, process: WasmProcess) -> None:
         """Wait until a guest is over; end its process if it is not."""
         try:
-            with trio.move_on_after(RELEASE_GRACE_S) as patience:
+            with trio.move_on_after(self._release_grace_s) as patience:
                 await worker.wait_gone()
             if patience.cancelled_caught:
                 self._on_output("a wasm guest could not be ended: its process is killed, with the guests in it\n")

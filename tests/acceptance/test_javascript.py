@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database
-from tests.dev_process import DevServer, database_url, run_flux, running_dev, start_dev, wait_ready, write_project
+from tests.dev_process import (
+    DevServer,
+    database_url,
+    run_flux,
+    running_dev,
+    start_dev,
+    wait_ready,
+    write_project,
+)
 from tests.postgres_server import PostgresServer
 from tests.wasm_guests import assemble
 
@@ -137,7 +145,7 @@ def test_why_names_the_line_of_a_typescript_function(server: DevServer) -> None:
     why = server.json("why", failed.flux_id)
     assert why["failure"]["location"] == {"file": "functions/payments/create.ts", "line": 42, "function": "handler"}
     assert why["failure"]["message"] == "a fee of 100 is not plausible"
-    assert [(one["table"], one["committed"]) for one in why["mutations"]] == [("public.orders", False)]
+    assert [(one["table"], one["committed"]) for one in why["mutations"]] == [("orders", False)]
     shown = server.command("why", failed.flux_id)
     assert "functions/payments/create.ts:42" in shown.stdout
 
