@@ -284,10 +284,19 @@ def as_json(value: object) -> object:
     return value if isinstance(value, int | str | None) else str(value)
 
 
+def as_known_then(value: object, expected: object) -> object:
+    """The value without the fields that nouns have got since ``expected`` was written down."""
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return {name: as_known_then(field, expected[name]) for name, field in value.items() if name in expected}
+    if isinstance(value, list) and isinstance(expected, list) and len(value) == len(expected):
+        return [as_known_then(part, wanted) for part, wanted in zip(value, expected, strict=True)]
+    return value
+
+
 @pytest.mark.parametrize("version", [1])
 def test_journals_of_every_version_are_still_read(tmp_path: Path, version: int) -> None:
     """Beside each journal is what it holds, written down when it was made: never make either of them anew."""
     recording = RECORDINGS / f"journal-{version}.journal"
     (tmp_path / recording.name).write_bytes(recording.read_bytes())
     expected = json.loads(recording.with_suffix(".json").read_text())
-    assert [as_json(left) for left in read_left_behind(tmp_path)] == expected
+    assert as_known_then([as_json(left) for left in read_left_behind(tmp_path)], expected) == expected
