@@ -64,9 +64,9 @@ _PRIVATE = (
     "_wasmtime_call_future_delete", "_wasmtime_call_future_poll", "_wasmtime_config_async_stack_size_set",
     "_wasmtime_context_fuel_async_yield_interval", "_wasmtime_context_get_fuel", "_wasmtime_context_set_fuel",
     "_wasmtime_func_call_async", "_wasmtime_global_get", "_wasmtime_instance_export_get",
-    "_wasmtime_instance_pre_instantiate_async", "_wasmtime_linker_clone", "_wasmtime_linker_define",
+    "_wasmtime_instance_pre_instantiate_async", "_wasmtime_linker_define",
     "_wasmtime_linker_define_async_func", "_wasmtime_linker_define_func", "_wasmtime_linker_define_instance",
-    "_wasmtime_linker_delete", "_wasmtime_linker_instantiate_async", "_wasmtime_memory_data",
+    "_wasmtime_linker_instantiate_async", "_wasmtime_memory_data",
     "_wasmtime_memory_data_size", "_wasm_trap_delete", "_wasmtime_error_delete",
 )  # fmt: skip
 
@@ -173,6 +173,7 @@ class Linker:
 
     def __init__(self, engine: Engine) -> None:
         self.raw = wasmtime.Linker(engine.raw)
+        self.raw.allow_shadowing = True
         self._kept = engine.kept
 
     def define(self, module: str, name: str, signature: str, function: HostFunction, *, waits: bool = False) -> None:
@@ -386,29 +387,27 @@ class Isolate:
 
         ``more`` are instances, by the name that they are imported from, and memories, by ``env``.
         """
-        raw = ffi.wasmtime_instance_t()
-        clone = bindings._wasmtime_linker_clone(linker.raw.ptr())
-        try:
-            for name, item in more.items():
-                encoded = name.encode()
-                if isinstance(item, Instance):
-                    problem = bindings._wasmtime_linker_define_instance(
-                        clone, self.context, encoded, len(encoded), ctypes.byref(item.raw)
-                    )
-                else:
-                    problem = bindings._wasmtime_linker_define(
-                        clone, self.context, encoded, len(encoded), b"memory", 6, ctypes.byref(item)
-                    )
-                if problem:
-                    raise wasmtime.WasmtimeError._from_ptr(problem)
-            self._finish(
-                bindings._wasmtime_linker_instantiate_async(
-                    clone, self.context, module.ptr(), ctypes.byref(raw),
-                    ctypes.byref(self._trap), ctypes.byref(self._error),
+        raw, shared = ffi.wasmtime_instance_t(), linker.raw.ptr()
+        # Into the linker that all share, over those of the isolate before: a copy of it would take as long as
+        # everything else here. Nothing comes between this and the instantiation.
+        for name, item in more.items():
+            encoded = name.encode()
+            if isinstance(item, Instance):
+                problem = bindings._wasmtime_linker_define_instance(
+                    shared, self.context, encoded, len(encoded), ctypes.byref(item.raw)
                 )
-            )  # fmt: skip
-        finally:
-            bindings._wasmtime_linker_delete(clone)
+            else:
+                problem = bindings._wasmtime_linker_define(
+                    shared, self.context, encoded, len(encoded), b"memory", 6, ctypes.byref(item)
+                )
+            if problem:
+                raise wasmtime.WasmtimeError._from_ptr(problem)
+        self._finish(
+            bindings._wasmtime_linker_instantiate_async(
+                shared, self.context, module.ptr(), ctypes.byref(raw),
+                ctypes.byref(self._trap), ctypes.byref(self._error),
+            )
+        )  # fmt: skip
         return Instance(self, raw)
 
     def _finish(self, future: Any) -> None:

@@ -46,7 +46,7 @@ DEVICE = "dev/flux"
 _CALL = re.compile(rb'\s*\[\s*([0-9]+)\s*,\s*"([^"]*)"\s*,\s*\[\s*([0-9.eE+-]*)')
 _END = re.compile(rb'\s*\[\s*"(?:return|raise)"')
 _NOW = re.compile(rb",\s*([0-9]+)\s*\]\s*\Z")
-_SEQ = re.compile(rb"\[\s*([0-9]+)")
+_SEQ = re.compile(rb"\s*\[\s*([0-9]+)")
 
 
 @attrs.frozen

@@ -10,16 +10,14 @@ const MESSAGE_CHARACTERS_MAX = 256 * 1024;
 
 // Randomness: sfc32, seeded for each execution. What must not be guessed comes from crypto.
 
-let state = [1, 2, 3, 4];
+let [a, b, c, d] = [1, 2, 3, 4];
 
 function next() {
-  let [a, b, c, d] = state;
   const t = (((a + b) | 0) + d) | 0;
   d = (d + 1) | 0;
   a = b ^ (b >>> 9);
   b = (c + (c << 3)) | 0;
   c = (((c << 21) | (c >>> 11)) + t) | 0;
-  state = [a, b, c, d];
   return t >>> 0;
 }
 
@@ -29,7 +27,7 @@ Math.random = random;
 
 /** Begin the execution's random numbers. */
 export function seed() {
-  state = [...new Int32Array(randomBytes(16).buffer)];
+  [a, b, c, d] = new Int32Array(randomBytes(16).buffer);
   for (let i = 0; i < 12; i++) next();
 }
 

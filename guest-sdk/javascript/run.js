@@ -15,17 +15,22 @@ import * as wire from "./wire.js";
 let declared;
 let end;
 
-function settle(word, describe) {
+function fail(error) {
   if (end !== undefined) return;
-  try {
-    end = [word, describe()];
-  } catch (problem) {
-    end = ["raise", describeError(problem, declared, sources)];
-  }
+  end = { report: describeError(error, declared, sources) };
   wire.close();
 }
 
-const fail = (error) => settle("raise", () => describeError(error, declared, sources));
+function succeed(value) {
+  if (end !== undefined) return;
+  try {
+    end = { answer: describeAnswer(value) };
+  } catch (problem) {
+    fail(problem); // It returned what can't be answered.
+    return;
+  }
+  wire.close();
+}
 
 async function invoke(start) {
   const unknown = start.middleware.find((name) => !middleware.has(name));
@@ -48,14 +53,18 @@ function run() {
   seed();
   wire.begin();
   setFailure(fail);
-  invoke(start).then((value) => settle("return", () => describeAnswer(value)), fail);
+  invoke(start).then(succeed, fail);
 }
 
 function sayEnd() {
+  if (end.report !== undefined) {
+    wire.finishBadly(end.report);
+    return false;
+  }
   try {
-    wire.finish(...end);
+    wire.finish(end.answer);
   } catch (problem) {
-    wire.finish("raise", describeError(problem, declared, sources)); // It can't travel, or is too large to.
+    wire.finishBadly(describeError(problem, declared, sources)); // It is too large to travel.
   }
   return false;
 }

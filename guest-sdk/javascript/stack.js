@@ -20,8 +20,19 @@ export function frames(stack) {
 
 /** The innermost line of the project's code: [file, line, function], or null. */
 export function place(stack) {
-  for (const frame of frames(stack)) {
-    if (isUser(frame.file)) return [frame.file, frame.line, frame.function];
+  if (typeof stack !== "string") return null;
+  // Without the expression above: every call of every function comes through here, and the lines of the SDK are first.
+  for (let start = 0, end; start < stack.length; start = end + 1) {
+    end = stack.indexOf("\n", start);
+    if (end < 0) end = stack.length;
+    const open = stack.indexOf(" (", start);
+    const column = stack.lastIndexOf(":", end);
+    if (open < 0 || open > end || column < open) continue; // (native)
+    const file = stack.slice(open + 2, stack.lastIndexOf(":", column - 1));
+    if (isUser(file)) {
+      const line = Number(stack.slice(open + 2 + file.length + 1, column));
+      return [file, line, stack.slice(start + 7, open) || "<module>"];
+    }
   }
   return null;
 }

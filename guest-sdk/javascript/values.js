@@ -103,6 +103,11 @@ export function toWire(value, depth = 0) {
   if (value === null || JSON.isRawJSON(value)) return value;
   if (depth >= DEPTH_MAX) throw new RangeError(`a value nested more than ${DEPTH_MAX} deep can't be passed to the host`);
   if (Array.isArray(value)) return value.map((item) => toWire(item, depth + 1));
+  const plain = Object.getPrototypeOf(value) === Object.prototype && value.toJSON === undefined;
+  return plain ? fieldsToWire(value, depth) : specialToWire(value, depth);
+}
+
+function specialToWire(value, depth) {
   if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return { $bytes: bytesOf(value).toBase64() };
   if (value instanceof Date) return { $datetime: describeDate(value) };
   if (value instanceof Decimal) return { $decimal: value.text };
@@ -118,6 +123,10 @@ export function toWire(value, depth = 0) {
   if (value instanceof Map || value instanceof Set || value instanceof Promise || value instanceof Error) {
     throw new TypeError(`a ${value.constructor.name} can't be passed to the host`);
   }
+  return fieldsToWire(value, depth);
+}
+
+function fieldsToWire(value, depth) {
   const entries = [];
   for (const key of Object.keys(value)) {
     if (value[key] !== undefined) entries.push([key, toWire(value[key], depth + 1)]);
@@ -187,9 +196,13 @@ export function fromWire(value) {
   return value;
 }
 
-/** Return JSON text as a value, tags left as they are; an integer that Number can't hold becomes a BigInt. */
+/**
+ * Return a line of the host's as a value, tags left as they are. One that has an integer which Number may not hold
+ * begins with a space: it is read number by number, which costs several times what parsing does, and such integers
+ * become BigInts.
+ */
 export function parse(text) {
-  if (!/\d{16}/.test(text)) return JSON.parse(text);
+  if (text.charCodeAt(0) !== 32) return JSON.parse(text);
   return JSON.parse(text, (_key, value, context) => {
     if (typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context.source)) {
       return BigInt(context.source);

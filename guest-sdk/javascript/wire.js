@@ -129,9 +129,15 @@ export function hear() {
   return true;
 }
 
-/** End the execution. */
-export function finish(word, value) {
-  const text = encode(value);
+/** End the execution with an answer, which has been checked: nothing of it is looked at again. */
+export function finish({ status, headers, body }) {
+  const content = typeof body === "string" ? JSON.stringify(body) : encode(body);
+  const text = `{"status":${status},"headers":${JSON.stringify(headers)},"body":${content}}`;
   checkSize("the answer", text);
-  write(WIRE, `["${word}",${text}]`);
+  write(WIRE, `["return",${text}]`);
+}
+
+/** End the execution with the report of an error. */
+export function finishBadly(report) {
+  write(WIRE, `["raise",${encode(report)}]`);
 }
