@@ -8,6 +8,7 @@ recorded then is the handle.
 
 import hashlib
 import hmac
+import json
 import re
 from collections.abc import Mapping
 
@@ -78,15 +79,18 @@ class ExecutionSecrets:
         """Return ``data`` with the handles given out to this execution replaced by their values.
 
         Any other text that looks like a handle is left as it is: one from outside, guessed or seen in another
-        execution's record, conjures no secret.
+        execution's record, conjures no secret. In JSON a handle stands in a string, so there the value is written
+        as JSON writes it.
         """
         if b"flux-secret:" not in data:
             return data
+        is_json = _is_json(data)
 
         def replace(match: re.Match[bytes]) -> bytes:
             name = match[1].decode()
             if name in self._given and hmac.compare_digest(self._make_handle(name).encode(), match[0]):
-                return self._get(name).encode()
+                value = self._get(name)
+                return (json.dumps(value, ensure_ascii=False)[1:-1] if is_json else value).encode()
             return match[0]
 
         return HANDLE.sub(replace, data)
@@ -94,6 +98,16 @@ class ExecutionSecrets:
     def stand_ins(self) -> list[tuple[str, str]]:
         """Return each value with its handle: what stands for it in the record."""
         return [(value, self._make_handle(name)) for name, value in self._secret_of_name.items()]
+
+
+def _is_json(data: bytes) -> bool:
+    if data.lstrip()[:1] not in (b"{", b"[", b'"'):
+        return False
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 async def _handle(context: CallContext, arguments: list[object], _seq: int) -> object:

@@ -543,7 +543,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 _STATUS = {
     "FLX101": 404, "FLX102": 409, "FLX113": 404,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
-    "FLX720": 503, "FLX721": 503,
+    "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
 }  # fmt: skip
 """The status that goes with an error's code; an operator's other errors are 400, ours are 500."""
 

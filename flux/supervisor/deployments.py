@@ -10,6 +10,7 @@ whichever is current when it arrives and keeps it. The old one drains and ends.
 Code that can't be imported never becomes current: the last good code goes on.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -32,6 +33,9 @@ from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Runnable
 from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
+
+ARTIFACTS_KEPT = 200
+"""A day of saving makes many, and records speak of some: the latest are kept. Those in use are among them."""
 
 
 class UnknownFunctionError(OperatorError):
@@ -115,7 +119,10 @@ class Deployments:
 
         Raises what is wrong with it: `ImportFailedError`, `RouteConflictError` and their kin.
         """
-        version = await trio.to_thread.run_sync(read_source_version, project)
+        try:
+            version = await trio.to_thread.run_sync(read_source_version, project)
+        except OSError as error:
+            raise _changing(project, error) from error
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
         config = project.config
         sandboxes = Sandboxes(
@@ -192,10 +199,14 @@ async def _end_when_idle(live: LiveDeployment, scope: trio.CancelScope) -> None:
 
 def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
     """Copy what the project's deployment consists of; return its hash and the folder, made or found."""
-    artifact_hash = hash_artifact(project)
-    folder = artifacts / artifact_hash[:16]
-    if folder.is_dir():
-        return artifact_hash, folder
+    try:
+        artifact_hash = hash_artifact(project)
+        folder = artifacts / artifact_hash[:16]
+        if folder.is_dir():
+            os.utime(folder)  # It is of use again: see `prune_artifacts`.
+            return artifact_hash, folder
+    except OSError as error:
+        raise _changing(project, error) from error
     try:
         artifacts.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = Path(tempfile.mkdtemp(dir=artifacts, prefix="unfinished-"))
@@ -205,8 +216,12 @@ def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(project.root / path, target)
             _open_to_guests(unfinished)
+            # Named by what has been copied: the files may have been saved anew since they were hashed.
+            artifact_hash = hash_artifact(attrs.evolve(project, root=unfinished))
+            folder = artifacts / artifact_hash[:16]
             # Renamed when whole, so that a folder of this name is always all of it.
             unfinished.rename(folder)
+            prune_artifacts(artifacts)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             if not folder.is_dir():  # Else somebody else has made the same one meanwhile.
@@ -223,6 +238,22 @@ def _open_to_guests(folder: Path) -> None:
     """Let every user read the artifact: its guests may be somebody else, and only they get past its parent."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def prune_artifacts(artifacts: Path) -> None:
+    """Delete what was never finished, and all artifacts but the latest `ARTIFACTS_KEPT`."""
+    folders = sorted(artifacts.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    unfinished = [folder for folder in folders if folder.name.startswith("unfinished-")]
+    finished = [folder for folder in folders if folder not in unfinished]
+    for folder in (*unfinished, *finished[ARTIFACTS_KEPT:]):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changing(project: Project, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"{error.filename or project.root} can't be read: {error.strerror}",
+        remedy="if files are just being moved or saved, wait: the next change is noticed",
+    )
 
 
 def make_runnable(

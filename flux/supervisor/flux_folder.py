@@ -82,11 +82,14 @@ def server_file(folder: Path, url: str, token: str) -> Iterator[None]:
     """Tell the command line where the server is, for as long as the block lasts."""
     path = folder / SERVER_FILE
     document = {"url": url, "token": token, "pid": os.getpid(), "started": time.time()}
-    # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment.
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment; and under its
+    # name only when it is whole, since others read it at any time.
+    unfinished = folder / f"{SERVER_FILE}.new"
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "w") as file:
         json.dump(document, file)
+    unfinished.rename(path)
     try:
         yield
     finally:

@@ -36,6 +36,9 @@ UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
 """A request that nobody answers is refused for that, not for its size."""
 
 
+_OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
+
+
 class FrontDoor:
     """See the module."""
 
@@ -94,7 +97,9 @@ class FrontDoor:
         execution, outcome = executed.execution, executed.outcome
         ids = (("x-request-id", str(execution.id)), ("flux-id", execution.name))
         if isinstance(outcome, Returned):
-            return HttpResponse(outcome.status, (*outcome.headers, *ids), outcome.body)
+            # There is one id of an answer, and it is not the function's to give.
+            headers = (header for header in outcome.headers if header[0].lower() not in _OWN_HEADERS)
+            return HttpResponse(outcome.status, (*headers, *ids), outcome.body)
         response = problem(
             execution.status or 503,
             _code_of(outcome),

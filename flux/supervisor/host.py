@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flux.errors import FluxError
+import trio
+
+from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
 from flux.supervisor.console import Invoked, NoSuchFunctionError
@@ -13,6 +15,15 @@ from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
+
+READY_S = 10.0
+"""How long an invoke waits for code that can be run."""
+
+
+class FunctionsNotReadyError(OperatorError):
+    """No code of the project could be loaded yet."""
+
+    code = "FLX723"
 
 
 class Publisher:
@@ -68,7 +79,14 @@ class FunctionHost:
 
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """See `flux.supervisor.console.ConsoleHost.invoke`."""
-        current = await self._deployments.wait_current()
+        current = None
+        with trio.move_on_after(READY_S):
+            current = await self._deployments.wait_current()
+        if current is None:
+            why = f": {self.failure.message}" if self.failure is not None else ""
+            raise FunctionsNotReadyError(
+                f"the functions can't be run{why}", remedy="see what flux dev says, mend it, and save"
+            )
         runnable = current.runnables.get(name)
         if runnable is None:
             known = ", ".join(sorted(current.runnables)) or "none"
