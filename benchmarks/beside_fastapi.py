@@ -197,7 +197,7 @@ class Bench:
 def print_results(results: dict[str, dict[str, list[Round]]], baseline: str) -> None:
     """Print a table for each request."""
     for workload, by_side in results.items():
-        print(f"### {WORKLOADS[workload].title}\n")
+        print(f"\n### {WORKLOADS[workload].title}\n")
         base = (
             statistics.median(each.load.rate for each in by_side[baseline]) if baseline in by_side else None
         )
