@@ -162,7 +162,8 @@ def _wait_ready(server: PostgresServer, process: subprocess.Popen[bytes]) -> Non
 def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    process.send_signal(signal.SIGINT)  # "fast shutdown": clients are cut off
+    # "Immediate shutdown": no checkpoint of hundreds of databases that nobody will look at again.
+    process.send_signal(signal.SIGQUIT)
     try:
         process.wait(STOP_S_MAX)
     except subprocess.TimeoutExpired:
