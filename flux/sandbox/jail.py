@@ -82,7 +82,15 @@ def find_tenant_uid(tenant: str) -> int | None:
     """
     if os.geteuid() != 0 or not has_capabilities(CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_KILL):
         return None
-    return UID_FIRST + int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:8]) % UID_COUNT
+    uid = UID_FIRST + int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:8]) % UID_COUNT
+    # Root in a container without root has some ids only.
+    return uid if _is_mapped("uid", uid) and _is_mapped("gid", uid) else None
+
+
+def _is_mapped(kind: str, number: int) -> bool:
+    with open(f"/proc/self/{kind}_map") as file:
+        ranges = [[int(word) for word in line.split()] for line in file]
+    return any(first <= number < first + count for first, _, count in ranges)
 
 
 def find_guest_uid(isolation: str, tenant: str) -> int | None:

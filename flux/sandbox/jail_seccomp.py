@@ -77,7 +77,8 @@ def _rule(*tests: Test) -> Rule:
 
 # O_RDONLY is 0, so "opened for reading" is that none of these is set. O_TMPFILE contains O_DIRECTORY, which is fine.
 _TMPFILE_ITSELF = 0o20000000
-_WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND | _TMPFILE_ITSELF
+# O_PATH is refused as well: Landlock does not judge it, and nothing that only reads needs it.
+_WRITES = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND | _TMPFILE_ITSELF | os.O_PATH
 _MAP_TYPE, _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWS_DOWN, _MAP_HUGE = 0xF, 0x02, 0x20, 0x100, 0x40000
 _FORK = (0x01200011, 0x11)
 """What glibc's fork and musl's pass to clone: no thread, no namespace, no shared memory."""
@@ -165,9 +166,11 @@ ONLY_IF: Mapping[str, Sequence[Rule]] = {
 ZYGOTE_ALWAYS = (
     *("wait4", "waitid", "pidfd_open", "sendmsg", "recvmsg", "sendto", "recvfrom", "pipe2", "chdir"),
     *("getsockname", "getsockopt", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait"),
-    *("seccomp", "capget", "close_range"),
+    *("capget", "close_range"),
 )
 ZYGOTE_ONLY_IF: Mapping[str, Sequence[Rule]] = {
+    # A filter for itself and its children, with no flags: none that lets one process answer for others.
+    "seccomp": [_rule(Test(0, (SECCOMP_SET_MODE_FILTER,)), Test(1, (0,)))],
     "clone": [_rule(Test(0, _FORK))],
     # A module may make an event loop when it is imported, and loops wake themselves through a pair of
     # sockets. Stream only: with a datagram socket one could write to any Unix socket in the file system.
