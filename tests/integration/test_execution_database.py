@@ -274,3 +274,17 @@ async def test_the_supervisors_queries_that_carry_its_token_are_never_kept_prepa
     assert "insert into notes" in body
     for query in (QUERIES.commit_record, QUERIES.mark_transaction):
         assert query.splitlines()[0] not in body
+
+
+async def test_defaults_that_a_guest_gives_its_role_last_until_the_next_start(
+    database: Database, tmp_path: Path
+) -> None:
+    """PostgreSQL lets each role change its own defaults, and no statement's text has to show it."""
+    spoil = "do $$ begin execute 'alter role flux_guest_main set default_transaction_read_only = on'; end $$"
+    async with open_world(database, tmp_path / "journal") as world:
+        database.psql(SCHEMA)
+        await world.run(saying(spoil))
+    async with open_world(database, tmp_path / "journal") as world:
+        executed = await world.run(saying("insert into notes values (1, 'x')"))
+        assert isinstance(executed.outcome, Returned), executed.outcome
+        assert _body(await world.run(saying("select current_setting('search_path')"))) == "['public']"

@@ -928,6 +928,8 @@ begin
     execute format('grant usage, select on all sequences in schema %I to %I', schema_name_wanted, role_wanted);
     execute format('alter default privileges in schema %I grant select, insert, update, delete on tables to %I', schema_name_wanted, role_wanted);
     execute format('alter default privileges in schema %I grant usage, select on sequences to %I', schema_name_wanted, role_wanted);
+    -- A role may change its own defaults, so what a guest has left there goes first.
+    execute format('alter role %I reset all', role_wanted);
     execute format('alter role %I set search_path = %I', role_wanted, schema_name_wanted);
     -- To name the two functions below; there is nothing else in "flux" that a guest may touch.
     execute format('grant usage on schema flux to %I', role_wanted);
