@@ -146,7 +146,7 @@ def run_flux(folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX) ->
 
 def environment() -> dict[str, str]:
     """What a child of a test sees: no colours, no server and no Postgres of somebody else."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXRT_", "PG"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FLUXRT_", "PG", "COLUMNS"))}
     return {**kept, "NO_COLOR": "1", "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
