@@ -18,7 +18,7 @@ let end;
 function fail(error) {
   if (end !== undefined) return;
   end = { report: describeError(error, declared, sources) };
-  wire.close();
+  wire.close(true);
 }
 
 function succeed(value) {
@@ -29,7 +29,7 @@ function succeed(value) {
     fail(problem); // It returned what can't be answered.
     return;
   }
-  wire.close();
+  wire.close(false);
 }
 
 async function invoke(start) {

@@ -34,10 +34,15 @@ export function begin() {
   running = true;
 }
 
-/** No more calls are made; those in flight are given up, and their answers still come. */
-export function close() {
+/**
+ * No more calls are made. Of those in flight, timers are given up and the others waited for, so that a forgotten
+ * `await` does not race with the commit; after a failure all are given up. Their answers still come.
+ */
+export function close(failed) {
   running = false;
-  for (const id of waiting.keys()) write(WIRE, `["cancel",${id}]`);
+  for (const [id, { name }] of waiting) {
+    if (failed || name === "clock.sleep") write(WIRE, `["cancel",${id}]`);
+  }
 }
 
 export const outstanding = () => waiting.size;
@@ -71,7 +76,7 @@ export function call(name, parameters, convert = undefined, signal = undefined, 
   if (signal?.aborted) return Promise.reject(signal.reason);
   const id = ask(name, parameters, stack);
   return new Promise((resolve, reject) => {
-    waiting.set(id, { resolve, reject, convert, stack });
+    waiting.set(id, { name, resolve, reject, convert, stack });
     signal?.addEventListener("abort", () => waiting.has(id) && write(WIRE, `["cancel",${id}]`));
   });
 }
@@ -90,6 +95,7 @@ export function callNow(name, parameters) {
   const id = ask(name, parameters, stack);
   let answer;
   waiting.set(id, {
+    name,
     resolve: (value) => (answer = { value }),
     reject: (error) => (answer = { error }),
     stack,

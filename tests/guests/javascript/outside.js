@@ -63,10 +63,23 @@ export const writes_logs = defineFunction(async ({ ctx }) => {
   return true;
 });
 
-// Expect: returned 200; db.query 1
-export const leaves_a_call_behind = defineFunction(async ({ ctx }) => {
-  ctx.db.query("select pg_sleep(30)").catch(() => {});
-  return "gone";
+// Expect: returned 200; db.execute 1
+export const forgets_to_await = defineFunction(async ({ ctx }) => {
+  ctx.db.execute("insert into users (email) values ('forgotten@b.com')");
+  return "done";
+});
+
+// Expect: returned 200; clock.sleep 2
+export const leaves_timers_behind = defineFunction(async ({ ctx }) => {
+  setTimeout(() => ctx.log.info("never"), 60000);
+  ctx.clock.sleep(60000).catch((error) => ctx.db.query("select 1"));
+  return "done";
+});
+
+// Expect: raised RangeError; db.query 1
+export const fails_with_a_call_in_flight = defineFunction(async ({ ctx }) => {
+  ctx.db.query("select pg_sleep(60)");
+  throw new RangeError("does not wait");
 });
 
 // Expect: returned 200
