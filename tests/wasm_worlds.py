@@ -15,7 +15,8 @@ import trio
 
 from flux.sandbox.javascript import LoadedScripts, load_scripts, run_script
 from flux.sandbox.javascript_engine import Interpreter, Realm, ScriptWorld
-from flux.sandbox.wasm_cache import CompiledCode, default_folder
+from flux.sandbox.wasm import default_folder
+from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_engine import SLICE_FUEL, Engine
 from flux.sandbox.wasm_world import Start
 

@@ -208,3 +208,13 @@ class WasmSandbox:
                 process.kill()
         finally:
             worker.close()
+
+
+def default_folder() -> Path | None:
+    """Return where the user's caches are, or None for a user who has no home."""
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(configured) if configured.startswith("/") else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base / "fluxrt" / "wasm"

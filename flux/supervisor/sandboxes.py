@@ -16,8 +16,7 @@ from flux.project import Project, list_function_files
 from flux.sandbox.base import BadFunctionError, Sandbox
 from flux.sandbox.jail import find_guest_uid
 from flux.sandbox.process import DATA_BYTES_MAX, ProcessSandbox
-from flux.sandbox.wasm import WasmSandbox
-from flux.sandbox.wasm_cache import default_folder
+from flux.sandbox.wasm import WasmSandbox, default_folder
 from flux.tenant import Tenant
 
 

@@ -10,8 +10,7 @@ import trio
 
 from flux.sandbox.base import Sandbox
 from flux.sandbox.conformance import CHECKS, PATIENCE_S
-from flux.sandbox.wasm import WasmSandbox
-from flux.sandbox.wasm_cache import default_folder
+from flux.sandbox.wasm import WasmSandbox, default_folder
 from tests.wasm_guests import assemble
 
 HERE = Path(__file__).parent

@@ -14,8 +14,7 @@ import trio
 
 from flux.execution import Killed, Raised, Returned
 from flux.limits import Limits
-from flux.sandbox.wasm import WasmSandbox
-from flux.sandbox.wasm_cache import default_folder
+from flux.sandbox.wasm import WasmSandbox, default_folder
 from tests.conftest import Database
 from tests.guests.record_and_replay import HERE, SECRETS, Program, Result, describe, record_and_replay
 from tests.guests.test_programs import compared

@@ -16,8 +16,8 @@ import trio
 
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError
 from flux.sandbox.conformance import Talk, make_document
-from flux.sandbox.wasm import WasmSandbox
-from flux.sandbox.wasm_cache import CompiledCode, default_folder
+from flux.sandbox.wasm import WasmSandbox, default_folder
+from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_engine import Engine
 from flux.sandbox.wasm_worker import make_pair
 from tests.wasm_guests import assemble
@@ -137,8 +137,7 @@ def test_it_dies_with_its_supervisor(project: Path) -> None:
     program = f"""
     import sys, trio
     from pathlib import Path
-    from flux.sandbox.wasm import WasmSandbox
-    from flux.sandbox.wasm_cache import default_folder
+    from flux.sandbox.wasm import WasmSandbox, default_folder
 
     async def main():
         async with trio.open_nursery() as nursery:
