@@ -55,7 +55,9 @@ def _check_descriptors() -> Finding:
 
 
 def _check_environment() -> Finding:
-    return set(os.environ) <= set(KEPT_VARIABLES), f"empty but for {', '.join(sorted(os.environ)) or 'nothing'}"
+    return set(os.environ) <= set(
+        KEPT_VARIABLES
+    ), f"empty but for {', '.join(sorted(os.environ)) or 'nothing'}"
 
 
 def _check_limits(plan: Plan) -> Finding:
@@ -82,7 +84,10 @@ def _check_landlock(abi: int) -> Finding:
 def _check_seccomp() -> Finding:
     mode = try_call(SYS_PRCTL, PR_GET_SECCOMP, 0, 0, 0, 0)
     refused = _errno_of(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM).close())
-    return mode == _FILTERING and refused == errno.EPERM, f"mode {mode}; making a socket is answered {_name(refused)}"
+    return (
+        mode == _FILTERING and refused == errno.EPERM,
+        f"mode {mode}; making a socket is answered {_name(refused)}",
+    )
 
 
 def _check_namespaces() -> Finding:

@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> None:
 
 def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
     if not isinstance(error, LayerRefusedError):
-        error = LayerRefusedError("files", f"open({error.filename})", error.errno or 0)
+        call = f"open({error.filename})" if error.filename else "what it is built with"
+        error = LayerRefusedError("files", call, error.errno or 0)
     told = {"layer": error.layer, "call": error.call, "errno": error.number, "detail": error.detail}
     os.write(CONTROL, json.dumps({"refused": told}).encode() + b"\n")
     os._exit(REFUSED_STATUS)

@@ -84,7 +84,7 @@ def limit_resources(data_bytes_max: int, *, counts_processes: bool) -> None:
         limits["NPROC"] = PROCESSES_MAX
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name}")
-        soft, hard = resource.getrlimit(number)
+        soft, hard = _get_limit(name, number)
         # Never raise what somebody above us has set lower.
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         _set_limit(name, number, (bound if soft == resource.RLIM_INFINITY else min(bound, soft), bound))
@@ -94,6 +94,13 @@ def limit_worker(cpu_s: int) -> None:
     """Bound one worker: no children, and an end of its processor time should nobody else end it."""
     _set_limit("NPROC", resource.RLIMIT_NPROC, (0, 0))
     _set_limit("CPU", resource.RLIMIT_CPU, (cpu_s, cpu_s))
+
+
+def _get_limit(name: str, number: int) -> tuple[int, int]:
+    try:
+        return resource.getrlimit(number)
+    except OSError as error:
+        raise LayerRefusedError("limits", f"getrlimit(RLIMIT_{name})", error.errno or 0) from error
 
 
 def _set_limit(name: str, number: int, values: tuple[int, int]) -> None:

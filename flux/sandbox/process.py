@@ -27,7 +27,7 @@ from flux.errors import FluxError
 from flux.execution import Level
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.process_worker import ProcessWorker
-from flux.sandbox.zygote import Exited, Failed, Forked, Importing, NotForked, Ready, Zygote
+from flux.sandbox.zygote import Exited, Failed, Forked, Importing, Message, NotForked, Ready, Zygote
 
 IMPORT_DEADLINE_S = 60.0
 """Importing a project may be slow; an import that takes longer hangs."""
@@ -183,7 +183,7 @@ class ProcessSandbox:
                             remedy="what it printed stands above; does it exit, or crash the interpreter?",
                         )
                     case other:
-                        raise SandboxUnavailableError(f"the zygote spoke out of turn: {other}")
+                        raise _out_of_turn(other)
         zygote.print_stack()
         await trio.sleep(STACK_GRACE_S)
         raise SandboxUnavailableError(
@@ -217,7 +217,7 @@ class ProcessSandbox:
                             exited.close()
                             self._fill()
                 case other:
-                    raise SandboxUnavailableError(f"the zygote spoke out of turn: {other}")
+                    raise _out_of_turn(other)
 
     def _bury_workers(self) -> None:
         """The zygote is dying, and its workers with it."""
@@ -323,6 +323,12 @@ class ProcessSandbox:
             return False
         self._offer(worker, first=True)
         return True
+
+
+def _out_of_turn(message: Message) -> SandboxUnavailableError:
+    if isinstance(message, Forked) and message.handle >= 0:
+        os.close(message.handle)
+    return SandboxUnavailableError(f"the zygote spoke out of turn: {message}")
 
 
 def _closed() -> SandboxUnavailableError:

@@ -291,11 +291,14 @@ class Zygote:
         """
         if handle < 0:
             return 0
-        pid = read_pid(handle)
-        if pid == 0 or read_parent(pid) in (self._jailed_pid, None):
-            return pid
-        os.close(handle)
-        raise _not_understood(b"a process that is no child of its own")
+        try:
+            pid = read_pid(handle)
+            if pid == 0 or read_parent(pid) in (self._jailed_pid, None):
+                return pid
+            raise _not_understood(b"a process that is no child of its own")
+        except BaseException:
+            os.close(handle)
+            raise
 
     # Asking it
 
