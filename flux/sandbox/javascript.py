@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from flux.sandbox.javascript_engine import LOAD_MEMORY_BYTES, Handles, Interpreter, Realm, ScriptWorld, Thrown
-from flux.sandbox.javascript_modules import BOOT, SDK
+from flux.sandbox.javascript_modules import BOOT, SDK, UnresolvedImportError, resolve
 from flux.sandbox.wasm_engine import PointerError, Template, Trapped
 from flux.sandbox.wasm_module import NEARLY_FULL, say_failure
 from flux.sandbox.wasm_wasi import GuestExit
@@ -21,6 +21,8 @@ from flux.sandbox.wasm_world import NOTHING, Door, FileTree, Start
 from flux.typescript import UnsupportedSyntaxError, erase_types
 
 LINE_OF_STACK = re.compile(r"^\s*at (?:.* \()?(?P<file>.+?):(?P<line>\d+)(?::\d+)?\)?$")
+MISSING_EXPORT = re.compile(r"Could not find export '(?P<name>[^']+)' in module '(?P<module>[^']+)'")
+IMPORT = re.compile(r"""\b(?:import|export)\b(?P<names>[^;'"]*?)\bfrom\s*["'](?P<specifier>[^"'\n]+)["']""")
 OUT_OF_MEMORY = "out of memory"
 Failure = dict[str, Any]
 """As the zygote of Python functions tells it: see `flux.sandbox.base.ImportFailure`."""
@@ -147,6 +149,13 @@ def _describe(
         importer, specifier, why = unresolved[-1]
         line = _find_line(files.get(importer, b""), specifier)
         return _failure(module, "ImportError", why, importer, line, f"{importer}:{line}")
+    if isinstance(error, Thrown) and (missing := MISSING_EXPORT.search(error.text)) is not None:
+        importer, line = _find_import(missing["name"], missing["module"], [module, *world.tree.files], files)
+        hint = ""
+        if importer.endswith(".ts"):
+            hint = f"; if it is a type, write: import type {{ {missing['name']} }}"
+        why = f"{missing['module']} exports no {missing['name']}{hint}"
+        return _failure(module, "ImportError", why, importer, line, f"{importer}:{line}")
     text, stack = (error.text, error.stack) if isinstance(error, Thrown) else (str(error), "")
     kind, _, message = text.partition(": ")
     if not re.fullmatch(r"[A-Za-z_$][\w$]*", kind):
@@ -159,6 +168,21 @@ def _describe(
             break
     shown = [f"{text}"] + [row for row in stack.splitlines() if SDK not in row and BOOT not in row]
     return _failure(module, kind, message, file, line, "\n".join(shown))
+
+
+def _find_import(name: str, module: str, importers: list[str], files: dict[str, bytes]) -> tuple[str, int]:
+    """Return where ``name`` is imported from ``module``: QuickJS tells neither file nor line."""
+    for importer in importers:
+        text = files.get(importer, b"").decode("utf-8", "replace")
+        for found in IMPORT.finditer(text):
+            try:
+                means = resolve(importer, found["specifier"], {*files, SDK})
+            except UnresolvedImportError:
+                continue
+            place = re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", found["names"])
+            if means == module and place is not None:
+                return importer, text.count("\n", 0, found.start("names") + place.start()) + 1
+    return importers[0], 1
 
 
 def _find_line(source: bytes, specifier: str) -> int:

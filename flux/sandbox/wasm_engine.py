@@ -34,6 +34,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -52,7 +53,8 @@ SLICE_FUEL = 5_000_000
 """Between two looks at trio's other tasks; about half a millisecond of an interpreter at work."""
 HOT_TURN_S = 0.02
 """How long a guest that computes may keep a thread before others get one; also how late it hears of its end."""
-HOT_THREADS = 2
+HOT_THREADS = len(os.sched_getaffinity(0))
+"""For guests that compute: as many as there are processors for us."""
 WASM_STACK_BYTES = 8 * 2**20
 """At least sixteen times what an interpreter in the guest allows itself (512 KiB): a recursion without end then
 ends by the interpreter's own count, at a depth that repeats, and never by ours, which does not."""

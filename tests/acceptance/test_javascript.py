@@ -164,6 +164,7 @@ def test_an_http_error_is_answered_as_it_says(server: DevServer) -> None:
         ("bad.ts", 'import x from "lodash";\nx();\n', "functions/bad.ts:1", "is a package"),
         ("bad.js", '\nimport { x } from "./no/such.js";\n', "functions/bad.js:2", "there is no file"),
         ("bad.js", 'import fs from "node:fs";\n', "functions/bad.js:1", "without Node"),
+        ("bad.ts", 'import {\n  Money,\n  fee,\n} from "./payments/fees";\n', "functions/bad.ts:2", "import type"),
         ("bad.js", "const a = null;\na.b();\n", "functions/bad.js:2", "TypeError"),
         (
             "bad.js",
@@ -173,7 +174,7 @@ def test_an_http_error_is_answered_as_it_says(server: DevServer) -> None:
         ),
         ("bad.wasm", "not wasm at all", "functions/bad.wasm:1", "does not begin as a WebAssembly module does"),
     ],
-    ids=["syntax", "enum", "package", "file", "node", "throws", "option", "module"],
+    ids=["syntax", "enum", "package", "file", "node", "type", "throws", "option", "module"],
 )
 def test_what_can_not_be_loaded_is_told_with_its_place(
     project: Path, database: Database, file: str, code: str, place: str, says: str
