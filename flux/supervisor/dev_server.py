@@ -303,7 +303,8 @@ class _Server:
                 assert deployments.current is not None
                 level = deployments.current.level
                 walls = f"isolation {level.isolation}, clock {level.clock}"
-                detail = f"{level.kind} workers ×{IDLE_WORKERS} · {walls}"
+                what = f"process workers ×{IDLE_WORKERS}" if level.kind == "process" else "an isolate each"
+                detail = f"{what} · {walls}"
                 self._story.step("sandbox", detail, trio.current_time() - deployment_began)
                 self._tell_ready(deployments, url, began)
                 is_ready = True
