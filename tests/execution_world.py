@@ -98,9 +98,12 @@ class ExecutionWorld:
         return await self.executor.execute(runnable, trigger, value)
 
     async def settle(self) -> None:
-        """Wait until every record that was handed to the writer is in the database."""
+        """Wait until every record that was handed to the writer is in the database, and every session is clean."""
         with trio.fail_after(30):
             await self.backing.writer.flush()
+            guests = self.backing.guests
+            while guests.counts.idle < guests.counts.open:  # noqa: ASYNC110 - counts of the pool, which tells nobody
+                await trio.sleep(0.005)
 
     def records(self) -> list[tuple[str, str, str]]:
         """Outcome, error's type and error's message of each record, oldest first, as psql has them."""

@@ -18,12 +18,13 @@ from pathlib import Path
 import attrs
 import trio
 
+from flux.errors import FluxError
 from flux.hostcalls.clock import SystemClock
 from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.http import HttpClient
 from flux.hostcalls.secret import TenantSecrets
 from flux.store.migrate import Prepared, ensure_guest, prepare
-from flux.store.postgres import ConnectionLost, ConnectOptions, DatabaseError, Pool
+from flux.store.postgres import Connection, ConnectionLost, ConnectOptions, DatabaseError, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter
 from flux.supervisor.execute import Backing
@@ -82,21 +83,22 @@ async def open_backing(
         stack.callback(journal.close)
         writer = RecordWriter(owner)
         http = stack.enter_context(HttpClient())
-        backing = Backing(
-            tenant=tenant.name,
-            guests=guests,
-            owner=owner,
-            writer=writer,
-            journal=journal,
-            http=http,
-            secrets=TenantSecrets(secrets, hashlib.sha256(b"handles" + notice_secret.encode()).digest()),
-            tables=TableCatalog(owner),
-            clock=SystemClock(),
-            entropy=SystemEntropy(),
-            token=token,
-            notice_secret=notice_secret,
-        )
         async with trio.open_nursery() as nursery:
+            backing = Backing(
+                tenant=tenant.name,
+                guests=guests,
+                owner=owner,
+                writer=writer,
+                journal=journal,
+                http=http,
+                secrets=TenantSecrets(secrets, hashlib.sha256(b"handles" + notice_secret.encode()).digest()),
+                tables=TableCatalog(owner),
+                clock=SystemClock(),
+                entropy=SystemEntropy(),
+                token=token,
+                notice_secret=notice_secret,
+                give_back=lambda pool, connection: nursery.start_soon(_give_back, pool, connection, report),
+            )
             nursery.start_soon(writer.run)
             nursery.start_soon(_keep_partitions, owner, report)
             try:
@@ -105,6 +107,13 @@ async def open_backing(
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + FLUSH_S):
                     await writer.flush()
                 nursery.cancel_scope.cancel()
+
+
+async def _give_back(pool: Pool, connection: Connection, report: Callable[[BaseException], None]) -> None:
+    try:
+        await pool.give_back(connection)
+    except FluxError as error:  # The pool has closed the connection; only the reason is worth telling.
+        report(error)
 
 
 def _derive_password(notice_secret: str, tenant: Tenant) -> str:

@@ -291,12 +291,18 @@ class ExecutionDatabase:
         if self._open is not None and self._connection is not None:
             await self._undo(self._connection)
 
-    async def close(self) -> None:
-        """Give the connection back."""
+    def take_connection(self) -> Connection | None:
+        """Let go of the connection, if there is one: it is the caller's to give back."""
         connection, self._connection = self._connection, None
         if connection is not None:
             # A guest may have changed its session in ways that no statement's text shows.
             connection.is_dirty = True
+        return connection
+
+    async def close(self) -> None:
+        """Give the connection back."""
+        connection = self.take_connection()
+        if connection is not None:
             await self._pool.give_back(connection)
 
     # Inside

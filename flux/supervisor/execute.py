@@ -52,7 +52,7 @@ from flux.mutation import Mutation
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Sandbox
 from flux.session import RecordSession
-from flux.store.postgres import CannotConnect, CommitUnknown, ConnectionLost, DatabaseError, Pool
+from flux.store.postgres import CannotConnect, CommitUnknown, Connection, ConnectionLost, DatabaseError, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
@@ -150,6 +150,8 @@ class Backing:
     """Lets us write records on a guest's connection; its digest is in ``flux.supervisor``."""
     notice_secret: str
     """Authenticates the capture triggers' NOTICEs."""
+    give_back: Callable[[Pool, Connection], None]
+    """Takes a connection back to its pool without making anybody wait: cleaning a session takes a round trip."""
 
 
 class _Scribe:
@@ -320,8 +322,9 @@ class _Run:
                 await self._backing.writer.flush()
             return executed
         finally:
-            with trio.CancelScope(shield=True):
-                await self._database.close()
+            connection = self._database.take_connection()
+            if connection is not None:
+                self._backing.give_back(self._backing.guests, connection)
 
     def refuse(self, refusal: Raised) -> Executed:
         """Record an execution that never began."""

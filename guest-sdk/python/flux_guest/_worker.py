@@ -13,6 +13,7 @@ import asyncio
 import gc
 import hashlib
 import inspect
+import mmap
 import os
 import random
 import resource
@@ -63,7 +64,8 @@ class Worker:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1] if self._warm else limit
         # Collecting starts from zero, so that it comes at the same points of the same execution.
         gc.collect()
-        reserve: bytearray | None = bytearray(RESERVE_BYTES)
+        # Counted against the limit from here on, and never touched: each page that is costs a fault.
+        reserve = mmap.mmap(-1, RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         channel.reset(start["now_ns"])
         self._interpreter.begin(bytes.fromhex(start["seed"]))
@@ -77,9 +79,9 @@ class Worker:
         except SystemExit as request:
             self._exit(request)
         except BaseException as error:
-            reserve = None
+            reserve.close()
             word, answer = "raise", _values.encode(describe_error(error, channel, registered))
-        del reserve
+        reserve.close()
         self._out.finish()
         self._err.finish()
         channel.running = False

@@ -33,13 +33,14 @@ from typing import Any
 from flux_guest import _registry, _report, _validation, _values, _worker
 
 _fork = os.fork  # Functions find it closed.
+_libc = ctypes.CDLL(None, use_errno=True)  # Loaded once, and not in each worker.
 PR_SET_PDEATHSIG = 1
 CONTROL = 3
 TRACEBACK_CHARACTERS_MAX = 20_000
 
 
 def _die_with_zygote(zygote: int) -> None:
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != zygote:  # It died before the request took hold.
         os._exit(0)
