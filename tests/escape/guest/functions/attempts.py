@@ -81,8 +81,8 @@ READ_PATHS = {
     "read_environment_of_self": "/proc/self/environ",
     "read_maps_of_self": "/proc/self/maps",
     "read_environment_of_first_process": "/proc/1/environ",
-    "read_file_through_root_of_first_process": "/proc/1/root/etc/passwd",
-    "read_file_through_root_of_self": "/proc/self/root/etc/passwd",
+    "read_file_through_root_of_first_process": "/proc/1/root" + "/etc/passwd",
+    "read_file_through_root_of_self": "/proc/self/root" + "/etc/passwd",
     "read_file_through_working_folder_of_parent": "/proc/1/cwd/flux.toml",
     "read_kernel_symbols": "/proc/kallsyms",
     "read_kernel_memory": "/proc/kcore",
@@ -1157,7 +1157,8 @@ for _name in LIMITS:
     def _raise(targets: Targets, name: str = _name) -> object:
         number = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(number)[1]
-        refused_if(hard == resource.RLIM_INFINITY and name != "CPU", "there is none")
+        if hard == resource.RLIM_INFINITY:
+            return "there is none"
         resource.setrlimit(number, (hard + 1, hard + 1))
         return hard + 1
 
