@@ -147,6 +147,7 @@ class ProcessSandbox:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(zygote.pump_output)
+                nursery.start_soon(zygote.end_with_leader)
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
                 try:

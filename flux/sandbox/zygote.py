@@ -161,7 +161,7 @@ class Zygote:
                 parent=os.getpid(),
                 control=theirs.fileno(),
                 program="zygote",
-                project=str(project),
+                project=str(project.absolute()),
                 functions=functions_folder,
                 warm=warm,
                 uid=uid,
@@ -321,6 +321,11 @@ class Zygote:
             # process group; one that its modules forked without telling us ends here too.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def end_with_leader(self) -> None:
+        """Wait until what we spawned has ended, then end what it left: that may hold its socket open."""
+        await trio.lowlevel.wait_readable(self._handle)
+        self.kill()
 
     async def wait_end(self) -> str:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""

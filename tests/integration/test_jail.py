@@ -350,6 +350,22 @@ async def test_when_one_process_of_the_jail_is_killed_all_end_and_another_jail_i
         assert sandbox.restarts == 1 and sandbox.zygote_pid != zygote
 
 
+@pytest.mark.parametrize("isolation", ["strict", "core"])
+async def test_a_zygote_whose_socket_others_hold_is_missed_when_it_is_killed(
+    isolation: str, project: Callable[..., Path]
+) -> None:
+    hold = "import os, signal\nif os.fork() == 0:\n    signal.pause()\n"
+    async with running(project(a=HELLO, holds=hold), isolation=isolation) as sandbox:
+        assert await run(sandbox) == "hello"
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        family = descendants_of(os.getpid())
+        os.kill(zygote, 9)
+        await wait_gone(*family)
+        assert await run(sandbox) == "hello"
+        assert sandbox.restarts == 1
+
+
 async def test_a_jail_that_was_frozen_can_be_ended(project: Callable[..., Path]) -> None:
     async with running(project(a=HELLO)) as sandbox:
         await run(sandbox)
