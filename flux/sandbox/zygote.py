@@ -324,7 +324,11 @@ class Zygote:
 
     async def end_with_leader(self) -> None:
         """Wait until what we spawned has ended, then end what it left: that may hold its socket open."""
-        await trio.lowlevel.wait_readable(self._handle)
+        handle = os.dup(self._handle)  # Whoever ends the zygote waits as well, and one descriptor has one waiter.
+        try:
+            await trio.lowlevel.wait_readable(handle)
+        finally:
+            os.close(handle)
         self.kill()
 
     async def wait_end(self) -> str:
