@@ -118,6 +118,15 @@ def descendants_of(pid: int) -> set[int]:
     return found.union(*map(descendants_of, found))
 
 
+def family_of(sandbox: ProcessSandbox) -> set[int]:
+    """Return every process of the sandbox, from the one that is our child on."""
+    assert sandbox.zygote_pid is not None
+    top = sandbox.zygote_pid
+    while parent_of(top) != os.getpid():
+        top = parent_of(top)
+    return {top, *descendants_of(top)}
+
+
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
