@@ -13,6 +13,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import attrs
 
@@ -27,6 +28,9 @@ PINNED = (
 """How the log renders values, whatever the session's own settings."""
 
 ROW = "to_json(whole_row)::text"  # no column is called so
+
+HEADER = ("version", "op", "xid", "ordinal", "seq", "relid", "depth", "rows", "cut", "key", "mac")
+"""What a NOTICE's message is an array of."""
 
 Image = tuple[str, str | None, str | None]
 """A table, a row's image before and its image after."""
@@ -55,7 +59,7 @@ class Change:
 class Told:
     """A NOTICE of the capture, decoded."""
 
-    header: dict[str, object]
+    header: dict[str, Any]
     table: str
     befores: tuple[str, ...]
     afters: tuple[str, ...]
@@ -64,12 +68,12 @@ class Told:
     @property
     def ordinal(self) -> int:
         """Number of the statement in its transaction."""
-        return int(str(self.header["ordinal"]))
+        return int(self.header["ordinal"])
 
     @property
     def seq(self) -> int:
         """Of the last row logged with it."""
-        return int(str(self.header["seq"]))
+        return int(self.header["seq"])
 
 
 @attrs.frozen
@@ -177,16 +181,16 @@ async def open_guest(database: CapturedDatabase, user: str = GUEST) -> AsyncIter
 
 def decode_notice(notice: Notice, secret: str) -> Told:
     """A NOTICE's parts, and whether the server of that secret made it."""
-    head, separator, mac = notice.message.rpartition(',"mac":"')
+    head, separator, mac = notice.message.rpartition(',"')
     befores, afters = notice.detail or "", notice.hint or ""
-    signed = f"{secret}{head}}}{len(befores.encode())} {len(afters.encode())}"
+    signed = f"{secret}{head}{len(befores)} {len(afters)}"
     wanted = hashlib.sha256(signed.encode()).hexdigest()[:32]
     return Told(
-        header=json.loads(notice.message),
+        header=dict(zip(HEADER, json.loads(notice.message), strict=False)),
         table=f"{notice.schema}.{notice.table}",
         befores=tuple(split_array(befores)),
         afters=tuple(split_array(afters)),
-        is_genuine=bool(separator) and mac == wanted + '"}',
+        is_genuine=bool(separator) and mac == wanted + '"]',
     )
 
 

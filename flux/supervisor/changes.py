@@ -36,18 +36,20 @@ IMAGE_BYTES_MAX = 32 * 2**20
 has all rows that stay."""
 
 
-class _Header(msgspec.Struct):
-    """What the trigger function says about a statement; unknown keys are a newer trigger's."""
+class _Header(msgspec.Struct, array_like=True):
+    """What the trigger function says about a statement, in this order; more at its end is a newer trigger's."""
 
     version: int
     op: str
-    xid: str
+    xid: int
     ordinal: int
     seq: int
+    relid: int
     depth: int
     rows: int
     cut: bool
     key: list[str]
+    """Names of the primary key's columns, sorted."""
     mac: str
 
 
@@ -83,54 +85,61 @@ def read_notice(notice: Notice, secret: str, call: int, now_ns: int) -> Captured
     if notice.sqlstate != CAPTURE_SQLSTATE:
         return None
     befores, afters = notice.detail or "", notice.hint or ""
-    signed, separator, rest = notice.message.rpartition(',"mac":"')
-    if not separator:
-        return None
-    text = f"{secret}{signed}}}{len(befores.encode())} {len(afters.encode())}"
-    expected = hashlib.sha256(text.encode()).hexdigest()[:32]
-    if not hmac.compare_digest(expected.encode(), rest.removesuffix('"}').encode()):
+    signed, _, mac = notice.message.rpartition(',"')
+    text = f"{secret}{signed}{len(befores)} {len(afters)}"
+    expected = hashlib.sha256(text.encode()).hexdigest()[:32] + '"]'
+    if not hmac.compare_digest(expected.encode(), mac.encode()):
         return None
     header = _header_decoder.decode(notice.message)
-    old = [bytes(image).decode() for image in _images_decoder.decode(befores)] if befores else []
-    new = [bytes(image).decode() for image in _images_decoder.decode(afters)] if afters else []
-    xid = int(header.xid)
+    old, new = _split_images(befores), _split_images(afters)
+    write_key = _key_writer(header.key)
+    schema, table = notice.schema or "", notice.table or ""
 
-    def make(op: Operation, before: str | None, after: str | None) -> Mutation:
+    def make(op: Operation, key: str | None, before: str | None, after: str | None) -> Mutation:
         return Mutation(
-            schema=notice.schema or "", table=notice.table or "", key=_key_text(after or before or "{}", header.key),
-            op=op, before=before, after=after, committed=False, xid=xid, ordinal=header.ordinal,
+            schema, table, key, op, before, after, committed=False, xid=header.xid, ordinal=header.ordinal,
             depth=header.depth, call=call, at_ns=now_ns,
         )  # fmt: skip
 
-    mutations: list[Mutation]
     operation = OPERATION_OF_LETTER[header.op]
     if operation is not Operation.UPDATE:
-        images: list[tuple[str | None, str | None]] = [(image, None) for image in old]
-        images += [(None, image) for image in new]
-        mutations = [make(operation, before, after) for before, after in images]
+        mutations = [make(operation, write_key(image), image, None) for image in old]
+        mutations += [make(operation, write_key(image), None, image) for image in new]
     else:
-        pairs = list(zip(old, new, strict=False))
-        keys_changed = len(old) != len(new) and not header.cut
-        keys_changed |= any(_key_text(before, header.key) != _key_text(after, header.key) for before, after in pairs)
-        if keys_changed and header.key:
+        old_keys, new_keys = [write_key(image) for image in old], [write_key(image) for image in new]
+        if header.key and old_keys != new_keys and not (header.cut and _agree(old_keys, new_keys)):
             # As the log has it: a changed key is a delete and an insert, all the deletes first.
-            mutations = [make(Operation.DELETE, image, None) for image in old]
-            mutations += [make(Operation.INSERT, None, image) for image in new]
+            mutations = [make(Operation.DELETE, key, image, None) for key, image in zip(old_keys, old, strict=True)]
+            mutations += [make(Operation.INSERT, key, None, image) for key, image in zip(new_keys, new, strict=True)]
         else:
-            mutations = [make(operation, before, after) for before, after in pairs]
+            mutations = [make(operation, *each) for each in zip(new_keys, old, new, strict=False)]
     return CapturedStatement(
-        call, xid, header.ordinal, header.seq, header.depth, header.rows, header.cut, tuple(mutations)
+        call, header.xid, header.ordinal, header.seq, header.depth, header.rows, header.cut, tuple(mutations)
     )
 
 
-def _key_text(image: str, columns: list[str]) -> str | None:
-    """The primary key as the log writes it: ``{"id":42}``."""
+def _split_images(text: str) -> list[str]:
+    """The elements of a JSON array as they are written, since parsing would lose -0 and spaces."""
+    return [bytes(image).decode() for image in _images_decoder.decode(text)] if text else []
+
+
+def _key_writer(columns: list[str]) -> Callable[[str], str | None]:
+    """How to write the primary key of an image as the log does: ``{"id":42}``."""
     if not columns:
-        return None
-    row = _row_decoder.decode(image)
+        return lambda _image: None
     # The trigger's to_json() writes non-ASCII as it is.
-    parts = (f"{json.dumps(column, ensure_ascii=False)}:{bytes(row[column]).decode()}" for column in columns)
-    return "{" + ",".join(parts) + "}"
+    heads = [(column, json.dumps(column, ensure_ascii=False)) for column in columns]
+
+    def write(image: str) -> str:
+        row = _row_decoder.decode(image)
+        return "{" + ",".join([f"{head}:{bytes(row[column]).decode()}" for column, head in heads]) + "}"
+
+    return write
+
+
+def _agree(old_keys: list[str | None], new_keys: list[str | None]) -> bool:
+    """Of images that were cut, fewer may have come of one kind; the rows that came of both have the same keys."""
+    return all(old == new for old, new in zip(old_keys, new_keys, strict=False))
 
 
 class Changes:

@@ -25,13 +25,10 @@ def notice(
         new = [{"id": seq}]
     befores, afters = ("" if images is None else json.dumps(images) for images in (old, new))
     count = max(len(old or ()), len(new or ())) if rows is None else rows
-    header = (
-        f'{{"version":1,"op":"{op}","xid":"{xid}","ordinal":{ordinal},"seq":{seq},"relid":1,"depth":{depth},'
-        f'"rows":{count},"cut":{json.dumps(cut)},"key":["id"]'
-    )
-    signed = f"{secret}{header}}}{len(befores.encode())} {len(afters.encode())}"
+    header = f'[1,"{op}",{xid},{ordinal},{seq},1,{depth},{count},{json.dumps(cut)},["id"]'
+    signed = f"{secret}{header}{len(befores)} {len(afters)}"
     mac = hashlib.sha256(signed.encode()).hexdigest()[:32]
-    return raised(f'{header},"mac":"{mac}"}}', befores or None, afters or None)
+    return raised(f'{header},"{mac}"]', befores or None, afters or None)
 
 
 def raised(
@@ -134,8 +131,11 @@ def test_a_transaction_that_is_rolled_back_undoes_what_is_in_doubt_too() -> None
     [
         notice(10, 1, secret="guessed"),
         raised("hello"),
-        raised('{,"mac":"ü"}'),
-        raised(',"mac":"'),
+        raised('[1,"ü"]'),
+        raised(',"'),
+        raised("[]"),
+        raised(notice(10, 1).message.replace('"I"', '"U"'), None, notice(10, 1).hint),
+        raised(notice(10, 1).message.replace(",10,", ",11,"), None, notice(10, 1).hint),
         raised(notice(10, 1).message, None, notice(10, 1).hint, code="00000"),
         raised(notice(10, 1).message, "[{}]", notice(10, 1).hint),
     ],

@@ -199,13 +199,13 @@ async def test_a_notice_that_a_guest_makes_up_does_not_verify(database: Captured
         await guest.connection.execute("update shown set f = 3")
         (genuine,) = guest.told(secret)
         real = next(notice for notice in guest.notices if notice.sqlstate == "FX001")
-        forged_header = re.sub(r'"seq":\d+', '"seq":999999', real.message)
+        forged_header = real.message.replace(f",{genuine.seq},", ",999999,")
         for header in (
             forged_header,
-            real.message[: -len('"}') - 32] + hashlib.sha256(b"guess").hexdigest()[:32] + '"}',
-            real.message.replace('"op":"U"', '"op":"D"'),
-            re.sub(r',"mac":".*"', "", real.message),
-            '{"version":1}',
+            real.message[: -len('"]') - 32] + hashlib.sha256(b"guess").hexdigest()[:32] + '"]',
+            real.message.replace('"U"', '"D"'),
+            re.sub(r',"[0-9a-f]{32}"', "", real.message),
+            "[1]",
         ):
             guest.notices.clear()
             body = f"raise notice using errcode = 'FX001', message = $m${header}$m$, schema = 'shop', table = 'shown', "
