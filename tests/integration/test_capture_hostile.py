@@ -28,8 +28,12 @@ from tests.conftest import Database
 from tests.postgres_server import PostgresServer
 
 TABLES = (
-    "create table shop.shown (id int primary key, f float8, t timestamptz, b bytea, i interval, m money, j json);"
+    "create table shop.shown (id int primary key, f float8, t timestamptz, b bytea, i interval, m money, j json,"
+    " ts timestamptz[], during tstzrange, named regclass);"
     "insert into shop.shown values (1, 0.1, '2026-01-01 00:00+00', 'x', '1 day', 1, '{}');"
+    # Only the setting that matters to it may be looked at for each of these.
+    "create table shop.zoned (id int primary key, at timestamptz);"
+    "create table shop.plain (id int primary key, f float8, b bytea, at timestamp, ns numeric[]);"
 )
 TOKEN = b"a supervisor's token, thirty-two."
 
@@ -131,6 +135,9 @@ enable_mergejoin = off | enable_nestloop = off | enable_seqscan = off | enable_s
 plan_cache_mode = force_generic_plan | work_mem = '64kB' | constraint_exclusion = off
 enable_partition_pruning = off | flux.ordinal = 'x' | flux.ordinal = '99999999 7' | flux.ordinal = '-1 1'
 role = none | check_function_bodies = off | default_table_access_method = heap | synchronous_commit = off
+client_min_messages = debug5 | timezone = 'Etc/UTC' | timezone = 'GMT' | timezone = 'UTC+3' | extra_float_digits = 3
+extra_float_digits = 0 | datestyle = 'SQL, DMY' | intervalstyle = iso_8601 | plpgsql.extra_errors = 'all'
+plpgsql.extra_warnings = 'all' | plan_cache_mode = force_custom_plan | cursor_tuple_fraction = 1
 """.replace("\n", " | ").strip(" |").split(" | ")
 
 
@@ -142,23 +149,87 @@ async def test_no_setting_of_a_guests_silences_or_bends_the_log(database: Captur
             await guest.connection.execute(f"set {setting}")
             await guest.connection.execute(
                 "insert into shop.shown values (2, 0.1::float8 + 0.2, '2026-07-01 12:00+02', decode('6162', 'hex'), "
-                "'1 day 2 hours', 1.5, '{\"ä\": -0}')"
+                "'1 day 2 hours', 1.5, '{\"ä\": -0}', array['2026-07-01 12:00+02'::timestamptz], "
+                "tstzrange('2026-07-01 12:00+02', null), 'shop.plain')"
             )
+            await guest.connection.execute("insert into shop.zoned values (1, '2026-07-01 12:00+02')")
+            await guest.connection.execute(
+                "insert into shop.plain values "
+                "(1, 0.1::float8 + 0.2, decode('6162', 'hex'), '2026-07-01 12:00', '{1.50}')"
+            )
+            await guest.connection.execute("delete from shop.zoned; delete from shop.plain")
             await guest.connection.execute("update shop.shown set f = -f")
             await guest.connection.execute("delete from shop.shown where id = 2")
         told = guest.told(secret)
-        assert [each.header["op"] for each in told if each.is_genuine] == ["I", "U", "D"], setting
+        assert [each.header["op"] for each in told if each.is_genuine] == [*"IIIDDUD"], setting
         assert apply(before, told_images(told)) == without_empty(database.rows()), setting
         log = database.changes()
         assert apply(before, images(log)) == without_empty(database.rows()), setting
         inserted = json.loads(str(log[0].after))
-        assert (inserted["f"], inserted["t"], inserted["b"], inserted["i"], inserted["m"]) == (
-            0.30000000000000004, "2026-07-01T10:00:00+00:00", "\\x6162", "1 day 02:00:00", "$1.50",
-        ), setting  # fmt: skip
+        del inserted["j"]  # What a client sends in one encoding and calls another, nobody can read.
+        assert inserted == {
+            "id": 2, "f": 0.30000000000000004, "t": "2026-07-01T10:00:00+00:00", "b": "\\x6162",
+            "i": "1 day 02:00:00", "m": "$1.50", "ts": ["2026-07-01T10:00:00+00:00"],
+            "during": '["2026-07-01 10:00:00+00",)', "named": "shop.plain",
+        }, setting  # fmt: skip
+        assert json.loads(str(log[1].after)) == {"id": 1, "at": "2026-07-01T10:00:00+00:00"}, setting
+        assert json.loads(str(log[2].after)) == {
+            "id": 1, "f": 0.30000000000000004, "b": "\\x6162", "at": "2026-07-01T12:00:00", "ns": [1.5],
+        }, setting  # fmt: skip
         assert not any(change.outside for change in log)
         database.psql("update shop.shown set f = -f")
         database.forget_changes()
         before = database.rows()
+
+
+async def test_what_a_guest_has_set_is_its_own_again_after_a_change(database: CapturedDatabase) -> None:
+    wanted = {
+        "client_min_messages": "error", "extra_float_digits": "-3", "timezone": "Asia/Kathmandu",
+        "datestyle": "German, DMY", "intervalstyle": "sql_standard", "bytea_output": "escape",
+        "quote_all_identifiers": "on", "search_path": '"shop"', "row_security": "on",
+    }  # fmt: skip
+    change = "insert into shop.shown (id, t) values (3, now())"
+
+    async def settings() -> dict[str, str]:
+        return {name: str(await guest.connection.fetch_value(f"show {name}")) for name in wanted}
+
+    async with open_guest(database) as guest:
+        for name, value in wanted.items():
+            await guest.connection.execute(f"select set_config('{name}', '{value}', false)")
+        assert await settings() == wanted
+        await guest.connection.execute(change)
+        assert await settings() == wanted, "alone"
+        async with guest.connection.transaction():
+            await guest.connection.execute("delete from shop.shown where id = 3")
+            assert await settings() == wanted, "in a transaction"
+            with pytest.raises(DatabaseError):
+                async with guest.connection.transaction():
+                    await guest.connection.execute(change)
+                    await guest.connection.execute(change)
+            assert await settings() == wanted, "after a savepoint"
+            await guest.connection.execute("set local timezone = 'America/Caracas'")
+            await guest.connection.execute("set extra_float_digits = -4")
+            await guest.connection.execute(change)
+            inside = await settings()
+            assert (inside["timezone"], inside["extra_float_digits"]) == ("America/Caracas", "-4")
+        assert await settings() == wanted | {"extra_float_digits": "-4"}, "SET stays, SET LOCAL does not"
+    assert len(guest.told(database.notice_secret())) == 4
+
+
+async def test_a_guest_that_is_shown_its_plans_does_not_see_the_secret(database: CapturedDatabase) -> None:
+    secret = database.notice_secret()
+    async with open_guest(database) as guest:
+        for setting in ("debug_print_parse", "debug_print_rewritten", "debug_print_plan"):
+            await guest.connection.execute(f"set {setting} = on")
+        await guest.connection.execute("set client_min_messages = debug5")
+        for change in ("update shop.shown set f = 3", "delete from shop.shown"):
+            await guest.connection.execute(change)
+    assert any("PLANNEDSTMT" in (notice.detail or "") for notice in guest.notices), "it is shown plans"
+    shown = json.dumps([[notice.message, notice.detail, notice.hint, notice.where] for notice in guest.notices])
+    # A plan shows a constant as numbers, a byte each.
+    in_plan = " ".join(map(str, secret.encode()))
+    assert secret not in shown and in_plan not in shown
+    assert [each.is_genuine for each in guest.told(secret)] == [True, True]
 
 
 async def test_things_of_the_same_names_in_the_guests_temporary_schema_are_not_used(

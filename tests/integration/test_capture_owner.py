@@ -145,6 +145,27 @@ def test_changes_of_the_tables_themselves_have_their_own_log(database: CapturedD
     assert database.psql("select count(distinct catalog_digest) > 2 from flux.ddl") == "t"
 
 
+def test_a_column_added_later_is_written_as_any_other(database: CapturedDatabase) -> None:
+    # Which settings matter is known by the types of a table's columns, so none may go unnoticed.
+    database.script(
+        "create table shop.plain (id int primary key);"
+        "create table shop.parent (id int primary key); create table shop.child () inherits (shop.parent);"
+        "create table shop.root (id int primary key) partition by range (id);"
+        "create table shop.part partition of shop.root for values from (0) to (10);"
+        "alter table shop.plain add t timestamptz, add m interval;"
+        "alter table shop.parent add t timestamptz, add m interval;"
+        "alter table shop.root add t timestamptz, add m interval;"
+    )
+    for table in ("plain", "child", "root", "part"):
+        database.script(
+            "set timezone = 'Asia/Kathmandu'; set intervalstyle = 'iso_8601';"
+            f"insert into shop.{table} values (1, '2026-07-01 12:00+00', '26 hours');"
+        )
+        logged = database.changes()[-1]
+        assert logged.after == '{"id":1,"t":"2026-07-01T12:00:00+00:00","m":"26:00:00"}', table
+        database.script(f"delete from shop.{table}")
+
+
 def test_what_is_not_wholly_captured_is_named_with_its_reason(database: CapturedDatabase) -> None:
     database.script(
         SOME_ITEMS + "create table shop.off (id int primary key); alter event trigger flux_ddl disable;"
