@@ -28,6 +28,7 @@ from flux.supervisor.listeners import (
     PortInUseError,
     find_port_holder,
     open_listeners,
+    stop_handshakes,
 )
 
 __all__ = [
@@ -60,8 +61,8 @@ async def serve_http(
 ) -> None:
     """Serve until ``drain`` is set, then finish what was begun and return.
 
-    Draining: connections that the kernel has already taken are still accepted,
-    then the listeners are closed; requests in flight are finished and answered
+    Draining: nobody can connect any more, and connections that the kernel has already
+    taken are still accepted; then the listeners are closed. Requests in flight are finished and answered
     with ``connection: close``; idle connections are closed at once, but for those
     that have just been made, whose first request may be on its way. An endless
     stream is the handler's to end. The deadline for all that belongs to the
@@ -76,8 +77,14 @@ async def serve_http(
                     accepting.start_soon(_accept_forever, acceptor, server, connections)
                 task_status.started()
                 await drain.wait()
+                server.begin_drain()
+                for acceptor in acceptors:
+                    try:
+                        stop_handshakes(acceptor)
+                    except OSError as error:
+                        server.report(error)
+                await trio.sleep(_HANDSHAKE_S)
                 accepting.cancel_scope.cancel()
-            server.begin_drain()
             for acceptor in acceptors:
                 # To close a listener resets what waits in its queue, and those clients
                 # had reason to think that they were connected.
@@ -93,6 +100,8 @@ async def serve_http(
 _ACCEPTED_AT_ONCE_MAX = 64
 _REFUSALS_MAX = 128
 _RETRY_ACCEPT_S = 0.1
+_HANDSHAKE_S = 0.05
+"""How long a drain waits for clients whose handshake has begun: a round trip to them."""
 _CAPACITY_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 # accept(2): "Linux accept() passes already-pending network errors on the new socket as an
 # error code from accept(). [...] treat them like EAGAIN by retrying."

@@ -7,8 +7,10 @@ error that names the address and, from ``/proc``, the process that holds the por
 """
 
 import contextlib
+import ctypes
 import errno
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +81,33 @@ async def open_listeners(
     if not listeners and unavailable is not None:
         raise unavailable
     return listeners
+
+
+def stop_handshakes(listener: socket.socket) -> None:
+    """Let no new client begin to connect; those that have begun still finish.
+
+    To close a listener resets whoever the kernel has taken since the last accept, and those
+    clients think that they are connected. So before the last accept the first packets of new
+    clients are dropped, unanswered: they try again after a second, which is when the listener
+    is closed, or is another process's. Raises OSError where the kernel has no socket filters.
+    """
+    program = ctypes.create_string_buffer(_DROP_NEW_CLIENTS)
+    filter_program = struct.pack("HL", len(_DROP_NEW_CLIENTS) // 8, ctypes.addressof(program))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_DROP_NEW_CLIENTS = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),  # Load byte 13 of the TCP header: the flags.
+        (0x54, 0, 0, 0x12),  # Of which SYN and ACK
+        (0x15, 0, 1, 0x02),  # are, on a client's first packet, SYN alone:
+        (0x06, 0, 0, 0),  # dropped;
+        (0x06, 0, 0, 0xFFFFFFFF),  # everything else passes.
+    )
+)
+"""A classic BPF program (linux/filter.h): code, jump if true, jump if false, operand."""
 
 
 def find_port_holder(port: int) -> PortHolder | None:
