@@ -18,10 +18,8 @@ After "ready" it opens no file and starts no process: what it needs is in its me
 """
 
 import ctypes
-import errno
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -35,87 +33,15 @@ import trio
 from flux.sandbox.javascript import LoadedScripts, load_scripts, run_script
 from flux.sandbox.javascript_engine import Interpreter
 from flux.sandbox.wasm_cache import CompiledCode
+from flux.sandbox.wasm_door import SocketDoor
 from flux.sandbox.wasm_engine import Engine
 from flux.sandbox.wasm_module import BadFunctionFileError, LoadedModule, load_module, run_module
 from flux.sandbox.wasm_world import DoorClosedError, FileTree, Start
 
 PR_SET_PDEATHSIG = 1
-RECEIVE_BYTES = 1 << 18
-DOCUMENT_BYTES_MAX = 64 * 2**20
-"""The limit on bodies speaks much earlier."""
 SCRIPTS = (".js", ".ts")
-GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 FILE_BYTES_MAX = 64 * 2**20
 """Files that are larger are not in the tree that guests see: all of it is kept in memory."""
-
-
-class SocketDoor:
-    """A guest's way out: one end of a stream socket."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._descriptor = connection.fileno()
-        connection.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLRDHUP)
-        self._ahead = b""
-        """What came behind the document."""
-
-    async def read_document(self) -> bytes | None:
-        """Return the line that says what to run, or None when there will be none."""
-        buffer = bytearray()
-        while (end := buffer.find(b"\n")) < 0:
-            data = await self._receive()
-            if not data or len(buffer) > DOCUMENT_BYTES_MAX:
-                return None
-            buffer += data
-        self._ahead = bytes(buffer[end + 1 :])
-        return bytes(buffer[:end])
-
-    async def exchange(self, data: bytes) -> bytes:
-        """See `flux.sandbox.wasm_world.Door`."""
-        if data:
-            await self.send(data)
-        if self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            return ahead
-        return await self._receive()
-
-    async def _receive(self) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(self._descriptor)
-            try:
-                return self._connection.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                if error.errno in GONE:
-                    return b""
-                raise
-
-    async def send(self, data: bytes) -> None:
-        """See `flux.sandbox.wasm_world.Door`."""
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self._connection.send(view, socket.MSG_NOSIGNAL) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._descriptor)
-            except OSError as error:
-                if error.errno in GONE:
-                    raise DoorClosedError from error
-                raise
-        self.check_open()
-
-    def check_open(self) -> None:
-        """See `flux.sandbox.wasm_world.Door`."""
-        # Not by reading: answers that nobody has asked for yet may stand before the end.
-        if self._poll.poll(0):
-            raise DoorClosedError
-
-    def close(self) -> None:
-        """Let go of it: the supervisor learns that the guest is over."""
-        self._connection.close()
 
 
 class Host:
@@ -142,7 +68,9 @@ class Host:
         paths = [path for path in sorted(files) if not path.endswith(".d.ts")]
         scripts = [path for path in paths if path.endswith(SCRIPTS)]
         if scripts:
-            self._interpreter = Interpreter(self._engine, lambda binary: self._cache.compile(self._engine, binary))
+            self._interpreter = Interpreter(
+                self._engine, lambda binary: self._cache.compile(self._engine, binary)
+            )
         # From here on code of the project's is looked at.
         self._tree = FileTree(files)
         failures, functions = self._load_modules(files, [path for path in paths if path.endswith(".wasm")])
@@ -155,7 +83,8 @@ class Host:
                 self._scripts = loaded
                 runtimes = {".js": "javascript", ".ts": "typescript"}
                 functions += [
-                    {**one, "runtime": runtimes[PurePosixPath(one["file"]).suffix]} for one in loaded.functions
+                    {**one, "runtime": runtimes[PurePosixPath(one["file"]).suffix]}
+                    for one in loaded.functions
                 ]
             else:
                 failures += loaded
@@ -222,7 +151,9 @@ class Host:
         if module is not None:
             await run_module(self._engine, module, self._tree, door, start)
         else:
-            assert self._interpreter is not None and self._scripts is not None, "only what was declared is started"
+            assert self._interpreter is not None and self._scripts is not None, (
+                "only what was declared is started"
+            )
             await run_script(self._interpreter, self._scripts, door, start)
 
 

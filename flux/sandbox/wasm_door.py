@@ -1,0 +1,86 @@
+"""The way out of a wasm guest: its end of a stream socket, inside the process that runs it.
+
+What goes over it is told by `flux.sandbox.wasm_world`; here are only bytes, and who waits for them.
+"""
+
+import errno
+import select
+import socket
+
+import trio
+
+from flux.sandbox.wasm_world import DoorClosedError
+
+RECEIVE_BYTES = 1 << 18
+DOCUMENT_BYTES_MAX = 64 * 2**20
+"""The limit on bodies speaks much earlier."""
+GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
+
+class SocketDoor:
+    """A guest's way out: one end of a stream socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._descriptor = connection.fileno()
+        connection.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLRDHUP)
+        self._ahead = b""
+        """What came behind the document."""
+
+    async def read_document(self) -> bytes | None:
+        """Return the line that says what to run, or None when there will be none."""
+        buffer = bytearray()
+        while (end := buffer.find(b"\n")) < 0:
+            data = await self._receive()
+            if not data or len(buffer) > DOCUMENT_BYTES_MAX:
+                return None
+            buffer += data
+        self._ahead = bytes(buffer[end + 1 :])
+        return bytes(buffer[:end])
+
+    async def exchange(self, data: bytes) -> bytes:
+        """See `flux.sandbox.wasm_world.Door`."""
+        if data:
+            await self.send(data)
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            return ahead
+        return await self._receive()
+
+    async def _receive(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            try:
+                return self._connection.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno in GONE:
+                    return b""
+                raise
+
+    async def send(self, data: bytes) -> None:
+        """See `flux.sandbox.wasm_world.Door`."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._connection.send(view, socket.MSG_NOSIGNAL) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._descriptor)
+            except OSError as error:
+                if error.errno in GONE:
+                    raise DoorClosedError from error
+                raise
+        self.check_open()
+
+    def check_open(self) -> None:
+        """See `flux.sandbox.wasm_world.Door`."""
+        # Not by reading: answers that nobody has asked for yet may stand before the end.
+        if self._poll.poll(0):
+            raise DoorClosedError
+
+    def close(self) -> None:
+        """Let go of it: the supervisor learns that the guest is over."""
+        self._connection.close()
