@@ -48,7 +48,7 @@ def split_script(script: str) -> list[SqlStatement]:
     words: list[str] = []
     is_head = True
     parentheses = blocks = 0
-    for kind, begin, stop in _tokens(script):
+    for kind, begin, stop in tokens(script):
         text = script[begin:stop]
         if text == ";" and parentheses == 0 and blocks == 0:
             if start is not None:
@@ -100,8 +100,8 @@ def _depth(blocks: int, word: str) -> int:
             return blocks
 
 
-def _tokens(script: str) -> Iterator[tuple[str, int, int]]:
-    """Kind, begin and end of everything that is neither space nor comment."""
+def tokens(script: str) -> Iterator[tuple[str, int, int]]:
+    """Yield kind (``quoted``, ``dollar``, ``word`` or ``mark``), begin and end of all but space and comments."""
     position = 0
     while position < len(script):
         token = _TOKEN.match(script, position)

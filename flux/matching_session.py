@@ -1,0 +1,454 @@
+"""Replaying changed code: what the recording can still answer, and when.
+
+`flux.session.ReplaySession` demands the recorded path, call by call. Changed code leaves
+it, on purpose. So here each question looks for its counterpart by content
+(`flux.matching`), and where its answer comes from depends on what it would do::
+
+    db.*                  the world: the database as the execution saw it. The recorded answer of the
+                          counterpart is the oracle: while both have written the same, they must agree
+    http.*, secret.* ...  the counterpart's recorded answer, to the letter; without one the replay stops,
+                          unless the caller brought an answer or allows it for real
+    clock.*, entropy.*    streams: recorded values in their order, then what follows from them
+
+Time is simulated. An answer takes as long as it took when it was recorded, a timer as long
+as it says, and a new question of the database no time at all. The guest is handed one
+answer at a time, the earliest, and only when it has said that it waits (`waits`): so the
+order is the same in every run, however fast the machine is, and a time-out in the code
+comes before or after an answer as it would have.
+
+While the guest keeps to the recorded path (*on track*), times and order are the recorded
+ones. The first question that differs ends that.
+"""
+
+import enum
+import hashlib
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from flux import calls as recorded_calls
+from flux import values
+from flux.execution import LogLine
+from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
+from flux.matching import Counterparts, is_stream
+from flux.session import CANCELLED, Answer, Decision, Diverge, Divergence, Perform, Reply
+from flux.sql_rules import get_first_word
+
+NS = 1_000_000_000
+NEVER_NS = math.inf
+SLEEP_S_MAX = 86_400
+READING_WORDS = frozenset({"select", "values", "table", "show", "explain"})
+"""First words of statements that write nothing by themselves. What a function does that they call is not seen."""
+
+
+class Source(enum.StrEnum):
+    """Where an answer came from."""
+
+    RECORDED = "recorded"
+    WORLD = "world"
+    """The database as the execution saw it."""
+    STREAM = "stream"
+    """Clock and randomness."""
+    BORROWED = "borrowed"
+    """The recording of another execution."""
+    FIXTURE = "fixture"
+    """What the caller brought."""
+    LIVE = "live"
+    """Asked for real, with consent."""
+
+
+@attrs.frozen
+class Brought:
+    """An answer that the caller of the replay brings for one call."""
+
+    result: HostCallResult
+    source: Source
+    """`Source.BORROWED` or `Source.FIXTURE`."""
+
+
+@attrs.frozen
+class Fidelity:
+    """How far the world agrees with what was recorded."""
+
+    matched: int = 0
+    """Statements that were asked as recorded, with the same writes before them."""
+    equal: int = 0
+    """Of them, those that were answered as recorded."""
+    first_unequal: tuple[HostCall, HostCallResult] | None = None
+    """The recorded call whose answer the world does not give, and what it gave."""
+
+
+@attrs.define
+class _Pending:
+    """A question that the guest has not heard the answer of."""
+
+    request: HostCallRequest
+    due_ns: float
+    """When the answer comes, by the guest's clock; `NEVER_NS` if none was ever recorded."""
+    rank: int
+    """Decides among answers of one moment: the recorded order, then that of the questions."""
+    source: Source
+    result: HostCallResult | None = None
+    """None while it is performed."""
+    counterpart: HostCall | None = None
+    cancelled_ns: float = NEVER_NS
+    """When the recording says that its cancellation is answered."""
+
+
+class MatchingSession:
+    """See the module. ``has_world`` says that statements can be performed; without, only recorded ones are."""
+
+    def __init__(
+        self,
+        calls: Sequence[HostCall],
+        *,
+        started_at_ns: int,
+        seed: bytes,
+        has_world: bool,
+        timeout_s: float = math.inf,
+        brought: Mapping[int, Brought] | None = None,
+        live: frozenset[str] = frozenset(),
+    ) -> None:
+        """``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does."""
+        ordered = sorted(calls, key=lambda call: call.request.seq)
+        self._recorded = Counterparts(ordered)
+        self._paths = _split_paths(ordered)
+        """For each task, the recorded path that is still ahead."""
+        self._streams = _split_streams(ordered)
+        self._asked: defaultdict[int, int] = defaultdict(int)
+        """For each task, questions so far that are no stream's: on track, where on its path it is."""
+        self._has_world = has_world
+        self._brought = brought or {}
+        self._live = live
+        self._seed = seed
+        self._now_ns = started_at_ns
+        self._started_at_ns = started_at_ns
+        self._deadline_ns = started_at_ns + timeout_s * NS
+        self._pending: dict[int, _Pending] = {}
+        self._calls: dict[int, HostCall] = {}
+        self._logs: list[LogLine] = []
+        self._heard = 0
+        self._drawn = 0
+        self._waiting = False
+        self._on_track = True
+        self._writes_ahead = deque(call.request.seq for call in ordered if _may_write(call.request))
+        """Recorded calls that change what the next statement sees, and that the replay has not come to."""
+        self._writes_differ = False
+        self.sources: dict[int, Source] = {}
+        """By the call's number in the replay."""
+        self.fidelity = Fidelity()
+
+    # What a driver asks
+
+    def decide(self, request: HostCallRequest, at_ns: int) -> Decision:  # noqa: ARG002 - time is simulated
+        """See `flux.session.Session.decide`."""
+        self._calls[request.seq] = HostCall(request, None, self._now_ns - self._started_at_ns)
+        if is_stream(request.name):
+            return self._answer_from_stream(request)
+        brought = self._brought.get(request.seq)
+        if brought is not None:
+            self._leave_track()
+            return self._hold(
+                request, self._now_ns + brought.result.elapsed_ns, brought.source, brought.result
+            )
+        if request.name.startswith("db."):
+            return self._decide_statement(request)
+        return self._decide_outbound(request)
+
+    def completed(self, seq: int, result: HostCallResult) -> HostCall:
+        """See `flux.session.Session.completed`."""
+        pending = self._pending[seq]
+        assert pending.result is None, f"call {seq} was answered twice"
+        pending.result = result
+        if result.error is not None and result.error.name == CANCELLED:
+            pending.due_ns = self._now_ns
+        elif pending.source is Source.WORLD and pending.counterpart is not None and not self._writes_differ:
+            self._compare(pending.counterpart, result)
+        return attrs.evolve(self._calls[seq], result=result, answered=self._heard + 1)
+
+    def cancelled(self, seq: int) -> bool:
+        """See `flux.session.Session.cancelled`."""
+        pending = self._pending.get(seq)
+        if pending is None or pending.due_ns <= self._now_ns:
+            return False  # It has its answer, or has it coming.
+        if pending.result is None:
+            return pending.source in (Source.WORLD, Source.LIVE)
+        pending.result = HostCallResult(error=HostCallError(CANCELLED, "the function no longer waited"))
+        recorded_ns = pending.cancelled_ns
+        pending.due_ns = (
+            recorded_ns if self._on_track and self._now_ns <= recorded_ns < NEVER_NS else self._now_ns
+        )
+        return False
+
+    def waits(self) -> None:
+        """Take note that the guest has nothing left to do until it hears an answer."""
+        self._waiting = True
+
+    def take_replies(self) -> list[Reply]:
+        """See `flux.session.Session.take_replies`: at most one, the earliest, and only to a guest that waits."""
+        if not self._waiting or not self._pending:
+            return []
+        seq, pending = self._find_next()
+        if pending.result is None or pending.due_ns > self._deadline_ns:
+            return []
+        assert isinstance(pending.due_ns, int), "an answer that never came is due"
+        del self._pending[seq]
+        self._waiting = False
+        self._now_ns = max(self._now_ns, pending.due_ns)
+        self._heard += 1
+        result = attrs.evolve(pending.result, now_ns=self._now_ns)
+        self._calls[seq] = attrs.evolve(self._calls[seq], result=result, answered=self._heard)
+        return [(seq, result)]
+
+    def logged(self, line: LogLine) -> Divergence | None:
+        """See `flux.session.Session.logged`: changed code may say what it likes."""
+        self._logs.append(line)
+        return None
+
+    @property
+    def stalled(self) -> bool:
+        """See `flux.session.Session.stalled`: the next answer comes after the time limit, or never."""
+        if not self._waiting or not self._pending:
+            return False
+        due_ns = self._find_next()[1].due_ns
+        return due_ns > self._deadline_ns or due_ns == NEVER_NS
+
+    @property
+    def stalled_on(self) -> HostCallRequest | None:
+        """The first of the questions that a stalled guest waits for."""
+        return self._pending[min(self._pending)].request if self.stalled else None
+
+    @property
+    def calls(self) -> tuple[HostCall, ...]:
+        """See `flux.session.Session.calls`."""
+        return tuple(self._calls.values())
+
+    @property
+    def logs(self) -> tuple[LogLine, ...]:
+        """See `flux.session.Session.logs`."""
+        return tuple(self._logs)
+
+    @property
+    def is_on_track(self) -> bool:
+        """Whether every question so far was the recorded one, in its turn."""
+        return self._on_track
+
+    @property
+    def virtual_elapsed_ns(self) -> int:
+        """How long the replay has lasted by the guest's clock."""
+        return self._now_ns - self._started_at_ns
+
+    # Where an answer comes from
+
+    def _answer_from_stream(self, request: HostCallRequest) -> Decision:
+        call = self._take_from_stream(request)
+        if request.name == "clock.sleep":
+            return self._sleep(request, call)
+        if call is not None and call.result is not None:
+            return self._hold(request, self._find_due_ns(call), Source.STREAM, call.result, call)
+        match request.name:
+            case "clock.now":
+                return self._hold(
+                    request, self._now_ns, Source.STREAM, HostCallResult(values.encode(self._now_ns))
+                )
+            case "entropy.take":
+                return self._hold(request, self._now_ns, Source.STREAM, self._draw(request))
+        return Diverge(Divergence("new", request.seq, None, request))
+
+    def _sleep(self, request: HostCallRequest, call: HostCall | None) -> Decision:
+        match recorded_calls.read_json(request.arguments):
+            case [int() | float() as seconds] if 0 <= seconds <= SLEEP_S_MAX:
+                end_ns: float = self._now_ns + round(seconds * NS)
+            case _:
+                error = HostCallError(
+                    "InvalidArguments", f"clock.sleep takes 0 to {SLEEP_S_MAX} seconds", "FLX425"
+                )
+                return self._hold(request, self._now_ns, Source.STREAM, HostCallResult(error=error))
+        if call is None or call.result is None:
+            return self._hold(request, end_ns, Source.STREAM, _NULL)
+        due_ns = self._find_due_ns(call)
+        if call.result.error is None:
+            return self._hold(request, due_ns, Source.STREAM, call.result, call)
+        # It was given up before its end. A guest that does not give it up this time hears it end.
+        decision = self._hold(request, end_ns, Source.STREAM, _NULL, call)
+        self._pending[request.seq].cancelled_ns = due_ns
+        return decision
+
+    def _take_from_stream(self, request: HostCallRequest) -> HostCall | None:
+        """Return what was recorded between the same two questions. One more look at the clock sees the same time."""
+        if not self._on_track:
+            return None
+        recorded = self._streams.get(_stream_key(self._asked[request.task], request))
+        if not recorded:
+            return None
+        is_last = len(recorded) == 1
+        return recorded[0] if is_last and request.name == "clock.now" else recorded.popleft()
+
+    def _draw(self, request: HostCallRequest) -> HostCallResult:
+        """Randomness beyond what was recorded: it follows from the seed, so each replay draws the same."""
+        arguments = recorded_calls.read_json(request.arguments)
+        match arguments:
+            case [int() as size, *_] if 0 <= size <= 65_536:
+                self._drawn += 1
+                drawn = hashlib.shake_256(b"replay %d " % self._drawn + self._seed).digest(size)
+                return HostCallResult(values.encode(drawn))
+        message = "entropy.take takes a number of bytes, 0 to 65,536"
+        return HostCallResult(error=HostCallError("InvalidArguments", message, "FLX425"))
+
+    def _decide_statement(self, request: HostCallRequest) -> Decision:
+        call = self._recorded.take(request)
+        self._follow(request.task, call)
+        self._follow_writes(request, call)
+        if self._has_world:
+            due_ns = self._now_ns if call is None or call.result is None else self._find_due_ns(call)
+            return self._hold(request, due_ns, Source.WORLD, None, call)
+        if call is None or self._writes_differ:
+            # Without a database nobody knows what it would say now.
+            return self._diverge(request, call)
+        return self._hold_recorded(request, call)
+
+    def _decide_outbound(self, request: HostCallRequest) -> Decision:
+        similar = self._recorded.find_similar(request)
+        call = self._recorded.take(request)
+        self._follow(request.task, call)
+        if call is not None and not _waits_otherwise(call, request):
+            return self._hold_recorded(request, call)
+        http = recorded_calls.read_http(HostCall(request, None, 0))
+        if http is not None and http.host in self._live:
+            return self._hold(request, self._now_ns, Source.LIVE, None)
+        return self._diverge(request, call or similar)
+
+    def _hold_recorded(self, request: HostCallRequest, call: HostCall) -> Decision:
+        if call.result is None:
+            return self._hold(request, NEVER_NS, Source.RECORDED, _NULL, call)
+        due_ns: float = self._find_due_ns(call)
+        error = call.result.error
+        if error is not None and error.name == CANCELLED:
+            # It was never answered, until the guest gave it up.
+            self._hold(request, NEVER_NS, Source.RECORDED, call.result, call)
+            self._pending[request.seq].cancelled_ns = due_ns
+            return Answer(call.result)
+        return self._hold(request, due_ns, Source.RECORDED, call.result, call)
+
+    def _hold(
+        self,
+        request: HostCallRequest,
+        due_ns: float,
+        source: Source,
+        result: HostCallResult | None,
+        counterpart: HostCall | None = None,
+    ) -> Decision:
+        answered = counterpart.answered if counterpart is not None and self._on_track else None
+        rank = answered if answered is not None else _LAST
+        self._pending[request.seq] = _Pending(request, due_ns, rank, source, result, counterpart)
+        self.sources[request.seq] = source
+        return Perform() if result is None else Answer(result)
+
+    def _diverge(self, request: HostCallRequest, counterpart: HostCall | None) -> Decision:
+        expected = None if counterpart is None else counterpart.request
+        return Diverge(Divergence("new" if expected is None else "changed", request.seq, expected, request))
+
+    def _find_due_ns(self, call: HostCall) -> int:
+        """When the recorded answer comes: then as now while on track, else after as long a time."""
+        result = call.result
+        assert result is not None
+        if self._on_track and result.now_ns >= self._now_ns:
+            return result.now_ns
+        return self._now_ns + result.elapsed_ns
+
+    def _find_next(self) -> tuple[int, _Pending]:
+        return min(self._pending.items(), key=lambda item: (item[1].due_ns, item[1].rank, item[0]))
+
+    # What has become of the recorded path
+
+    def _follow(self, task: int, call: HostCall | None) -> None:
+        self._asked[task] += 1
+        path = self._paths.get(task)
+        if call is None or not path or path.popleft() != call.request.seq:
+            self._leave_track()
+
+    def _leave_track(self) -> None:
+        self._on_track = False
+
+    def _follow_writes(self, request: HostCallRequest, call: HostCall | None) -> None:
+        """Note the first difference in what was written: from there on answers may differ."""
+        ahead = self._writes_ahead
+        if call is None:
+            self._writes_differ |= _may_write(request)
+        elif not _may_write(request):
+            self._writes_differ |= bool(ahead) and ahead[0] < call.request.seq
+        elif ahead and ahead[0] == call.request.seq:
+            ahead.popleft()
+        else:
+            self._writes_differ = True
+
+    def _compare(self, call: HostCall, result: HostCallResult) -> None:
+        recorded = call.result
+        if recorded is None or (recorded.error is not None and recorded.error.name == CANCELLED):
+            return
+        equal = _says_the_same(recorded, result)
+        first = self.fidelity.first_unequal
+        self.fidelity = Fidelity(
+            self.fidelity.matched + 1,
+            self.fidelity.equal + equal,
+            first if equal or first is not None else (call, result),
+        )
+
+
+_LAST = 2**62
+_NULL = HostCallResult()
+"""Null, for a timer that ends, and in the place of an answer that never comes."""
+
+
+def _split_paths(ordered: Sequence[HostCall]) -> dict[int, deque[int]]:
+    paths: defaultdict[int, deque[int]] = defaultdict(deque)
+    for call in ordered:
+        if not is_stream(call.request.name):
+            paths[call.request.task].append(call.request.seq)
+    return dict(paths)
+
+
+_StreamKey = tuple[int, int, str, bytes]
+
+
+def _split_streams(ordered: Sequence[HostCall]) -> dict[_StreamKey, deque[HostCall]]:
+    """Return the recorded clock and randomness, by task and how much that task had asked before."""
+    streams: defaultdict[_StreamKey, deque[HostCall]] = defaultdict(deque)
+    asked: defaultdict[int, int] = defaultdict(int)
+    for call in ordered:
+        if is_stream(call.request.name):
+            streams[_stream_key(asked[call.request.task], call.request)].append(call)
+        else:
+            asked[call.request.task] += 1
+    return dict(streams)
+
+
+def _stream_key(asked: int, request: HostCallRequest) -> _StreamKey:
+    return request.task, asked, request.name, request.arguments
+
+
+def _may_write(request: HostCallRequest) -> bool:
+    """Whether what comes after this call may see something else than what came before it."""
+    if request.name in ("db.begin", "db.commit", "db.rollback"):
+        return True
+    statement = recorded_calls.read_statement(HostCall(request, None, 0))
+    return statement is not None and get_first_word(statement.sql) not in READING_WORDS
+
+
+def _waits_otherwise(call: HostCall, request: HostCallRequest) -> bool:
+    """Whether the replay's patience with an outbound request would have made a difference."""
+    then, now = recorded_calls.read_http(call), recorded_calls.read_http(HostCall(request, None, 0))
+    if then is None or now is None or then.timeout_s == now.timeout_s or call.result is None:
+        return False
+    error = call.result.error
+    if error is not None and error.name == "HttpTimeout":
+        return True
+    return now.timeout_s is not None and call.result.elapsed_ns > now.timeout_s * NS
+
+
+def _says_the_same(recorded: HostCallResult, result: HostCallResult) -> bool:
+    if recorded.error is None or result.error is None:
+        return recorded.error is result.error and recorded.value == result.value
+    return (recorded.error.name, recorded.error.code) == (result.error.name, result.error.code)

@@ -1,0 +1,169 @@
+"""What a replay shows about the failure that was recorded.
+
+A verdict is about one question: would this code have failed this request the same way?
+It never flatters. ``passed`` takes an answer that is no failure, with a database that
+agreed with the record as long as it could. A replay that had to stop says where it was:
+*past it* when everything that the failed execution asked had been asked and answered
+alike, and then something more was asked (a failing run stops early, so what a repaired
+one asks next was never recorded); *diverged* when it left before that, which decides
+nothing. And where the recorded answer of somebody else is the failure itself (a time-out,
+a 5xx), the code has had no say: *outside*.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+
+from flux.execution import Execution, Killed
+from flux.failure import Failure, Kind, find_failure
+from flux.hostcall import HostCallRequest
+from flux.matching import Grade, Pair, align
+from flux.matching_session import Fidelity
+from flux.session import Divergence
+
+
+class Verdict(enum.StrEnum):
+    """In the words of the command line and its JSON."""
+
+    SAME_FAILURE = "same failure"
+    PASSED = "passed"
+    PAST_IT = "past it"
+    OTHER_FAILURE = "other failure"
+    DIVERGED = "diverged"
+    OUTSIDE = "outside"
+    UNFAITHFUL = "unfaithful"
+    UNREPLAYABLE = "unreplayable"
+    IDENTICAL = "identical"
+    """Of an execution that had not failed: it asked, said and answered the same."""
+    CHANGED = "changed"
+    """Of an execution that had not failed: it did not."""
+
+
+@attrs.frozen
+class Replayed:
+    """What a replay did."""
+
+    execution: Execution
+    """As it would have been recorded. Of one that was stopped, the outcome means nothing."""
+    divergence: Divergence | None = None
+    """The question that nothing could answer, at which it was stopped."""
+    waited_for: HostCallRequest | None = None
+    """The question whose answer does not come within the time limit, or was never recorded."""
+    fidelity: Fidelity = attrs.Factory(Fidelity)
+
+
+@attrs.frozen
+class Judgement:
+    """A verdict and what it rests on."""
+
+    verdict: Verdict
+    reason: str
+    """A sentence, with nothing recorded in it."""
+    pairs: tuple[Pair, ...]
+    """The calls of both sides."""
+
+    @property
+    def grades(self) -> dict[str, int]:
+        """How many calls there are of each grade, all grades named."""
+        counts = Counter(pair.grade for pair in self.pairs)
+        return {grade.value: counts[grade] for grade in Grade}
+
+
+_OUTSIDE_KINDS = frozenset({Kind.OUTBOUND_TIMEOUT, Kind.OUTBOUND_ERROR, Kind.OUTBOUND_STATUS})
+
+
+def judge(original: Execution, replayed: Replayed) -> Judgement:
+    """Return what ``replayed`` shows about ``original``."""
+    pairs = tuple(align(original.calls, replayed.execution.calls))
+    verdict, reason = _judge(original, replayed, pairs)
+    return Judgement(verdict, reason, pairs)
+
+
+def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
+    if replayed.fidelity.first_unequal is not None:
+        call, _ = replayed.fidelity.first_unequal
+        return (
+            Verdict.UNFAITHFUL,
+            f"the rebuilt database answers call {call.request.seq} otherwise than it was answered then",
+        )
+    failure = find_failure(original)
+    if failure is None or failure.is_answer:
+        return _judge_healthy(original, replayed, pairs)
+    if replayed.divergence is not None:
+        return _judge_stopped(replayed.divergence, pairs)
+    if replayed.waited_for is not None:
+        return _judge_waiting(original, failure, replayed.waited_for, pairs)
+    again = find_failure(replayed.execution)
+    if again is None:
+        return Verdict.PASSED, f"it answered {replayed.execution.status}"
+    if again.is_answer:
+        return Verdict.PASSED, f"it answered {replayed.execution.status}, which is no failure of the function"
+    if again.signature != failure.signature:
+        return Verdict.OTHER_FAILURE, "it fails, and not as it did"
+    if failure.kind in _OUTSIDE_KINDS and _was_heard_alike(failure.call, pairs):
+        return Verdict.OUTSIDE, f"what fails it is the answer of call {failure.call}, which is in the record"
+    return Verdict.SAME_FAILURE, "the same exception from the same function"
+
+
+def _judge_healthy(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
+    if replayed.divergence is not None:
+        seq = replayed.divergence.seq
+        return Verdict.DIVERGED, f"call {seq} asks for what was never recorded; what follows is undecided"
+    if replayed.waited_for is not None:
+        return Verdict.DIVERGED, f"call {replayed.waited_for.seq} is not answered within the time limit"
+    differences = []
+    if any(pair.grade is not Grade.EXACT for pair in pairs):
+        differences.append("what it asks")
+    if original.outcome != replayed.execution.outcome:
+        differences.append("what it answers")
+    if differences:
+        return Verdict.CHANGED, f"it differs in {' and '.join(differences)}"
+    return Verdict.IDENTICAL, "it asks and answers the same"
+
+
+def _judge_stopped(divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
+    missing = sum(pair.grade is Grade.MISSING for pair in pairs)
+    others = [pair for pair in pairs if pair.right is not None and pair.right.request.seq != divergence.seq]
+    is_past = (
+        missing == 0 and divergence.kind == "new" and all(pair.grade is not Grade.CHANGED for pair in others)
+    )
+    if is_past and _all_heard(others):
+        return (
+            Verdict.PAST_IT,
+            f"everything that the failed execution asked was asked and answered alike; then it asked for call "
+            f"{divergence.seq}, which was never recorded",
+        )
+    return (
+        Verdict.DIVERGED,
+        f"call {divergence.seq} left the recording before the point where it failed; nothing is decided",
+    )
+
+
+def _judge_waiting(
+    original: Execution, failure: Failure, waited_for: HostCallRequest, pairs: Sequence[Pair]
+) -> tuple[Verdict, str]:
+    counterpart = next(
+        (pair.left for pair in pairs if pair.right is not None and pair.right.request.seq == waited_for.seq),
+        None,
+    )
+    if counterpart is None or counterpart.result is not None:
+        return Verdict.OTHER_FAILURE, f"it waits for call {waited_for.seq} until its time limit"
+    if isinstance(original.outcome, Killed) and failure.call == counterpart.request.seq:
+        return Verdict.OUTSIDE, f"call {failure.call} was never answered, and waiting for it is what fails"
+    return Verdict.DIVERGED, f"it waits for call {waited_for.seq}, whose answer was never recorded"
+
+
+def _was_heard_alike(seq: int | None, pairs: Sequence[Pair]) -> bool:
+    """Whether the replay asked the question behind the failure as it was asked then."""
+    return any(
+        pair.left is not None
+        and pair.left.request.seq == seq
+        and pair.grade in (Grade.EXACT, Grade.REORDERED)
+        for pair in pairs
+    )
+
+
+def _all_heard(pairs: Sequence[Pair]) -> bool:
+    return all(pair.right is not None and pair.right.result is not None for pair in pairs)
