@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flux_guest import _registry, _report, _validation, _values, _worker
+from flux_guest import _layout, _registry, _report, _validation, _values, _worker
 
 _fork = os.fork  # Functions find it closed.
 _libc = ctypes.CDLL(None, use_errno=True)  # Loaded once, and not in each worker.
@@ -121,13 +121,19 @@ class Zygote:
     """The fork server."""
 
     def __init__(
-        self, project: Path, control: socket.socket, worker: _worker.Worker, confine: Callable[[], None]
+        self,
+        project: Path,
+        control: socket.socket,
+        worker: _worker.Worker,
+        confine: Callable[[], None],
+        shuffle: int = 0,
     ) -> None:
         self._project = project
         self._control = control
         self._worker = worker
         self._confine = confine
-        self._workers: set[int] = set()
+        self._layout = _layout.Layout()
+        self._shuffle = shuffle
 
     def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -138,6 +144,7 @@ class Zygote:
 
     def run(self, functions: str) -> None:
         """Import, report, and fork until the host closes the control socket."""
+        self._layout.settle(self._shuffle)
         failures = _import_functions(self._project, functions, self._say)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -150,15 +157,19 @@ class Zygote:
         os.set_blocking(writer, False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        gc.collect()
-        gc.freeze()  # Collecting in a worker would write to every page it shares with us.
+        woken = [bytearray(4096)]
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(reader, select.POLLIN)
+        sys._getframe()  # A signal's handler is given this frame's object, which is then kept: have it made now.
+        self._layout.settle(self._shuffle)
+        gc.freeze()  # Collecting in a worker would write to every page it shares with us.
+        self._layout.give_scratch()
+        # Nothing from here on may be kept: workers forked later would find it in their memory.
         while True:
             for descriptor, _event in poll.poll():
                 if descriptor == reader:
-                    os.read(reader, 4096)
+                    os.readv(reader, woken)  # Into memory that is there already.
                     self._reap()
                 elif not self._fork((reader, writer)):
                     return
@@ -179,17 +190,18 @@ class Zygote:
                 return True
             if pid == 0:
                 self._become_worker(zygote, descriptors, own)
-            self._workers.add(pid)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         handle = os.pidfd_open(pid)  # We have not reaped it, so the pid is still its own.
         self._say({"forked": pid}, [handle])
         os.close(handle)
+        gc.collect()  # Python's lists of objects to use again would use the scratch up.
         return True
 
     def _become_worker(self, zygote: int, descriptors: list[int], own: tuple[int, int]) -> None:
         try:
+            self._layout.take_scratch()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _die_with_zygote(zygote)
@@ -216,14 +228,16 @@ class Zygote:
                 return
             if pid == 0:
                 return
-            if pid in self._workers:
-                self._workers.discard(pid)
-                self._say({"exited": pid, "status": status})
+            # Also of a process that a module has made: the host knows its workers.
+            self._say({"exited": pid, "status": status})
 
 
-def main(project: str, functions: str, *, warm: bool, confine: Callable[[], None]) -> None:
-    """Serve a project; each worker calls ``confine`` before it runs anything."""
+def main(project: str, functions: str, *, warm: bool, confine: Callable[[], None], shuffle: int = 0) -> None:
+    """Serve a project; each worker calls ``confine`` before it runs anything.
+
+    With ``shuffle``, objects lie in another order than without (`flux_guest._layout`).
+    """
     faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
     control = socket.socket(fileno=CONTROL)
-    Zygote(Path(project), control, _worker.Worker(project, warm=warm), confine).run(functions)
+    Zygote(Path(project), control, _worker.Worker(project, warm=warm), confine, shuffle).run(functions)
