@@ -236,6 +236,9 @@ class Execution:
     """The execution that caused this one."""
     attempt: int = 1
     """Counts the runs of one request after serialisation failures."""
+    fuel: int | None = None
+    """How far the guest had come at its end, as `flux.hostcall.HostCallRequest.fuel` counts it: where it
+    answered, died, or was stopped by a limit. None for kinds of sandbox that do not count."""
 
     @property
     def name(self) -> str:

@@ -66,6 +66,9 @@ class HostCallRequest:
     """The innermost line of the user's code on the stack, when the guest tells."""
     one_way: bool = False
     """The guest waits for no answer (log lines)."""
+    fuel: int | None = None
+    """How far the guest had come when it asked: what it had burnt since its start, by the count of its sandbox and
+    never by its own word. None for kinds of sandbox that do not count."""
 
 
 @attrs.frozen

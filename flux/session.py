@@ -19,6 +19,11 @@ when it has nothing left to do, so the same replies in the same order make it do
 the same things. That is the whole of replaying concurrency.
 
 Log lines are not questions; they are compared as a stream of their own.
+
+Where a kind of sandbox counts what its guests burn, a recording has the count (*fuel*) at each
+call and at the end. It is an exact position: a guest that asks the same with other fuel behind it
+has come there by another way, which is a divergence before anything else shows it. And a guest
+that a time limit has ended is stopped at the same unit when it is replayed, not by a clock.
 """
 
 from collections.abc import Sequence
@@ -26,7 +31,7 @@ from typing import Protocol
 
 import attrs
 
-from flux.execution import LogLine
+from flux.execution import Killed, LogLine
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 
 CANCELLED = "Cancelled"
@@ -38,10 +43,10 @@ class Divergence:
     """Where a replay left its recording."""
 
     kind: str
-    """``changed``: another question; ``extra``: one more; ``missing``: one less; ``log`` or ``outcome``: it
-    said or ended something else."""
+    """``changed``: another question; ``extra``: one more; ``missing``: one less; ``fuel``: the same call, or the
+    same end, come to by another way; ``log`` or ``outcome``: it said or ended something else."""
     seq: int
-    """Number of the host call, or of the log line for ``log``; 0 for ``outcome``."""
+    """Number of the host call, or of the log line for ``log``; 0 for ``outcome``, and for ``fuel`` at the end."""
     expected: HostCallRequest | LogLine | str | None
     """What the recording has there."""
     actual: HostCallRequest | LogLine | str | None
@@ -67,6 +72,16 @@ class Diverge:
     divergence: Divergence
 
 
+@attrs.frozen
+class Cut:
+    """How a recorded guest was ended from outside."""
+
+    outcome: Killed
+    """By which limit."""
+    fuel: int | None
+    """Where it was then, if that is known: its replay is to be stopped there, whatever it does."""
+
+
 Decision = Perform | Answer | Diverge
 Reply = tuple[int, HostCallResult]
 
@@ -88,6 +103,10 @@ class Session(Protocol):
 
     def logged(self, line: LogLine) -> Divergence | None:
         """Take a log line."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """How this guest is to end, if it is the replay of one that was cut off."""
 
     @property
     def stalled(self) -> bool:
@@ -141,6 +160,11 @@ class RecordSession:
         return None
 
     @property
+    def cut(self) -> Cut | None:
+        """A recording guest ends as it may."""
+        return None
+
+    @property
     def stalled(self) -> bool:
         """A recording guest can always be answered yet."""
         return False
@@ -159,14 +183,24 @@ class RecordSession:
 class ReplaySession:
     """Answers the same code from its own recording, strictly.
 
-    Every question must equal the recorded one: name, arguments, task. Where in the
-    source it was asked is not compared, as a comment moves lines and changes nothing.
+    Every question must equal the recorded one: name, arguments, task, and fuel where both
+    have it. Where in the source it was asked is not compared, as a comment moves lines and
+    changes nothing.
 
     ``ended`` says that the recorded guest returned or raised. Then it did not wait for
-    what was never answered, and neither is its replay `stalled`.
+    what was never answered, and neither is its replay `stalled`. ``cut`` is its outcome if a limit
+    that is measured from outside has ended it (time), and ``fuel`` is where it was at its end.
     """
 
-    def __init__(self, calls: Sequence[HostCall], logs: Sequence[LogLine], *, ended: bool = False) -> None:
+    def __init__(
+        self,
+        calls: Sequence[HostCall],
+        logs: Sequence[LogLine],
+        *,
+        ended: bool = False,
+        cut: Killed | None = None,
+        fuel: int | None = None,
+    ) -> None:
         self._recorded = {call.request.seq: call for call in calls}
         self._recorded_logs = tuple(logs)
         answered = [call for call in calls if call.answered is not None]
@@ -178,16 +212,23 @@ class ReplaySession:
         self._unanswered = len(calls) - len(answered)
         self._logs_to_hear = 0 if ended else _count_lines_of_guest(self._recorded_logs)
         self._ended = ended
+        self._cut = None if cut is None else Cut(cut, fuel)
+        self._fuel = fuel
 
     def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
         """See `Session.decide`."""
         recorded = self._recorded.get(request.seq)
         if recorded is None:
+            if self._cut is not None and _is_at_most(request.fuel, self._cut.fuel):
+                # In one breath with the last call on record, and the limit came between the two.
+                return Answer(None)
             return Diverge(Divergence("extra", request.seq, None, request))
         expected = recorded.request
         asked = (request.name, request.arguments, request.task)
         if asked != (expected.name, expected.arguments, expected.task):
             return Diverge(Divergence("changed", request.seq, expected, request))
+        if _differ(expected.fuel, request.fuel):
+            return Diverge(Divergence("fuel", request.seq, expected, request))
         self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
         return Answer(recorded.result)
 
@@ -229,6 +270,11 @@ class ReplaySession:
         return None
 
     @property
+    def cut(self) -> Cut | None:
+        """See `Session.cut`."""
+        return self._cut
+
+    @property
     def stalled(self) -> bool:
         """See `Session.stalled`: all that was recorded has been asked, said and heard, and it waits on."""
         return (
@@ -249,14 +295,27 @@ class ReplaySession:
         """See `Session.logs`."""
         return tuple(self._logs)
 
-    def find_missing(self) -> Divergence | None:
-        """Return the first recorded call or log line that the replay, now ended, never came to."""
+    def find_missing(self, fuel: int | None = None) -> Divergence | None:
+        """Return the first recorded call or log line that the replay, now ended, never came to.
+
+        If there is none: that it ended elsewhere, when ``fuel`` says where it ended.
+        """
         for seq, call in self._recorded.items():
             if seq not in self._asked:
                 return Divergence("missing", seq, call.request, None)
         if len(self._logs) < len(self._recorded_logs):
             return Divergence("log", len(self._logs) + 1, self._recorded_logs[len(self._logs)], None)
+        if _differ(self._fuel, fuel):
+            return Divergence("fuel", 0, f"{self._fuel} units of fuel", f"{fuel} units of fuel")
         return None
+
+
+def _differ(recorded: int | None, replayed: int | None) -> bool:
+    return recorded is not None and replayed is not None and recorded != replayed
+
+
+def _is_at_most(fuel: int | None, limit: int | None) -> bool:
+    return fuel is not None and limit is not None and fuel <= limit
 
 
 def _count_lines_of_guest(logs: Sequence[LogLine]) -> int:

@@ -19,6 +19,10 @@ To the guest, one for each call with an id, in the order of completion::
 
     [id, null, value, now_ns]
     [id, {"name": ..., "message": ..., "code": ..., "details": {...}}, null, now_ns]
+
+A sandbox that counts what its guests burn (*fuel*: `flux.sandbox.wasm_engine`) puts the count
+in front of each frame that a guest begins, ``1<fuel> <frame>``. Each line of the guest's has
+it, whatever is in it, so no guest can say it of itself.
 """
 
 import re
@@ -34,6 +38,7 @@ FRAME_BYTES_MAX = 16 * 2**20
 """Longest line, either way; the body limit is lower and speaks first."""
 OUTSTANDING_MAX = 1000
 """Calls that a guest may have in flight."""
+FUEL_MAX = 2**63 - 1
 
 
 class GuestProtocolError(Exception):
@@ -99,6 +104,8 @@ class CancelReceived:
     """The guest no longer waits for an answer that it has not had yet."""
 
     seq: int
+    fuel: int | None = None
+    """As in `HostCallRequest`; so in the other events."""
 
 
 @attrs.frozen
@@ -107,6 +114,7 @@ class ReturnReceived:
 
     value: bytes
     """JSON, as it came."""
+    fuel: int | None = None
 
 
 @attrs.frozen
@@ -114,6 +122,7 @@ class RaiseReceived:
     """The guest has failed."""
 
     report: RaisedReport
+    fuel: int | None = None
 
 
 Event = CallReceived | CancelReceived | ReturnReceived | RaiseReceived
@@ -130,7 +139,8 @@ _encoder = msgspec.json.Encoder()
 NAME_LENGTH_MAX = 100
 _word = re.compile(rb'[ \t\r]*\[[ \t\r]*"([^"]*)"')
 """How a frame begins that is no call."""
-
+_fuel = re.compile(rb"1([0-9]{1,19}) ")
+_FUEL_BYTES_MAX = 21
 
 _no_bracket = re.compile(rb'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', re.DOTALL)
 _FRAME_DEPTH_MAX = values.DEPTH_MAX + 10
@@ -156,9 +166,17 @@ class GuestConnection:
     """The host's side of one guest's wire."""
 
     def __init__(
-        self, frame_bytes_max: int = FRAME_BYTES_MAX, outstanding_max: int = OUTSTANDING_MAX
+        self,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+        outstanding_max: int = OUTSTANDING_MAX,
+        *,
+        is_metered: bool = False,
     ) -> None:
+        """``is_metered``: the sandbox puts the guest's fuel in front of each frame."""
         self._frame_bytes_max = frame_bytes_max
+        self._line_bytes_max = frame_bytes_max + (_FUEL_BYTES_MAX if is_metered else 0)
+        self.fuel: int | None = 0 if is_metered else None
+        """Where the guest stood when it began the frame that was read last."""
         self._outstanding_max = outstanding_max
         self._buffer = bytearray()
         self._scanned = 0
@@ -187,23 +205,26 @@ class GuestConnection:
                 end = buffer.find(b"\n", max(start, self._scanned))
                 if end < 0:
                     break
-                self._check_size(end - start)
+                self._check_size(end - start, self._line_bytes_max)
                 events.append(self._read(bytes(buffer[start:end])))
                 start = end + 1
                 self._scanned = start
             del buffer[:start]
             self._scanned = len(buffer)
-            self._check_size(len(buffer))
+            self._check_size(len(buffer), self._line_bytes_max)
         except GuestProtocolError as error:
             error.events = tuple(events)
             raise
         return events
 
-    def _check_size(self, frame_bytes: int) -> None:
-        if frame_bytes > self._frame_bytes_max:
+    def _check_size(self, frame_bytes: int, allowed: int) -> None:
+        if frame_bytes > allowed:
             raise GuestFrameTooLargeError(f"a frame has more than {self._frame_bytes_max} bytes")
 
     def _read(self, line: bytes) -> Event:
+        if self.fuel is not None:
+            line = self._take_fuel(line, self.fuel)
+            self._check_size(len(line), self._frame_bytes_max)
         if self._ended:
             raise GuestProtocolError("a frame came after the function's end")
         if _is_too_deep(line):
@@ -214,6 +235,16 @@ class GuestConnection:
             return self._read_call(line)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise GuestProtocolError(f"a malformed frame: {error}") from error
+
+    def _take_fuel(self, line: bytes, before: int) -> bytes:
+        """Take from ``line`` what the sandbox has put there; return the guest's own part."""
+        found = _fuel.match(line)
+        if found is None or not before <= int(found[1]) <= FUEL_MAX:
+            raise GuestProtocolError(
+                f"fuel from {before} was due in front of a frame, and {line[:21]!r} came"
+            )
+        self.fuel = int(found[1])
+        return line[found.end() :]
 
     def _read_call(self, line: bytes) -> Event:
         call = _call_decoder.decode(line)
@@ -234,7 +265,9 @@ class GuestConnection:
                 raise GuestProtocolError(f"more than {self._outstanding_max} calls are waiting for an answer")
             self._last_seq = call.id
             self._outstanding.add(call.id)
-        return CallReceived(HostCallRequest(call.id, call.name, arguments, task, position, one_way))
+        return CallReceived(
+            HostCallRequest(call.id, call.name, arguments, task, position, one_way, self.fuel)
+        )
 
     def _read_word(self, word: bytes, line: bytes) -> Event:
         match word:
@@ -242,18 +275,18 @@ class GuestConnection:
                 value = bytes(_end_decoder.decode(line)[1])
                 _any_decoder.decode(value)  # Raw is not validated until somebody looks.
                 self._ended = True
-                return ReturnReceived(value)
+                return ReturnReceived(value, self.fuel)
             case b"raise":
                 report = _raise_decoder.decode(line)[1]
                 if not 100 <= report.status <= 599:
                     raise GuestProtocolError(f"{report.status} is no HTTP status")
                 self._ended = True
-                return RaiseReceived(report)
+                return RaiseReceived(report, self.fuel)
             case b"cancel":
                 seq = _cancel_decoder.decode(line)[1]
                 if not 0 < seq <= self._last_seq:
                     raise GuestProtocolError(f"call {seq} was cancelled, but never made")
-                return CancelReceived(seq)
+                return CancelReceived(seq, self.fuel)
         raise GuestProtocolError(f"unknown frame {word[:40]!r}")
 
     def reply(self, seq: int, result: HostCallResult) -> bytes:

@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from flux.sandbox.javascript import LoadedScripts, load_scripts, run_script
-from flux.sandbox.javascript_engine import Interpreter, Realm, ScriptWorld
+from flux.sandbox.javascript_engine import Interpreter, Realm
 from flux.sandbox.wasm import default_folder
 from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_engine import SLICE_FUEL, Engine
@@ -54,11 +54,24 @@ class AnsweringDoor:
         self._answer = answer
         self._buffer = b""
         self.frames: list[list[Any]] = []
+        self.fuel_at_calls: list[int] = []
 
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
+        self.send_nowait(data)
+
+    def send_nowait(self, data: bytes) -> int:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        self.frames += [json.loads(line) for line in lines if line[:1] == b"["]
+        for line in lines:
+            fuel, _, frame = line.partition(b" ")
+            if line[:1] == b"1" and frame[:1] == b"[":
+                self.frames.append(json.loads(frame))
+                if self.frames[-1][0] not in ("return", "raise", "cancel", 0):
+                    self.fuel_at_calls.append(int(fuel[1:]))
+        return len(data)
+
+    async def send_last(self, data: bytes) -> None:
+        await self.send(data)
 
     async def exchange(self, data: bytes) -> bytes:
         known = len(self.frames)
@@ -120,17 +133,13 @@ def make_start(function: str, seed: str = "5eed" * 16, memory_bytes_max: int = 1
 
 async def run(interpreter: Interpreter, scripts: LoadedScripts, start: Start) -> Ran:
     door = AnsweringDoor(answer_call)
-    fuel_at_calls: list[int] = []
     seen: list[tuple[int, str]] = []
-
-    def on_world(world: ScriptWorld) -> None:
-        world.fuel_at_calls = fuel_at_calls
 
     def on_end(realm: Realm) -> None:
         seen.append((realm.isolate.fuel, hashlib.sha256(realm.isolate.snapshot()).hexdigest()))
 
-    await run_script(interpreter, scripts, door, start, on_world=on_world, on_end=on_end)
-    return Ran(door.frames, seen[0][0], fuel_at_calls, seen[0][1])
+    await run_script(interpreter, scripts, door, start, on_end=on_end)
+    return Ran(door.frames, seen[0][0], door.fuel_at_calls, seen[0][1])
 
 
 async def describe_runs(slice_fuel: int, seed: str) -> str:

@@ -26,6 +26,20 @@ class Exit:
     output: str = ""
     """The last of what it wrote past the SDK: an interpreter's dying words. Both numbers are None when
     nobody is left who could say how it ended."""
+    is_stopped: bool = False
+    """It was stopped where `Meter.stop_at` had said."""
+
+
+@attrs.frozen
+class Reading:
+    """What a meter shows when its guest is over."""
+
+    fuel: int
+    """What the guest had burnt since its start."""
+    memory_sha256: str = ""
+    """Of all its memory, if that was asked for."""
+    unheard: bytes = b""
+    """What it had put on the wire and nobody has received."""
 
 
 @attrs.frozen
@@ -71,12 +85,33 @@ class SandboxUnavailableError(OperatorError):
     code = "FLX421"
 
 
+class Meter(Protocol):
+    """Counts what one guest burns. The count is an exact position: the same guest with the same answers has the
+    same at the same place, on any machine."""
+
+    def stop_at(self, fuel: int) -> None:
+        """Let the guest come to ``fuel`` and no farther. To be said before its start."""
+
+    def ask_memory(self) -> None:
+        """Have the guest's memory hashed when it is over. To be said before its start."""
+
+    def slice_by(self, fuel: int) -> None:
+        """Cut the guest's time into slices of ``fuel``, which changes nothing that it sees. Before its start."""
+
+    async def wait_reading(self) -> Reading | None:
+        """Wait until the guest is over and return what it came to; None when nobody is left to say so."""
+
+
 class Worker(Protocol):
     """One guest, for one execution at a time."""
 
     @property
     def pid(self) -> int:
         """Process that runs it."""
+
+    @property
+    def meter(self) -> Meter | None:
+        """What counts its fuel, which then stands in front of each of its frames (`flux.wire`)."""
 
     async def start(self, document: bytes) -> None:
         """Hand over what to run: one line of JSON, without its newline."""

@@ -83,6 +83,9 @@ class Talk:
                 return None
             self._buffer += data
         line, _, rest = self._buffer.partition(b"\n")
+        if self._worker.meter is not None:
+            assert re.match(rb"1[0-9]+ ", line), f"a frame came without its fuel: {bytes(line[:30])!r}"
+            line = line.partition(b" ")[2]
         self._buffer = bytearray(rest)
         frame: list[Any] = json.loads(line)
         return frame

@@ -15,9 +15,9 @@ import attrs
 from flux.sandbox.javascript_engine import LOAD_MEMORY_BYTES, Handles, Interpreter, Realm, ScriptWorld, Thrown
 from flux.sandbox.javascript_modules import BOOT, SDK, UnresolvedImportError, resolve
 from flux.sandbox.wasm_engine import PointerError, Template, Trapped
-from flux.sandbox.wasm_module import NEARLY_FULL, say_failure
+from flux.sandbox.wasm_module import NEARLY_FULL, say_failure, say_over
 from flux.sandbox.wasm_wasi import GuestExit
-from flux.sandbox.wasm_world import NOTHING, Door, FileTree, Start
+from flux.sandbox.wasm_world import NOTHING, Door, DoorClosedError, FileTree, Start
 from flux.typescript import UnsupportedSyntaxError, erase_types
 
 LINE_OF_STACK = re.compile(r"^\s*at (?:.* \()?(?P<file>.+?):(?P<line>\d+)(?::\d+)?\)?$")
@@ -36,6 +36,13 @@ class _ClosedDoor:
         return b""
 
     async def send(self, data: bytes) -> None:
+        """See `Door`."""
+
+    def send_nowait(self, data: bytes) -> int:
+        """See `Door`."""
+        return len(data)
+
+    async def send_last(self, data: bytes) -> None:
         """See `Door`."""
 
     def check_open(self) -> None:
@@ -102,7 +109,8 @@ def _read_output(said: bytes) -> Iterator[str]:
     """Yield what modules have printed or logged while they were loaded."""
     for line in said.splitlines():
         try:
-            match json.loads(line.removeprefix(b"2")):
+            # Of a line of the guest's, the kind and the fuel are in front.
+            match json.loads(line[1:] if line[:1] == b"2" else line.partition(b" ")[2]):
                 case str(text):
                     yield text
                 case [0, "log.write", [_, str(text), _], *_]:
@@ -210,31 +218,36 @@ async def run_script(
     door: Door,
     start: Start,
     *,
-    on_world: Callable[[ScriptWorld], None] = lambda _world: None,
     on_end: Callable[[Realm], None] = lambda _realm: None,
 ) -> None:
-    """Run one execution to its end, which its world then knows; raise `DoorClosedError` when nobody listens.
+    """Run one execution to its end, which its door then has heard. One whose door is closed is ended.
 
-    ``on_world`` is shown the world before the guest sees it; ``on_end`` the realm before it is closed.
+    ``on_end`` is shown the realm before it is closed.
     """
     world = ScriptWorld(door, start, scripts.tree)
-    on_world(world)
-    realm = interpreter.open(world, max(start.memory_bytes_max, scripts.memory_bytes), scripts.image)
-    realm.isolate.on_turn = door.check_open
+    realm = interpreter.open(
+        world, max(start.memory_bytes_max, scripts.memory_bytes), scripts.image,
+        stop_fuel=start.stop_fuel, slice_fuel=start.slice_fuel,
+    )  # fmt: skip
+    isolate = realm.isolate
+    isolate.on_turn = world.push
     try:
         try:
             await realm.drive(scripts.handles)
+            say_over(world, isolate)
         except Thrown as error:
             if not world.ended:
-                full = realm.isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
-                world.submit(_report(error, full=full))
+                full = isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
+                world.submit(_report(error, full=full), isolate.fuel)
+            say_over(world, isolate)
         except (Trapped, PointerError, GuestExit) as error:
-            full = realm.isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
-            say_failure(world, error, full=full)
+            say_failure(world, isolate, error, full=isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max)
+        except DoorClosedError:
+            say_over(world, isolate)
         on_end(realm)
-        await door.send(world.take_outgoing())
+        await door.send_last(world.take_outgoing())
     finally:
-        realm.isolate.close()
+        isolate.close()
 
 
 def _report(error: Thrown, *, full: bool) -> bytes:

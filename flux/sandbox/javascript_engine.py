@@ -214,7 +214,15 @@ class Interpreter:
         """Return a memory's contents as a template."""
         return self._nothing_imported.prepare(self._engine.compile(make_image(memory)))
 
-    def open(self, world: ScriptWorld, memory_bytes_max: int, image: Template | None = None) -> "Realm":
+    def open(
+        self,
+        world: ScriptWorld,
+        memory_bytes_max: int,
+        image: Template | None = None,
+        *,
+        stop_fuel: int | None = None,
+        slice_fuel: int | None = None,
+    ) -> "Realm":
         """Make an isolate with the interpreter in it: in its first state, or in that of ``image``."""
         isolate = Isolate(self._engine, world, memory_bytes_max=memory_bytes_max)
         try:
@@ -222,7 +230,7 @@ class Interpreter:
             isolate.use_memory(memory)
             interpreter = isolate.link(self._linker, self._module, env=memory)
             glue = isolate.link(self._linker, self._glue, env=memory, js=interpreter)
-            isolate.begin_metering()
+            isolate.begin_metering(stop_fuel, slice_fuel)
         except BaseException:
             isolate.close()
             raise

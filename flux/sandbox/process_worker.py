@@ -31,6 +31,9 @@ ZYGOTE_DIED = "the process that forks workers was killed, and its workers with i
 class ProcessWorker:
     """See the module, and `flux.sandbox.base.Worker`."""
 
+    meter = None
+    """Nobody counts what a process of the operating system's burns to the unit."""
+
     def __init__(self, start: int, output: int, wire: socket.socket) -> None:
         self._start = start
         self._output = output

@@ -140,6 +140,8 @@ Script = Callable[[ScriptedGuest, dict[str, Any]], Awaitable[bytes | str | None]
 class ScriptedWorker:
     """See `flux.sandbox.base.Worker`."""
 
+    meter = None
+
     def __init__(self, pid: int, scripts: Mapping[str, Script], nursery: trio.Nursery) -> None:
         self.pid = pid
         self._scripts = scripts

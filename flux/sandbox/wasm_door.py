@@ -3,13 +3,14 @@
 What goes over it is told by `flux.sandbox.wasm_world`; here are only bytes, and who waits for them.
 """
 
+import contextlib
 import errno
 import select
 import socket
 
 import trio
 
-from flux.sandbox.wasm_world import DoorClosedError
+from flux.sandbox.wasm_world import ORDER, DoorClosedError, Start
 
 RECEIVE_BYTES = 1 << 18
 DOCUMENT_BYTES_MAX = 64 * 2**20
@@ -29,9 +30,16 @@ class SocketDoor:
         self._ahead = b""
         """What came behind the document."""
 
-    async def read_document(self) -> bytes | None:
-        """Return the line that says what to run, or None when there will be none."""
-        buffer = bytearray()
+    async def read_start(self) -> Start | None:
+        """Return what to run, or None when there will be nothing."""
+        line = await self._read_line()
+        if line is None or not line.startswith(ORDER):
+            return None if line is None else Start.read(line)
+        document = await self._read_line()
+        return None if document is None else Start.read(document, line[len(ORDER) :])
+
+    async def _read_line(self) -> bytes | None:
+        buffer, self._ahead = bytearray(self._ahead), b""
         while (end := buffer.find(b"\n")) < 0:
             data = await self._receive()
             if not data or len(buffer) > DOCUMENT_BYTES_MAX:
@@ -74,6 +82,22 @@ class SocketDoor:
                     raise DoorClosedError from error
                 raise
         self.check_open()
+
+    def send_nowait(self, data: bytes) -> int:
+        """See `flux.sandbox.wasm_world.Door`."""
+        try:
+            return self._connection.send(data, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            if error.errno in GONE:
+                raise DoorClosedError from error
+            if isinstance(error, BlockingIOError):
+                return 0
+            raise
+
+    async def send_last(self, data: bytes) -> None:
+        """See `flux.sandbox.wasm_world.Door`."""
+        with contextlib.suppress(DoorClosedError):
+            await self.send(data)
 
     def check_open(self) -> None:
         """See `flux.sandbox.wasm_world.Door`."""

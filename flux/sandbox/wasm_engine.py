@@ -61,6 +61,8 @@ ends by the interpreter's own count, at a depth that repeats, and never by ours,
 FIBER_STACK_BYTES = WASM_STACK_BYTES + 2 * 2**20
 FUEL_MAX = 1 << 62
 CALL_VALUES_MAX = 12
+OUT_OF_FUEL = "OUT_OF_FUEL"
+"""`Trapped.kind` of a guest that was stopped where `Isolate.begin_metering` had said."""
 
 _PRIVATE = (
     "_wasmtime_call_future_delete", "_wasmtime_call_future_poll", "_wasmtime_config_async_stack_size_set",
@@ -347,7 +349,7 @@ class Instance:
 class Isolate:
     """One guest. See the module."""
 
-    def __init__(self, engine: Engine, world: Any, *, memory_bytes_max: int, fuel_max: int = FUEL_MAX) -> None:
+    def __init__(self, engine: Engine, world: Any, *, memory_bytes_max: int) -> None:
         self.world = world
         """What the host functions know of this guest."""
         self.on_turn: Callable[[], None] = lambda: None
@@ -359,7 +361,8 @@ class Isolate:
         # Tables hold pointers outside of the memory: without a limit, a guest's way around the memory's.
         self._store.set_limits(memory_size=memory_bytes_max, table_elements=1 << 20, instances=8, memories=4)
         self.context = self._store._context()
-        self._fuel_max = fuel_max
+        self._fuel_max = FUEL_MAX
+        self._stop_fuel: int | None = None
         self.begin_metering()
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
         self._error = ctypes.POINTER(ffi.wasmtime_error_t)()
@@ -423,17 +426,38 @@ class Isolate:
         self._raise_failure()
         assert done, "an instance's start function asked for something that waits"
 
-    def begin_metering(self) -> None:
-        """Count fuel from here. (What an instantiation burns is wasmtime's own affair and changes with it.)"""
+    def begin_metering(self, stop_fuel: int | None = None, slice_fuel: int | None = None) -> None:
+        """Count fuel from here. (What an instantiation burns is wasmtime's own affair and changes with it.)
+
+        A guest that has come to ``stop_fuel`` is ended by a trap at its next step: when it wants to wait, or to
+        say something, or to go on computing. ``slice_fuel`` is the length of its slices, if not the engine's.
+        """
+        self._stop_fuel = stop_fuel
+        # One more than that: where wasmtime looks, a guest that has burnt all of it is over already.
+        self._fuel_max = FUEL_MAX if stop_fuel is None else stop_fuel + 1
         bindings._wasmtime_context_set_fuel(self.context, self._fuel_max)
-        bindings._wasmtime_context_fuel_async_yield_interval(self.context, self._engine.slice_fuel)
+        bindings._wasmtime_context_fuel_async_yield_interval(self.context, slice_fuel or self._engine.slice_fuel)
 
     @property
     def fuel(self) -> int:
         """Fuel burnt since `begin_metering`."""
         left = ctypes.c_uint64()
         bindings._wasmtime_context_get_fuel(self.context, ctypes.byref(left))
-        return self._fuel_max - left.value
+        burnt = self._fuel_max - left.value
+        return burnt if self._stop_fuel is None else min(burnt, self._stop_fuel)
+
+    def spend_fuel(self) -> int:
+        """Return the same for a guest that is about to be heard; raise `Trapped` for one that was to stop before."""
+        # wasmtime looks at loops and calls. Between two looks a guest may come to ask something more.
+        if self._stop_fuel is not None:
+            self._check_fuel(self._stop_fuel + 1)
+        return self.fuel
+
+    def _check_fuel(self, end: int) -> None:
+        left = ctypes.c_uint64()
+        bindings._wasmtime_context_get_fuel(self.context, ctypes.byref(left))
+        if self._fuel_max - left.value >= end:
+            raise Trapped(OUT_OF_FUEL, f"stopped at {self._stop_fuel} units of fuel")
 
     # Calling
 
@@ -454,6 +478,8 @@ class Isolate:
                 if done:
                     break
                 if self.parked is not None:
+                    if self._stop_fuel is not None:
+                        self._check_fuel(self._stop_fuel)
                     wait, self.parked, hot = self.parked, None, False
                     self.answer = await wait(self)
                 else:
@@ -461,6 +487,8 @@ class Isolate:
         finally:
             # Also ends a fiber that waits, when trio cancels us.
             bindings._wasmtime_call_future_delete(future)
+        if self._stop_fuel is not None:
+            self._check_fuel(self._stop_fuel + 1)
         self._raise_failure()
         return self._read_result(results)
 
@@ -551,6 +579,11 @@ class Isolate:
         """Return all of the memory."""
         self._look(0)
         return self._view.tobytes()
+
+    def hash_memory(self) -> str:
+        """Return the SHA-256 of all of the memory."""
+        self._look(0)
+        return hashlib.sha256(self._view).hexdigest()
 
     @property
     def memory_bytes(self) -> int:

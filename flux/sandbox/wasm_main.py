@@ -36,7 +36,7 @@ from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_door import SocketDoor
 from flux.sandbox.wasm_engine import Engine
 from flux.sandbox.wasm_module import BadFunctionFileError, LoadedModule, load_module, run_module
-from flux.sandbox.wasm_world import DoorClosedError, FileTree, Start
+from flux.sandbox.wasm_world import FileTree, Start
 
 PR_SET_PDEATHSIG = 1
 SCRIPTS = (".js", ".ts")
@@ -134,19 +134,16 @@ class Host:
         """Run one guest. Whatever it does ends it, and nobody else."""
         door = SocketDoor(connection)
         try:
-            document = await door.read_document()
-            if document is not None:
-                await self._run(door, document)
-        except DoorClosedError:
-            pass
+            start = await door.read_start()
+            if start is not None:
+                await self._run(door, start)
         except Exception:
             # Ours, not the guest's. The supervisor sees a guest that ended without a word; this is why.
             _print(traceback.format_exc())
         finally:
             door.close()
 
-    async def _run(self, door: SocketDoor, document: bytes) -> None:
-        start = Start.read(document)
+    async def _run(self, door: SocketDoor, start: Start) -> None:
         module = self._modules.get(start.function)
         if module is not None:
             await run_module(self._engine, module, self._tree, door, start)

@@ -21,6 +21,7 @@ import attrs
 
 from flux.sandbox.wasm_binary import FormatError, read_custom
 from flux.sandbox.wasm_engine import (
+    OUT_OF_FUEL,
     BadModuleError,
     Engine,
     Isolate,
@@ -32,7 +33,7 @@ from flux.sandbox.wasm_engine import (
     list_imports,
 )
 from flux.sandbox.wasm_wasi import GuestExit, define_wasi
-from flux.sandbox.wasm_world import Door, FileTree, Start, World
+from flux.sandbox.wasm_world import Door, DoorClosedError, FileTree, Start, World
 
 SECTION = "flux"
 COMMAND, REACTOR, INITIALIZE = "_start", "flux_run", "_initialize"
@@ -122,47 +123,62 @@ async def run_module(
     *,
     on_end: Callable[[Isolate], None] = lambda _isolate: None,
 ) -> None:
-    """Run one execution to its end, which its door then has heard; raise `DoorClosedError` when nobody listens."""
+    """Run one execution to its end, which its door then has heard. One whose door is closed is ended."""
     world = World(door, start, tree)
     world.arguments = (str(module.declared["name"]),)
     isolate = Isolate(engine, world, memory_bytes_max=start.memory_bytes_max)
-    isolate.on_turn = door.check_open
+    isolate.on_turn = world.push
     try:
         try:
             instance = isolate.instantiate(module.template)
             isolate.use_memory(instance.export("memory"))
-            isolate.begin_metering()
+            isolate.begin_metering(start.stop_fuel, start.slice_fuel)
             if module.initialize:
                 await isolate.call(instance.function(INITIALIZE), ":")
             await isolate.call(instance.function(module.entry), ":")
-            say_end(world)
+            say_end(world, isolate.fuel)
+            say_over(world, isolate)
         except (Trapped, PointerError, GuestExit) as error:
-            full = isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
-            say_failure(world, error, full=full)
+            say_failure(world, isolate, error, full=isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max)
+        except DoorClosedError:
+            say_over(world, isolate)
         on_end(isolate)
-        await door.send(world.take_outgoing())
+        await door.send_last(world.take_outgoing())
     finally:
         isolate.close()
 
 
-def say_failure(world: World, error: Trapped | PointerError | GuestExit, *, full: bool) -> None:
-    """Put on the wire how a guest ended that has not come to its end."""
+def say_over(world: World, isolate: Isolate) -> None:
+    """Put on the wire how far a guest has come that is over."""
+    world.say_over(isolate.fuel, isolate.hash_memory if world.wants_memory else None)
+
+
+def say_failure(
+    world: World, isolate: Isolate, error: Trapped | PointerError | GuestExit, *, full: bool
+) -> None:
+    """Put on the wire how a guest ended that has not come to its end, and how far it came."""
+    how: dict[str, Any] | None = None
     if world.ended:
-        return
-    if isinstance(error, GuestExit):
+        pass  # It has answered, and then failed. Nobody is to know.
+    elif isinstance(error, GuestExit):
         if error.code == 0 and world.stdout:
-            say_end(world)
+            say_end(world, isolate.fuel)
         else:
-            world.say_exit(exit_code=error.code)
-        return
-    world.print(f"{error}\n".encode())
-    if full:
-        world.print(b"MemoryError\n")
-    kind = error.kind if isinstance(error, Trapped) else "MEMORY_OUT_OF_BOUNDS"
-    world.say_exit(signal=SIGNALS.get(kind, signal.SIGILL).value)
+            how = {"exit_code": error.code}
+    elif isinstance(error, Trapped) and error.kind == OUT_OF_FUEL:
+        how = {"stopped": True}
+    else:
+        world.print(f"{error}\n".encode())
+        if full:
+            world.print(b"MemoryError\n")
+        kind = error.kind if isinstance(error, Trapped) else "MEMORY_OUT_OF_BOUNDS"
+        how = {"signal": SIGNALS.get(kind, signal.SIGILL).value}
+    say_over(world, isolate)
+    if how is not None:
+        world.say_exit(**how)
 
 
-def say_end(world: World) -> None:
+def say_end(world: World, fuel: int) -> None:
     """Answer with what the guest has written on its standard output, unless it has answered on the wire."""
     if world.ended:
         return
@@ -172,7 +188,7 @@ def say_end(world: World) -> None:
         kind, described = _describe_body(content)
         headers, body = [["content-type", kind]], described
     answer = {"status": 200 if content else 204, "headers": headers, "body": body}
-    world.submit(json.dumps(["return", answer]).encode() + b"\n")
+    world.submit(json.dumps(["return", answer]).encode() + b"\n", fuel)
 
 
 def _describe_body(content: bytes) -> tuple[str, Any]:

@@ -149,8 +149,9 @@ def _fd_write(isolate: Isolate, descriptor: int, address: int, count: int, resul
         parts.append(isolate.read(start, min(size, room)))
         room -= len(parts[-1])
     data = b"".join(parts)
+    fuel = isolate.spend_fuel()
     if world.is_wire(descriptor):
-        world.submit(data, 0 if world.fuel_at_calls is None else isolate.fuel)
+        world.submit(data, fuel)
     elif descriptor == 1:
         if len(world.stdout) + len(data) > RESPONSE_BYTES_MAX:
             return FBIG

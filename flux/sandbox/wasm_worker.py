@@ -1,27 +1,35 @@
 """One wasm guest, as seen from the supervisor: a socket to the process that runs it.
 
 The process is shared with other guests of the same deployment, so a guest is ended by
-closing its socket, and how it ended is told on the socket as well: see the two kinds of
-lines in `flux.sandbox.wasm_world`. They are taken out here; the rest is the wire,
-and goes up unread.
+closing its socket, and how it ended is told on the socket as well: see the kinds of
+lines in `flux.sandbox.wasm_world`. Those that are not the guest's are taken out here; the
+rest is the wire, and goes up unread.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 
+import attrs
 import trio
 
-from flux.sandbox.base import Exit
+from flux.sandbox.base import Exit, Reading
+from flux.sandbox.wasm_world import ORDER
 
 RECEIVE_BYTES = 1 << 18
 OUTPUT_CHARACTERS_MAX = 64 * 1024
 LINE_BYTES_MAX = 1 << 20
 """A line of the host process's own has at most 64 KiB of text, escaped."""
 NO_WORD = "the process that runs wasm functions ended it without a word, or was killed: see the server's output"
-_OUTPUT, _EXIT, _NEWLINE = 0x32, 0x30, 0x0A
+UNHEARD_BYTES_MAX = 64 * 2**20
+"""A guest that is over sends what was on its way, and no more."""
+FUEL_MAX = 2**63 - 1
+_EXIT, _OUTPUT, _OVER, _NEWLINE = b"023\n"
+_OURS = (_EXIT, _OUTPUT, _OVER)
+_HASH = re.compile(r"[0-9a-f]{64}|")
 
 
 class WasmWorker:
@@ -42,10 +50,13 @@ class WasmWorker:
         self._over = trio.Event()
         self._killed = False
         self._closed = False
+        self._order: dict[str, int | bool] = {}
+        self._reading: Reading | None = None
 
     async def start(self, document: bytes) -> None:
         """See `flux.sandbox.base.Worker.start`."""
-        await self.send(document + b"\n")
+        order = ORDER + json.dumps(self._order).encode() + b"\n" if self._order else b""
+        await self.send(order + document + b"\n")
 
     async def send(self, data: bytes) -> None:
         """See `flux.sandbox.base.Worker.send`."""
@@ -76,7 +87,7 @@ class WasmWorker:
             if data is None:
                 continue
             if not data:
-                self._end(Exit(None, None, self._output or NO_WORD))
+                self._end(None, None, NO_WORD)
                 return b""
             wire = self._take_lines(data)
             if wire:
@@ -93,8 +104,8 @@ class WasmWorker:
 
     def _take_lines(self, data: bytes) -> bytes:
         """Return ``data`` without the host process's own lines, which are heard."""
-        plain = self._line is None and not (self._at_start and data[0] in (_OUTPUT, _EXIT))
-        if plain and b"\n2" not in data and b"\n0" not in data:
+        plain = self._line is None and not (self._at_start and data[0] in _OURS)
+        if plain and b"\n2" not in data and b"\n3" not in data and b"\n0" not in data:
             self._at_start = data[-1] == _NEWLINE
             return data
         wire = bytearray()
@@ -104,7 +115,7 @@ class WasmWorker:
             part = data[at : end or len(data)]
             if self._line is not None:
                 self._line += part
-            elif self._at_start and data[at] in (_OUTPUT, _EXIT):
+            elif self._at_start and data[at] in _OURS:
                 self._line = bytearray(part)
             else:
                 wire += part
@@ -121,26 +132,67 @@ class WasmWorker:
             match json.loads(line[1:]):
                 case str(text) if line[0] == _OUTPUT:
                     self._output = (self._output + text)[-OUTPUT_CHARACTERS_MAX:]
+                case {"fuel": int(fuel), **more} if line[0] == _OVER and 0 <= fuel <= FUEL_MAX:
+                    memory = str(more.get("memory", ""))
+                    self._reading = Reading(fuel, memory if _HASH.fullmatch(memory) else "")
+                case {"stopped": True} if line[0] == _EXIT:
+                    self._set_exit(Exit(None, None, is_stopped=True))
                 case {"exit_code": int(code)} if 0 <= code <= 255:
-                    self._end(Exit(code, None, self._output))
+                    self._end(code, None)
                 case {"signal": int(number)} if 0 < number < 65:
-                    self._end(Exit(None, number, self._output))
+                    self._end(None, number)
                 case _:
-                    self._end(Exit(None, None, self._output or f"it ended with {line[:200]!r}"))
+                    self._end(None, None, f"it ended with {line[:200]!r}")
         except (ValueError, RecursionError):
-            self._end(Exit(None, None, self._output or f"it ended with {line[:200]!r}"))
+            self._end(None, None, f"it ended with {line[:200]!r}")
 
     def take_output(self) -> str:
         """See `flux.sandbox.base.Worker.take_output`."""
         output, self._output = self._output, ""
         return output
 
+    # Its fuel
+
+    @property
+    def meter(self) -> "WasmWorker":
+        """See `flux.sandbox.base.Worker.meter`."""
+        return self
+
+    def stop_at(self, fuel: int) -> None:
+        """See `flux.sandbox.base.Meter.stop_at`."""
+        self._order["stop_fuel"] = fuel
+
+    def ask_memory(self) -> None:
+        """See `flux.sandbox.base.Meter.ask_memory`."""
+        self._order["memory"] = True
+
+    def slice_by(self, fuel: int) -> None:
+        """See `flux.sandbox.base.Meter.slice_by`."""
+        self._order["slice_fuel"] = fuel
+
+    async def wait_reading(self) -> Reading | None:
+        """See `flux.sandbox.base.Meter.wait_reading`."""
+        unheard = bytearray()
+        while self._reading is None and len(unheard) < UNHEARD_BYTES_MAX:
+            await trio.lowlevel.wait_readable(self._descriptor)
+            data = self._read_nowait()
+            if data:
+                unheard += self._take_lines(data)
+            elif data is not None:
+                return None
+        await trio.lowlevel.checkpoint()
+        return None if self._reading is None else attrs.evolve(self._reading, unheard=bytes(unheard))
+
     # Its end
 
-    def _end(self, how: Exit) -> None:
+    def _end(self, exit_code: int | None, number: int | None, instead: str = "") -> None:
+        """It has ended by itself; ``instead`` is said of one that has left no words."""
+        if self._exit is None:
+            self._set_exit(Exit(exit_code, number, self.take_output() or instead))
+
+    def _set_exit(self, how: Exit) -> None:
         if self._exit is None:
             self._exit = how
-            self._output = ""
             self._over.set()
 
     def kill(self) -> None:
@@ -148,7 +200,7 @@ class WasmWorker:
         if self._closed or self._killed:
             return
         self._killed = True
-        self._end(Exit(None, signal.SIGKILL, ""))
+        self._set_exit(Exit(None, signal.SIGKILL, ""))
         with contextlib.suppress(OSError):  # Its process may be gone already.
             self._connection.shutdown(socket.SHUT_WR)
 

@@ -12,19 +12,27 @@ A `World` decides all of it and waits for nothing: bytes that the guest writes g
 `submit` and come out of `take_outgoing`; frames from the host go in by `deliver`. Waiting
 is its `Door`'s business, which a test replaces by a list of answers.
 
-Between the process that runs guests and the supervisor the wire carries two kinds of
-lines more, which no guest can forge, as a guest's line that begins with a digit is
-given a space in front:
+Between the process that runs guests and the supervisor the wire carries more than what
+the guest says. Each line begins with its kind, so nothing that a guest writes can be taken
+for what its host says:
 
+    1482113 [1,"clock.now",[]]     a line of the guest's, which had burnt 482,113 units of fuel as it began it
     2"text"                        it has printed this
+    3{"fuel": 500120}              it is over, and came so far; "memory" is a hash, if that was asked for
     0{"exit_code": 3}              it has ended without an answer
     0{"signal": 11}                and so has this one, by a trap
+    0{"stopped": true}             and this one was stopped where it was to be
+
+The other way, the start document may have an *order* in front, a line ``O{...}`` of what the
+supervisor wants of this guest's host: "stop_fuel", where it is to be stopped; "memory", to
+have that hashed at the end; "slice_fuel", the length of its slices.
 """
 
 import hashlib
 import json
 import re
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
@@ -37,6 +45,7 @@ OUTGOING_BYTES_MAX = 2**20
 """A guest that has written more than this waits until it is sent."""
 HEAD_BYTES = 120
 """Of each line that the guest writes, what is looked at here."""
+ORDER = b"O"
 WIRE = 3
 ROOT = 4
 """Descriptor of the deployment's files: the first one that a C library finds, as 3 is taken."""
@@ -61,14 +70,21 @@ class Start:
     seed: bytes
     """All of its randomness follows from it."""
     memory_bytes_max: int
+    stop_fuel: int | None = None
+    """Where the guest is to be stopped."""
+    wants_memory: bool = False
+    """Its memory is to be hashed when it is over."""
+    slice_fuel: int | None = None
+    """How much it may burn in one go, if that is not to be the engine's usual."""
 
     @classmethod
-    def read(cls, document: bytes) -> "Start":
-        """Return what ``document`` says. It is the supervisor's, so there is nothing wrong with it."""
-        said = json.loads(document)
+    def read(cls, document: bytes, order: bytes = b"{}") -> "Start":
+        """Return what ``document`` and ``order`` say. They are the supervisor's: there is nothing wrong with them."""
+        said, ordered = json.loads(document), json.loads(order)
         return cls(
-            document + b"\n", said["function"], said["now_ns"], bytes.fromhex(said["seed"]), said["memory_bytes_max"]
-        )
+            document + b"\n", said["function"], said["now_ns"], bytes.fromhex(said["seed"]), said["memory_bytes_max"],
+            ordered.get("stop_fuel"), ordered.get("memory", False), ordered.get("slice_fuel"),
+        )  # fmt: skip
 
 
 NOTHING = Start(b"", "", 0, bytes(32), 0)
@@ -87,6 +103,12 @@ class Door(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send; raise `DoorClosedError` when the other side is gone."""
+
+    def send_nowait(self, data: bytes) -> int:
+        """Send what goes without waiting; return how many bytes."""
+
+    async def send_last(self, data: bytes) -> None:
+        """Send to whom no longer speaks, but may listen; nothing happens when nobody does."""
 
     def check_open(self) -> None:
         """Raise `DoorClosedError` when the other side is gone."""
@@ -131,12 +153,11 @@ class World:
         self.stdin = start.document
         self.stdin_position = 0
         self.stdout = bytearray()
+        self.wants_memory = start.wants_memory
         self.now_ns = self.started_ns = start.now_ns
         self.files: dict[int, OpenFile] = {}
         self.refused: set[str] = set()
         """What it has asked of WASI that is not there."""
-        self.fuel_at_calls: list[int] | None = None
-        """Where its calls stood, if somebody wants to know."""
         self.outstanding = 0
         """Calls that have had no answer yet."""
         self.ended = False
@@ -195,27 +216,26 @@ class World:
 
     # What it says on the wire
 
-    def submit(self, data: bytes, fuel: int = 0) -> None:
-        """It writes on the wire."""
+    def submit(self, data: bytes, fuel: int) -> None:
+        """It writes on the wire, having burnt ``fuel``."""
         start = 0
         while start < len(data):
             if not self._in_line:
                 # In its place: what was printed before a call comes before it.
                 self._emit_output()
                 self._in_line = True
-                if data[start : start + 1].isdigit():
-                    self._outgoing += b" "
+                self._outgoing += b"1%d " % fuel
             end = data.find(b"\n", start) + 1 or len(data)
             if len(self._head) < HEAD_BYTES:
                 self._head += data[start : min(end, start + HEAD_BYTES)]
             self._outgoing += data[start:end]
             if data[end - 1] == 10:
-                self._look(bytes(self._head), fuel)
+                self._look(bytes(self._head))
                 self._head.clear()
                 self._in_line = False
             start = end
 
-    def _look(self, head: bytes, fuel: int) -> None:
+    def _look(self, head: bytes) -> None:
         """Take from a line what its surroundings depend on: a call will have an answer, an end is one."""
         call = _CALL.match(head)
         if call is None:
@@ -225,8 +245,6 @@ class World:
         if int(seq) == 0:
             return
         self.outstanding += 1
-        if self.fuel_at_calls is not None:
-            self.fuel_at_calls.append(fuel)
         if name == b"clock.sleep":
             try:
                 self._sleeps[int(seq)] = self.now_ns + round(float(first) * 1e9)
@@ -246,12 +264,32 @@ class World:
         self._outgoing.clear()
         return data
 
-    def say_exit(self, **how: Any) -> None:
-        """It has ended without an answer."""
+    def push(self) -> None:
+        """Send what can be sent at once: the guest computes, and may be ended before it comes to waiting.
+
+        What it has printed stays: where that is cut must not depend on how long its turns are.
+        """
+        if self._outgoing:
+            del self._outgoing[: self.door.send_nowait(bytes(self._outgoing))]
+        self.door.check_open()
+
+    def _end_line(self) -> None:
         if self._in_line:
             self._outgoing += b"\n"  # It died within a line.
             self._in_line = False
         self._emit_output()
+
+    def say_over(self, fuel: int, hash_memory: Callable[[], str] | None) -> None:
+        """It is over, and has come to ``fuel``."""
+        self._end_line()
+        over: dict[str, Any] = {"fuel": fuel}
+        if hash_memory is not None:
+            over["memory"] = hash_memory()
+        self._outgoing += b"3%b\n" % json.dumps(over).encode()
+
+    def say_exit(self, **how: Any) -> None:
+        """It has ended without an answer. The last that is said of it."""
+        self._end_line()
         self._outgoing += b"0%b\n" % json.dumps(how).encode()
 
     # What it hears

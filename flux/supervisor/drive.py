@@ -19,6 +19,7 @@ The order of things for each call, which everything else relies on::
 import contextlib
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -44,7 +45,7 @@ from flux.http_rules import check_response
 from flux.limits import Limits, format_duration, format_size
 from flux.message import HttpResponse
 from flux.redact import Redactor
-from flux.sandbox.base import Exit, Worker
+from flux.sandbox.base import Exit, Reading, Worker
 from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, Session
 from flux.wire import (
     CallReceived,
@@ -59,6 +60,10 @@ from flux.wire import (
     encode_reply,
 )
 
+REPLAY_PATIENCE = 20
+REPLAY_PATIENCE_S_MIN = 60.0
+"""A guest that is to be stopped where its recording was cut has no time limit of its own, but it must end:
+it gets this many times what the recorded one had, and at least so long."""
 EXIT_GRACE_S = 2.0
 """How long a guest that has closed its wire may take to end; then it is killed."""
 UNREAD_BYTES_MAX = 64 * 2**20
@@ -122,6 +127,8 @@ class Driven:
     """Where a replay left its recording."""
     log_bytes_dropped: int = 0
     """What was logged beyond the limit."""
+    fuel: int | None = None
+    """How far the guest had come; see `flux.execution.Execution.fuel`."""
 
 
 async def drive(
@@ -178,7 +185,13 @@ class _Conversation:
         self._bounds = bounds
         self._redactor = redactor
         self._scribe = scribe
-        self._wire = GuestConnection()
+        self._wire = GuestConnection(is_metered=worker.meter is not None)
+        self._untaken: deque[Event] = deque()
+        """What the guest has said and nobody has looked at yet."""
+        self._fuel = self._wire.fuel
+        """Where it stood when it began the last frame that was taken."""
+        self._is_to_stop = False
+        """The guest will be stopped where it was cut off when it was recorded."""
         self._started_ns = time.perf_counter_ns() - waited_ns
         self._performing: dict[int, trio.CancelScope] = {}
         self._recorded: dict[int, HostCallRequest] = {}
@@ -202,7 +215,13 @@ class _Conversation:
     async def run(self, document: bytes, keep_worker: bool) -> Driven:
         limits = self._bounds.limits
         self._worker.take_output()  # Of the execution before, written after its end.
-        with trio.move_on_after(limits.timeout_s):
+        timeout_s = limits.timeout_s
+        cut, meter = self._session.cut, self._worker.meter
+        if cut is not None and cut.fuel is not None and meter is not None:
+            self._is_to_stop = True
+            meter.stop_at(cut.fuel)
+            timeout_s = max(REPLAY_PATIENCE * timeout_s, REPLAY_PATIENCE_S_MIN)
+        with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 with self._ending():
@@ -217,12 +236,14 @@ class _Conversation:
         ended_well = isinstance(stop.outcome, Returned | Raised)
         if not ended_well:
             self._worker.kill()  # Before its last words are read: they must not grow meanwhile.
+        if self._stop is None:
+            self._fuel = await self._find_cut()
         try:
             self._keep_output()
         except _Stop as reason:
             stop = reason  # Of a replay: the last words are others than those recorded.
         reusable = keep_worker and ended_well and await self._dismiss()
-        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped)
+        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, self._fuel)
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
@@ -248,6 +269,7 @@ class _Conversation:
         except GuestProtocolError as error:
             # What it asked before it broke the rules is on record, and an answer that it gave stands.
             await self._take_all(error.events)
+            self._fuel = self._wire.fuel
             if isinstance(error, GuestFrameTooLargeError):
                 raise _Stop(self._bounds.kill("frame", "16MiB", str(error))) from error
             raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
@@ -255,12 +277,15 @@ class _Conversation:
         self._flush()
 
     async def _take_all(self, events: Sequence[Event]) -> None:
-        for event in events:
-            await self._take(event)
-            if self._session.stalled:
-                raise _Stop(None)
+        self._untaken.extend(events)
+        while self._untaken:
+            await self._take(self._untaken.popleft())
+            if self._session.stalled and not self._is_to_stop:
+                cut = self._session.cut
+                raise _Stop(None if cut is None else cut.outcome)
 
     async def _take(self, event: Event) -> None:
+        self._fuel = _get_fuel(event)
         match event:
             case CallReceived(request) if request.one_way:
                 self._take_line(request)
@@ -419,10 +444,49 @@ class _Conversation:
             cause=report.cause,
         )
 
+    async def _read_meter(self) -> Reading | None:
+        meter = self._worker.meter
+        if meter is not None:
+            with trio.move_on_after(EXIT_GRACE_S):
+                return await meter.wait_reading()
+        return None
+
+    async def _find_cut(self) -> int | None:
+        """Return how far the guest had come that was cut off just now, as far as the record goes.
+
+        What it had asked by then and nobody has heard is not on record, and did not happen: so the record ends
+        in front of the first such question. Log lines are no questions; they are kept.
+        """
+        reading = await self._read_meter()
+        if reading is None or self._fuel is None:
+            return None
+        events, end = [*self._untaken], reading.fuel
+        try:
+            events += self._wire.receive(reading.unheard)
+        except GuestProtocolError as error:
+            events += error.events
+            assert self._wire.fuel is not None
+            end = max(self._wire.fuel - 1, self._fuel)
+        for event in events:
+            fuel = _get_fuel(event)
+            try:
+                if fuel is None or not isinstance(event, CallReceived) or not event.request.one_way:
+                    raise _Stop(None)
+                self._take_line(event.request)
+                self._fuel = fuel
+            except _Stop:
+                return None if fuel is None else max(fuel - 1, self._fuel)
+        return end
+
     async def _describe_exit(self) -> Outcome:
         exited: Exit | None = None
         with trio.move_on_after(EXIT_GRACE_S):
             exited = await self._worker.wait_exit()
+        reading = await self._read_meter()
+        self._fuel = None if reading is None else reading.fuel
+        cut = self._session.cut
+        if exited is not None and exited.is_stopped and cut is not None:
+            return cut.outcome
         if exited is None:
             return self._bounds.kill("protocol", "PROTOCOL.md", "it closed its door without an answer and went on")
         last = exited.output.strip().splitlines()[-1:] or [""]
@@ -443,6 +507,10 @@ class _Conversation:
         with trio.move_on_after(EXIT_GRACE_S) as patience:
             await self._worker.send(bytes(self._outgoing))
         return not patience.cancelled_caught
+
+
+def _get_fuel(event: Event) -> int | None:
+    return event.request.fuel if isinstance(event, CallReceived) else event.fuel
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):

@@ -622,4 +622,5 @@ class _Run:
             transactions=(*database.transactions, *([committing] if committing else [])),
             reads=tuple(database.reads),
             completeness=tuple(missing),
+            fuel=None if driven is None else driven.fuel,
         )

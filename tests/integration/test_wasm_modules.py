@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -30,13 +31,14 @@ class KeepingDoor(AnsweringDoor):
         super().__init__(answer_call)
         self.said = b""
 
-    async def send(self, data: bytes) -> None:
+    def send_nowait(self, data: bytes) -> int:
         self.said += data
-        await super().send(data)
+        return super().send_nowait(data)
 
     @property
     def lines(self) -> list[bytes]:
-        return self.said.splitlines()
+        """What was said, without how much fuel that took."""
+        return [re.sub(rb'^(1|3\{"fuel": )[0-9]+', rb"\1~", line) for line in self.said.splitlines()]
 
 
 async def run_body(body: str, files: dict[str, bytes] | None = None, memory_bytes_max: int = 16 * 2**20) -> KeepingDoor:
@@ -204,7 +206,7 @@ async def test_lines_that_only_the_host_process_may_write_can_not_be_forged() ->
         "(call $write (i32.const 3) (i32.const 300) (i32.const 23)) (call $proc_exit (i32.const 9))"
     )
     door = await run_body(body)
-    assert door.lines == [b' 0{"exit_code": 0}', b' 2"ha"', b'0{"exit_code": 9}']
+    assert door.lines == [b'1~ 0{"exit_code": 0}', b'1~ 2"ha"', b'3{"fuel": ~}', b'0{"exit_code": 9}']
 
 
 async def test_what_it_prints_stands_where_it_was_printed() -> None:
@@ -215,8 +217,9 @@ async def test_what_it_prints_stands_where_it_was_printed() -> None:
       (call $write (i32.const 3) (i32.const 320) (i32.const {len(line) + 1}))
       (call $write (i32.const 2) (i32.const 304) (i32.const 4))""")
     door = await run_body(body)
-    assert door.lines[:3] == [b'2"one "', line.encode(), b'2"two "']
-    assert json.loads(door.lines[3]) == ["return", {"status": 204, "headers": [], "body": ""}]
+    assert door.lines[:3] == [b'2"one "', b"1~ " + line.encode(), b'2"two "']
+    assert json.loads(door.lines[3].removeprefix(b"1~ ")) == ["return", {"status": 204, "headers": [], "body": ""}]
+    assert door.lines[4:] == [b'3{"fuel": ~}']
 
 
 FILES = {"functions/data/words.txt": b"one\ntwo\n", "functions/a.js": b"//"}
