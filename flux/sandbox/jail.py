@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import attrs
 
 from flux.errors import OperatorError
+from flux.sandbox.addresses import describe_addresses
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.jail_privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, has_capabilities
 
@@ -35,6 +36,8 @@ ENVIRONMENT: Mapping[str, str] = {
 """What the interpreter in the jail starts with; most of it is forgotten before user code runs."""
 
 PROBE_PATIENCE_S = 60.0
+CLOCK = "clock"
+"""The finding that tells how the clock is held."""
 UID_FIRST, UID_COUNT = 0x70000000, 0x0FFFFFFE
 """User ids that nobody gives to people, containers or services (systemd's UIDS-GIDS leaves them unused)."""
 
@@ -62,7 +65,7 @@ class LayerFinding:
 
     name: str
     """``descriptors``, ``environment``, ``limits``, ``privileges``, ``landlock``, ``seccomp``; in strict
-    also ``namespaces`` and ``user``."""
+    also ``namespaces`` and ``user``. Last comes ``clock``, which is no layer: it is as good as can be had."""
     ok: bool
     """Whether it refused what it is there to refuse."""
     detail: str
@@ -154,6 +157,9 @@ def probe_jail(isolation: str, uid: int | None) -> tuple[LayerFinding, ...]:
 def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[LayerFinding, ...]:
     for line in lines:
         match json.loads(line):
+            case {"layers": list(layers), "clock": {"level": str(level), "detail": str(detail)}}:
+                clock = LayerFinding(CLOCK, ok=True, detail=describe_clock(level, detail))
+                return (*(LayerFinding(**layer) for layer in layers), clock)
             case {"layers": list(layers)}:
                 return tuple(LayerFinding(**layer) for layer in layers)
             case {"refused": told}:
@@ -161,10 +167,20 @@ def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[
     raise make_refusal(isolation, printed.decode(errors="replace").strip()[-200:])
 
 
+def describe_clock(level: str, seen: str) -> str:
+    """Return what ``flux doctor`` says of the clock."""
+    if level == "vdso":
+        return f"vdso: time stands still between calls, for C code as for Python; {seen}"
+    return f"python: time stands still between calls; C code that asks the system sees the real one, as {seen}"
+
+
 def describe_findings(isolation: str, findings: tuple[LayerFinding, ...]) -> list[dict[str, str | bool]]:
     """Return the table that ``flux doctor`` prints: the level, then each layer."""
-    detail = f"{isolation}: Python functions are in a jail of {len(findings)} layers, each tried at the start"
+    layers = sum(finding.name != CLOCK for finding in findings)
+    detail = f"{isolation}: Python functions are in a jail of {layers} layers, each tried at the start"
     lines: list[dict[str, str | bool]] = [{"name": "isolation", "ok": True, "detail": detail, "remedy": ""}]
     for finding in findings:
         lines.append({"name": finding.name, "ok": finding.ok, "detail": finding.detail, "remedy": ""})
+    # No wall, so it may be missing; it is told all the same.
+    lines.append({"name": "addresses", "ok": True, "detail": describe_addresses(), "remedy": ""})
     return lines

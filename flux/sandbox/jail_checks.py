@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flux.sandbox.jail_linux import PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP, SYS_PRCTL, try_call
 from flux.sandbox.jail_namespaces import HOST_NAME, NOBODY
@@ -23,8 +23,15 @@ Finding = tuple[bool, str]
 _FILTERING = 2
 
 
-def run(plan: Plan, abi: int) -> dict[str, Any]:
-    """Return the findings, one for each layer."""
+class Machine(Protocol):
+    """What the guest SDK says of the clock."""
+
+    level: str
+    detail: str
+
+
+def run(plan: Plan, abi: int, machine: Machine | None) -> dict[str, Any]:
+    """Return the findings, one for each layer, and how the clock is held: that is told and not required."""
     checks: dict[str, Callable[[], Finding]] = {
         "descriptors": _check_descriptors,
         "environment": _check_environment,
@@ -40,7 +47,8 @@ def run(plan: Plan, abi: int) -> dict[str, Any]:
     for name, check in checks.items():
         ok, seen = check()
         layers.append({"name": name, "ok": ok, "detail": seen})
-    return {"layers": layers}
+    clock = None if machine is None else {"level": machine.level, "detail": machine.detail}
+    return {"layers": layers, "clock": clock}
 
 
 def _check_descriptors() -> Finding:

@@ -66,15 +66,17 @@ def main(arguments: list[str]) -> None:
         os.dup2(plan.control, CONTROL, inheritable=False)
     try:
         # What is imported now need not be readable later; none of it is the user's.
-        module = importlib.import_module(f"{SDK}.zygote") if plan.program == "zygote" else None
+        module = importlib.import_module(f"{SDK}.zygote")
+        # The clock is taken over where /proc can still be read. A probe tells how that went.
+        machine = module.prepare()
         abi = _build(plan)
     except (LayerRefusedError, OSError) as error:
         _refuse(error)
-    if module is None:
+    if plan.program == "probe":
         with socket.socket(fileno=CONTROL) as control:
-            control.sendall(json.dumps(jail_checks.run(plan, abi)).encode() + b"\n")
+            control.sendall(json.dumps(jail_checks.run(plan, abi, machine)).encode() + b"\n")
         return
-    module.main(plan.project, plan.functions, warm=plan.warm, confine=_confine_worker)
+    module.main(plan.project, plan.functions, machine, warm=plan.warm, confine=_confine_worker)
 
 
 def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
@@ -200,13 +202,16 @@ def _tell_jailed() -> None:
     os.close(handle)
 
 
-def _confine_worker() -> None:
-    """Tighten the jail around a worker that has just been forked."""
+def _confine_worker(holds_clock: bool) -> None:
+    """Tighten the jail around a worker that has just been forked.
+
+    ``holds_clock``: what asks the kernel for the time, or for random bytes, goes past a clock that is held.
+    """
     limit_worker(WORKER_CPU_S)
-    install(make_worker_filter(os.getpid()))
+    install(make_worker_filter(os.getpid(), holds_clock=holds_clock))
 
 
-Confine = Callable[[], None]
+Confine = Callable[[bool], None]
 """What a worker calls before it runs anything."""
 
 if __name__ == "__main__":

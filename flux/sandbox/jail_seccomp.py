@@ -60,11 +60,13 @@ SECCOMP_SET_MODE_FILTER = 1
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """The lower half of an argument, masked, has one of these values."""
+    """A half of an argument, masked, has one of these values."""
 
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
+    upper: bool = False
+    """Whether it is the upper half: for pointers."""
 
 
 Rule = tuple[Test, ...]
@@ -86,6 +88,7 @@ _F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC = 0, 1, 2, 3,
 _TCGETS, _FIONBIO, _FIOCLEX, _FIONCLEX = 0x5401, 0x5421, 0x5451, 0x5450
 _AF_UNIX, _SOCK_TYPE, _SOCK_STREAM = 1, 0xF, 1
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 1, 15, 21, 39
+_PR_SET_TSC, _PR_TSC_SIGSEGV = 26, 2
 
 ALWAYS = (
     *("read", "write", "readv", "writev", "pread64", "preadv", "lseek", "close", "dup", "dup2", "dup3"),
@@ -112,26 +115,7 @@ ALWAYS = (
         "sigaltstack",
         "pause",
     ),
-    *(
-        "poll",
-        "ppoll",
-        "select",
-        "pselect6",
-        "sched_yield",
-        "sched_getaffinity",
-        "nanosleep",
-        "clock_nanosleep",
-    ),
-    *(
-        "restart_syscall",
-        "clock_gettime",
-        "clock_getres",
-        "gettimeofday",
-        "time",
-        "times",
-        "getrusage",
-        "getrandom",
-    ),
+    *("sched_yield", "sched_getaffinity", "nanosleep", "clock_nanosleep", "restart_syscall", "clock_getres"),
     *(
         "getpid",
         "getppid",
@@ -163,7 +147,17 @@ ONLY_IF: Mapping[str, Sequence[Rule]] = {
 }
 """Calls that either list allows with such arguments."""
 
+ASKING = ("clock_gettime", "gettimeofday", "time", "times", "getrusage", "getrandom")
+"""What differs whenever it is asked: the time, of the day or spent, and chance. Not for workers whose clock is held."""
+
+_LIMITS = tuple(range(1, 15))
+"""All but those of processor time (0 and 15), whose signals would tell a worker how much of it has passed."""
+_NOT_WAITING = os.O_NONBLOCK | os.O_DIRECT | 0o20000
+"""With O_ASYNC, which has no name in Python."""
+_SETS_NOTHING = (Test(2, (0,)), Test(2, (0,), upper=True))
+
 ZYGOTE_ALWAYS = (
+    *("poll", "ppoll", "select", "pselect6", *ASKING),
     *("wait4", "waitid", "pidfd_open", "sendmsg", "recvmsg", "sendto", "recvfrom", "pipe2", "chdir"),
     *("getsockname", "getsockopt", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait"),
     *("capget", "close_range"),
@@ -175,9 +169,29 @@ ZYGOTE_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     # A module may make an event loop when it is imported, and loops wake themselves through a pair of
     # sockets. Stream only: with a datagram socket one could write to any Unix socket in the file system.
     "socketpair": [_rule(Test(0, (_AF_UNIX,)), Test(1, (_SOCK_STREAM,), _SOCK_TYPE))],
-    "prctl": [_rule(Test(0, (_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS)))],
+    "prctl": [
+        _rule(Test(0, (_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS))),
+        _rule(Test(0, (_PR_SET_TSC,)), Test(1, (_PR_TSC_SIGSEGV,))),
+    ],
 }
-WORKER_ONLY_IF: Mapping[str, Sequence[Rule]] = {"prctl": [_rule(Test(0, (_PR_SET_NAME,)))]}
+WORKER_ONLY_IF: Mapping[str, Sequence[Rule]] = {
+    "prctl": [_rule(Test(0, (_PR_SET_NAME,)))],
+    # Nothing tells a worker whether something has come yet: counting until it has would be a clock. It can
+    # wait for the host's answer, by reading, and it can sleep.
+    "poll": [_rule(Test(1, (0,)))],
+    "ppoll": [_rule(Test(1, (0,)))],
+    "select": [_rule(Test(0, (0,)))],
+    "pselect6": [_rule(Test(0, (0,)))],
+    "ioctl": [_rule(Test(1, (_TCGETS, _FIOCLEX, _FIONCLEX)))],
+    "fcntl": [
+        _rule(Test(1, (_F_DUPFD, _F_GETFD, _F_SETFD, _F_GETFL, _F_DUPFD_CLOEXEC))),
+        _rule(Test(1, (_F_SETFL,)), Test(2, (0,), _NOT_WAITING)),
+    ],
+    "prlimit64": [
+        _rule(Test(0, (0,)), Test(1, _LIMITS)),
+        _rule(Test(0, (0,)), *_SETS_NOTHING),
+    ],
+}
 SIGNALS = ("kill", "tgkill", "tkill")
 
 
@@ -196,9 +210,10 @@ def make_zygote_filter(*, may_signal: bool) -> bytes:
     return assemble((*ALWAYS, *ZYGOTE_ALWAYS, *signals), {**ONLY_IF, **ZYGOTE_ONLY_IF})
 
 
-def make_worker_filter(pid: int) -> bytes:
-    """Return the program for a worker."""
-    return assemble(ALWAYS, {**ONLY_IF, **WORKER_ONLY_IF, **signals_to(pid)})
+def make_worker_filter(pid: int, *, holds_clock: bool) -> bytes:
+    """Return the program for a worker; ``holds_clock``: its C library does not ask the kernel for the time."""
+    always = ALWAYS if holds_clock else (*ALWAYS, *ASKING)
+    return assemble(always, {**ONLY_IF, **WORKER_ONLY_IF, **signals_to(pid)})
 
 
 def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> bytes:
@@ -238,7 +253,8 @@ def _assemble_rule(rule: Rule) -> bytes:
         for left, value in enumerate(reversed(test.values)):
             # On a match skip the comparisons that are left; on the last mismatch skip the whole rule.
             comparisons = _instruction(_EQUAL, value, left, 0 if left else behind) + comparisons
-        head = _instruction(_LOAD, _ARGUMENTS_AT + 8 * test.argument) + _instruction(_AND, test.mask)
+        at = _ARGUMENTS_AT + 8 * test.argument + 4 * test.upper
+        head = _instruction(_LOAD, at) + _instruction(_AND, test.mask)
         code = head + comparisons + code
     return code
 

@@ -27,7 +27,17 @@ from flux.errors import FluxError
 from flux.execution import Level
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.process_worker import ProcessWorker
-from flux.sandbox.zygote import Exited, Failed, Forked, Importing, Message, NotForked, Ready, Zygote
+from flux.sandbox.zygote import (
+    ClockTaken,
+    Exited,
+    Failed,
+    Forked,
+    Importing,
+    Message,
+    NotForked,
+    Ready,
+    Zygote,
+)
 
 IMPORT_DEADLINE_S = 60.0
 """Importing a project may be slow; an import that takes longer hangs."""
@@ -66,19 +76,23 @@ class ProcessSandbox:
         data_bytes_max: int = DATA_BYTES_MAX,
         idle_target: int = 4,
         warm: int = 1,
+        shuffle: int = 0,
         on_output: Callable[[str], None] = lambda _text: None,
         import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
         """``isolation`` is the jail's level, ``uid`` who its guests are (`flux.sandbox.jail.find_tenant_uid`)
         and ``data_bytes_max`` the memory that no limit of a function may exceed; ``warm`` is how many
-        executions a worker may serve; ``on_output`` hears what modules print."""
+        executions a worker may serve; with ``shuffle``, objects lie in another order (`flux.escapes`);
+        ``on_output`` hears what modules print."""
         self.level = Level("process", isolation, "python")
+        """The clock's is the zygote's to say, when it is started."""
         self._project = project
         self._uid = uid
         self._data_bytes_max = data_bytes_max
         self._functions_folder = functions_folder
         self._idle_target = idle_target
         self._warm = warm
+        self._shuffle = shuffle
         self._on_output = on_output
         self._import_deadline_s = import_deadline_s
         self._zygote: Zygote | None = None
@@ -139,6 +153,7 @@ class ProcessSandbox:
                 uid=self._uid,
                 warm=self._warm > 1,
                 data_bytes_max=self._data_bytes_max,
+                shuffle=self._shuffle,
                 on_output=self._on_output,
             )
         except FluxError as error:
@@ -169,9 +184,13 @@ class ProcessSandbox:
 
     async def _wait_ready(self, zygote: Zygote) -> tuple[Function, ...]:
         module = f"{self._functions_folder}/"
+        is_first = True
         with trio.move_on_after(self._import_deadline_s):
             while True:
-                match await zygote.receive():
+                message = await zygote.receive()
+                match message:
+                    case ClockTaken(level) if is_first:
+                        self.level = attrs.evolve(self.level, clock=level)
                     case Importing(name):
                         module = name
                     case Ready(functions):
@@ -185,6 +204,7 @@ class ProcessSandbox:
                         )
                     case other:
                         raise _out_of_turn(other)
+                is_first = False
         zygote.print_stack()
         await trio.sleep(STACK_GRACE_S)
         raise SandboxUnavailableError(

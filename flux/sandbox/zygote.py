@@ -14,6 +14,7 @@ The conversation, over a socket that is the zygote's descriptor 3::
 
     spawn
     <- jailed, with its pidfd              kept here; a jail that can't be built is raised
+    <- ClockTaken(level)                   before any of the user's code runs, so it can be believed
     <- Importing(module), one for each     what it is at, should it die or hang there
     <- Ready(functions) | Failed(failures)
     -> request_worker(start, output, wire)
@@ -43,6 +44,7 @@ from flux.deployment import Function
 from flux.errors import FluxError
 from flux.hostcall import Position
 from flux.limits import parse_duration_s
+from flux.sandbox.addresses import fixed_addresses
 from flux.sandbox.base import BadFunctionError, ImportFailure, SandboxUnavailableError
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
@@ -56,6 +58,14 @@ DESCRIPTORS_MAX = 64
 END_GRACE_S = 2.0
 """How long a zygote that has closed its socket may take to end by itself."""
 CLOSED_BY_PEER = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
+
+@attrs.frozen
+class ClockTaken:
+    """It has taken over its clock, as far as that can be done here."""
+
+    level: str
+    """As `flux.execution.Level.clock` has it."""
 
 
 @attrs.frozen
@@ -109,7 +119,7 @@ class Exited:
     """Its wait status."""
 
 
-Message = Importing | Ready | Failed | Forked | NotForked | Exited
+Message = ClockTaken | Importing | Ready | Failed | Forked | NotForked | Exited
 
 
 class Zygote:
@@ -148,6 +158,7 @@ class Zygote:
         uid: int | None,
         warm: bool,
         data_bytes_max: int,
+        shuffle: int = 0,
         on_output: Callable[[str], None],
     ) -> "Zygote":
         """Start a zygote; raise `SandboxUnavailableError` when the system refuses."""
@@ -166,21 +177,23 @@ class Zygote:
                 warm=warm,
                 uid=uid,
                 data_bytes_max=data_bytes_max,
+                shuffle=shuffle,
             )
             process = None
             try:
                 ours.setblocking(False)
                 # From this thread, not from a short-lived one: the zygote dies with the thread that made it.
-                process = subprocess.Popen(
-                    make_command(plan),
-                    env=dict(ENVIRONMENT),
-                    cwd=project,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                with fixed_addresses():
+                    process = subprocess.Popen(
+                        make_command(plan),
+                        env=dict(ENVIRONMENT),
+                        cwd=project,
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
                 return cls(process, os.pidfd_open(process.pid), ours, plan, on_output)
             except OSError as error:
                 ours.close()
@@ -267,6 +280,8 @@ class Zygote:
     def _read(self, line: bytes) -> Message:
         try:
             match json.loads(line):
+                case {"clock": ("vdso" | "python") as level, "detail": str()}:
+                    return ClockTaken(level)
                 case {"importing": str(module)}:
                     return Importing(module)
                 case {"forked": int(pid)}:

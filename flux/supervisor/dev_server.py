@@ -446,12 +446,6 @@ class _Server:
                 "remedy": "",
             },
             *self._isolation.checks(),
-            {
-                "name": "clock",
-                "ok": True,
-                "detail": "python: time stands still between calls; C code that asks the system sees the real one",
-                "remedy": "",
-            },
         ]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from flux_guest import _values
 from flux_guest._errors import make_host_call_error
+from flux_guest._machine import NOW, Machine, leave
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 FRAME_BYTES_MAX = 16 * 2**20
@@ -27,8 +28,9 @@ Deliver = Callable[[Any, dict[str, Any] | None], None]
 class Channel:
     """The guest's side of the wire."""
 
-    def __init__(self, descriptor: int = 3, project: str = "") -> None:
+    def __init__(self, descriptor: int = 3, project: str = "", machine: Machine | None = None) -> None:
         self._descriptor = descriptor
+        self._machine = leave() if machine is None else machine
         self._project = project.rstrip(os.sep) + os.sep
         self._buffer = bytearray()
         self._last_seq = 0
@@ -38,7 +40,7 @@ class Channel:
         self.running = False
         """An execution runs: the world is the host's."""
         self.now_ns = 0
-        """The guest's clock, nanoseconds since the epoch: it moves with the host's answers only."""
+        """The guest's clock, nanoseconds since the epoch: it moves with the host's answers only (`move_clock`)."""
         self.started_ns = 0
         """The clock when the function started."""
         self.task_of: Callable[[], int] = lambda: 0
@@ -52,6 +54,12 @@ class Channel:
         self._last_seq = 0
         self.waiting.clear()
         self.now_ns = self.started_ns = now_ns
+        self._machine.begin(now_ns)
+
+    def move_clock(self, to_ns: int) -> None:
+        """Move the clock, for C code too; never backwards."""
+        if to_ns > self.now_ns:
+            self.now_ns = self._machine.page[NOW] = to_ns
 
     # Where in the code
 
@@ -154,7 +162,7 @@ class Channel:
         line = buffer[:end].decode()
         del buffer[: end + 1]
         seq, error, value, now_ns = _values.decode(line)
-        self.now_ns = max(self.now_ns, now_ns)
+        self.move_clock(now_ns)
         deliver = self.waiting.pop(seq, None)
         if deliver is not None:
             deliver(value, error)
@@ -176,4 +184,4 @@ class Channel:
         until_ns = self.now_ns + round(duration_s * 1e9)
         self.call("clock.sleep", [duration_s])
         # The host measures a sleep by another clock than the one it tells.
-        self.now_ns = max(self.now_ns, until_ns)
+        self.move_clock(until_ns)

@@ -90,7 +90,7 @@ class _HostSelector:
             self.sleeping.discard(seq)
             if error is None:
                 # The host measures a sleep by another clock than the one it tells; the timer is due.
-                channel.now_ns = max(channel.now_ns, until_ns)
+                channel.move_clock(until_ns)
             if self._sleeping_until_ns == until_ns:
                 self._sleeping_until_ns = None
 

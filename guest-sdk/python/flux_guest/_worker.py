@@ -26,6 +26,7 @@ from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
 from flux_guest._interpreter import Interpreter
 from flux_guest._loop import HostLoop
+from flux_guest._machine import Machine
 from flux_guest._registry import FUNCTIONS, MIDDLEWARE, Registered
 from flux_guest._report import describe_error
 from flux_guest._streams import LineStream
@@ -37,12 +38,16 @@ RESERVE_BYTES = 1 << 20
 class Worker:
     """A worker's life: one execution, or several when the project sets ``warm``."""
 
-    def __init__(self, project: str, *, warm: bool) -> None:
+    def __init__(self, project: str, *, warm: bool, machine: Machine) -> None:
         self._warm = warm
-        self._channel = Channel(3, project)
-        self._interpreter = Interpreter(self._channel)
+        self._channel = Channel(3, project, machine)
+        self._interpreter = Interpreter(self._channel, machine)
         sys.stdout = self._out = LineStream(self._channel, "stdout", 1)
         sys.stderr = self._err = LineStream(self._channel, "stderr", 2)
+
+    def attach(self) -> None:
+        """Take over what the imported modules have brought with them."""
+        self._interpreter.attach()
 
     def serve(self) -> None:
         """Run executions until the host closes descriptor 0."""

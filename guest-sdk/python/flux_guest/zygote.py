@@ -4,6 +4,7 @@ The host builds a jail (docs/security.md) around the process and then calls `mai
 worker is to call to have the jail tightened. Descriptor 3 is the control socket. JSON lines go to
 the host:
 
+    {"clock": "vdso", "detail": "..."}   how the clock is held: the first line, before any of the project's code runs
     {"importing": "functions/a.py"}      what it is at
     {"ready": {"functions": [...]}}      the code is imported
     {"failed": [{...}, ...]}             it is not: one entry for each place that failed
@@ -30,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flux_guest import _layout, _registry, _report, _validation, _values, _worker
+from flux_guest import _layout, _machine, _registry, _report, _validation, _values, _worker
 
 _fork = os.fork  # Functions find it closed.
 _libc = ctypes.CDLL(None, use_errno=True)  # Loaded once, and not in each worker.
@@ -125,12 +126,14 @@ class Zygote:
         project: Path,
         control: socket.socket,
         worker: _worker.Worker,
-        confine: Callable[[], None],
+        machine: _machine.Machine,
+        confine: Callable[[bool], None],
         shuffle: int = 0,
     ) -> None:
         self._project = project
         self._control = control
         self._worker = worker
+        self._machine = machine
         self._confine = confine
         self._layout = _layout.Layout()
         self._shuffle = shuffle
@@ -144,6 +147,7 @@ class Zygote:
 
     def run(self, functions: str) -> None:
         """Import, report, and fork until the host closes the control socket."""
+        self._say({"clock": self._machine.level, "detail": self._machine.detail})
         self._layout.settle(self._shuffle)
         failures = _import_functions(self._project, functions, self._say)
         sys.stdout.flush()
@@ -151,6 +155,9 @@ class Zygote:
         if failures:
             self._say({"failed": failures})
             return
+        self._worker.attach()
+        if self._machine.is_held:
+            self._machine.deny_counter()
         self._say({"ready": {"functions": _describe_functions(self._project)}})
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -213,7 +220,7 @@ class Zygote:
             for descriptor in (*descriptors, *own):
                 os.close(descriptor)
             self._control.detach()
-            self._confine()
+            self._confine(self._machine.is_held)
             self._worker.serve()
             os._exit(0)
         except BaseException:
@@ -232,12 +239,26 @@ class Zygote:
             self._say({"exited": pid, "status": status})
 
 
-def main(project: str, functions: str, *, warm: bool, confine: Callable[[], None], shuffle: int = 0) -> None:
-    """Serve a project; each worker calls ``confine`` before it runs anything.
+def prepare() -> _machine.Machine:
+    """Do what the jail would not let us do any more; what it returns is for `main`."""
+    return _machine.hold()
+
+
+def main(
+    project: str,
+    functions: str,
+    machine: _machine.Machine,
+    *,
+    warm: bool,
+    confine: Callable[[bool], None],
+    shuffle: int = 0,
+) -> None:
+    """Serve a project; each worker calls ``confine`` before it runs anything, saying whether its clock is held.
 
     With ``shuffle``, objects lie in another order than without (`flux_guest._layout`).
     """
     faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
     control = socket.socket(fileno=CONTROL)
-    Zygote(Path(project), control, _worker.Worker(project, warm=warm), confine, shuffle).run(functions)
+    worker = _worker.Worker(project, warm=warm, machine=machine)
+    Zygote(Path(project), control, worker, machine, confine, shuffle).run(functions)
