@@ -29,6 +29,8 @@ class Plan:
     """Folder of the functions, relative to the project's."""
     warm: bool = False
     """Whether a worker serves more than one execution."""
+    shuffle: int = 0
+    """Unless 0: objects lie in another order, which follows from this number (``flux_guest._layout``)."""
     uid: int | None = None
     """User and group id to become (strict, started as root), or None to stay who we are."""
     data_bytes_max: int = 1024 * MIB
