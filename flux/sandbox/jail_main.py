@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
         with socket.socket(fileno=CONTROL) as control:
             control.sendall(json.dumps(jail_checks.run(plan, abi, machine)).encode() + b"\n")
         return
-    module.main(plan.project, plan.functions, machine, warm=plan.warm, confine=_confine_worker)
+    module.main(plan.project, plan.functions, machine, warm=plan.warm, confine=_confine_worker, shuffle=plan.shuffle)
 
 
 def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
