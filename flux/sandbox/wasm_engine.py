@@ -361,7 +361,6 @@ class Isolate:
         # Tables hold pointers outside of the memory: without a limit, a guest's way around the memory's.
         self._store.set_limits(memory_size=memory_bytes_max, table_elements=1 << 20, instances=8, memories=4)
         self.context = self._store._context()
-        self._fuel_max = FUEL_MAX
         self._stop_fuel: int | None = None
         self.begin_metering()
         self._trap = ctypes.POINTER(ffi.wasm_trap_t)()
@@ -429,35 +428,43 @@ class Isolate:
     def begin_metering(self, stop_fuel: int | None = None, slice_fuel: int | None = None) -> None:
         """Count fuel from here. (What an instantiation burns is wasmtime's own affair and changes with it.)
 
-        A guest that has come to ``stop_fuel`` is ended by a trap at its next step: when it wants to wait, or to
+        A guest that has come to ``stop_fuel`` is ended by `Trapped` at its next step: when it wants to wait, or to
         say something, or to go on computing. ``slice_fuel`` is the length of its slices, if not the engine's.
         """
         self._stop_fuel = stop_fuel
-        # One more than that: where wasmtime looks, a guest that has burnt all of it is over already.
-        self._fuel_max = FUEL_MAX if stop_fuel is None else stop_fuel + 1
-        bindings._wasmtime_context_set_fuel(self.context, self._fuel_max)
-        bindings._wasmtime_context_fuel_async_yield_interval(self.context, slice_fuel or self._engine.slice_fuel)
+        self._slice_fuel = slice_fuel or self._engine.slice_fuel
+        bindings._wasmtime_context_set_fuel(self.context, FUEL_MAX)
+        bindings._wasmtime_context_fuel_async_yield_interval(self.context, self._slice_fuel)
 
     @property
     def fuel(self) -> int:
         """Fuel burnt since `begin_metering`."""
+        burnt = self._read_fuel()
+        return burnt if self._stop_fuel is None else min(burnt, self._stop_fuel)
+
+    def _read_fuel(self) -> int:
         left = ctypes.c_uint64()
         bindings._wasmtime_context_get_fuel(self.context, ctypes.byref(left))
-        burnt = self._fuel_max - left.value
-        return burnt if self._stop_fuel is None else min(burnt, self._stop_fuel)
+        return FUEL_MAX - left.value
 
     def spend_fuel(self) -> int:
         """Return the same for a guest that is about to be heard; raise `Trapped` for one that was to stop before."""
         # wasmtime looks at loops and calls. Between two looks a guest may come to ask something more.
-        if self._stop_fuel is not None:
-            self._check_fuel(self._stop_fuel + 1)
-        return self.fuel
-
-    def _check_fuel(self, end: int) -> None:
-        left = ctypes.c_uint64()
-        bindings._wasmtime_context_get_fuel(self.context, ctypes.byref(left))
-        if self._fuel_max - left.value >= end:
+        burnt = self._read_fuel()
+        if self._stop_fuel is not None and burnt > self._stop_fuel:
             raise Trapped(OUT_OF_FUEL, f"stopped at {self._stop_fuel} units of fuel")
+        return burnt
+
+    def _approach(self, stop_fuel: int) -> None:
+        """Let the next slice end where the guest is to stop, if its usual end is farther; raise `Trapped` there.
+
+        By a slice and not by an end to all fuel: a guest that was ended between two slices then stands at the very
+        instruction where it stood, and what it burns beyond that is still counted.
+        """
+        ahead = stop_fuel - self._read_fuel()
+        if ahead <= 0:
+            raise Trapped(OUT_OF_FUEL, f"stopped at {stop_fuel} units of fuel")
+        bindings._wasmtime_context_fuel_async_yield_interval(self.context, min(ahead, self._slice_fuel))
 
     # Calling
 
@@ -474,12 +481,12 @@ class Isolate:
                     self.on_turn()
                     done = await trio.to_thread.run_sync(self._poll_hot, future, limiter=self._engine.hot)
                 else:
-                    done = self._poll(future)
+                    done = self._step(future)
                 if done:
                     break
                 if self.parked is not None:
                     if self._stop_fuel is not None:
-                        self._check_fuel(self._stop_fuel)
+                        self._approach(self._stop_fuel)
                     wait, self.parked, hot = self.parked, None, False
                     self.answer = await wait(self)
                 else:
@@ -487,8 +494,7 @@ class Isolate:
         finally:
             # Also ends a fiber that waits, when trio cancels us.
             bindings._wasmtime_call_future_delete(future)
-        if self._stop_fuel is not None:
-            self._check_fuel(self._stop_fuel + 1)
+        self.spend_fuel()
         self._raise_failure()
         return self._read_result(results)
 
@@ -520,10 +526,16 @@ class Isolate:
         _here.isolate = self
         return bool(bindings._wasmtime_call_future_poll(future))
 
+    def _step(self, future: Any) -> bool:
+        """Poll once, to the end of a slice at most."""
+        if self._stop_fuel is not None:
+            self._approach(self._stop_fuel)
+        return self._poll(future)
+
     def _poll_hot(self, future: Any) -> bool:
         """Poll from another thread until it is done, waits or has had its turn."""
         until = time.monotonic() + HOT_TURN_S
-        while not self._poll(future):
+        while not self._step(future):
             if self.parked is not None or time.monotonic() > until:
                 return False
         return True
