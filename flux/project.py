@@ -1,9 +1,10 @@
 """A project's folder, as it stands on disk.
 
 A *project* is the folder that holds ``flux.toml``. This module finds it, reads
-it and names what it holds: the function files, the migrations, the commit it
-stands on and the hash of its *artifact* (``flux.toml`` and every file under the
-functions folder: what a deployment consists of).
+it and names what it holds: the function files, the migrations, the packages that
+it needs, the commit it stands on and the hash of its *artifact* (``flux.toml``, the
+files that name packages and every file under the functions folder: what a deployment
+consists of).
 
 It reads files and asks ``git``, and changes nothing. All of it blocks for
 milliseconds; it is meant for the start of a command and for reloads, not for
@@ -20,6 +21,14 @@ import attrs
 from flux.config import CONFIG_NAME, Config, UnreadableConfigError, parse_config
 from flux.errors import OperatorError
 from flux.git import find_git_folder, run_git
+from flux.requirements import (
+    PYPROJECT_NAME,
+    REQUIREMENTS_NAME,
+    Requirements,
+    RequirementsError,
+    parse_pyproject,
+    parse_requirements,
+)
 
 RUNTIMES = {".py": "python", ".ts": "typescript", ".js": "javascript", ".wasm": "wasm"}
 """The runtime that loads each kind of function file, by suffix."""
@@ -169,9 +178,33 @@ def list_migrations(project: Project) -> tuple[Migration, ...]:
     return tuple(migrations[number] for number in sorted(migrations))
 
 
+def find_requirements(root: Path) -> Requirements | None:
+    """The packages that the project's functions need, None when they need none; raise `RequirementsError`.
+
+    ``requirements.txt`` goes before ``pyproject.toml``: where there are both, it is the more exact.
+    """
+    if (root / REQUIREMENTS_NAME).is_file():
+        found = parse_requirements(lambda name: _read_text_file(root / name, name))
+        return found if found.packages else None
+    if (root / PYPROJECT_NAME).is_file():
+        return parse_pyproject(_read_text_file(root / PYPROJECT_NAME, PYPROJECT_NAME))
+    return None
+
+
+def _list_requirement_files(root: Path) -> tuple[str, ...]:
+    """The files that `find_requirements` reads something from. What is wrong with them is said elsewhere."""
+    try:
+        found = find_requirements(root)
+    except (RequirementsError, UnreadableProjectError):
+        # Correcting it has to make another artifact, so the file that people edit belongs to it.
+        return tuple(name for name in (REQUIREMENTS_NAME, PYPROJECT_NAME) if (root / name).is_file())[:1]
+    return () if found is None else found.files
+
+
 def list_artifact_files(project: Project) -> tuple[str, ...]:
     """Paths, relative to the project's folder, of all that a deployment consists of."""
-    return (CONFIG_NAME, *_walk(project.root, project.config.project.functions))
+    functions = _walk(project.root, project.config.project.functions)
+    return tuple(dict.fromkeys((CONFIG_NAME, *_list_requirement_files(project.root), *functions)))
 
 
 def hash_artifact(project: Project) -> str:

@@ -63,12 +63,14 @@ class ImportFailedError(GuestError):
 
     code = "FLX517"
 
-    def __init__(self, failures: tuple[ImportFailure, ...]) -> None:
+    def __init__(
+        self, failures: tuple[ImportFailure, ...], *, remedy: str = "fix it and save: the file is watched"
+    ) -> None:
         first = failures[0]
         more = "" if len(failures) == 1 else f" (and {len(failures) - 1} more modules fail)"
         super().__init__(
             f"{first.file}:{first.line}  {first.type}: {first.message}{more}",
-            remedy="fix it and save: the file is watched",
+            remedy=remedy,
         )
         self.failures = failures
 

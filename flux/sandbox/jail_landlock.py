@@ -23,7 +23,12 @@ from flux.sandbox.jail_linux import (
     prctl,
 )
 
-READ_FILE, READ_DIRECTORY = 1 << 2, 1 << 3
+WRITE_FILE, READ_FILE, READ_DIRECTORY = 1 << 1, 1 << 2, 1 << 3
+REFER, TRUNCATE = 1 << 13, 1 << 14
+"""To move a file between folders (refused everywhere before `REFER_FROM_ABI`), and to cut it."""
+REFER_FROM_ABI, TRUNCATE_FROM_ABI = 2, 3
+_WRITING = WRITE_FILE | sum(1 << right for right in range(4, 13))
+"""With removing files and folders, and making any kind of file."""
 RULE_PATH_BENEATH = 1
 CREATE_RULESET_VERSION = 1
 
@@ -66,10 +71,28 @@ def restrict_to_reading(paths: Iterable[str]) -> int:
     return abi
 
 
+def restrict_to_writing(paths: Iterable[str]) -> None:
+    """Refuse this process and its children to write, make, rename or remove files anywhere but below ``paths``."""
+    abi = read_abi()
+    rights = _WRITING | (REFER if abi >= REFER_FROM_ABI else 0) | (TRUNCATE if abi >= TRUNCATE_FROM_ABI else 0)
+    buffer = ctypes.create_string_buffer(struct.pack("=Q", rights), 8)
+    ruleset = call("landlock", "landlock_create_ruleset", SYS_LANDLOCK_CREATE_RULESET, buffer, 8, 0)
+    try:
+        for path in paths:
+            _allow(ruleset, path, rights if os.path.isdir(path) else rights & (WRITE_FILE | TRUNCATE))
+        prctl("landlock", "PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
+        call("landlock", "landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
 def _allow_reading(ruleset: int, path: str) -> None:
+    _allow(ruleset, path, READ_FILE | READ_DIRECTORY if os.path.isdir(path) else READ_FILE)
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        rights = READ_FILE | READ_DIRECTORY if os.path.isdir(path) else READ_FILE
         rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, descriptor), 12)
         name = f"landlock_add_rule({path})"
         call("landlock", name, SYS_LANDLOCK_ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0)

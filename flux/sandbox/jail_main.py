@@ -35,7 +35,7 @@ from flux.sandbox import jail_checks
 from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
 from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent
 from flux.sandbox.jail_namespaces import separate, shrink_root
-from flux.sandbox.jail_plan import Plan
+from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
     clear_environment,
     close_descriptors,
@@ -91,10 +91,12 @@ def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
 def _build(plan: Plan) -> int:
     """Put on every layer, in the order in which one makes the next possible; return Landlock's version."""
     check_machine()
+    if plan.environment:
+        _forget_own_packages()
     clear_environment()
     close_descriptors((0, 1, 2, CONTROL))
-    readable = list_readable(plan.project)
-    sys.path[:] = _list_path(plan.project, readable)
+    readable = list_readable(plan.project, plan.environment)
+    sys.path[:] = _list_path(plan.project, plan.environment, readable)
     if plan.isolation == "strict":
         separate(as_user=plan.uid is None)
         shrink_root(readable)
@@ -112,8 +114,12 @@ def _build(plan: Plan) -> int:
     return abi
 
 
-def list_readable(project: str) -> list[str]:
-    """Return the files and folders that can be read in the jail: Python, its libraries, the SDK, the code."""
+def list_readable(project: str, environment: str = "") -> list[str]:
+    """Return the files and folders that can be read in the jail: Python, its libraries, the SDK, the code.
+
+    Where the project says which packages it needs, it has these and none of Flux's own: what happens to lie
+    beside Flux must not decide what its code does.
+    """
     own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     if sys.base_prefix != "/usr":
         own.append(os.path.join(sys.base_prefix, "lib"))  # Where a Python that brings its libraries has them.
@@ -127,12 +133,39 @@ def list_readable(project: str) -> list[str]:
         os.path.dirname(sdk.origin),
         *([project] if project else []),
     ]
+    if environment:
+        closed = _list_own_packages()
+        found = [importlib.util.find_spec(name) for name in SDK_PACKAGES]
+        brought = [os.path.dirname(spec.origin) for spec in found if spec is not None and spec.origin is not None]
+        wanted = [*(path for path in wanted if path not in closed), *brought, environment]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
 
 
-def _list_path(project: str, readable: list[str]) -> list[str]:
-    """Return ``sys.path`` as it is in the jail: the project, and what of it can be read."""
+def _forget_own_packages() -> None:
+    """Forget what the SDK's packages have loaded of Flux's own beside themselves: the project may have another."""
+    closed = tuple(f"{path}/" for path in _list_own_packages())
+    for name, module in list(sys.modules.items()):
+        is_kept = name.partition(".")[0] in (SDK, *SDK_PACKAGES, "flux")
+        if not is_kept and (getattr(module, "__file__", None) or "").startswith(closed):
+            del sys.modules[name]
+
+
+def _list_own_packages() -> set[str]:
+    """Return the folders of packages that are Flux's."""
+    places = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return places | {entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))}
+
+
+def _list_path(project: str, environment: str, readable: list[str]) -> list[str]:
+    """Return ``sys.path`` as it is in the jail: the project, what of it can be read, the project's packages.
+
+    Packages come last, so that none of them stands in the place of a module of Python's. Their folder is a
+    place to import from and nothing else: it is no "site", so a ``.pth`` file in it does nothing.
+    """
     there = [entry for entry in sys.path if any(f"{entry}/".startswith(f"{path}/") for path in readable)]
+    if environment:
+        closed = _list_own_packages()
+        there = [*(entry for entry in there if entry not in closed), environment]
     return [project, *there] if project else there
 
 

@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass
 
 MIB = 2**20
+SDK_PACKAGES = ("msgspec",)
+"""Packages that the guest SDK has loaded before the project's code is: a project can only have the same version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class Plan:
     program: str
     """``zygote`` or ``probe``."""
     project: str = ""
-    """Folder of the deployment's code: the jail's one readable folder that is not Python."""
+    """Folder of the deployment's code: readable in the jail."""
+    environment: str = ""
+    """Folder of the project's packages, or empty when it has none: readable then in place of Flux's own."""
     functions: str = ""
     """Folder of the functions, relative to the project's."""
     warm: bool = False

@@ -42,6 +42,8 @@ PROCESSES_MAX = 4096
 
 KEPT_VARIABLES = ("LANG", "TZ")
 """Read by C code at any time; the rest did its work when the interpreter started."""
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+"""Set to 1: libraries of numbers start a thread for each processor as soon as they are loaded, which fails here."""
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
@@ -55,10 +57,11 @@ def close_descriptors(keep: Iterable[int]) -> None:
 
 
 def clear_environment() -> None:
-    """Forget every variable but the ones in `KEPT_VARIABLES`."""
+    """Forget every variable but the ones in `KEPT_VARIABLES`, and ask libraries for one thread."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     os.environ.clear()
     os.environ.update(kept)
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
 def limit_resources(data_bytes_max: int, *, counts_processes: bool) -> None:

@@ -45,6 +45,7 @@ CALLS: Mapping[str, int] = {
 }  # fmt: skip
 """Numbers of x86_64 for every call that either list names."""
 _CLONE3 = 435
+_EXECVE, _EXECVEAT = 59, 322
 LAST_KNOWN_CALL = 467
 """Beyond it are calls that did not exist when this was written."""
 
@@ -214,6 +215,22 @@ def make_worker_filter(pid: int, *, holds_clock: bool) -> bytes:
     """Return the program for a worker; ``holds_clock``: its C library does not ask the kernel for the time."""
     always = ALWAYS if holds_clock else (*ALWAYS, *ASKING)
     return assemble(always, {**ONLY_IF, **WORKER_ONLY_IF, **signals_to(pid)})
+
+
+def make_no_programs_filter() -> bytes:
+    """Return the program for a process that may do as it likes, but start no other program."""
+    return b"".join((
+        _instruction(_LOAD, _MACHINE_AT),
+        _instruction(_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
+        _instruction(_RETURN, KILL_PROCESS),
+        _instruction(_LOAD, _NUMBER_AT),
+        _instruction(_GREATER_OR_EQUAL, X32_BIT, 0, 1),
+        _instruction(_RETURN, KILL_PROCESS),
+        _instruction(_EQUAL, _EXECVE, 1, 0),
+        _instruction(_EQUAL, _EXECVEAT, 0, 1),
+        _instruction(_RETURN, FAIL | errno.EPERM),
+        _instruction(_RETURN, ALLOW),
+    ))  # fmt: skip
 
 
 def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> bytes:

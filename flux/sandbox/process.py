@@ -71,6 +71,7 @@ class ProcessSandbox:
         project: Path,
         functions_folder: str,
         *,
+        environment: Path | None = None,
         isolation: str = "strict",
         uid: int | None = None,
         data_bytes_max: int = DATA_BYTES_MAX,
@@ -80,13 +81,15 @@ class ProcessSandbox:
         on_output: Callable[[str], None] = lambda _text: None,
         import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
-        """``isolation`` is the jail's level, ``uid`` who its guests are (`flux.sandbox.jail.find_tenant_uid`)
+        """``environment`` is the folder of the project's packages (`flux.supervisor.environments`), None when it
+        has none; ``isolation`` is the jail's level, ``uid`` who its guests are (`flux.sandbox.jail.find_tenant_uid`)
         and ``data_bytes_max`` the memory that no limit of a function may exceed; ``warm`` is how many
         executions a worker may serve; with ``shuffle``, objects lie in another order (`flux.escapes`);
         ``on_output`` hears what modules print."""
         self.level = Level("process", isolation, "python")
         """The clock's is the zygote's to say, when it is started."""
         self._project = project
+        self._environment = environment
         self._uid = uid
         self._data_bytes_max = data_bytes_max
         self._functions_folder = functions_folder
@@ -149,6 +152,7 @@ class ProcessSandbox:
             zygote = Zygote.spawn(
                 self._project,
                 self._functions_folder,
+                environment=self._environment,
                 isolation=self.level.isolation,
                 uid=self._uid,
                 warm=self._warm > 1,

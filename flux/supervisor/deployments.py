@@ -11,6 +11,7 @@ Code that can't be imported never becomes current: the last good code goes on.
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,11 +26,18 @@ from flux.errors import OperatorError
 from flux.execution import Level, LimitInForce
 from flux.grants import Grants
 from flux.limits import Limits, format_duration, format_size
-from flux.project import Project, hash_artifact, list_artifact_files, read_source_version
+from flux.project import (
+    Project,
+    hash_artifact,
+    list_artifact_files,
+    list_function_files,
+    read_source_version,
+)
 from flux.redact import RedactionRules
 from flux.routes import RouteTable
-from flux.sandbox.base import Sandbox
+from flux.sandbox.base import ImportFailedError, ImportFailure, Sandbox
 from flux.supervisor.drive import Bounds
+from flux.supervisor.environments import Environment, Environments
 from flux.supervisor.execute import Runnable
 from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
@@ -53,8 +61,16 @@ class ArtifactError(OperatorError):
 class LiveDeployment:
     """A deployment whose code is imported and whose workers wait."""
 
-    def __init__(self, deployment: Deployment, sandboxes: Sandboxes, runnables: Mapping[str, Runnable]) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        sandboxes: Sandboxes,
+        runnables: Mapping[str, Runnable],
+        environment: Environment | None = None,
+    ) -> None:
         self.deployment = deployment
+        self.environment = environment
+        """The project's packages, None when it needs none."""
         self.runnables = runnables
         """By the functions' names."""
         self.routes: RouteTable[Runnable] = RouteTable()
@@ -101,12 +117,14 @@ class Deployments:
         self,
         nursery: trio.Nursery,
         artifacts: Path,
+        environments: Environments,
         tenant: Tenant,
         *,
         idle_workers: int,
         on_output: Callable[[str], None],
     ) -> None:
         self._nursery = nursery
+        self._environments = environments
         self._tenant = tenant
         self._artifacts = artifacts
         self._idle_workers = idle_workers
@@ -117,21 +135,32 @@ class Deployments:
     async def prepare(self, project: Project) -> LiveDeployment:
         """Return the project's code as a deployment that is ready, and not yet current.
 
-        Raises what is wrong with it: `ImportFailedError`, `RouteConflictError` and their kin.
+        Installs the packages that it needs, unless they are there. Raises what is wrong with it:
+        `InstallFailedError`, `ImportFailedError`, `RouteConflictError` and their kin.
         """
         try:
             version = await trio.to_thread.run_sync(read_source_version, project)
         except OSError as error:
             raise _changing(project, error) from error
+        environment = None
+        if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
+            environment = await self._environments.provide(project.root)
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
         config = project.config
         sandboxes = Sandboxes(
             attrs.evolve(project, root=folder),
             self._tenant,
+            environment=environment.packages_folder if environment is not None else None,
             idle_workers=self._idle_workers,
             on_output=self._on_output,
         )
-        scope = await self._nursery.start(_run_sandboxes, sandboxes)
+        try:
+            scope = await self._nursery.start(_run_sandboxes, sandboxes)
+        except ImportFailedError as error:
+            remedy = explain_missing(error.failures[0], folder, environment)
+            if remedy is None:
+                raise
+            raise ImportFailedError(error.failures, remedy=remedy) from error
         try:
             deployment = Deployment(
                 id=artifact_hash[:16],
@@ -147,7 +176,7 @@ class Deployments:
                 function.name: make_runnable(function, deployment, sandboxes.find(function), config, rules)
                 for function in sandboxes.functions
             }
-            live = LiveDeployment(deployment, sandboxes, runnables)
+            live = LiveDeployment(deployment, sandboxes, runnables, environment)
         except BaseException:
             scope.cancel()
             raise
@@ -195,6 +224,20 @@ class _Relay:
 async def _end_when_idle(live: LiveDeployment, scope: trio.CancelScope) -> None:
     await live.wait_idle()
     scope.cancel()
+
+
+def explain_missing(failure: ImportFailure, project: Path, environment: Environment | None) -> str | None:
+    """Return what to do about a module that is in no package of the project's, None when that is not why."""
+    missing = re.fullmatch(r"No module named '(?P<top>\w+)[\w.]*'", failure.message)
+    if failure.type != "ModuleNotFoundError" or missing is None:
+        return None
+    top = missing["top"]
+    is_own = (project / top).is_dir() or (project / f"{top}.py").is_file()
+    if is_own or (environment is not None and top in environment.modules):
+        return None
+    if environment is None:
+        return f"this project names no packages: write the one that has {top} into requirements.txt, and save"
+    return f"{top} is not in {environment.source}: add the package that has it there, and save"
 
 
 def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:

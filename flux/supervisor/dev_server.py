@@ -7,7 +7,7 @@ story of each step, serves until it is told to stop, and ends in reverse::
     postgres     embedded under .flux/, or the one that a URL names
     backing      Flux's schema, the journal's recovery, pools, the writer
     migrations   the project's own
-    deployment   the code is imported, workers are forked
+    deployment   packages are installed, the code is imported, workers are forked
     gateway      the port is opened; "ready"
 
 Then it watches the files. A change makes a new deployment beside the old one and
@@ -40,6 +40,8 @@ from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.deployments import Deployments, LiveDeployment
+from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
+from flux.supervisor.environments import Environments, count_packages
 from flux.supervisor.execute import Backing, Executor
 from flux.supervisor.flux_folder import (
     UnwritableFluxFolderError,
@@ -267,6 +269,7 @@ class _Server:
             deployments = Deployments(
                 nursery,
                 self._flux_folder / "artifacts",
+                Environments(self._flux_folder / ENVIRONMENTS, self._story.note),
                 Tenant(),
                 idle_workers=IDLE_WORKERS,
                 on_output=self._story.output,
@@ -305,6 +308,8 @@ class _Server:
                 walls = f"isolation {level.isolation}, clock {level.clock}"
                 what = f"process workers ×{IDLE_WORKERS}" if level.kind == "process" else "an isolate each"
                 detail = f"{what} · {walls}"
+                if (environment := deployments.current.environment) is not None:
+                    detail += f" · {count_packages(environment.packages)} of {environment.source}"
                 self._story.step("sandbox", detail, trio.current_time() - deployment_began)
                 self._tell_ready(deployments, url, began)
                 is_ready = True

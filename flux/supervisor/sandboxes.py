@@ -5,6 +5,7 @@ above knows which: each function has a `Sandbox`, found by `Sandboxes.find`.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import trio
 
@@ -24,9 +25,15 @@ class Sandboxes:
     """What runs one deployment. Run `run` in a nursery; started once all of its code is loaded."""
 
     def __init__(
-        self, project: Project, tenant: Tenant, *, idle_workers: int, on_output: Callable[[str], None]
+        self,
+        project: Project,
+        tenant: Tenant,
+        *,
+        environment: Path | None,
+        idle_workers: int,
+        on_output: Callable[[str], None],
     ) -> None:
-        """``project`` is the artifact, not the folder that people edit."""
+        """``project`` is the artifact, not the folder that people edit; ``environment`` holds its packages."""
         config = project.config
         runtimes = {file.runtime for file in list_function_files(project)}
         self._sandboxes: list[ProcessSandbox | WasmSandbox] = []
@@ -35,6 +42,7 @@ class Sandboxes:
                 ProcessSandbox(
                     project.root,
                     config.project.functions,
+                    environment=environment,
                     isolation=config.sandbox.isolation,
                     uid=find_guest_uid(config.sandbox.isolation, tenant.name),
                     data_bytes_max=max(DATA_BYTES_MAX, *_list_memory_limits(config)),

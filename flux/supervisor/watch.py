@@ -11,6 +11,8 @@ from pathlib import Path
 import trio
 import watchfiles
 
+from flux.requirements import PYPROJECT_NAME
+
 QUIET_MS = 40
 LONGEST_MS = 400
 """Under constant writing, changes are reported this often all the same."""
@@ -21,8 +23,8 @@ IGNORED_SUFFIXES = (".pyc", ".swp", ".swx", "~", ".tmp")
 async def watch_project(root: Path, functions: str, changed: trio.MemorySendChannel[tuple[str, ...]]) -> None:
     """Send the paths that have changed, relative to ``root``, until cancelled.
 
-    Watched are ``flux.toml``, ``.env.local``, the functions and the migrations; not ``.flux/``, where Postgres
-    writes all the time. A folder that is made later is watched from then on.
+    Watched are ``flux.toml``, ``.env.local``, what says which packages there are to be, the functions and the
+    migrations; not ``.flux/``, where Postgres writes all the time. A folder that is made later is watched from then on.
     """
     watcher = _Watcher(root, (functions, "migrations"), changed)
     async with trio.open_nursery() as nursery:
@@ -72,12 +74,12 @@ class _Watcher:
 
     async def watch_root(self, nursery: trio.Nursery) -> None:
         """Watch the files beside the folders, and folders that are made."""
-        watched = {self._root / name for name in ("flux.toml", ".env.local", *self.folders)}
+        watched = {self._root / name for name in ("flux.toml", ".env.local", PYPROJECT_NAME, *self.folders)}
         async for paths in self._paths(self._root, self.stop, recursive=False):
             for folder in self.folders:
                 if self._root / folder in paths:
                     self.watch_folder(nursery, folder)
-            await self._tell(path for path in paths if path in watched)
+            await self._tell(path for path in paths if path in watched or _names_packages(path))
 
     async def _paths(self, folder: Path, stop: trio.Event, *, recursive: bool) -> AsyncIterator[set[Path]]:
         async for changes in watchfiles.awatch(
@@ -89,6 +91,11 @@ class _Watcher:
     async def _tell(self, paths: Iterable[Path]) -> None:
         if names := sorted(str(path.relative_to(self._root)) for path in paths):
             await self._changed.send(tuple(names))
+
+
+def _names_packages(path: Path) -> bool:
+    # requirements.txt may refer to others beside it: constraints.txt, requirements-base.txt ...
+    return path.suffix == ".txt" and path.name.startswith(("requirements", "constraints"))
 
 
 def _is_noise(path: Path) -> bool:

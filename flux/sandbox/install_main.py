@@ -1,0 +1,106 @@
+"""The program that installs a project's packages, with its hands tied.
+
+``python -m flux.sandbox.install_main JOB``, started by the supervisor
+(`flux.supervisor.environment_build`). What it installs was written by strangers, so before it
+looks at any of it there are two walls around it, for good:
+
+- Landlock: nothing can be written but below the folder of the environment that is being
+  built, and in the installer's own cache. A wheel that unpacks into ``../..`` meets the
+  installer's own check first, and this behind it.
+- seccomp: no program can be started. A package that comes as source would have to be built,
+  by running its code; a wheel may ask for such a package among its dependencies, and the
+  installers' options speak of indexes only. Here it can't happen, whatever was asked for.
+
+``uv`` starts Python itself, to learn about it, so the second wall can't stand around it. It
+is told ``--no-build``, which it obeys for every kind of source.
+
+With ``--allow-sdist`` somebody wants code to be run. Then the second wall is not put up, and
+the cache, from which other projects are served, can't be written.
+
+It imports no module of a package: pip runs in this process, from Flux's own Python, and
+what is compiled in the end is compiled and not run.
+"""
+
+import compileall
+import json
+import os
+import py_compile
+import runpy
+import sys
+from dataclasses import asdict, dataclass
+
+from flux.sandbox.jail_landlock import restrict_to_writing
+from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent
+from flux.sandbox.jail_seccomp import install, make_no_programs_filter
+
+REFUSED_STATUS = 71
+"""A wall could not be put up: the last line of output says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to do, and where it may write."""
+
+    parent: int
+    """Process id of the supervisor: the job ends with it."""
+    writable: list[str]
+    """Files and folders that can be written; they are there."""
+    program: str
+    """``pip``, ``compile``, or the path of uv."""
+    arguments: list[str]
+    """Of pip or uv; for ``compile`` the folder, and the name that it will have."""
+    may_run_programs: bool = False
+    """Whether programs can be started: builds, and whatever they start."""
+
+    def encode(self) -> str:
+        """Return the job as one line."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def decode(text: str) -> "Job":
+        """Return the job that `encode` wrote."""
+        return Job(**json.loads(text))
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job that ``arguments`` describe."""
+    job = Job.decode(arguments[0])
+    die_with_parent(job.parent)
+    os.umask(0o022)
+    try:
+        check_machine()
+        restrict_to_writing(job.writable)
+        if not job.may_run_programs:
+            install(make_no_programs_filter())
+    except LayerRefusedError as error:
+        told = {"layer": error.layer, "call": error.call, "errno": error.number, "detail": error.detail}
+        print(json.dumps(told), flush=True)
+        return REFUSED_STATUS
+    if job.program == "compile":
+        _compile(*job.arguments)
+    elif job.program == "pip":
+        sys.argv = ["pip", *job.arguments]
+        runpy.run_module("pip", run_name="__main__", alter_sys=True)
+    else:
+        os.execve(job.program, [job.program, *job.arguments], os.environ)
+    return 0
+
+
+def _compile(folder: str, name: str) -> None:
+    """Compile every module below ``folder``, which will be called ``name``.
+
+    Nobody can do so later: in the jail nothing is written. Files that don't compile (templates, tests of
+    another Python) are left: importing them says what is wrong.
+    """
+    compileall.compile_dir(
+        folder,
+        quiet=2,
+        stripdir=folder,
+        prependdir=name,
+        # The files never change: that is for the environment's own list of hashes to say, not for each import.
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

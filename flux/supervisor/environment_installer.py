@@ -1,0 +1,193 @@
+"""The program that installs packages, and what it is told.
+
+uv when there is one, else pip: the user's own, with the user's own settings (indexes,
+proxies, certificates). It sees no other variable: a token of somebody's is not for what a
+package may run while it is built. Here is decided which lines it gets, what it may write
+and whether it may start programs; `flux.supervisor.environment_build` runs it.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import attrs
+
+from flux.errors import OperatorError
+from flux.requirements import Requirement, Requirements
+from flux.sandbox.install_main import Job
+from flux.sandbox.jail_plan import SDK_PACKAGES
+from flux.supervisor.environment_tree import PACKAGES_NAME
+
+_KEPT = re.compile(
+    r"PATH|HOME|LANG|LC_[A-Z]+|XDG_[A-Z_]+|NETRC|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(?:HTTPS?|NO|ALL)_PROXY|(?:https?|no|all)_proxy"
+    r"|PIP_(?:INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|TIMEOUT|RETRIES"
+    r"|DEFAULT_TIMEOUT|CONFIG_FILE|CACHE_DIR|NO_CACHE_DIR|KEYRING_PROVIDER)"
+    r"|UV_(?:INDEX(?:_[A-Z0-9_]+)?|DEFAULT_INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INSECURE_HOST"
+    r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|OFFLINE|CONFIG_FILE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
+)
+"""Variables that say where packages come from, and how to get there."""
+_KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
+
+
+class InstallerMissingError(OperatorError):
+    """There is neither uv nor pip."""
+
+    code = "FLX531"
+
+
+class SourcePackageError(OperatorError):
+    """A package comes as source only, and building it would run its code."""
+
+    code = "FLX533"
+
+
+@attrs.frozen
+class Installer:
+    """The program that finds, fetches and unpacks packages."""
+
+    name: str
+    """``uv`` or ``pip``."""
+
+    version: str
+
+    program: str
+    """Path of uv; ``pip`` runs from Flux's own Python."""
+
+    @property
+    def text(self) -> str:
+        """As people read it: ``pip 26.3``."""
+        return f"{self.name} {self.version}"
+
+
+def find_installer(name: str | None = None) -> Installer:
+    """Return the installer of this name, or the best there is; raise `InstallerMissingError`."""
+    if name in (None, "uv"):
+        own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        program = shutil.which("uv", path=own)
+        if program is not None:
+            with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+                told = subprocess.run(
+                    [program, "--version"], capture_output=True, text=True, timeout=30, check=True
+                )
+                return Installer("uv", told.stdout.split()[1], program)
+    if name in (None, "pip") and importlib.util.find_spec("pip") is not None:
+        return Installer("pip", importlib.metadata.version("pip"), "pip")
+    raise InstallerMissingError(
+        f"the project needs packages, and there is no {name or 'uv and no pip'} to install them with",
+        remedy=f"install one beside Flux: {sys.executable} -m ensurepip, or get uv onto PATH",
+    )
+
+
+def name_python() -> str:
+    """Return what wheels with compiled code are made for: ``cpython-311-x86_64-linux-gnu``."""
+    return str(sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag)
+
+
+def check_sources(requirements: Requirements, *, allow_sdist: bool) -> None:
+    """Refuse lines that ask for source; raise `SourcePackageError`."""
+    for package in requirements.packages:
+        if package.needs_building and not allow_sdist:
+            raise SourcePackageError(
+                f"{package.origin}  {hide_passwords(package.text)} is source: to build it is to run its code",
+                remedy="name a wheel instead, or trust it: flux build --allow-sdist",
+            )
+
+
+def list_sdk_pins() -> list[str]:
+    """Return the versions that a project can't choose."""
+    return [f"{name}=={importlib.metadata.version(name)}" for name in SDK_PACKAGES]
+
+
+def make_job(
+    requirements: Requirements, root: Path, work: Path, installer: Installer, *, allow_sdist: bool
+) -> Job:
+    wanted, agreed = work / "requirements.txt", work / "constraints.txt"
+    # An index may have a password in its address.
+    for path, lines in (
+        (
+            wanted,
+            [*_write_options(requirements, root), *(_write(one, root) for one in requirements.packages)],
+        ),
+        (agreed, [*list_sdk_pins(), *(_write(one, root) for one in requirements.constraints)]),
+    ):
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    writable = [str(work), os.devnull]
+    cache = None if allow_sdist else find_cache(installer.name)
+    if cache is not None:
+        writable.append(str(cache))
+    arguments = ["--target", str(work / "environment" / PACKAGES_NAME), "-r", str(wanted), "-c", str(agreed)]
+    if installer.name == "uv":
+        # Copied, as a file that uv links into its cache can be changed from there.
+        own = ["pip", "install", "--python", sys.executable, "--link-mode", "copy", "--no-progress"]
+        own += ["--color", "never"]
+        own += ["--cache-dir", str(cache)] if cache is not None else ["--no-cache"]
+        own += [] if allow_sdist else ["--no-build"]
+        return Job(os.getpid(), writable, installer.program, [*own, *arguments], may_run_programs=True)
+    own = ["install", "--no-input", "--disable-pip-version-check", "--root-user-action", "ignore"]
+    own += ["--no-compile", "--no-warn-script-location", "--progress-bar", "off", "--no-color"]
+    own += [] if cache is not None else ["--no-cache-dir"]
+    own += [] if allow_sdist else ["--only-binary", ":all:"]
+    return Job(os.getpid(), writable, "pip", [*own, *arguments], may_run_programs=allow_sdist)
+
+
+def _write(package: Requirement, root: Path) -> str:
+    text = package.text
+    if package.wheel is not None:
+        text = (root / package.wheel).as_uri()
+    elif package.needs_building and (root / text).is_file():
+        text = (root / text).as_uri()
+    return " ".join([text, *(f"--hash={one}" for one in package.hashes)])
+
+
+def _write_options(requirements: Requirements, root: Path) -> list[str]:
+    lines = []
+    for name, *values in requirements.options:
+        if name == "--find-links" and "://" not in values[0]:
+            values = [str(root / values[0])]
+        lines.append(" ".join([name, *values]))
+    return lines
+
+
+def find_cache(installer: str) -> Path | None:
+    """Return the installer's cache, made if it is not there, or None when it can have none."""
+    for name in (f"{installer.upper()}_NO_CACHE_DIR", f"{installer.upper()}_NO_CACHE"):
+        if os.environ.get(name, "0") not in ("", "0", "false", "no", "off"):
+            return None
+    chosen = os.environ.get(f"{installer.upper()}_CACHE_DIR")
+    shared = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    cache = Path(chosen or f"{shared}/{installer}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None  # Without one everything is fetched anew, which is slower and no worse.
+    return cache if os.access(cache, os.W_OK) else None
+
+
+def list_variables(
+    requirements: Requirements, work: Path, installer: Installer, *, allow_sdist: bool
+) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if _KEPT.fullmatch(name)
+        or name in requirements.variables
+        or (allow_sdist and _KEPT_FOR_BUILDS.fullmatch(name))
+    }
+    kept["TMPDIR"] = str(work / "tmp")
+    if installer.name == "pip":
+        kept["PIP_USER"] = "0"  # Where somebody's settings say so; it can't be had together with --target.
+    return kept
+
+
+def hide_passwords(text: str) -> str:
+    """Return ``text`` without what stands before the host in an address."""
+    return re.sub(r"(://)[^/\s@]+@", r"\1****@", text)
