@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
 def command(port: int | None, database_url: str, clean: bool, pg_user: str | None) -> int:
     """Serve this project on this machine, with its own database."""
+    import gc
+
     import trio
 
     from flux.project import find_project
@@ -51,6 +53,9 @@ def command(port: int | None, database_url: str, clean: bool, pg_user: str | Non
             await serve_dev(options, story, stop)
             nursery.cancel_scope.cancel()
 
+    # A request leaves no cycles worth looking for after every 700 objects: that took a tenth of its time.
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
     try:
         trio.run(main)
     except* FluxError as group:
