@@ -294,18 +294,22 @@ async def replay(kind: Kind, recordings: Sequence[Recording]) -> Tally:
     tally, started_s = Tally(), time.monotonic()
     shuffled = list(recordings)
     random.SystemRandom().shuffle(shuffled)
-    for part, (concurrency, slice_fuel) in enumerate(REPLAYS):
+
+    async def replay_part(part: Sequence[Recording], concurrency: int, slice_fuel: int | None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             async with trio.open_nursery() as nursery:
                 sandbox = kind.make_sandbox(Path(scratch), concurrency)
                 await nursery.start(sandbox.run)
 
                 async def one(recording: Recording) -> None:
-                    difference = await replay_one(sandbox, recording, slice_fuel)  # noqa: B023 - used up in here
-                    tally.add(recording.read(), difference)
+                    tally.add(recording.read(), await replay_one(sandbox, recording, slice_fuel))
 
-                await _each(shuffled[part :: len(REPLAYS)], concurrency, one)
+                await _each(part, concurrency, one)
                 nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for number, (concurrency, slice_fuel) in enumerate(REPLAYS):
+            nursery.start_soon(replay_part, shuffled[number :: len(REPLAYS)], concurrency, slice_fuel)
     tally.elapsed_s = time.monotonic() - started_s
     return tally
 

@@ -39,8 +39,10 @@ def _make_wasi(scratch: Path, _concurrency: int) -> Runner:
     folder = scratch / "functions"
     folder.mkdir()
     engine = Engine()
+    prelude = (PROGRAMS / "wasi" / "prelude.txt").read_text(encoding="utf-8")
     for path in sorted((PROGRAMS / "wasi").glob("*.wat")):
-        (folder / path.with_suffix(".wasm").name).write_bytes(engine.assemble(path.read_text(encoding="utf-8")))
+        module = engine.assemble(f"(module\n{prelude}\n{path.read_text(encoding='utf-8')})")
+        (folder / path.with_suffix(".wasm").name).write_bytes(module)
     return WasmSandbox(scratch, "functions")
 
 

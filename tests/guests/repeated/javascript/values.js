@@ -64,10 +64,10 @@ export const matches = defineFunction(async ({ input }) => {
 
 export const builds_big_text = defineFunction(async ({ input, ctx }) => {
   let text = input.text;
-  for (let i = 0; i < 13; i++) text += text.split("").reverse().join("") + i;
+  while (text.length < 70000) text += text.slice(1, 900).split("").reverse().join("") + text.length + text;
   await ctx.db.execute("update t set text = $1", text);
   console.log("long", text.slice(0, 2000));
-  return { length: text.length, hash: [...text].reduce((h, c) => (h * 31 + c.charCodeAt(0)) | 0, 0), text };
+  return { length: text.length, at: text.indexOf("99"), codes: [...text.slice(-300)].map((c) => c.codePointAt(0)), text };
 });
 
 export const calculates = defineFunction(async ({ input }) => {

@@ -1,0 +1,12 @@
+;; poll_oneoff with a relative clock: time that was waited for has passed, and no more.
+(func (export "_start")
+  (i64.store (i32.const 1024) (i64.const 77))
+  (i32.store8 (i32.const 1032) (i32.const 0))
+  (i32.store (i32.const 1040) (i32.const 1))
+  (i64.store (i32.const 1048) (i64.const 1500000))
+  (call $mix (i64.extend_i32_u (call $poll_oneoff (i32.const 1024) (i32.const 2048) (i32.const 1) (i32.const 40))))
+  (call $mix_bytes (i32.const 2048) (i32.const 32))
+  (drop (call $clock_time_get (i32.const 1) (i64.const 1) (i32.const 40)))
+  (call $mix (i64.load (i32.const 40)))
+  (call $mix_all (i32.const 0))
+  (call $answer))
