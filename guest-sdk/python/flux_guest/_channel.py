@@ -14,6 +14,7 @@ from typing import Any
 
 from flux_guest import _values
 from flux_guest._errors import make_host_call_error
+from flux_guest._lines import LineReader
 from flux_guest._machine import NOW, Machine, leave
 
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -32,7 +33,7 @@ class Channel:
         self._descriptor = descriptor
         self._machine = leave() if machine is None else machine
         self._project = project.rstrip(os.sep) + os.sep
-        self._buffer = bytearray()
+        self._lines = LineReader(descriptor)
         self._last_seq = 0
         self._position_cache: dict[int, tuple[CodeType, tuple[str, str] | None]] = {}
         """By the code object's id, with the object, so that the id stays its own. (Code objects of two files
@@ -50,7 +51,7 @@ class Channel:
 
     def reset(self, now_ns: int) -> None:
         """Begin a new execution."""
-        self._buffer.clear()
+        self._lines.forget()
         self._last_seq = 0
         self.waiting.clear()
         self.now_ns = self.started_ns = now_ns
@@ -150,18 +151,10 @@ class Channel:
 
     def receive(self) -> None:
         """Wait for one frame and hand it to whoever waits for it."""
-        buffer = self._buffer
-        end = buffer.find(b"\n")
-        while end < 0:
-            data = os.read(self._descriptor, 1 << 18)
-            if not data:
-                os._exit(0)  # The host is gone; nobody is left to answer to.
-            scanned = len(buffer)
-            buffer += data
-            end = buffer.find(b"\n", scanned)
-        line = buffer[:end].decode()
-        del buffer[: end + 1]
-        seq, error, value, now_ns = _values.decode(line)
+        line = self._lines.read()
+        if not line.endswith(b"\n"):
+            os._exit(0)  # The host is gone; nobody is left to answer to.
+        seq, error, value, now_ns = _values.decode(line.decode())
         self.move_clock(now_ns)
         deliver = self.waiting.pop(seq, None)
         if deliver is not None:

@@ -36,11 +36,10 @@ _ARENA_BYTES = 1 << 20
 _SIZES = tuple(range(16, 513, 16))
 _BYTES_OVERHEAD = sys.getsizeof(b"")
 _POOL_HEADER_BYTES = 48
-_SCRATCH_SIZES = len(range(16, 257, 16))
-_SCRATCH_BLOCKS = 15
-"""Of each of the smaller sizes, so that they lie in a pool's first page: each page that is touched costs a
-worker a fault. The fork loop has fewer in hand at one time; if it had more, nothing but the exactness of
-addresses would be lost."""
+_SCRATCH_BLOCKS: dict[int, int] = {size: 40 if size <= 96 else 15 for size in _SIZES if size <= 256}
+"""How many of each size: more than the fork loop has in hand at one time, Python's own lists of objects to use
+again included, and few enough to lie in a pool's first page: a worker pays a fault for each page. Larger blocks
+it gives back in the order in which it takes them."""
 _LEFT_BLOCKS_MAX = 100
 """Free blocks of one size that `settle` leaves, by far."""
 _SHUFFLED_BLOCKS = 512
@@ -82,10 +81,10 @@ class Layout:
         self._scratch = []
         for size, make in zip(_SIZES, _MAKERS, strict=True):
             self._held.append(_make_blocks(make, available.get(size, 0)))
-        for size, make in zip(_SIZES[:_SCRATCH_SIZES], _MAKERS, strict=False):
+        for make, (size, count) in zip(_MAKERS, _SCRATCH_BLOCKS.items(), strict=False):
             pool = _make_blocks(make, (_POOL_BYTES - _POOL_HEADER_BYTES) // size)
-            self._scratch.append(pool[:_SCRATCH_BLOCKS])
-            self._held.append(pool[_SCRATCH_BLOCKS:])
+            self._scratch.append(pool[:count])
+            self._held.append(pool[count:])
         available, pools = _read_free_blocks()
         for size, make in zip(_SIZES, _MAKERS, strict=True):
             self._held.append(_make_blocks(make, available.get(size, 0)))

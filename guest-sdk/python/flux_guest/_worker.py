@@ -25,6 +25,7 @@ from flux_guest._answer import AnswerError, describe_answer
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
 from flux_guest._interpreter import Interpreter
+from flux_guest._lines import LineReader
 from flux_guest._loop import HostLoop
 from flux_guest._machine import Machine
 from flux_guest._registry import FUNCTIONS, MIDDLEWARE, Registered
@@ -40,6 +41,7 @@ class Worker:
 
     def __init__(self, project: str, *, warm: bool, machine: Machine) -> None:
         self._warm = warm
+        self._documents = LineReader(0)
         self._channel = Channel(3, project, machine)
         self._interpreter = Interpreter(self._channel, machine)
         sys.stdout = self._out = LineStream(self._channel, "stdout", 1)
@@ -51,14 +53,7 @@ class Worker:
 
     def serve(self) -> None:
         """Run executions until the host closes descriptor 0."""
-        buffer = b""
-        while True:
-            while b"\n" not in buffer:
-                data = os.read(0, 1 << 20)
-                if not data:
-                    return
-                buffer = buffer + data if buffer else data
-            line, _, buffer = buffer.partition(b"\n")
+        while (line := self._documents.read()).endswith(b"\n"):
             self._run(_values.decode(line.decode()))
 
     def _run(self, start: dict[str, Any]) -> None:
