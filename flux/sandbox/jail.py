@@ -32,6 +32,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "PYTHONUTF8": "1",
     "LANG": "C.UTF-8",
     "TZ": "UTC",
+    # With restartable sequences a process sees on which processor it is, and whenever it is interrupted.
+    "GLIBC_TUNABLES": "glibc.pthread.rseq=0",
 }
 """What the interpreter in the jail starts with; most of it is forgotten before user code runs."""
 

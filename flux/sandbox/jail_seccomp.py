@@ -99,14 +99,12 @@ ALWAYS = (
         "lstat",
         "newfstatat",
         "statx",
-        "statfs",
-        "fstatfs",
         "access",
         "faccessat",
         "faccessat2",
     ),
     *("readlink", "readlinkat", "getdents64", "getcwd", "fadvise64"),
-    *("munmap", "mprotect", "mremap", "brk", "madvise", "membarrier", "futex", "rseq", "set_robust_list"),
+    *("munmap", "mprotect", "mremap", "brk", "madvise", "membarrier", "futex", "set_robust_list"),
     *(
         "rt_sigaction",
         "rt_sigprocmask",
@@ -158,7 +156,7 @@ _NOT_WAITING = os.O_NONBLOCK | os.O_DIRECT | 0o20000
 _SETS_NOTHING = (Test(2, (0,)), Test(2, (0,), upper=True))
 
 ZYGOTE_ALWAYS = (
-    *("poll", "ppoll", "select", "pselect6", *ASKING),
+    *("poll", "ppoll", "select", "pselect6", "statfs", "fstatfs", *ASKING),
     *("wait4", "waitid", "pidfd_open", "sendmsg", "recvmsg", "sendto", "recvfrom", "pipe2", "chdir"),
     *("getsockname", "getsockopt", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait"),
     *("capget", "close_range"),

@@ -32,6 +32,7 @@ def main() -> None:
         sys.path.insert(0, place)
         with lay_out(Path(outside)) as laid:
             attempts = importlib.import_module("functions.attempts")
+            importlib.import_module("functions.clocks")  # It adds its own.
             succeeded = [
                 name
                 for name in attempts.ATTEMPTS

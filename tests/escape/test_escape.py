@@ -1,4 +1,4 @@
-"""Two hundred and fifty ways out, each tried from inside, at each level, as root and as somebody who owns nothing.
+"""Three hundred ways out, each tried from inside, at each level, as root and as somebody who owns nothing.
 
 ``guest/functions/attempts.py`` is the list. Each attempt runs in a fresh worker through the path that every
 execution takes, and once more while its module is imported, where the jail is the zygote's and a little wider.
@@ -32,7 +32,6 @@ LOOKING = {
     "look_whether_a_file_exists",
     "look_whether_a_file_may_be_read",
     "follow_a_link_outside",
-    "find_free_space",
 }
 """Landlock judges opening, not looking: without a mount namespace it can be learnt which files there are."""
 
@@ -45,17 +44,29 @@ WHILE_IMPORTING = {
     "leave_working_folder",
     # The function's limit is a worker's; importing may use a gigabyte, and as much time as the supervisor lets it.
     *("use_more_memory_than_allowed", "make_readable_memory_writable_past_the_limit", "raise_limit_cpu"),
+    # No execution runs yet: time and chance are real, and what has come can be looked for.
+    *(f"read_clock_{number}" for number in (0, 1, 2, 3, 4, 5, 6, 7, 11)),
+    *("read_the_clock_of_own_process", "read_timespec", "read_time_of_day", "count_ticks", "read_processor_time"),
+    *("read_time_spent", "read_time_spent_by_the_thread", "read_the_counter", "read_the_counter_in_order"),
+    *("ask_kernel_for_the_time", "ask_kernel_for_the_time_since_the_start", "ask_kernel_for_processor_time"),
+    *("ask_kernel_for_time_spent", "ask_kernel_for_seconds", "ask_kernel_for_time_of_day", "ask_kernel_for_ticks"),
+    *("ask_kernel_for_chance", "ask_kernel_through_the_old_page", "watch_the_space_on_the_disk"),
+    *("look_whether_the_host_has_answered", "look_with_select", "read_without_waiting"),
+    *("read_without_waiting_by_ioctl", "be_told_by_signal", "be_told_of_processor_time"),
+    "be_told_of_processor_time_by_a_high_address",
 }
 WHILE_IMPORTING_IN_CORE = {
     # Without a PID namespace others are to be seen. Such a handle is good for nothing: see test_jail.py.
     "get_a_handle_of_the_victim",
     # Processes are counted by user, and this one's are not the jail's only.
     "raise_limit_nproc",
+    "find_free_space",
 }
 
 REFUSALS = {
     *("EPERM", "EACCES", "ENOENT", "ENOSYS", "ENOMEM", "EMFILE", "ESRCH", "EBADF", "signal 31", "refused"),
-    *("there is none", "nothing was left", "MemoryError: ", "ValueError: not allowed to raise maximum limit"),
+    *("there is none", "nothing was left", "time stood still", "MemoryError: "),
+    "ValueError: not allowed to raise maximum limit",
     "ModuleNotFoundError: No module named 'flux.store'",
 }
 """How an attempt may fail. EINVAL and EFAULT are not among them: they come from behind the wall."""
@@ -126,6 +137,9 @@ def test_without_a_jail_most_attempts_succeed() -> None:
             "find_an_inherited_descriptor",
         ),
         *("find_a_secret_in_the_environment", "use_shared_memory_that_no_limit_counts", "kill_the_zygote"),
+        *("read_clock_0", "read_clock_1", "read_clock_2", "read_time_of_day", "read_time_spent", "count_ticks"),
+        *("ask_kernel_for_the_time", "ask_kernel_for_chance", "read_the_counter", "read_proc_uptime"),
+        *("read_the_page_of_the_time", "look_whether_the_host_has_answered", "be_told_of_processor_time"),
     }
 
 
