@@ -33,7 +33,7 @@ from flux import values
 from flux.execution import LogLine
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
 from flux.matching import Counterparts, is_stream
-from flux.session import CANCELLED, Answer, Decision, Diverge, Divergence, Perform, Reply
+from flux.session import CANCELLED, Answer, Cut, Decision, Diverge, Divergence, Perform, Reply
 from flux.sql_rules import get_first_word
 
 NS = 1_000_000_000
@@ -107,11 +107,15 @@ class MatchingSession:
         started_at_ns: int,
         seed: bytes,
         has_world: bool,
+        tells_waits: bool = True,
         timeout_s: float = math.inf,
         brought: Mapping[int, Brought] | None = None,
         live: frozenset[str] = frozenset(),
     ) -> None:
-        """``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does."""
+        """``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does.
+
+        ``tells_waits``: the guest says when it waits. One that does not must do one thing at a time.
+        """
         ordered = sorted(calls, key=lambda call: call.request.seq)
         self._recorded = Counterparts(ordered)
         self._paths = _split_paths(ordered)
@@ -131,7 +135,8 @@ class MatchingSession:
         self._logs: list[LogLine] = []
         self._heard = 0
         self._drawn = 0
-        self._waiting = False
+        self._tells_waits = tells_waits
+        self._waiting = not tells_waits
         self._on_track = True
         self._writes_ahead = deque(call.request.seq for call in ordered if _may_write(call.request))
         """Recorded calls that change what the next statement sees, and that the replay has not come to."""
@@ -195,7 +200,7 @@ class MatchingSession:
             return []
         assert isinstance(pending.due_ns, int), "an answer that never came is due"
         del self._pending[seq]
-        self._waiting = False
+        self._waiting = not self._tells_waits
         self._now_ns = max(self._now_ns, pending.due_ns)
         self._heard += 1
         result = attrs.evolve(pending.result, now_ns=self._now_ns)
@@ -205,6 +210,11 @@ class MatchingSession:
     def logged(self, line: LogLine) -> Divergence | None:
         """See `flux.session.Session.logged`: changed code may say what it likes."""
         self._logs.append(line)
+        return None
+
+    @property
+    def cut(self) -> Cut | None:
+        """See `flux.session.Session.cut`: changed code is at no recorded place when its time is over."""
         return None
 
     @property

@@ -101,6 +101,9 @@ class Session(Protocol):
     def take_replies(self) -> list[Reply]:
         """Return what the guest is to hear now, and forget it."""
 
+    def waits(self) -> None:
+        """Take note that the guest has nothing left to do until it hears an answer, if it was asked to say so."""
+
     def logged(self, line: LogLine) -> Divergence | None:
         """Take a log line."""
 
@@ -148,6 +151,9 @@ class RecordSession:
     def cancelled(self, seq: int) -> bool:
         """See `Session.cancelled`."""
         return self._calls[seq].result is None
+
+    def waits(self) -> None:
+        """Never called: nobody asks a guest that is recorded to say so."""
 
     def take_replies(self) -> list[Reply]:
         """See `Session.take_replies`."""
@@ -240,6 +246,9 @@ class ReplaySession:
         """See `Session.cancelled`."""
         self._cancelled.add(seq)
         return False
+
+    def waits(self) -> None:
+        """Never called: the recorded order is all that there is to know."""
 
     def take_replies(self) -> list[Reply]:
         """See `Session.take_replies`: as many as the recorded order allows by now."""

@@ -125,12 +125,20 @@ class RaiseReceived:
     fuel: int | None = None
 
 
-Event = CallReceived | CancelReceived | ReturnReceived | RaiseReceived
+@attrs.frozen
+class WaitReceived:
+    """The guest has nothing left to do until it hears an answer. Said only by a guest that was asked to."""
+
+    fuel: int | None = None
+
+
+Event = CallReceived | CancelReceived | ReturnReceived | RaiseReceived | WaitReceived
 
 _call_decoder = msgspec.json.Decoder(_Call)
 _raise_decoder = msgspec.json.Decoder(tuple[str, RaisedReport])
 _end_decoder = msgspec.json.Decoder(tuple[str, msgspec.Raw])
 _cancel_decoder = msgspec.json.Decoder(tuple[str, int])
+_wait_decoder = msgspec.json.Decoder(tuple[str])
 _any_decoder = msgspec.json.Decoder()
 _list_decoder = msgspec.json.Decoder(list[Any])
 _canonical = msgspec.json.Encoder(order="deterministic")
@@ -171,8 +179,11 @@ class GuestConnection:
         outstanding_max: int = OUTSTANDING_MAX,
         *,
         is_metered: bool = False,
+        tells_waits: bool = False,
     ) -> None:
-        """``is_metered``: the sandbox puts the guest's fuel in front of each frame."""
+        """``is_metered``: the sandbox puts the guest's fuel in front of each frame. ``tells_waits``: the guest was
+        asked to say when it waits."""
+        self._tells_waits = tells_waits
         self._frame_bytes_max = frame_bytes_max
         self._line_bytes_max = frame_bytes_max + (_FUEL_BYTES_MAX if is_metered else 0)
         self.fuel: int | None = 0 if is_metered else None
@@ -287,6 +298,9 @@ class GuestConnection:
                 if not 0 < seq <= self._last_seq:
                     raise GuestProtocolError(f"call {seq} was cancelled, but never made")
                 return CancelReceived(seq, self.fuel)
+            case b"wait" if self._tells_waits:
+                _wait_decoder.decode(line)
+                return WaitReceived(self.fuel)
         raise GuestProtocolError(f"unknown frame {word[:40]!r}")
 
     def reply(self, seq: int, result: HostCallResult) -> bytes:

@@ -57,6 +57,7 @@ from flux.wire import (
     RaisedReport,
     RaiseReceived,
     ReturnReceived,
+    WaitReceived,
     encode_reply,
 )
 
@@ -142,14 +143,16 @@ async def drive(
     scribe: Scribe | None = None,
     keep_worker: bool = False,
     waited_ns: int = 0,
+    tells_waits: bool = False,
 ) -> Driven:
     """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
 
     ``waited_ns`` is how long the execution has lasted by now: what is asked for is timed from its start.
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
     that has ended well gets an answer to everything it still waits for, so that it can serve again.
+    ``tells_waits``: ``document`` asks the guest to say when it waits, for a session that wants to know.
     """
-    conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns)
+    conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns, tells_waits)
     driven: Driven | None = None
     try:
         driven = await conversation.run(document, keep_worker)
@@ -178,6 +181,7 @@ class _Conversation:
         redactor: Redactor,
         scribe: Scribe | None,
         waited_ns: int,
+        tells_waits: bool,
     ) -> None:
         self._worker = worker
         self._session = session
@@ -185,7 +189,7 @@ class _Conversation:
         self._bounds = bounds
         self._redactor = redactor
         self._scribe = scribe
-        self._wire = GuestConnection(is_metered=worker.meter is not None)
+        self._wire = GuestConnection(is_metered=worker.meter is not None, tells_waits=tells_waits)
         self._untaken: deque[Event] = deque()
         """What the guest has said and nobody has looked at yet."""
         self._fuel = self._wire.fuel
@@ -295,6 +299,9 @@ class _Conversation:
                 if self._session.cancelled(seq) and seq in self._performing:
                     self._performing[seq].cancel()
                 # Of a replay: an answer that was recorded as cancelled waits for this.
+                self._collect_replies()
+            case WaitReceived():
+                self._session.waits()
                 self._collect_replies()
             case ReturnReceived(value):
                 raise _Stop(self._read_answer(value))

@@ -26,9 +26,14 @@ export const randomBytes = (count) => new Uint8Array(draw(count));
 
 let lastCall = 0;
 let running = false;
+let tellsWaits = false;
 const waiting = new Map();
 
-export const readStart = () => parse(read(0));
+export function readStart() {
+  const start = parse(read(0));
+  tellsWaits = start.tell_waits === true;
+  return start;
+}
 
 export function begin() {
   running = true;
@@ -115,6 +120,7 @@ export function tell(name, parameters) {
 
 /** Hear one answer and settle the promise that waits for it; false when none will come. */
 export function hear() {
+  if (tellsWaits) write(WIRE, '["wait"]');
   const line = read(WIRE);
   if (line === null) return false;
   const [id, error, value] = parse(line);

@@ -29,6 +29,7 @@ from flux.wire import (
     GuestProtocolError,
     RaiseReceived,
     ReturnReceived,
+    WaitReceived,
     encode_reply,
 )
 
@@ -156,6 +157,8 @@ def described(event: Event) -> dict[str, Any]:
             return {"event": "return", "value": json.loads(value)}
         case RaiseReceived(report):
             return {"event": "raise", "report": msgspec.to_builtins(report)}
+        case WaitReceived():
+            return {"event": "wait"}
 
 
 def lines(frames: list[str]) -> bytes:
@@ -276,3 +279,22 @@ def test_the_guests_clock_never_steps_back(wire: Any) -> None:
     assert channel.now_ns == 200
     channel.receive()
     assert channel.now_ns == 200
+
+
+def test_a_guest_that_was_asked_to_says_when_it_waits_and_no_other_may(wire: Any) -> None:
+    channel, host = wire
+    assert [described(event) for event in GuestConnection(tells_waits=True).receive(b'["wait"]\n')] == [
+        {"event": "wait"}
+    ]
+    for connection, frame in (
+        (GuestConnection(), b'["wait"]\n'),
+        (GuestConnection(tells_waits=True), b'["wait",1]\n'),
+    ):
+        with pytest.raises(GuestProtocolError):
+            connection.receive(frame)
+    channel.tells_waits = True
+    seq = channel.send("clock.now", [])
+    channel.waiting[seq] = lambda _value, _error: None
+    host.sendall(encode_reply(seq, HostCallResult(b"1")))
+    channel.receive()
+    assert host.recv(1000).splitlines()[-1] == b'["wait"]'

@@ -40,6 +40,8 @@ class Channel:
         can be equal.)"""
         self.running = False
         """An execution runs: the world is the host's."""
+        self.tells_waits = False
+        """The host wants to know when nothing is left to run."""
         self.now_ns = 0
         """The guest's clock, nanoseconds since the epoch: it moves with the host's answers only (`move_clock`)."""
         self.started_ns = 0
@@ -151,6 +153,8 @@ class Channel:
 
     def receive(self) -> None:
         """Wait for one frame and hand it to whoever waits for it."""
+        if self.tells_waits:
+            self._write(b'["wait"]\n')
         line = self._lines.read()
         if not line.endswith(b"\n"):
             os._exit(0)  # The host is gone; nobody is left to answer to.

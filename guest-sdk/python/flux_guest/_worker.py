@@ -69,6 +69,7 @@ class Worker:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         channel.reset(start["now_ns"])
         self._interpreter.begin(bytes.fromhex(start["seed"]))
+        channel.tells_waits = start.get("tell_waits", False)
         channel.running = True
         try:
             if registered is None:
