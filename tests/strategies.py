@@ -51,7 +51,7 @@ outcomes = st.one_of(
 )  # fmt: skip
 requests = st.builds(
     lambda *a: HostCallRequest(*a),
-    NATURALS, TEXT, BYTES, NATURALS, st.none() | positions, st.booleans(),
+    NATURALS, TEXT, BYTES, NATURALS, st.none() | positions, st.booleans(), st.none() | NATURALS,
 )  # fmt: skip
 errors = st.builds(lambda *a: HostCallError(*a), TEXT, TEXT, TEXT, BYTES)
 results = st.builds(lambda *a: HostCallResult(*a), BYTES, st.none() | errors, INTS, INTS)
@@ -81,6 +81,6 @@ executions = st.builds(
     TEXT, TEXT, TEXT, TEXT, st.booleans(), triggers, NATURALS, st.binary(min_size=32, max_size=32), levels,
     _some(limits), outcomes, NATURALS, _some(calls), _some(mutations), NATURALS, _some(log_lines), _some(transactions),
     _some(st.tuples(NATURALS, NATURALS, NATURALS)), _some(reads), _some(TEXT), st.none() | st.uuids(),
-    st.integers(1, 10),
+    st.integers(1, 10), st.none() | NATURALS,
 )  # fmt: skip
 """Executions with something of everything, and anything in it."""

@@ -3,9 +3,9 @@
 import attrs
 import pytest
 
-from flux.execution import LogLine
+from flux.execution import Killed, LogLine
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult, Position
-from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, RecordSession, ReplaySession
+from flux.session import CANCELLED, Answer, Cut, Diverge, Divergence, Perform, RecordSession, ReplaySession
 
 
 def ask(seq: int, name: str = "db.query", arguments: bytes = b"[]", task: int = 0) -> HostCallRequest:
@@ -204,3 +204,55 @@ def test_who_returned_without_waiting_does_not_stall_in_replay() -> None:
     session.decide(ask(1), 0)
     assert not stalled(session)
     assert session.find_missing() is None
+
+
+# --- recordings that know how far the guest had come -----------------------------------------------
+
+TIMEOUT = Killed("timeout", "10s", "Flux's default")
+
+
+def at(seq: int, fuel: int | None) -> HostCallRequest:
+    return attrs.evolve(ask(seq), fuel=fuel)
+
+
+def test_the_same_question_come_to_by_another_way_is_a_divergence() -> None:
+    session = replay_of(record(("ask", at(1, 500)), ("answer", 1), ("ask", at(2, 900)), ("answer", 2)), ended=True)
+    assert session.decide(at(1, 500), 0) == Answer(value(1))
+    assert session.decide(at(2, 901), 0) == Diverge(Divergence("fuel", 2, at(2, 900), at(2, 901)))
+
+
+@pytest.mark.parametrize(("recorded", "replayed"), [(500, None), (None, 500), (None, None)])
+def test_fuel_is_compared_where_both_have_it(recorded: int | None, replayed: int | None) -> None:
+    session = replay_of(record(("ask", at(1, recorded)), ("answer", 1)), ended=True)
+    assert session.decide(at(1, replayed), 0) == Answer(value(1))
+
+
+def test_another_end_is_a_divergence() -> None:
+    recorded = record(("ask", at(1, 500)), ("answer", 1))
+    session = ReplaySession(recorded.calls, recorded.logs, ended=True, fuel=700)
+    assert session.find_missing(700) == Divergence("missing", 1, at(1, 500), None), "what is missing comes first"
+    session.decide(at(1, 500), 0)
+    assert session.find_missing(700) is None
+    assert session.find_missing() is None, "nobody knows where it ended"
+    assert session.find_missing(701) == Divergence("fuel", 0, "700 units of fuel", "701 units of fuel")
+
+
+def test_a_replay_knows_where_it_is_to_be_cut_off() -> None:
+    recorded = record(("ask", at(1, 500)))
+    assert recorded.cut is None
+    assert replay_of(recorded).cut is None
+    session = ReplaySession(recorded.calls, recorded.logs, cut=TIMEOUT, fuel=800)
+    assert session.cut == Cut(TIMEOUT, 800)
+    assert ReplaySession(recorded.calls, recorded.logs, cut=TIMEOUT).cut == Cut(TIMEOUT, None)
+
+
+def test_what_the_limit_came_between_is_no_divergence() -> None:
+    """Two questions in one breath, of which the first is on record."""
+    recorded = record(("ask", at(1, 500)))
+    session = ReplaySession(recorded.calls, recorded.logs, cut=TIMEOUT, fuel=500)
+    session.decide(at(1, 500), 0)
+    assert session.decide(at(2, 500), 0) == Answer(None)
+    assert [call.request.seq for call in session.calls] == [1]
+    assert session.decide(at(3, 501), 0) == Diverge(Divergence("extra", 3, None, at(3, 501)))
+    without_fuel = ReplaySession(recorded.calls, recorded.logs, cut=TIMEOUT)
+    assert isinstance(without_fuel.decide(at(2, 500), 0), Diverge)

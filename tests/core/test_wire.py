@@ -162,3 +162,60 @@ def test_a_start_document_is_one_line() -> None:
     document = encode_start({"function": "f", "body": b"\n"})
     assert b"\n" not in document
     assert msgspec.json.decode(document) == {"function": "f", "body": {"$bytes": "Cg=="}}
+
+
+# --- guests whose fuel is counted ------------------------------------------------------------------
+
+
+def test_what_the_sandbox_counts_stands_in_front_of_each_frame() -> None:
+    connection = GuestConnection(is_metered=True)
+    events = connection.receive(
+        b'1500 [1,"x",[]]\n1500 [0,"log.write",[]]\n1777 ["cancel",1]\n19000000000 ["return",1]\n'
+    )
+    assert events == [
+        CallReceived(HostCallRequest(1, "x", b"[]", fuel=500)),
+        CallReceived(HostCallRequest(0, "log.write", b"[]", one_way=True, fuel=500)),
+        CancelReceived(1, 777),
+        ReturnReceived(b"1", 9_000_000_000),
+    ]
+    assert connection.fuel == 9_000_000_000
+    (failed,) = GuestConnection(is_metered=True).receive(b'17 ["raise",{"type":"E","message":"m"}]\n')
+    assert isinstance(failed, RaiseReceived) and failed.fuel == 7
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'[1,"x",[]]',  # Without it.
+        b'1 [1,"x",[]]',
+        b'1499 [1,"x",[]]',  # Less than before.
+        b'1-1 [1,"x",[]]',
+        b'2500 [1,"x",[]]',
+        b'19999999999999999999 [1,"x",[]]',
+        b"",
+    ],
+)
+def test_a_frame_without_a_count_that_can_be_is_refused(line: bytes) -> None:
+    connection = GuestConnection(is_metered=True)
+    connection.receive(b'1500 [0,"log.write",[]]\n')
+    with pytest.raises(GuestProtocolError, match="fuel from 500 was due"):
+        connection.receive(line + b"\n")
+
+
+def test_no_guest_says_its_own_fuel() -> None:
+    for connection, line in (
+        (GuestConnection(), b'17 [1,"x",[]]\n'),
+        (GuestConnection(), b'[1,"x",[],{"fuel":7}]\n'),
+        (GuestConnection(is_metered=True), b'17 19 [1,"x",[]]\n'),
+        (GuestConnection(is_metered=True), b'17 [1,"x",[],{"fuel":9}]\n'),
+    ):
+        with pytest.raises(GuestProtocolError, match="malformed"):
+            connection.receive(line)
+
+
+def test_the_count_is_no_part_of_a_frames_size() -> None:
+    frame = b'["return","1234567"]'
+    assert GuestConnection(frame_bytes_max=20, is_metered=True).receive(b"1123456 " + frame + b"\n")
+    for data in (b"17 " + frame + b" \n", b"x" * 42):
+        with pytest.raises(GuestFrameTooLargeError, match="more than 20 bytes"):
+            GuestConnection(frame_bytes_max=20, is_metered=True).receive(data)
