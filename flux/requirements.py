@@ -106,7 +106,7 @@ _NAME = re.compile(
 )
 _VERSIONS = re.compile(r"\(?[=<>!~][^;@]*(?:;.*)?|;.*|", re.DOTALL)
 _HASH = re.compile(r"\s--hash[= ](?P<hash>[a-z0-9]+:[0-9a-f]+)(?=\s|$)")
-_OPTION = re.compile(r"\s(?P<option>--?[a-z][a-z-]*)")
+_OPTION = re.compile(r"\s(?P<option>-[^\s=]*)")
 _COMMENT = re.compile(r"(?:^|\s)#.*$")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z0-9_]+)\}")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -230,11 +230,18 @@ def _split_option(line: str, origin: str) -> tuple[str, str]:
     option, joined, value = words[0].partition("=")
     if not joined and option[:2] != "--" and len(option) > 2:
         option, value = option[:2], option[2:]  # -rbase.txt
-    return option, " ".join([value, *words[1:]]).strip()
+    values = [value] * bool(joined or value) + words[1:]
+    if len(values) > 1 or any(found.startswith("-") or len(found.split()) != 1 for found in values):
+        # One that is written as it stands would be several words, and the second an option of its own.
+        raise RequirementsError(
+            f"{origin}  {line}: it takes one word", remedy="write each option into a line of its own"
+        )
+    return option, values[0] if values else ""
 
 
 def _parse_requirement(line: str, origin: str, folder: str) -> Requirement:
-    text = _HASH.sub("", line).strip()
+    # In one line, whatever it was: an installer takes the next one for another request.
+    text = " ".join(_HASH.sub("", line).split())
     if (option := _OPTION.search(text)) is not None:
         raise RequirementsError(
             f"{origin}  {text}: {option['option']} is not taken here",

@@ -40,7 +40,6 @@ from flux.supervisor.environment_installer import (
     name_python,
 )
 from flux.supervisor.environment_tree import (
-    BYTES_MAX,
     FORMAT,
     PACKAGES_NAME,
     Manifest,
@@ -73,7 +72,7 @@ async def build_environment(
     *,
     allow_sdist: bool,
     final: Path,
-    bytes_max: int = BYTES_MAX,
+    bytes_max: int,
 ) -> Path:
     """Return a folder below ``work`` that holds the packages and the manifest; raise an `OperatorError`.
 
@@ -89,13 +88,13 @@ async def build_environment(
     log = work / "log"
     status = await _run_watched(job, root, environ, log, work, bytes_max)
     if status != 0:
-        raise _explain(status, _read_log(log), requirements, installer, may_run=allow_sdist)
+        raise _explain(status, _read_log(log, work), requirements, installer, may_run=allow_sdist)
     await trio.to_thread.run_sync(check_tree, packages)
     compiling = Job(os.getpid(), [str(packages)], "compile", [str(packages), str(final / PACKAGES_NAME)])
     status = await _run_watched(compiling, work, environ, log, work, bytes_max)
     if status != 0:
         raise InstallFailedError(
-            f"the packages can't be compiled: {_name_status(status)}\n{_read_log(log)}".rstrip(),
+            f"the packages can't be compiled: {_name_status(status)}\n{_read_log(log, work)}".rstrip(),
             remedy="one of them has a file that Python's own compiler fails on: do without it",
         )
     files = await trio.to_thread.run_sync(seal_tree, packages)
@@ -176,19 +175,21 @@ def _start(job: Job, folder: Path, environ: Mapping[str, str], log: Path) -> "su
         ) from error
 
 
-def _read_log(log: Path) -> str:
-    """Return the installer's last lines."""
+def _read_log(log: Path, work: Path) -> str:
+    """Return the installer's last lines. What it names in ``work`` is gone when they are read."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - LOG_BYTES))
         text = file.read().decode(errors="replace")
-    lines = [line.rstrip() for line in hide_passwords(text).splitlines() if line.strip()]
+    lines = [
+        line.rstrip() for line in hide_passwords(text).replace(f"{work}/", "").splitlines() if line.strip()
+    ]
     told = [line for line in lines if not line.startswith(("[notice]", "WARNING: Location"))]
     return "\n".join(told[-LOG_LINES:])
 
 
 # --- why it failed -----------------------------------------------------------------------------------
 
-_NOT_RUN = re.compile(r"PermissionError: \[Errno 1\]|building source distributions is disabled|`--no-build`")
+_NOT_RUN = re.compile(r"\[Errno 1\] Operation not permitted|building from source is disabled|`--no-build`")
 _NO_WHEEL = re.compile(
     r"No matching distribution found for (?P<pip>[^\s;]+)|no versions? of (?P<uv>[A-Za-z0-9._-]+)"
     r"|Because (?P<absent>[A-Za-z0-9._-]+) was not found in the|(?P<wheels>[A-Za-z0-9._-]+) has no wheels"

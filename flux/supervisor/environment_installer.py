@@ -31,7 +31,7 @@ _KEPT = re.compile(
     r"|PIP_(?:INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|TIMEOUT|RETRIES"
     r"|DEFAULT_TIMEOUT|CONFIG_FILE|CACHE_DIR|NO_CACHE_DIR|KEYRING_PROVIDER)"
     r"|UV_(?:INDEX(?:_[A-Z0-9_]+)?|DEFAULT_INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INSECURE_HOST"
-    r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|OFFLINE|CONFIG_FILE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
+    r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CONFIG_FILE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
 )
 """Variables that say where packages come from, and how to get there."""
 _KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
@@ -142,9 +142,9 @@ def make_job(
 def _write(package: Requirement, root: Path) -> str:
     text = package.text
     if package.wheel is not None:
-        text = (root / package.wheel).as_uri()
+        text = (root / package.wheel).absolute().as_uri()
     elif package.needs_building and (root / text).is_file():
-        text = (root / text).as_uri()
+        text = (root / text).absolute().as_uri()
     return " ".join([text, *(f"--hash={one}" for one in package.hashes)])
 
 
@@ -152,7 +152,7 @@ def _write_options(requirements: Requirements, root: Path) -> list[str]:
     lines = []
     for name, *values in requirements.options:
         if name == "--find-links" and "://" not in values[0]:
-            values = [str(root / values[0])]
+            values = [(root / values[0]).absolute().as_uri()]
         lines.append(" ".join([name, *values]))
     return lines
 

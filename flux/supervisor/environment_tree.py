@@ -74,7 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _module_of(entry: str) -> str:
     """Return the module that a file or folder at the top is, or nothing."""
     name = entry.partition(".")[0]
-    return "" if entry.endswith((".dist-info", ".pth", ".libs")) or not name.isidentifier() else name
+    is_none = entry == "__pycache__" or entry.endswith((".dist-info", ".pth", ".libs"))
+    return "" if is_none or not name.isidentifier() else name
 
 
 def walk_tree(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -241,13 +242,13 @@ def _compare(folder: Path, manifest: Manifest) -> None:
     left = dict(manifest.files)
     for path, looked in walk_tree(packages):
         mode = looked.st_mode
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _damaged(folder, f"{ascii(path)[1:-1]} can be written by others")
-        if stat.S_ISDIR(mode):
-            continue
-        expected = left.pop(path, None)
-        if expected is None:
+        expected = None if stat.S_ISDIR(mode) else left.pop(path, None)
+        if expected is None and not stat.S_ISDIR(mode):
             raise _damaged(folder, f"{ascii(path)[1:-1]} was not there")
+        if mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(mode):
+            raise _damaged(folder, f"{ascii(path)[1:-1]} can be written by others")
+        if expected is None:
+            continue
         if (
             not stat.S_ISREG(mode)
             or looked.st_size != expected[1]

@@ -40,6 +40,7 @@ from flux.supervisor.environment_installer import (
     name_python,
 )
 from flux.supervisor.environment_tree import (
+    BYTES_MAX,
     FORMAT,
     MANIFEST_NAME,
     PACKAGES_NAME,
@@ -167,7 +168,14 @@ class Environments:
         work.mkdir(mode=0o700)
         try:
             built = await build_environment(
-                requirements, root, work, key, chosen, allow_sdist=allow_sdist, final=final
+                requirements,
+                root,
+                work,
+                key,
+                chosen,
+                allow_sdist=allow_sdist,
+                final=final,
+                bytes_max=BYTES_MAX,
             )
             if final.exists():
                 final.rename(work / "damaged")
