@@ -43,7 +43,7 @@ _SIGACTION_BYTES = 32
 _PR_SET_TSC, _PR_TSC_ENABLE, _PR_TSC_SIGSEGV = 26, 1, 2
 _FUNCTIONS = (
     *("getrandom", "getentropy", "arc4random", "arc4random_buf", "getrusage", "times", "sched_getcpu"),
-    *("getpid", "gettid", "kill", "syscall"),
+    *("getpid", "gettid", "kill", "tgkill", "pthread_kill", "raise", "abort", "syscall"),
 )
 """Of the C library. Some are missing from older ones, and from others."""
 _INDISPENSABLE = {"getrandom", "syscall"}

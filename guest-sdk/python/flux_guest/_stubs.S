@@ -13,7 +13,8 @@ start:
 .long vdso_getcpu - start, vdso_getrandom - start
 .long c_getrandom - start, c_getentropy - start, c_arc4random - start, c_arc4random_buf - start
 .long c_getrusage - start, c_times - start, c_sched_getcpu - start, c_getpid - start, c_gettid - start
-.long c_kill - start, c_syscall - start
+.long c_kill - start, c_tgkill - start, c_pthread_kill - start, c_raise - start, c_abort - start
+.long c_syscall - start
 .long on_fault - start, restorer - start, read_counter - start
 .set data, start - 4096
 .set held, data                 # 1 from the start of a worker's first execution on
@@ -27,6 +28,7 @@ start:
 .set EIO, 5
 .set ENOMEM, 12
 .set ENOSYS, 38
+.set SIGABRT, 6
 .set SIGSEGV, 11
 .set SI_KERNEL, 0x80
 .set PID, 0x3fffff              # Beyond what the kernel gives out while it has others
@@ -292,6 +294,73 @@ c_kill:                         # (pid, signal)
     sub rsp, 8
     jmp finish
 
+c_tgkill:                       # (pid, thread, signal)
+    call real_ids
+    mov eax, 234
+    syscall
+    sub rsp, 8
+    jmp finish
+
+real_ids:                       # Put the kernel's numbers in the place of ours, in edi and esi
+    cmp edi, PID
+    jne 1f
+    mov eax, 39
+    syscall
+    mov edi, eax
+1:  cmp esi, PID
+    jne 2f
+    mov eax, 186
+    syscall
+    mov esi, eax
+2:  ret
+
+# The C library would signal itself by the number that getpid tells.
+
+raise_raw:                      # (signal)
+    mov edx, edi
+    mov edi, PID
+    mov esi, PID
+    call real_ids
+    mov eax, 234
+    syscall
+    ret
+
+c_raise:                        # (signal)
+    sub rsp, 8
+    call raise_raw
+    jmp finish
+
+c_pthread_kill:                 # (pthread_t, signal): there is one thread. Returns the errno
+    mov edi, esi
+    call raise_raw
+    neg eax
+    ret
+
+c_abort:                        # As C11 has it: by the handler that there is, and else for good
+    push 1 << (SIGABRT - 1)
+    mov edi, 1                  # SIG_UNBLOCK
+    mov rsi, rsp
+    xor edx, edx
+    mov r10d, 8
+    mov eax, 14
+    syscall
+    mov edi, SIGABRT
+    call raise_raw
+    push 0
+    push 0
+    push 0
+    push 0                      # SIG_DFL
+    mov edi, SIGABRT
+    mov rsi, rsp
+    xor edx, edx
+    mov r10d, 8
+    mov eax, 13
+    syscall
+    mov edi, SIGABRT
+    call raise_raw
+1:  hlt
+    jmp 1b
+
 c_syscall:                      # (number, ...)
     mov rax, rdi
     mov rdi, rsi
@@ -323,6 +392,10 @@ c_syscall:                      # (number, ...)
     je 10f
     cmp eax, 186                # gettid
     je 10f
+    cmp eax, 62                 # kill
+    je 11f
+    cmp eax, 234                # tgkill
+    je 12f
 9:  syscall
     jmp finish
 1:  call vdso_clock_gettime
@@ -343,6 +416,10 @@ c_syscall:                      # (number, ...)
     jmp finish
 10: mov eax, PID
     jmp finish
+11: add rsp, 8
+    jmp c_kill
+12: add rsp, 8
+    jmp c_tgkill
 
 # SIGSEGV: the processor refuses to read its time stamp counter. (signal, siginfo_t *, ucontext_t *)
 
