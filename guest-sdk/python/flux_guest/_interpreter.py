@@ -32,6 +32,7 @@ from flux_guest._clock import take_clock
 from flux_guest._entropy import Entropy, Generators
 from flux_guest._loop import HostLoop
 from flux_guest._machine import Machine
+from flux_guest._numpy import NumpyGenerators
 
 _NO_THREADS = (
     "a function can't start threads: their order is nobody's, so no record could repeat it; "
@@ -48,6 +49,7 @@ class Interpreter:
         self._channel = channel
         self._entropy = Entropy()
         self._generators = Generators()
+        self._numpy = NumpyGenerators(lambda: channel.running)
         machine.fill = self._generators.entropy.take
         self._unseeded: list[weakref.ref[random.Random]] = []
         """Generators that modules made without a seed, in order."""
@@ -61,11 +63,13 @@ class Interpreter:
     def attach(self) -> None:
         """Take over what the imported modules have brought with them. To be called before the first `begin`."""
         self._generators.attach()
+        self._numpy.attach()
 
     def begin(self, seed: bytes) -> None:
         """Put everything random at its beginning for an execution with ``seed``."""
         self._entropy.reset(seed)
         self._generators.begin(seed)
+        self._numpy.begin(seed)
         random.seed(hashlib.sha256(seed + b"random").digest())
         for index, reference in enumerate(self._unseeded):
             generator = reference()
@@ -74,6 +78,9 @@ class Interpreter:
         # uuid1 looks for a network card's address, and remembers the last time.
         uuid._node = int.from_bytes(hashlib.sha256(seed + b"node").digest()[:6]) | 1 << 40  # type: ignore[attr-defined]
         uuid._last_timestamp = None  # type: ignore[attr-defined]
+        if (tempfile := sys.modules.get("tempfile")) is not None:
+            # A generator that an execution before this one may have made.
+            tempfile._name_sequence = None  # type: ignore[attr-defined]
 
     def _take_entropy(self) -> None:
         channel, entropy = self._channel, self._entropy
@@ -97,6 +104,7 @@ class Interpreter:
         random._urandom = urandom  # type: ignore[attr-defined]
         os.getrandom = getrandom
         random.Random.seed = seed  # type: ignore[method-assign, assignment]
+        random.seed = random._inst.seed  # Bound to the real one until now.
         uuid._generate_time_safe = uuid._UuidCreate = None  # type: ignore[attr-defined]
 
 

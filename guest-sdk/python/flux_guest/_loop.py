@@ -142,6 +142,8 @@ class HostLoop(asyncio.BaseEventLoop):
         coroutine = _wait_for(awaitable) if not inspect.iscoroutine(awaitable) else awaitable
         number = self._task_count
         self._task_count += 1
+        # Python counts tasks in a process, of which this execution's need not be the first.
+        options["name"] = options.get("name") or f"Task-{number + 1}"
         return HostTask(coroutine, number=number, loop=loop, **options)
 
     def create_future(self) -> HostFuture:
