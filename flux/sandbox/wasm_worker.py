@@ -132,7 +132,7 @@ class WasmWorker:
             match json.loads(line[1:]):
                 case str(text) if line[0] == _OUTPUT:
                     self._output = (self._output + text)[-OUTPUT_CHARACTERS_MAX:]
-                case {"fuel": int(fuel), **more} if line[0] == _OVER and 0 <= fuel <= FUEL_MAX:
+                case {"fuel": int(fuel), **more} if line[0] == _OVER and _is_fuel(fuel):
                     memory = str(more.get("memory", ""))
                     self._reading = Reading(fuel, memory if _HASH.fullmatch(memory) else "")
                 case {"stopped": True} if line[0] == _EXIT:
@@ -174,6 +174,8 @@ class WasmWorker:
         """See `flux.sandbox.base.Meter.wait_reading`."""
         unheard = bytearray()
         while self._reading is None and len(unheard) < UNHEARD_BYTES_MAX:
+            if self._exit is not None and not self._killed:
+                break  # How it ended is the last that is told of it.
             await trio.lowlevel.wait_readable(self._descriptor)
             data = self._read_nowait()
             if data:
@@ -230,6 +232,10 @@ class WasmWorker:
             self._closed = True
             trio.lowlevel.notify_closing(self._descriptor)
             self._connection.close()
+
+
+def _is_fuel(said: int) -> bool:
+    return type(said) is int and 0 <= said <= FUEL_MAX  # True would be one, too.
 
 
 def make_pair(pid: int) -> tuple[WasmWorker, int]:
