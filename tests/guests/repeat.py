@@ -42,8 +42,8 @@ from flux.session import CANCELLED, RecordSession, ReplaySession, Session
 from flux.supervisor.drive import Bounds, Driven, Host, drive
 from tests.guests.repeat_kinds import KINDS, Kind
 
-MEMORY_BYTES_MAX = 96 * 2**20
-HOST_CALLS_MAX = 60
+MEMORY_BYTES_MAX = 24 * 2**20
+HOST_CALLS_MAX = 25
 TIMEOUT_S = 30.0
 """Of functions that declare none."""
 RECORD_CONCURRENCY = 12
