@@ -192,13 +192,19 @@ def find_requirements(root: Path) -> Requirements | None:
 
 
 def _list_requirement_files(root: Path) -> tuple[str, ...]:
-    """The files that `find_requirements` reads something from. What is wrong with them is said elsewhere."""
+    """The files that say which packages there are to be, wheels of the project's included.
+
+    What is wrong with them is said elsewhere. With the wheels an environment can be built again from the artifact.
+    """
     try:
         found = find_requirements(root)
     except (RequirementsError, UnreadableProjectError):
         # Correcting it has to make another artifact, so the file that people edit belongs to it.
         return tuple(name for name in (REQUIREMENTS_NAME, PYPROJECT_NAME) if (root / name).is_file())[:1]
-    return () if found is None else found.files
+    if found is None:
+        return ()
+    wheels = (package.wheel for package in found.packages if package.wheel is not None)
+    return (*found.files, *(path for path in wheels if (root / path).is_file()))
 
 
 def list_artifact_files(project: Project) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class Requirement:
     """It points at source, so that code of the package's own would have to run."""
 
     wheel: str | None = None
-    """Path of a wheel that lies on this machine, relative to the project unless it is absolute."""
+    """Path of a wheel that lies in the project, relative to it."""
 
     hashes: tuple[str, ...] = ()
     """One of which the file that is installed must have: ``sha256:...``."""
@@ -188,12 +188,7 @@ class _Reader:
             return
         option, value = _split_option(line, origin)
         if option in ("-r", "--requirement", "-c", "--constraint"):
-            nested = posixpath.normpath(posixpath.join(folder, value))
-            if not value or value.startswith("/") or nested.startswith("..") or _SCHEME.match(value):
-                raise RequirementsError(
-                    f"{origin}  {line}: what a deployment consists of lies in the project's folder",
-                    remedy="name a file in it, relative to this one",
-                )
+            nested = _join(folder, value, origin)
             self.take_file(nested, constrains=constrains or option in ("-c", "--constraint"))
         elif option in _PLACES and value:
             if _PLACES[option] == "--find-links" and not _SCHEME.match(value):
@@ -282,7 +277,7 @@ def _parse_place(text: str, origin: str, folder: str) -> Requirement:
     is_address = _SCHEME.match(text) is not None
     bare = re.split(r"[?#]", text, maxsplit=1)[0]
     if not is_address and bare.endswith((".whl", *_SOURCE_SUFFIXES)):
-        text = bare = posixpath.normpath(posixpath.join(folder, bare))
+        text = bare = _join(folder, bare, origin)
     if bare.endswith(".whl"):
         # The name in a wheel's file name has no hyphens.
         name = _normal(posixpath.basename(bare).partition("-")[0])
@@ -293,6 +288,17 @@ def _parse_place(text: str, origin: str, folder: str) -> Requirement:
             remedy="build a wheel of it (pip wheel --no-deps -w wheels FOLDER) and name that: ./wheels/NAME.whl",
         )
     return Requirement(text, origin, needs_building=True)
+
+
+def _join(folder: str, path: str, origin: str) -> str:
+    """Return the path of a file of the project that a file in ``folder`` names."""
+    whole = posixpath.normpath(posixpath.join(folder, path))
+    if not path or whole.startswith(("/", "..")) or _SCHEME.match(path):
+        raise RequirementsError(
+            f"{origin}  {path}: what a deployment consists of lies in the project's folder",
+            remedy="name a file in it, relative to this one",
+        )
+    return whole
 
 
 def _normal(name: str) -> str:

@@ -148,6 +148,7 @@ def _stack(case: Case) -> str:
 
 _FLX = re.compile(r"FLX[0-9]{3}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,79}")
+_MODULE = re.compile(r"No module named '(?P<name>[A-Za-z_][A-Za-z0-9_]{0,79})'")
 
 
 def _next(case: Case) -> tuple[str, ...]:
@@ -162,6 +163,12 @@ def _next(case: Case) -> tuple[str, ...]:
         secret = calls.read_details(case.error).get("secret")
         if isinstance(secret, str) and _NAME.fullmatch(secret):
             steps.append(f"add to .env.local: {secret}=...")
+    if case.raised is not None and case.raised.type == "ModuleNotFoundError":
+        # Had a package of the project's the module, it would have been found.
+        missing = _MODULE.fullmatch(case.raised.message)
+        if missing is not None:
+            told = f"the package that has {missing['name']}, unless that is a module of yours"
+            steps.append(f"add to requirements.txt: {told}")
     seq = _call_to_show(case)
     steps.append(f"flux trace {name}" if seq is None else f"flux trace {name} --call {seq}")
     if not failure.is_answer:

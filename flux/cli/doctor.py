@@ -76,6 +76,7 @@ def _local() -> Iterator[Check]:
     yield _check_git()
     yield _check_postgres()
     yield _check_project()
+    yield from _check_packages()
 
 
 def _check_command_name() -> Check:
@@ -124,6 +125,34 @@ def _check_project() -> Check:
     except FluxError as error:
         return Check("project", False, f"{error.code} {error.message}", error.remedy)
     return Check("project", True, f'"{project.config.project.name}" in {root}, {len(files)} function files')
+
+
+def _check_packages() -> Iterator[Check]:
+    """Look at the packages of the project as a start of ``flux dev`` would, and install nothing."""
+    import trio
+
+    from flux.project import NoProjectError, find_project, find_requirements
+    from flux.supervisor.environments import FOLDER_NAME, Environments, count_packages
+
+    try:
+        root = find_project(Path())
+        requirements = find_requirements(root)
+        if requirements is None:
+            return
+        found = trio.run(Environments(root / ".flux" / FOLDER_NAME).find, root)
+    except NoProjectError:
+        return
+    except FluxError as error:
+        yield Check("packages", False, f"{error.code} {error.message}", error.remedy)
+        return
+    if found is None:
+        yield Check(
+            "packages", True, f"{requirements.source} asks for some that are not installed yet: flux build"
+        )
+        return
+    how = ", which ran code of theirs" if found.ran_code else ""
+    told = f"{count_packages(found.packages)} of {found.source}, as {found.installer} installed them{how}"
+    yield Check("packages", True, told)
 
 
 def _check_isolation() -> Iterator[Check]:

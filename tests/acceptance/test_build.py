@@ -132,6 +132,11 @@ def test_a_second_start_needs_no_wheel_and_a_changed_file_starts_nothing(
     with running_dev(project, database) as server:
         assert not any("installing" in line for line in server.story)
         assert server.request("GET", "/price").json == {"price": 1}
+        explained = server.command("why", server.request("GET", "/late").flux_id).stdout
+        assert "No module named 'reports'" in explained
+        assert "add to requirements.txt: the package that has reports" in explained
+        checks = {check["name"]: check for check in server.json("doctor")["checks"]}
+        assert checks["packages"]["ok"] and "1 package of requirements.txt" in checks["packages"]["detail"]
         (module,) = (project / ".flux/environments").glob("*/site-packages/pricing.py")
         module.write_text("PRICE = 0\n")
         told = len(server.story)
@@ -139,6 +144,8 @@ def test_a_second_start_needs_no_wheel_and_a_changed_file_starts_nothing(
         server.wait_story("the last good code is served", after=told)
         assert any("FLX535" in line for line in server.story[told:])
         assert any("pricing.py has changed" in line for line in server.story[told:])
+        checks = {check["name"]: check for check in server.json("doctor", exit_code=1)["checks"]}
+        assert not checks["packages"]["ok"] and "FLX535" in checks["packages"]["detail"]
 
 
 def test_a_module_that_no_package_has_is_named_with_what_to_do(project: Path, database: Database) -> None:

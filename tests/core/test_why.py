@@ -229,6 +229,18 @@ def test_recorded_text_never_runs_when_a_command_is_pasted(text: str) -> None:
         assert len(line) < 2_000
 
 
+def test_a_module_that_no_package_has_is_offered_to_be_added() -> None:
+    def steps(message: str, kind: str = "ModuleNotFoundError") -> list[str]:
+        explained = why.explain(Evidence(execution(raised(kind, message, frame(3)))))
+        return [step for step in explained.next if step.startswith("add to requirements.txt: ")]
+
+    (step,) = steps("No module named 'numpy'")
+    assert "the package that has numpy" in step
+    for message in ("No module named 'numpy.nothing'", "No module named 'a; rm -rf /'", "no numpy here"):
+        assert steps(message) == []
+    assert steps("No module named 'numpy'", "ValueError") == []
+
+
 def test_a_key_that_looks_like_an_option_is_no_option() -> None:
     negative = row("insert", None, {"id": -5}, call=1)
     explained = why.explain(Evidence(execution(raised("E", "x", frame(1)), mutations=(negative,))))

@@ -22,12 +22,14 @@ import attrs
 import pytest
 import trio
 
+from flux.project import read_project
 from flux.requirements import RequirementsError
 from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import find_tenant_uid
 from flux.sandbox.jail_plan import SDK_PACKAGES
 from flux.sandbox.process import ProcessSandbox
 from flux.supervisor import environment_build
+from flux.supervisor.deployments import make_artifact
 from flux.supervisor.environment_build import InstallFailedError
 from flux.supervisor.environment_installer import InstallerMissingError, SourcePackageError, find_installer
 from flux.supervisor.environment_tree import EnvironmentDamagedError, RefusedPackageError, check_tree
@@ -227,6 +229,23 @@ async def test_a_wheel_with_other_content_is_another_environment(world: World) -
     assert second.key != first.key
     assert (second.packages_folder / "plain/__init__.py").read_text() == "answer = 43\n"
     assert (first.packages_folder / "plain/__init__.py").read_text() == "answer = 42\n"
+
+
+async def test_an_artifact_has_all_that_its_environment_follows_from(world: World) -> None:
+    """So earlier code finds its packages; a wheel with other content makes another artifact, a comment's does not."""
+    (world.root / "flux.toml").write_text('[project]\nname = "shop"\n')
+    (world.root / "functions/shop.py").write_text("")
+    (world.root / "deps").mkdir()
+    (world.root / "deps/base.txt").write_text("../wheels/plain-1.0-py3-none-any.whl\n")
+    world.ask_for("-r deps/base.txt\n")
+    project = read_project(world.root)
+    first, folder = make_artifact(project, world.root / "artifacts")
+    assert await world.environments.provide(folder) == attrs.evolve(await world.provide(), was_built=True)
+    write_wheel(world.wheels, "plain", {"plain/__init__.py": "answer = 43\n"})
+    second, other = make_artifact(project, world.root / "artifacts")
+    assert second != first and (other / "wheels/plain-1.0-py3-none-any.whl").is_file()
+    (world.root / "pyproject.toml").write_text("[project]\ndependencies = ['unread']\n")
+    assert make_artifact(project, world.root / "artifacts") == (second, other)
 
 
 async def test_of_many_who_build_at_once_one_does_and_all_have_it(world: World) -> None:
