@@ -6,6 +6,7 @@ what each layer is there to refuse.
 """
 
 import errno
+import mmap
 import os
 import resource
 import socket
@@ -20,6 +21,8 @@ from flux.sandbox.jail_privileges import KEPT_VARIABLES, ONE_THREAD, read_capabi
 Finding = tuple[bool, str]
 """Whether it holds, and what was seen."""
 
+GUEST_SAYS = "hello"
+"""What the guest says that a probe runs."""
 _FILTERING = 2
 
 
@@ -32,6 +35,28 @@ class Machine(Protocol):
 
 def run(plan: Plan, abi: int, machine: Machine | None) -> dict[str, Any]:
     """Return the findings, one for each layer, and how the clock is held: that is told and not required."""
+    clock = None if machine is None else {"level": machine.level, "detail": machine.detail}
+    return {"layers": _run_all(_list_checks(plan, abi)), "clock": clock}
+
+
+def run_for_wasm(plan: Plan, abi: int, try_guest: Callable[[], str]) -> dict[str, Any]:
+    """Return the same for a process of wasm guests.
+
+    ``try_guest`` puts on the tighter jail in which it serves, runs a guest there, also in a thread of its own,
+    and returns what it said.
+    """
+    checks = _list_checks(plan, abi)
+    order = [*checks, "code"]
+    within = {name: checks.pop(name) for name in ("limits", "seccomp")}
+    # The others ask for what a serving process can't even ask for.
+    found = {name: check() for name, check in checks.items()}
+    said = try_guest()
+    found |= {name: check() for name, check in within.items()}
+    found["code"] = _check_code(said)
+    return {"layers": [{"name": name, "ok": found[name][0], "detail": found[name][1]} for name in order]}
+
+
+def _list_checks(plan: Plan, abi: int) -> dict[str, Callable[[], Finding]]:
     checks: dict[str, Callable[[], Finding]] = {
         "descriptors": _check_descriptors,
         "environment": _check_environment,
@@ -43,12 +68,15 @@ def run(plan: Plan, abi: int, machine: Machine | None) -> dict[str, Any]:
     if plan.isolation == "strict":
         checks["namespaces"] = _check_namespaces
         checks["user"] = lambda: _check_user(plan)
+    return checks
+
+
+def _run_all(checks: dict[str, Callable[[], Finding]]) -> list[dict[str, Any]]:
     layers = []
     for name, check in checks.items():
         ok, seen = check()
         layers.append({"name": name, "ok": ok, "detail": seen})
-    clock = None if machine is None else {"level": machine.level, "detail": machine.detail}
-    return {"layers": layers, "clock": clock}
+    return layers
 
 
 def _check_descriptors() -> Finding:
@@ -115,6 +143,29 @@ def _check_user(plan: Plan) -> Finding:
     return os.getuid() == os.geteuid() == expected and os.getgroups() in ([], [expected]), (
         f"uid {os.getuid()} {of_its_own}"
     )
+
+
+def _check_code(said: str) -> Finding:
+    attempts: dict[str, Callable[[], object]] = {
+        "executable memory": _map_executable,
+        "a file without a name": lambda: os.close(os.memfd_create("x")),
+        "opening a file": lambda: os.close(os.open("/", os.O_RDONLY)),
+        "a process": _fork_and_end,
+    }
+    refused = {what: _errno_of(attempt) for what, attempt in attempts.items()}
+    answers = ", ".join(f"{what} is answered {_name(number)}" for what, number in refused.items())
+    return said == GUEST_SAYS and set(refused.values()) == {errno.EPERM}, f"a guest said {said!r}; {answers}"
+
+
+def _map_executable() -> None:
+    mmap.mmap(
+        -1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ | mmap.PROT_EXEC
+    ).close()
+
+
+def _fork_and_end() -> None:
+    if os.fork() == 0:
+        os._exit(0)
 
 
 def _errno_of(attempt: Callable[[], object]) -> int:

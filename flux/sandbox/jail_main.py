@@ -29,7 +29,7 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flux.sandbox import jail_checks
 from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
@@ -37,18 +37,27 @@ from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_p
 from flux.sandbox.jail_namespaces import separate, shrink_root
 from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
+    DESCRIPTORS_MAX,
     clear_environment,
     close_descriptors,
     drop_privileges,
+    end_files,
     limit_resources,
     limit_worker,
 )
 from flux.sandbox.jail_seccomp import install, make_worker_filter, make_zygote_filter
+from flux.sandbox.wasm_filter import make_loading_filter, make_serving_filter
 
 CONTROL = 3
 REFUSED_STATUS = 71
 SDK = "flux_guest"
 """Found by name when it is needed: host and guests share no code."""
+WASM_HOST = "flux.sandbox.wasm_main"
+"""Found by name as well: it is large, and nobody else has a use for it."""
+WASM_DESCRIPTORS_MAX = 2048
+"""A guest has one: its socket."""
+WASM_FILE_BYTES_MAX = 2**30
+"""Of an image of memory, which is kept in a file without a name, and of compiled code on its way to the supervisor."""
 WORKER_CPU_S = 24 * 3600
 """The supervisor owns the deadline; this is for a worker that somehow outlived it."""
 SYSTEM_LIBRARIES = (
@@ -66,17 +75,34 @@ def main(arguments: list[str]) -> None:
         os.dup2(plan.control, CONTROL, inheritable=False)
     try:
         # What is imported now need not be readable later; none of it is the user's.
-        module = importlib.import_module(f"{SDK}.zygote")
-        # The clock is taken over where /proc can still be read. A probe tells how that went.
-        machine = module.prepare()
+        module = importlib.import_module(WASM_HOST if plan.runs_wasm else f"{SDK}.zygote")
+        # The clock is taken over where /proc can still be read, and wasm guests' engine made ready where its
+        # files can. A probe tells how that went.
+        ready = module.prepare(plan) if plan.runs_wasm else module.prepare()
         abi = _build(plan)
     except (LayerRefusedError, OSError) as error:
         _refuse(error)
-    if plan.program == "probe":
-        with socket.socket(fileno=CONTROL) as control:
-            control.sendall(json.dumps(jail_checks.run(plan, abi, machine)).encode() + b"\n")
-        return
-    module.main(plan.project, plan.functions, machine, warm=plan.warm, confine=_confine_worker, shuffle=plan.shuffle)
+    match plan.program:
+        case "probe":
+            _tell(jail_checks.run(plan, abi, ready))
+        case "wasm-probe":
+            _tell(jail_checks.run_for_wasm(plan, abi, lambda: str(ready.try_guest(_confine_host))))
+        case "wasm":
+            module.main(ready, _confine_host)
+        case _:
+            module.main(
+                plan.project,
+                plan.functions,
+                ready,
+                warm=plan.warm,
+                confine=_confine_worker,
+                shuffle=plan.shuffle,
+            )
+
+
+def _tell(message: dict[str, Any]) -> None:
+    with socket.socket(fileno=CONTROL) as control:
+        control.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
@@ -95,12 +121,21 @@ def _build(plan: Plan) -> int:
         _forget_own_packages()
     clear_environment()
     close_descriptors((0, 1, 2, CONTROL))
-    readable = list_readable(plan.project, plan.environment)
-    sys.path[:] = _list_path(plan.project, plan.environment, readable)
+    readable = (
+        list_readable_by_host(plan) if plan.runs_wasm else list_readable(plan.project, plan.environment)
+    )
+    # Where the project's code is Python it is importable. Elsewhere it must not be, by whatever name.
+    sys.path[:] = _list_path("" if plan.runs_wasm else plan.project, plan.environment, readable)
     if plan.isolation == "strict":
         separate(as_user=plan.uid is None)
         shrink_root(readable)
-    limit_resources(plan.data_bytes_max, counts_processes=plan.isolation == "strict")
+    limit_resources(
+        plan.data_bytes_max,
+        counts_processes=plan.isolation == "strict",
+        reserves_addresses=plan.runs_wasm,
+        descriptors_max=WASM_DESCRIPTORS_MAX if plan.runs_wasm else DESCRIPTORS_MAX,
+        file_bytes_max=WASM_FILE_BYTES_MAX if plan.runs_wasm else 0,
+    )
     drop_privileges(plan.uid)
     _check_readable(readable)
     abi = restrict_to_reading(readable)
@@ -109,6 +144,9 @@ def _build(plan: Plan) -> int:
     if plan.isolation == "strict":
         _enter_pid_namespace()
     _tell_jailed()
+    if plan.runs_wasm:
+        install(make_loading_filter())
+        return abi
     # Signals stay in the jail by its PID namespace, or else by Landlock.
     install(make_zygote_filter(may_signal=plan.isolation == "strict" or abi >= SCOPES_FROM_ABI))
     return abi
@@ -120,9 +158,7 @@ def list_readable(project: str, environment: str = "") -> list[str]:
     Where the project says which packages it needs, it has these and none of Flux's own: what happens to lie
     beside Flux must not decide what its code does.
     """
-    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    if sys.base_prefix != "/usr":
-        own.append(os.path.join(sys.base_prefix, "lib"))  # Where a Python that brings its libraries has them.
+    own = [*_list_python(), *(sysconfig.get_path(name) for name in ("purelib", "platlib"))]
     packages = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
     sdk = importlib.util.find_spec(SDK)
     assert sdk is not None and sdk.origin is not None, f"{SDK} is installed with Flux"
@@ -136,9 +172,28 @@ def list_readable(project: str, environment: str = "") -> list[str]:
     if environment:
         closed = _list_own_packages()
         found = [importlib.util.find_spec(name) for name in SDK_PACKAGES]
-        brought = [os.path.dirname(spec.origin) for spec in found if spec is not None and spec.origin is not None]
+        brought = [
+            os.path.dirname(spec.origin) for spec in found if spec is not None and spec.origin is not None
+        ]
         wanted = [*(path for path in wanted if path not in closed), *brought, environment]
     return [path for path in dict.fromkeys(wanted) if os.path.exists(path)]
+
+
+def list_readable_by_host(plan: Plan) -> list[str]:
+    """Return the same for a process of wasm guests: it has imported what it needs, packages included."""
+    functions = [os.path.join(plan.project, plan.functions)] if plan.project else []
+    return [
+        path
+        for path in dict.fromkeys((*_list_python(), *SYSTEM_LIBRARIES, *functions))
+        if os.path.exists(path)
+    ]
+
+
+def _list_python() -> list[str]:
+    own = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    if sys.base_prefix != "/usr":
+        own.append(os.path.join(sys.base_prefix, "lib"))  # Where a Python that brings its libraries has them.
+    return own
 
 
 def _forget_own_packages() -> None:
@@ -242,6 +297,12 @@ def _confine_worker(holds_clock: bool) -> None:
     """
     limit_worker(WORKER_CPU_S)
     install(make_worker_filter(os.getpid(), holds_clock=holds_clock))
+
+
+def _confine_host() -> None:
+    """Tighten the jail around a process of wasm guests whose code is loaded."""
+    end_files()
+    install(make_serving_filter(), all_threads=True)
 
 
 Confine = Callable[[bool], None]

@@ -24,7 +24,7 @@ class Plan:
     control: int
     """Descriptor of the control socket; the only one kept beside 0, 1 and 2."""
     program: str
-    """``zygote`` or ``probe``."""
+    """``zygote``, ``wasm`` (a process of wasm guests), or the probe of either: ``probe``, ``wasm-probe``."""
     project: str = ""
     """Folder of the deployment's code: readable in the jail."""
     environment: str = ""
@@ -39,6 +39,17 @@ class Plan:
     """User and group id to become (strict, started as root), or None to stay who we are."""
     data_bytes_max: int = 1024 * MIB
     """Private memory that any process in the jail can have at most."""
+    cache: str = ""
+    """Of ``wasm``: folder of compiled code, which is looked at before the jail is built; empty for none."""
+    owner: str = ""
+    """Of ``wasm``: whose compiled code it may use."""
+    guest_memory_bytes_max: int = 0
+    """Of ``wasm``: what all of its guests together may hold."""
+
+    @property
+    def runs_wasm(self) -> bool:
+        """Whether it is a process of wasm guests, or the probe of one."""
+        return self.program.startswith("wasm")
 
     def encode(self) -> str:
         """Return the plan as one line."""

@@ -64,18 +64,25 @@ def clear_environment() -> None:
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
 
 
-def limit_resources(data_bytes_max: int, *, counts_processes: bool) -> None:
+def limit_resources(
+    data_bytes_max: int,
+    *,
+    counts_processes: bool,
+    reserves_addresses: bool = False,
+    descriptors_max: int = DESCRIPTORS_MAX,
+    file_bytes_max: int = 0,
+) -> None:
     """Bound what this process and its children can use.
 
     ``counts_processes`` only where the count is the jail's own: it is kept by user, and elsewhere the
-    server's and everybody else's processes would be in it.
+    server's and everybody else's processes would be in it. ``reserves_addresses`` for one that reserves
+    gigabytes of addresses for each guest and uses few of them.
     """
     limits = {
         "DATA": data_bytes_max,
-        "AS": ADDRESS_SPACE_BYTES,
         "STACK": STACK_BYTES,
-        "NOFILE": DESCRIPTORS_MAX,
-        "FSIZE": 0,
+        "NOFILE": descriptors_max,
+        "FSIZE": file_bytes_max,
         "CORE": 0,
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
@@ -85,12 +92,19 @@ def limit_resources(data_bytes_max: int, *, counts_processes: bool) -> None:
     }
     if counts_processes:
         limits["NPROC"] = PROCESSES_MAX
+    if not reserves_addresses:
+        limits["AS"] = ADDRESS_SPACE_BYTES
     for name, value in limits.items():
         number = getattr(resource, f"RLIMIT_{name}")
         soft, hard = _get_limit(name, number)
         # Never raise what somebody above us has set lower.
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         _set_limit(name, number, (bound if soft == resource.RLIM_INFINITY else min(bound, soft), bound))
+
+
+def end_files() -> None:
+    """Let no file be written any more, not even one without a name."""
+    _set_limit("FSIZE", resource.RLIMIT_FSIZE, (0, 0))
 
 
 def limit_worker(cpu_s: int) -> None:

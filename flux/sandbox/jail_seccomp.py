@@ -23,16 +23,17 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flux.sandbox.jail_linux import SYS_SECCOMP, call
+from flux.sandbox.jail_linux import SYS_SECCOMP, LayerRefusedError, call
 
 CALLS: Mapping[str, int] = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8,
     "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14,
     "rt_sigreturn": 15, "ioctl": 16, "pread64": 17, "readv": 19, "writev": 20, "access": 21, "select": 23,
     "sched_yield": 24, "mremap": 25, "madvise": 28, "dup": 32, "dup2": 33, "pause": 34, "nanosleep": 35,
-    "getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "getsockname": 51, "socketpair": 53,
-    "getsockopt": 55, "clone": 56, "exit": 60, "wait4": 61, "kill": 62, "uname": 63, "fcntl": 72, "getcwd": 79,
-    "chdir": 80, "readlink": 89, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "times": 100, "getuid": 102,
+    "getpid": 39, "sendto": 44, "recvfrom": 45, "sendmsg": 46, "recvmsg": 47, "shutdown": 48, "getsockname": 51,
+    "socketpair": 53, "setsockopt": 54, "getsockopt": 55, "clone": 56, "exit": 60, "wait4": 61, "kill": 62,
+    "uname": 63, "fcntl": 72, "getcwd": 79, "chdir": 80,
+    "readlink": 89, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "times": 100, "getuid": 102,
     "getgid": 104, "geteuid": 107, "getegid": 108, "getppid": 110, "getgroups": 115, "getresuid": 118,
     "getresgid": 120, "getpgid": 121, "rt_sigpending": 127, "rt_sigsuspend": 130, "sigaltstack": 131,
     "statfs": 137, "fstatfs": 138, "capget": 125, "prctl": 157, "gettid": 186, "tkill": 200, "time": 201, "futex": 202,
@@ -40,8 +41,8 @@ CALLS: Mapping[str, int] = {
     "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231, "epoll_wait": 232, "epoll_ctl": 233,
     "tgkill": 234, "waitid": 247, "openat": 257, "newfstatat": 262, "readlinkat": 267, "faccessat": 269,
     "pselect6": 270, "ppoll": 271, "set_robust_list": 273, "epoll_pwait": 281, "epoll_create1": 291, "dup3": 292,
-    "pipe2": 293, "preadv": 295, "prlimit64": 302, "seccomp": 317, "getrandom": 318, "membarrier": 324,
-    "statx": 332, "rseq": 334, "pidfd_open": 434, "close_range": 436, "faccessat2": 439,
+    "pipe2": 293, "preadv": 295, "prlimit64": 302, "seccomp": 317, "getrandom": 318, "memfd_create": 319,
+    "membarrier": 324, "statx": 332, "rseq": 334, "pidfd_open": 434, "close_range": 436, "faccessat2": 439,
 }  # fmt: skip
 """Numbers of x86_64 for every call that either list names."""
 _CLONE3 = 435
@@ -57,6 +58,7 @@ X32_BIT = 0x40000000
 _LOAD, _EQUAL, _GREATER_OR_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 SECCOMP_SET_MODE_FILTER = 1
+FILTER_FLAG_ALL_THREADS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +284,15 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install(program: bytes) -> None:
-    """Put a filter on this process and the children it will have. It must have given up new privileges before."""
+def install(program: bytes, *, all_threads: bool = False) -> None:
+    """Put a filter on this thread and on what it will start. It must have given up new privileges before.
+
+    With ``all_threads`` the process's other threads get it as well, or nobody.
+    """
     code = ctypes.create_string_buffer(program, len(program))
     header = _Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
     structure = ctypes.create_string_buffer(bytes(header), ctypes.sizeof(header))
-    call("seccomp", "seccomp(SET_MODE_FILTER)", SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, structure)
+    flags = FILTER_FLAG_ALL_THREADS if all_threads else 0
+    stuck = call("seccomp", "seccomp(SET_MODE_FILTER)", SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, structure)
+    if stuck != 0:
+        raise LayerRefusedError("seccomp", "seccomp(SET_MODE_FILTER)", 0, f"thread {stuck} has a filter of its own")

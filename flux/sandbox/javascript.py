@@ -81,7 +81,7 @@ async def load_scripts(
     try:
         realm.boot()
         await realm.evaluate(f'import "{SDK}/run.js"; import "{SDK}/web.js";', f"{BOOT}/sdk")
-        handles = realm.take_handles()
+        handles = await realm.take_handles()
         await realm.evaluate("delete globalThis.__flux;", f"{BOOT}/hide")
         found: dict[tuple[str, int, str, str], Failure] = {}
         for number, path in enumerate(modules):
@@ -206,7 +206,7 @@ async def _finish(interpreter: Interpreter, realm: Realm, handles: Handles, tree
         f'import {{ describeFunctions }} from "{SDK}/run.js"; globalThis.__flux = describeFunctions();',
         f"{BOOT}/functions",
     )
-    functions = json.loads(realm.read_global("__flux"))
+    functions = json.loads(await realm.read_global("__flux"))
     await realm.evaluate("delete globalThis.__flux;", f"{BOOT}/end")
     memory = realm.freeze()
     return LoadedScripts(tuple(functions), interpreter.make_image(memory), handles, tree, len(memory))
@@ -218,6 +218,7 @@ async def run_script(
     door: Door,
     start: Start,
     *,
+    on_pause: Callable[[int], None] = lambda _memory_bytes: None,
     on_end: Callable[[Realm], None] = lambda _realm: None,
 ) -> None:
     """Run one execution to its end, which its door then has heard. One whose door is closed is ended.
@@ -230,7 +231,7 @@ async def run_script(
         stop_fuel=start.stop_fuel, slice_fuel=start.slice_fuel,
     )  # fmt: skip
     isolate = realm.isolate
-    isolate.on_turn = world.push
+    isolate.on_turn, isolate.on_pause = world.push, on_pause
     try:
         try:
             await realm.drive(scripts.handles)

@@ -35,6 +35,7 @@ from flux.sandbox.wasm_engine import (
     PointerError,
     Template,
     list_imports,
+    rehearse,
 )
 from flux.sandbox.wasm_wasi import define_wasi
 from flux.sandbox.wasm_world import Door, FileTree, Start, World
@@ -205,7 +206,7 @@ class Interpreter:
         """The SDK's modules, by the names under which they are imported."""
         self._linker = Linker(engine)
         define_wasi(self._linker, list_imports(self._module) + list_imports(self._glue))
-        self._linker.define("flux", "resolve", "ii:i", _resolve)
+        self._linker.define("flux", "resolve", "ii:i", _resolve, waits=True)
         self._linker.define("flux", "resolved", "i:", _resolved)
         self._nothing_imported = Linker(engine)
         self._first_image = self._nothing_imported.prepare(engine.compile(first))
@@ -235,6 +236,10 @@ class Interpreter:
             isolate.close()
             raise
         return Realm(isolate, interpreter, glue, self._loader_slot, self._first_slot)
+
+    def rehearse(self, image: Template, memory_bytes: int) -> None:
+        """Map an image once: the engine prepares it at its first use, with rights that are given up before another."""
+        rehearse(self._engine, image, memory_bytes)
 
 
 @attrs.frozen
@@ -277,23 +282,26 @@ class Realm:
         self.isolate.write(address, encoded + b"\0")
         return address
 
-    def _get(self, value: int, name: str) -> int:
+    async def _get(self, value: int, name: str) -> int:
         address = self._text(name)
-        found = self._c("JS_GetPropertyStr", self._context, value, address)
+        found = await self._c_long("JS_GetPropertyStr", self._context, value, address)
         self._c("free", address)
         return found
 
-    def _show(self, value: int) -> str:
-        address = self._c("JS_ToCStringLen2", self._context, 0, value, 0)
+    async def _show(self, value: int) -> str:
+        address = await self._c_long("JS_ToCStringLen2", self._context, 0, value, 0)
         if address == 0:
             return ""
         text = _read_text(self.isolate, address)
         self._c("JS_FreeCString", self._context, address)
         return text
 
-    def _describe(self, value: int) -> Thrown:
-        stack = self._get(value, "stack") if _tag(value) not in (TAG_NULL, TAG_UNDEFINED) else TAG_UNDEFINED << 32
-        return Thrown(self._show(value), "" if _tag(stack) == TAG_UNDEFINED else self._show(stack))
+    async def _describe(self, value: int) -> Thrown:
+        # What was thrown may have a getter, or a way of its own to become text: the project's code, again.
+        stack = TAG_UNDEFINED << 32
+        if _tag(value) not in (TAG_NULL, TAG_UNDEFINED):
+            stack = await self._get(value, "stack")
+        return Thrown(await self._show(value), "" if _tag(stack) == TAG_UNDEFINED else await self._show(stack))
 
     # Loading
 
@@ -321,28 +329,27 @@ class Realm:
         promise = await self._c_long("JS_Eval", self._context, text, size, title, MODULE)
         self._c("free", text)
         if _tag(promise) == TAG_EXCEPTION:
-            raise self._describe(self._c("JS_GetException", self._context))
+            raise await self._describe(self._c("JS_GetException", self._context))
         while await self._c_long("JS_ExecutePendingJob", self._runtime, self._scratch) > 0:
             pass
         match self._c("JS_PromiseState", self._context, promise):
             case 2:  # rejected
-                raise self._describe(self._c("JS_PromiseResult", self._context, promise))
+                raise await self._describe(self._c("JS_PromiseResult", self._context, promise))
             case 0:  # pending
                 raise Thrown("a module waits while it is loaded, for something that only a running function gets")
         self._c("JS_FreeValue", self._context, promise)
 
-    def take_handles(self) -> Handles:
+    async def take_handles(self) -> Handles:
         """Return what the SDK has put on the global object for us."""
         everything = self._c("JS_GetGlobalObject", self._context)
-        natives = self._get(everything, "__flux")
-        return Handles(
-            self._context, self._runtime, self._scratch, self._get(natives, "run"), self._get(natives, "pump")
-        )
+        natives = await self._get(everything, "__flux")
+        run, pump = await self._get(natives, "run"), await self._get(natives, "pump")
+        return Handles(self._context, self._runtime, self._scratch, run, pump)
 
-    def read_global(self, name: str) -> str:
+    async def read_global(self, name: str) -> str:
         """Return a global variable as text."""
         everything = self._c("JS_GetGlobalObject", self._context)
-        return self._show(self._get(everything, name))
+        return await self._show(await self._get(everything, name))
 
     def freeze(self) -> bytes:
         """Return the memory, to be continued from."""
@@ -359,7 +366,7 @@ class Realm:
             handles.context, handles.runtime, handles.scratch, handles.run, handles.pump,
         )  # fmt: skip
         if ended != 0:
-            raise self._describe(self._c("JS_GetException", self._context))
+            raise await self._describe(self._c("JS_GetException", self._context))
 
 
 def _tag(value: int) -> int:

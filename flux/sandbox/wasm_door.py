@@ -29,6 +29,8 @@ class SocketDoor:
         self._poll.register(self._descriptor, select.POLLRDHUP)
         self._ahead = b""
         """What came behind the document."""
+        self.ended: str | None = None
+        """Why `end` was called."""
 
     async def read_start(self) -> Start | None:
         """Return what to run, or None when there will be nothing."""
@@ -98,6 +100,12 @@ class SocketDoor:
         """See `flux.sandbox.wasm_world.Door`."""
         with contextlib.suppress(DoorClosedError):
             await self.send(data)
+
+    def end(self, why: str) -> None:
+        """Let the guest find its door closed, wherever it is: see `flux.sandbox.wasm_ledger`."""
+        self.ended = why
+        with contextlib.suppress(OSError):  # It may be gone by itself.
+            self._connection.shutdown(socket.SHUT_RD)
 
     def check_open(self) -> None:
         """See `flux.sandbox.wasm_world.Door`."""

@@ -15,7 +15,8 @@ The conversation, always in this order::
 
 Host functions are plain Python: ``function(isolate, *integers)`` returns an integer,
 or (only when it was defined as one that may wait) a coroutine function, which is then
-awaited with no guest code on the thread.
+awaited with no guest code on the thread. After one that may wait the guest may be put aside
+for a *breath*, so that others get the thread: it notices nothing.
 
 *Fuel* is the position in a guest's execution: the same guest with the same answers
 has burnt the same fuel at the same place, on any machine. It also cuts a guest's
@@ -53,6 +54,8 @@ SLICE_FUEL = 5_000_000
 """Between two looks at trio's other tasks; about half a millisecond of an interpreter at work."""
 HOT_TURN_S = 0.02
 """How long a guest that computes may keep a thread before others get one; also how late it hears of its end."""
+BREATH_S = 0.002
+"""How long a guest may keep trio's thread by asking for what needs no waiting: that costs it no fuel, and us time."""
 HOT_THREADS = len(os.sched_getaffinity(0))
 """For guests that compute: as many as there are processors for us."""
 WASM_STACK_BYTES = 8 * 2**20
@@ -60,6 +63,8 @@ WASM_STACK_BYTES = 8 * 2**20
 ends by the interpreter's own count, at a depth that repeats, and never by ours, which does not."""
 FIBER_STACK_BYTES = WASM_STACK_BYTES + 2 * 2**20
 FUEL_MAX = 1 << 62
+TABLE_ELEMENTS_MAX = 1 << 18
+"""Of one table; each takes 8 bytes. Programs have one entry for each function whose address they take."""
 CALL_VALUES_MAX = 12
 OUT_OF_FUEL = "OUT_OF_FUEL"
 """`Trapped.kind` of a guest that was stopped where `Isolate.begin_metering` had said."""
@@ -122,8 +127,11 @@ _check_wasmtime()
 class Engine:
     """How modules are compiled. One a process."""
 
-    def __init__(self, slice_fuel: int = SLICE_FUEL) -> None:
-        """``slice_fuel`` is how long a guest may keep the thread, in fuel. It changes nothing that a guest sees."""
+    def __init__(self, slice_fuel: int = SLICE_FUEL, *, parallel: bool = True) -> None:
+        """``slice_fuel`` is how long a guest may keep the thread, in fuel. It changes nothing that a guest sees.
+
+        Without ``parallel`` it compiles in this thread and starts no other.
+        """
         self.slice_fuel = slice_fuel
         config = wasmtime.Config()
         settings: dict[str, Any] = {
@@ -132,6 +140,10 @@ class Engine:
             "cranelift_nan_canonicalization": True,
             "wasm_relaxed_simd_deterministic": True,
             "wasm_threads": False,
+            # What a limit on one memory does not bound: several of them, and a heap beside them.
+            "wasm_multi_memory": False,
+            "wasm_memory64": False,
+            "wasm_gc": False,
             "max_wasm_stack": WASM_STACK_BYTES,
             # A memory never moves while it grows: `Isolate` may keep its address.
             "memory_reservation": 1 << 32,
@@ -139,6 +151,7 @@ class Engine:
         }
         for name, value in settings.items():
             setattr(config, name, value)
+        config.parallel_compilation = parallel
         bindings._wasmtime_config_async_stack_size_set(config.ptr(), FIBER_STACK_BYTES)
         described = repr((WASMTIME_VERSION, sorted(settings.items()), FIBER_STACK_BYTES))
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
@@ -157,12 +170,16 @@ class Engine:
         except wasmtime.WasmtimeError as error:
             raise BadModuleError(str(error).strip()) from error
 
+    def compile_to_bytes(self, binary: bytes) -> bytes:
+        """Return the compiled code of the module in ``binary``, for `load`; raise `BadModuleError`."""
+        return bytes(self.compile(binary).serialize())
+
     def assemble(self, text: str) -> bytes:
         """Return the binary form of a module in text form, which is ours and so has no mistakes."""
         return bytes(wasmtime.wat2wasm(text))
 
     def load(self, compiled: bytes) -> Module | None:
-        """Return a module from what `Module.serialize` gave, or None when it is of another wasmtime or processor.
+        """Return a module from what `compile_to_bytes` gave, or None when it is of another wasmtime or processor.
 
         It is machine code that will be run: it must come from a place where only we write.
         """
@@ -296,6 +313,8 @@ def _make_waiting_callback(function: HostFunction, long: tuple[bool, ...]) -> An
             value = function(isolate, *_read_arguments(arguments, long))
             if value.__class__ is int:
                 isolate.answer, isolate.parked = value, None
+                if time.monotonic() > isolate.breath_at:
+                    isolate.kept, isolate.answer, isolate.parked = value, None, _breathe
             else:
                 isolate.answer, isolate.parked = None, value
         except BaseException as error:
@@ -305,6 +324,12 @@ def _make_waiting_callback(function: HostFunction, long: tuple[bool, ...]) -> An
         then[0].callback, then[0].env, then[0].finalizer = _resume, isolate.number, _nothing
 
     return ffi.wasmtime_func_async_callback_t(callback)
+
+
+async def _breathe(isolate: "Isolate") -> int:
+    """Let others have the thread; then answer what was asked."""
+    await trio.lowlevel.checkpoint()
+    return isolate.kept
 
 
 def _take_answer(number: int) -> bool:
@@ -354,12 +379,16 @@ class Isolate:
         """What the host functions know of this guest."""
         self.on_turn: Callable[[], None] = lambda: None
         """Called before each turn of a guest that computes; what it raises ends the call."""
+        self.on_pause: Callable[[int], None] = lambda _memory_bytes: None
+        """Told how large the memory is, whenever the guest waits or its turn is over."""
         self.number = next(_numbers)
         _isolates[self.number] = self
         self._engine = engine
         self._store = wasmtime.Store(engine.raw)
         # Tables hold pointers outside of the memory: without a limit, a guest's way around the memory's.
-        self._store.set_limits(memory_size=memory_bytes_max, table_elements=1 << 20, instances=8, memories=4)
+        self._store.set_limits(
+            memory_size=memory_bytes_max, table_elements=TABLE_ELEMENTS_MAX, instances=8, tables=4, memories=1
+        )
         self.context = self._store._context()
         self._stop_fuel: int | None = None
         self.begin_metering()
@@ -371,6 +400,9 @@ class Isolate:
         self._view = memoryview(b"")
         self.answer: int | None = None
         self.parked: Any = None
+        self.kept = 0
+        """The answer to what it asked when it was time for a breath."""
+        self.breath_at = 0.0
         self.results: Any = None
         self.raised: BaseException | None = None
 
@@ -418,7 +450,9 @@ class Isolate:
         """Run a future that never waits to its end."""
         try:
             done = self._poll(future)
-            while not done and self.parked is None:
+            while not done and self.parked in (None, _breathe):
+                if self.parked is not None:
+                    self.answer, self.parked = self.kept, None
                 done = self._poll(future)
         finally:
             bindings._wasmtime_call_future_delete(future)
@@ -484,6 +518,7 @@ class Isolate:
                     done = self._step(future)
                 if done:
                     break
+                self.on_pause(self.memory_bytes)
                 if self.parked is not None:
                     if self._stop_fuel is not None:
                         self._approach(self._stop_fuel)
@@ -524,6 +559,7 @@ class Isolate:
 
     def _poll(self, future: Any) -> bool:
         _here.isolate = self
+        self.breath_at = time.monotonic() + BREATH_S
         return bool(bindings._wasmtime_call_future_poll(future))
 
     def _step(self, future: Any) -> bool:
@@ -609,3 +645,19 @@ class Isolate:
         self._view = memoryview(b"")
         self.parked = self.raised = self.results = None
         self._store.close()
+
+
+def rehearse(engine: Engine, template: Template, memory_bytes_max: int) -> int:
+    """Make an instance and drop it; return how large its memory is. Raise `BadModuleError` when it can't be made.
+
+    The engine puts an image of a memory into a file without a name when it is first used. A process that is to
+    have no right to make one has its templates rehearsed before.
+    """
+    isolate = Isolate(engine, None, memory_bytes_max=memory_bytes_max)
+    try:
+        isolate.use_memory(isolate.instantiate(template).export("memory"))
+        return isolate.memory_bytes
+    except Trapped as error:
+        raise BadModuleError(str(error)) from error
+    finally:
+        isolate.close()

@@ -19,20 +19,21 @@ from typing import Any
 
 import attrs
 
-from flux.sandbox.wasm_binary import FormatError, read_custom
+from flux.sandbox.wasm_binary import START, FormatError, read_custom, split
 from flux.sandbox.wasm_engine import (
     OUT_OF_FUEL,
     BadModuleError,
     Engine,
     Isolate,
     Linker,
+    Module,
     PointerError,
     Template,
     Trapped,
     list_exports,
-    list_imports,
+    rehearse,
 )
-from flux.sandbox.wasm_wasi import GuestExit, define_wasi
+from flux.sandbox.wasm_wasi import GuestExit, define_all
 from flux.sandbox.wasm_world import Door, DoorClosedError, FileTree, Start, World
 
 SECTION = "flux"
@@ -41,6 +42,8 @@ _DECLARED: dict[str, type | tuple[type, ...]] = {
     "name": str, "route": str, "atomic": bool, "isolation": str, "timeout": (str, int, float), "retries": int,
     "cron": str, "middleware": list,
 }  # fmt: skip
+MEMORY_BYTES_MAX = 2**32
+"""What any module may begin with, as far as we know before there is a function's limit."""
 NEARLY_FULL = 0.9
 """Of the memory allowed, from where on a guest that has trapped had none left."""
 
@@ -65,17 +68,36 @@ class LoadedModule:
     """The export that is called."""
     initialize: bool
     """`INITIALIZE` is called before it."""
+    memory_bytes: int
+    """What every execution begins with."""
 
 
 class BadFunctionFileError(ValueError):
     """A file that can't be a function; the message says why."""
 
 
-def load_module(engine: Engine, path: str, binary: bytes) -> LoadedModule:
-    """Compile ``binary``, the content of ``path``; raise `BadFunctionFileError`."""
+def load_module(
+    engine: Engine,
+    path: str,
+    binary: bytes,
+    *,
+    linker: Linker | None = None,
+    compile_module: Callable[[bytes], Module] | None = None,
+) -> LoadedModule:
+    """Compile ``binary``, the content of ``path``; raise `BadFunctionFileError`.
+
+    ``linker`` has all of WASI (`flux.sandbox.wasm_wasi.define_all`); ``compile_module`` compiles, or knows the
+    module from another time.
+    """
     try:
         section = read_custom(binary, SECTION)
-        module = engine.compile(binary)
+        if any(kind == START for kind, _ in split(binary)):
+            # It would run before anybody hears what it asks, or can end it.
+            raise BadFunctionFileError(
+                f"it has a start function, which runs before {COMMAND}; let the compiler export it: in AssemblyScript, "
+                f"--exportStart {COMMAND}"
+            )
+        module = (compile_module or engine.compile)(binary)
         exports = list_exports(module)
         entry = next((name for name in (COMMAND, REACTOR) if exports.get(name) == ":"), None)
         if entry is None:
@@ -84,13 +106,15 @@ def load_module(engine: Engine, path: str, binary: bytes) -> LoadedModule:
             )
         if exports.get("memory") != "memory":
             raise BadFunctionFileError("it exports no memory")
-        linker = Linker(engine)
-        define_wasi(linker, list_imports(module))
+        if linker is None:
+            linker = Linker(engine)
+            define_all(linker)
         template = linker.prepare(module)
+        memory_bytes = rehearse(engine, template, MEMORY_BYTES_MAX)
     except (BadModuleError, FormatError) as error:
         raise BadFunctionFileError(str(error)) from error
     initialize = entry == REACTOR and exports.get(INITIALIZE) == ":"
-    return LoadedModule(_declare(path, section), template, entry, initialize)
+    return LoadedModule(_declare(path, section), template, entry, initialize, memory_bytes)
 
 
 def _declare(path: str, section: bytes | None) -> dict[str, Any]:
@@ -121,13 +145,14 @@ async def run_module(
     door: Door,
     start: Start,
     *,
+    on_pause: Callable[[int], None] = lambda _memory_bytes: None,
     on_end: Callable[[Isolate], None] = lambda _isolate: None,
 ) -> None:
     """Run one execution to its end, which its door then has heard. One whose door is closed is ended."""
     world = World(door, start, tree)
     world.arguments = (str(module.declared["name"]),)
     isolate = Isolate(engine, world, memory_bytes_max=start.memory_bytes_max)
-    isolate.on_turn = world.push
+    isolate.on_turn, isolate.on_pause = world.push, on_pause
     try:
         try:
             instance = isolate.instantiate(module.template)

@@ -1,19 +1,25 @@
 """The process that runs wasm guests, as seen from the supervisor: spawn it, hear it, hand it guests, bury it.
 
-Its other side is `flux.sandbox.wasm_main`. It compiles and runs the user's code, so
-nothing it says is believed without a look: whatever is no message of the protocol is a
-`SandboxUnavailableError`, and its silence is the caller's to bound.
+Its other side is `flux.sandbox.wasm_main`. It compiles and runs the user's code, in a jail
+(`flux.sandbox.jail`), so nothing it says is believed without a look: whatever is no message
+of the protocol is a `SandboxUnavailableError`, and its silence is the caller's to bound.
+
+The process that we spawn is the one that runs guests or, where the jail has a PID namespace,
+its keeper, which ends when it ends, in the same way, and the other way round.
 """
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
-import sys
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import attrs
@@ -22,10 +28,18 @@ import trio
 from flux.deployment import Function
 from flux.sandbox.base import ImportFailure, SandboxUnavailableError
 from flux.sandbox.declared import read_function
+from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
+from flux.sandbox.jail_plan import Plan
+from flux.sandbox.wasm_cache import CompiledCode, make_key
+from flux.sandbox.zygote import read_pid
 
 MESSAGE_BYTES_MAX = 32 * 2**20
 OUTPUT_READS_MAX = 16
 """Reads at a time: a module that prints without end must not keep us here."""
+COMPILED_BYTES_MAX = 256 * 2**20
+"""Of one module. More is not kept, and compiled again at the next start."""
+DESCRIPTORS_MAX = 4
+"""Sent by it and not yet claimed by a message; honest ones come one at a time."""
 END_GRACE_S = 2.0
 """How long a process that has closed its socket may take to end by itself."""
 
@@ -36,6 +50,16 @@ class Importing:
 
     module: str
     """File, relative to the project."""
+
+
+@attrs.frozen
+class Compiled:
+    """It has compiled a module."""
+
+    module: str
+    """File, relative to the project."""
+    descriptor: int
+    """Of a file without a name that has the compiled code, now the receiver's."""
 
 
 @attrs.frozen
@@ -52,59 +76,59 @@ class Failed:
     failures: tuple[ImportFailure, ...]
 
 
-Message = Importing | Ready | Failed
+Message = Importing | Compiled | Ready | Failed
 
 
 class WasmProcess:
     """A running host process. Made by `spawn`; whoever makes it calls `end`."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", handle: int, control: socket.socket, on_output: Callable[[str], None]
+        self,
+        process: "subprocess.Popen[bytes]",
+        handle: int,
+        control: socket.socket,
+        plan: Plan,
+        on_output: Callable[[str], None],
     ) -> None:
         assert process.stdout is not None
         self._process = process
         self._handle = handle
+        """Pidfd of the process that we spawned."""
+        self._jailed_pid = 0
+        """Our number for the one in the jail, once it is built."""
+        self._plan = plan
         self._control = control
         self._control.setblocking(False)
         self._output = process.stdout.fileno()
         os.set_blocking(self._output, False)
         self._on_output = on_output
         self._buffer = bytearray()
+        self._descriptors: deque[int] = deque()
         self._sending = trio.Lock()
+        self.fingerprint = ""
+        """Of how it compiles modules: said before it has seen any."""
 
     @classmethod
-    def spawn(
-        cls, project: Path, functions_folder: str, *, cache: Path | None, on_output: Callable[[str], None]
-    ) -> "WasmProcess":
-        """Start a process; raise `SandboxUnavailableError` when the system refuses."""
-        environment = {
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUTF8": "1",
-            "LANG": "C.UTF-8",
-            "TZ": "UTC",
-        }
+    def spawn(cls, plan: Plan, on_output: Callable[[str], None]) -> "WasmProcess":
+        """Start a process; its ``control`` is filled in here. Raise `SandboxUnavailableError` when it can't be."""
         process = None
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                arguments = [
-                    *(sys.executable, "-s", "-P", "-m", "flux.sandbox.wasm_main"),
-                    *(str(project), functions_folder, str(os.getpid()), str(theirs.fileno()), str(cache or "")),
-                ]
+                plan = replace(plan, control=theirs.fileno())
                 try:
                     # From this thread, not from a short-lived one: it dies with the thread that made it.
                     process = subprocess.Popen(
-                        arguments,
-                        env=environment,
-                        cwd=project,
+                        make_command(plan),
+                        env=dict(ENVIRONMENT),
+                        cwd="/",
                         pass_fds=[theirs.fileno()],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.PIPE,
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
                     )
-                    return cls(process, os.pidfd_open(process.pid), ours, on_output)
+                    return cls(process, os.pidfd_open(process.pid), ours, plan, on_output)
                 except OSError:
                     ours.close()
                     if process is not None:
@@ -114,15 +138,12 @@ class WasmProcess:
                         process.stdout.close()
                     raise
         except OSError as error:
-            raise SandboxUnavailableError(
-                f"no process can be started to load the project's code: {error.strerror}",
-                remedy="the system is out of processes, descriptors or memory: see ulimit -a",
-            ) from error
+            raise _cannot_start(error) from error
 
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """Our number for it; for its keeper until it is jailed."""
+        return self._jailed_pid or self._process.pid
 
     # Hearing it
 
@@ -147,22 +168,70 @@ class WasmProcess:
 
     async def receive(self) -> Message | None:
         """Return its next message, or None once it has closed its socket."""
+        while (line := await self._receive_line()) is not None:
+            if self._jailed_pid:
+                return self._read(line)
+            self._take_beginning(line)
+        return None
+
+    async def _receive_line(self) -> bytes | None:
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > MESSAGE_BYTES_MAX:
                 raise _not_understood(bytes(self._buffer[:80]))
             await trio.lowlevel.wait_readable(self._control)
             try:
-                data = self._control.recv(1 << 16)
+                data, descriptors, _flags, _address = socket.recv_fds(self._control, 1 << 16, 8)
             except BlockingIOError:
                 continue
             except ConnectionError:
                 return None
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+            self._descriptors.extend(descriptors)
+            if len(self._descriptors) > DESCRIPTORS_MAX:
+                raise _not_understood(b"file descriptors without a message")
             if not data:
                 return None
             self._buffer += data
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return _read_message(line)
+        return line
+
+    def _take_beginning(self, line: bytes) -> None:
+        """What is said until the jail is built comes from our own code: none of the user's has been looked at."""
+        match json.loads(line):
+            case {"engine": str(fingerprint)}:
+                self.fingerprint = fingerprint
+            case {"unusable": {"message": str(message), "remedy": str(remedy)}}:
+                raise SandboxUnavailableError(message, remedy=remedy)
+            case {"jailed": True} if self._descriptors:
+                handle = self._descriptors.popleft()
+                try:
+                    self._jailed_pid = read_pid(handle)
+                finally:
+                    os.close(handle)
+            case {"jailed": True}:
+                raise _cannot_start(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            case {"refused": told}:
+                raise make_refusal(self._plan.isolation, told)
+            case other:
+                raise make_refusal(self._plan.isolation, other)
+
+    def _read(self, line: bytes) -> Message:
+        try:
+            message: Any = json.loads(line)
+            match message:
+                case {"importing": str(module)}:
+                    return Importing(module)
+                case {"compiled": str(module)} if self._descriptors:
+                    return Compiled(module, self._descriptors.popleft())
+                case {"ready": {"functions": list(items)}}:
+                    return Ready(tuple(read_function(item) for item in items))
+                case {"failed": list(items)} if items:
+                    return Failed(tuple(ImportFailure(**item) for item in items))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _not_understood(line[:80]) from error
+        raise _not_understood(line[:80])
 
     # Asking it
 
@@ -184,7 +253,9 @@ class WasmProcess:
     def kill(self) -> None:
         """End it now, and its guests."""
         if self._handle >= 0 and self._process.returncode is None:
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+            # We have not waited for it, so the number is still its own: its keeper and it are a group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     async def wait_end(self) -> str:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
@@ -209,21 +280,41 @@ class WasmProcess:
         self._control.close()
         os.close(self._handle)
         self._handle = -1
+        while self._descriptors:
+            os.close(self._descriptors.popleft())
 
 
-def _read_message(line: bytes) -> Message:
+def keep_compiled(
+    cache: "CompiledCode[Any]", plan: Plan, fingerprint: str, message: Compiled, known: set[str]
+) -> None:
+    """Keep what a process has compiled of a file of its own, once; its word counts for no other file.
+
+    Waits for disks: for a thread.
+    """
     try:
-        message: Any = json.loads(line)
-        match message:
-            case {"importing": str(module)}:
-                return Importing(module)
-            case {"ready": {"functions": list(items)}}:
-                return Ready(tuple(read_function(item) for item in items))
-            case {"failed": list(items)} if items:
-                return Failed(tuple(ImportFailure(**item) for item in items))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _not_understood(line[:80]) from error
-    raise _not_understood(line[:80])
+        path = PurePosixPath(message.module)
+        if message.module in known or path.suffix != ".wasm" or path.is_absolute() or ".." in path.parts:
+            raise _not_understood(b"compiled code of " + message.module.encode()[:80])
+        known.add(message.module)
+        about = os.fstat(message.descriptor)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > COMPILED_BYTES_MAX:
+            return
+        with open(
+            os.open(Path(plan.project, path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb"
+        ) as file:
+            key = make_key(fingerprint, file.read(), plan.owner)
+        cache.keep(key, os.pread(message.descriptor, about.st_size, 0))
+    except OSError:
+        return  # Of no use then; it is compiled again at the next start.
+    finally:
+        os.close(message.descriptor)
+
+
+def _cannot_start(error: OSError) -> SandboxUnavailableError:
+    return SandboxUnavailableError(
+        f"no process can be started to load the project's code: {error.strerror}",
+        remedy="the system is out of processes, descriptors or memory: see ulimit -a",
+    )
 
 
 def _not_understood(start: bytes) -> SandboxUnavailableError:

@@ -1,9 +1,13 @@
 """WASI preview 1, ours from end to end.
 
-Every function here is a table entry: its signature in the ABI, what it does, and whether
-it may wait. All of them see the guest's `World` and nothing of this machine. What is
-not in the table (folders to be made, sockets to be opened) answers with an errno and is
-noted among what the guest printed.
+Every function here is a table entry: its signature in the ABI, and what it does. All of
+them see the guest's `World` and nothing of this machine. What is not in the table (folders
+to be made, sockets to be opened) answers with an errno and is noted among what the guest
+printed.
+
+What one call costs us has a bound as well. A guest pays with fuel for its own steps only, so it
+could otherwise keep the thread that all share with one that is cheap for it and dear for us. For
+the same reason each of them may take a breath (`flux.sandbox.wasm_engine`).
 
 Addresses and lengths come from the guest: `Isolate.read` and `write` check each one
 against its memory, and what is held on its behalf has a bound.
@@ -13,7 +17,7 @@ https://github.com/WebAssembly/WASI/blob/main/legacy/preview1/docs.md is the tex
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -31,16 +35,20 @@ from flux.sandbox.wasm_world import (
 )
 
 MODULE = "wasi_snapshot_preview1"
-BADF, FBIG, INVAL, ISDIR, NAMETOOLONG, NOENT, NOTDIR, NOTSUP, ROFS, SPIPE, NOTCAPABLE = (
-    8, 22, 28, 31, 37, 44, 54, 58, 69, 70, 76,
+BADF, FBIG, INVAL, ISDIR, MFILE, NAMETOOLONG, NOENT, NOTDIR, NOTSUP, ROFS, SPIPE, NOTCAPABLE = (
+    8, 22, 28, 31, 33, 37, 44, 54, 58, 69, 70, 76,
 )  # fmt: skip
 DIRECTORY, REGULAR_FILE, SOCKET_STREAM, UNKNOWN = 3, 4, 6, 0
 BUFFERS_MAX = 1024
 """IOV_MAX."""
 READ_BYTES_MAX = 1 << 20
 """One read's at most: the guest reads again for more."""
-WRITE_BYTES_MAX = 32 * 2**20
-"""One write's. Buffers may overlap: a thousand of them are more than the guest's memory has."""
+WRITE_BYTES_MAX = 1 << 20
+"""One write's; the guest writes again what is left. Buffers may overlap: a thousand are more than its memory."""
+WRITE_LINES_MAX = 256
+"""On the wire, where each line is looked at."""
+FILES_MAX = 1024
+"""That a guest may have open."""
 RANDOM_BYTES_MAX = 1 << 20
 SUBSCRIPTIONS_MAX = 256
 PATH_BYTES_MAX = 4096
@@ -66,7 +74,6 @@ class Entry:
 
     signature: str
     function: HostFunction
-    waits: bool
 
 
 TABLE: dict[str, Entry] = {}
@@ -75,23 +82,41 @@ TABLE: dict[str, Entry] = {}
 _Function = TypeVar("_Function", bound=HostFunction)
 
 
-def _define(signature: str, *, waits: bool = False) -> Callable[[_Function], _Function]:
+def _define(signature: str) -> Callable[[_Function], _Function]:
     def add(function: _Function) -> _Function:
-        TABLE[getattr(function, "__name__", "").removeprefix("_")] = Entry(signature, function, waits)
+        TABLE[getattr(function, "__name__", "").removeprefix("_")] = Entry(signature, function)
         return function
 
     return add
 
 
+NOT_THERE = {
+    "fd_advise": "illi:i", "fd_allocate": "ill:i", "fd_datasync": "i:i", "fd_fdstat_set_rights": "ill:i",
+    "fd_filestat_set_size": "il:i", "fd_filestat_set_times": "illi:i", "fd_pwrite": "iiili:i", "fd_renumber": "ii:i",
+    "fd_sync": "i:i", "path_create_directory": "iii:i", "path_filestat_set_times": "iiiilli:i",
+    "path_link": "iiiiiii:i", "path_remove_directory": "iii:i", "path_rename": "iiiiii:i", "path_symlink": "iiiii:i",
+    "path_unlink_file": "iii:i", "proc_raise": "i:i", "sock_accept": "iii:i", "sock_recv": "iiiiii:i",
+    "sock_send": "iiiii:i", "sock_shutdown": "ii:i",
+}  # fmt: skip
+"""What WASI has beside the table, with its signatures."""
+
+
+def define_all(linker: Linker) -> None:
+    """Define everything that WASI preview 1 has."""
+    _define_names(linker, {**{name: entry.signature for name, entry in TABLE.items()}, **NOT_THERE})
+
+
 def define_wasi(linker: Linker, imports: list[Import]) -> None:
     """Define what ``imports`` want of WASI. Several modules may want the same."""
-    wanted = {item.name: item for item in imports if item.module == MODULE}
-    for item in wanted.values():
-        entry = TABLE.get(item.name)
-        if entry is not None:
-            linker.define(MODULE, item.name, entry.signature, entry.function, waits=entry.waits)
-        elif item.signature is not None and item.signature.endswith(":i"):
-            linker.define(MODULE, item.name, item.signature, _refuse(item.name))
+    known = {**{name: entry.signature for name, entry in TABLE.items()}, **NOT_THERE}
+    wanted = {item.name for item in imports if item.module == MODULE}
+    _define_names(linker, {name: signature for name, signature in known.items() if name in wanted})
+
+
+def _define_names(linker: Linker, signatures: Mapping[str, str]) -> None:
+    for name, signature in signatures.items():
+        function = TABLE[name].function if name in TABLE else _refuse(name)
+        linker.define(MODULE, name, signature, function, waits=signature.endswith(":i"))
 
 
 def _refuse(name: str) -> HostFunction:
@@ -139,7 +164,7 @@ async def _send(isolate: Isolate) -> int:
     return 0
 
 
-@_define("iiii:i", waits=True)
+@_define("iiii:i")
 def _fd_write(isolate: Isolate, descriptor: int, address: int, count: int, result: int) -> "int | Wait":
     if not 0 <= count <= BUFFERS_MAX:
         return INVAL
@@ -148,9 +173,12 @@ def _fd_write(isolate: Isolate, descriptor: int, address: int, count: int, resul
     for start, size in _buffers(isolate, address, count):
         parts.append(isolate.read(start, min(size, room)))
         room -= len(parts[-1])
+        if room == 0:
+            break
     data = b"".join(parts)
     fuel = isolate.spend_fuel()
     if world.is_wire(descriptor):
+        data = _cut_lines(data)
         world.submit(data, fuel)
     elif descriptor == 1:
         if len(world.stdout) + len(data) > RESPONSE_BYTES_MAX:
@@ -166,7 +194,17 @@ def _fd_write(isolate: Isolate, descriptor: int, address: int, count: int, resul
     return _send if world.outgoing_bytes > OUTGOING_BYTES_MAX else 0
 
 
-@_define("iiii:i", waits=True)
+def _cut_lines(data: bytes) -> bytes:
+    """Return ``data`` up to the end of its last line that is taken in one write."""
+    if data.count(b"\n") <= WRITE_LINES_MAX:
+        return data
+    end = 0
+    for _ in range(WRITE_LINES_MAX):
+        end = data.index(b"\n", end) + 1
+    return data[:end]
+
+
+@_define("iiii:i")
 def _fd_read(isolate: Isolate, descriptor: int, address: int, count: int, result: int) -> "int | Wait":
     if not 0 <= count <= BUFFERS_MAX:
         return INVAL
@@ -261,7 +299,7 @@ def _random_get(isolate: Isolate, address: int, count: int) -> int:
     return 0
 
 
-@_define("iiii:i", waits=True)
+@_define("iiii:i")
 def _poll_oneoff(isolate: Isolate, subscriptions: int, events: int, count: int, result: int) -> "int | Wait":
     """Wait for the wire, or for an amount of time: not for whichever is first, as no record could tell."""
     world: World = isolate.world
@@ -426,6 +464,8 @@ def _path_open(
         file = OpenFile(path, None)
     else:
         return NOENT
+    if len(world.files) >= FILES_MAX:
+        return MFILE
     _put32(isolate, result, world.open_file(file))
     return 0
 

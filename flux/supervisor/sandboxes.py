@@ -54,7 +54,14 @@ class Sandboxes:
         if runtimes - {"python"}:
             self._sandboxes.append(
                 WasmSandbox(
-                    project.root, config.project.functions, cache=default_folder(), on_output=on_output
+                    project.root,
+                    config.project.functions,
+                    isolation=config.sandbox.isolation,
+                    uid=find_guest_uid(config.sandbox.isolation, tenant.name),
+                    tenant=tenant.name,
+                    cache=default_folder(),
+                    memory_bytes_max=max(_list_memory_limits(config)),
+                    on_output=on_output,
                 )
             )
 

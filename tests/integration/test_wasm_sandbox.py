@@ -212,12 +212,13 @@ def test_compiled_code_is_kept_where_only_we_write(tmp_path: Path) -> None:
     assert kept.suffix == ".cwasm"
     assert folder.stat().st_mode & 0o077 == 0
     # What is there is taken, what is no code of ours is not, and a folder that others may write in is not used.
-    before = kept.stat().st_mtime_ns
+    before, whole = kept.stat().st_ino, kept.read_bytes()
     CompiledCode(folder).compile(engine, binary)
-    assert kept.stat().st_mtime_ns == before
-    kept.write_bytes(b"damaged")
-    CompiledCode(folder).compile(engine, binary)
-    assert kept.read_bytes() != b"damaged"
+    assert kept.stat().st_ino == before
+    for damaged in (b"damaged", whole[:-1], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b""):
+        kept.write_bytes(damaged)
+        CompiledCode(folder).compile(engine, binary)
+        assert kept.read_bytes() == whole
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
