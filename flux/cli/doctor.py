@@ -160,18 +160,22 @@ def _check_isolation() -> Iterator[Check]:
     from flux.config import SandboxConfig
     from flux.project import find_project, read_project
     from flux.sandbox.jail import describe_findings, find_guest_uid, probe_jail
+    from flux.supervisor.isolation import list_kinds
     from flux.tenant import Tenant
 
+    level, kinds = SandboxConfig().isolation, [False]
     try:
-        level = read_project(find_project(Path())).config.sandbox.isolation
-    except FluxError:  # No project, or one that is no good; `_check_project` has told that.
-        level = SandboxConfig().isolation
+        project = read_project(find_project(Path()))
+        level, kinds = project.config.sandbox.isolation, list_kinds(project)
+    except FluxError:
+        pass  # No project, or one that is no good; `_check_project` has told that.
     try:
-        findings = probe_jail(level, find_guest_uid(level, Tenant().name))
+        uid = find_guest_uid(level, Tenant().name)
+        findings = {runs_wasm: probe_jail(level, uid, runs_wasm=runs_wasm) for runs_wasm in kinds}
     except FluxError as error:
         yield Check("isolation", False, f"{error.code} {error.message}", error.remedy)
         return
-    for line in describe_findings(level, findings):
+    for line in describe_findings(level, findings.get(False, ()), findings.get(True, ())):
         yield Check(str(line["name"]), bool(line["ok"]), str(line["detail"]))
 
 

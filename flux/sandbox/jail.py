@@ -67,7 +67,8 @@ class LayerFinding:
 
     name: str
     """``descriptors``, ``environment``, ``limits``, ``privileges``, ``landlock``, ``seccomp``; in strict
-    also ``namespaces`` and ``user``. Last comes ``clock``, which is no layer: it is as good as can be had."""
+    also ``namespaces`` and ``user``. Of a process of wasm guests then ``code``; of Python functions ``clock``, which
+    is no layer: it is as good as can be had."""
     ok: bool
     """Whether it refused what it is there to refuse."""
     detail: str
@@ -122,8 +123,10 @@ def make_refusal(isolation: str, told: object) -> IsolationUnavailableError:
     )
 
 
-def probe_jail(isolation: str, uid: int | None) -> tuple[LayerFinding, ...]:
+def probe_jail(isolation: str, uid: int | None, *, runs_wasm: bool = False) -> tuple[LayerFinding, ...]:
     """Build the jail in a process that is thrown away and try each wall from inside.
+
+    It is the jail of Python functions or, with ``runs_wasm``, that of a process of wasm guests.
 
     Waits, half a second at most as a rule: for a thread. Raises `IsolationUnavailableError` when a layer
     can't be put on, or does not hold.
@@ -132,7 +135,8 @@ def probe_jail(isolation: str, uid: int | None) -> tuple[LayerFinding, ...]:
         ours, theirs = socket.socketpair()
         with ours, ours.makefile("rb") as control:
             with theirs:
-                plan = Plan(isolation, os.getpid(), theirs.fileno(), "probe", uid=uid)
+                program = "wasm-probe" if runs_wasm else "probe"
+                plan = Plan(isolation, os.getpid(), theirs.fileno(), program, uid=uid)
                 done = subprocess.run(
                     make_command(plan),
                     env=dict(ENVIRONMENT),
@@ -166,6 +170,8 @@ def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[
                 return tuple(LayerFinding(**layer) for layer in layers)
             case {"refused": told}:
                 raise make_refusal(isolation, told)
+            case {"unusable": {"message": str(message), "remedy": str(remedy)}}:
+                raise IsolationUnavailableError(message, remedy=remedy)
     raise make_refusal(isolation, printed.decode(errors="replace").strip()[-200:])
 
 
@@ -173,16 +179,37 @@ def describe_clock(level: str, seen: str) -> str:
     """Return what ``flux doctor`` says of the clock."""
     if level == "vdso":
         return f"vdso: time stands still between calls, for C code as for Python; {seen}"
-    return f"python: time stands still between calls; C code that asks the system sees the real one, as {seen}"
+    return (
+        f"python: time stands still between calls; C code that asks the system sees the real one, as {seen}"
+    )
 
 
-def describe_findings(isolation: str, findings: tuple[LayerFinding, ...]) -> list[dict[str, str | bool]]:
-    """Return the table that ``flux doctor`` prints: the level, then each layer."""
-    layers = sum(finding.name != CLOCK for finding in findings)
-    detail = f"{isolation}: Python functions are in a jail of {layers} layers, each tried at the start"
-    lines: list[dict[str, str | bool]] = [{"name": "isolation", "ok": True, "detail": detail, "remedy": ""}]
-    for finding in findings:
-        lines.append({"name": finding.name, "ok": finding.ok, "detail": finding.detail, "remedy": ""})
-    # No wall, so it may be missing; it is told all the same.
-    lines.append({"name": "addresses", "ok": True, "detail": describe_addresses(), "remedy": ""})
+def describe_findings(
+    isolation: str, findings: tuple[LayerFinding, ...], wasm: tuple[LayerFinding, ...] = ()
+) -> list[dict[str, str | bool]]:
+    """Return the table that ``flux doctor`` prints: the level, then each layer.
+
+    ``wasm`` is what was seen in a process of wasm guests. Where there are Python functions too it has the same
+    layers and gets one line.
+    """
+    lines: list[dict[str, str | bool]] = []
+    if findings or not wasm:
+        lines.append(_line("isolation", _describe_level(isolation, "Python functions are", findings)))
+    if wasm:
+        told = _describe_level(isolation, "JavaScript, TypeScript and wasm functions run", wasm)
+        within = next((f"; {finding.detail}" for finding in wasm if finding.name == "code"), "")
+        lines.append(_line("wasm", told + within) if findings else _line("isolation", told))
+    lines += [_line(finding.name, finding.detail, ok=finding.ok) for finding in findings or wasm]
+    if findings or not wasm:
+        # No wall, so it may be missing; it is told all the same. Wasm guests see no address.
+        lines.append(_line("addresses", describe_addresses()))
     return lines
+
+
+def _describe_level(isolation: str, who: str, findings: tuple[LayerFinding, ...]) -> str:
+    layers = sum(finding.name != CLOCK for finding in findings)
+    return f"{isolation}: {who} in a jail of {layers} layers, each tried at the start"
+
+
+def _line(name: str, detail: str, *, ok: bool = True) -> dict[str, str | bool]:
+    return {"name": name, "ok": ok, "detail": detail, "remedy": ""}

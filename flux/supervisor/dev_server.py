@@ -139,7 +139,7 @@ async def serve_dev(options: DevOptions, story: Story, stop: trio.Event) -> None
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
         tenant = Tenant()
-        walls = await stack.enter_async_context(probing(project.config, tenant))
+        walls = await stack.enter_async_context(probing(project, tenant))
         database = await stack.enter_async_context(_open_database(options, project.config, flux_folder, story))
         secret_values = _read_secrets(options.root)
         backing_began = trio.current_time()
@@ -349,7 +349,7 @@ class _Server:
         """
         live: LiveDeployment | None = None
         try:
-            await self._isolation.probe(project.config)
+            await self._isolation.probe(project)
             live = await deployments.prepare(project)
             if deployments.is_current(live):
                 was_failing, host.failure = host.failure is not None, None

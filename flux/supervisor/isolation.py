@@ -7,12 +7,13 @@ starting; it is never gone without. What was seen is what ``flux doctor`` prints
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
-from flux.config import Config
 from flux.errors import FluxError
+from flux.project import Project, list_function_files
 from flux.sandbox.jail import LayerFinding, describe_findings, find_guest_uid, probe_jail
 from flux.tenant import Tenant
 
@@ -23,34 +24,47 @@ class Isolation:
     def __init__(self, tenant: Tenant) -> None:
         self._tenant = tenant
         self._level = ""
-        self._findings: tuple[LayerFinding, ...] = ()
+        self._findings: dict[bool, tuple[LayerFinding, ...]] = {}
+        """Of each kind of jail that was tried; True is that of wasm guests."""
 
-    async def probe(self, config: Config) -> None:
-        """Try the level that ``config`` wants, unless it was; raise `IsolationUnavailableError`."""
-        level = config.sandbox.isolation
+    async def probe(self, project: Project) -> None:
+        """Try the level that ``project`` wants, for each kind of code that it has, unless it was.
+
+        Raises `IsolationUnavailableError`.
+        """
+        level = project.config.sandbox.isolation
         if level != self._level:
-            uid = find_guest_uid(level, self._tenant.name)
-            self._findings = await trio.to_thread.run_sync(probe_jail, level, uid)
-            self._level = level
+            self._level, self._findings = level, {}
+        for runs_wasm in list_kinds(project):
+            if runs_wasm not in self._findings:
+                uid = find_guest_uid(level, self._tenant.name)
+                probe = partial(probe_jail, level, uid, runs_wasm=runs_wasm)
+                self._findings[runs_wasm] = await trio.to_thread.run_sync(probe)
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """What was seen, as the doctor shows it."""
-        return describe_findings(self._level, self._findings)
+        return describe_findings(self._level, self._findings.get(False, ()), self._findings.get(True, ()))
+
+
+def list_kinds(project: Project) -> list[bool]:
+    """Return which jails the project's functions need: False is that of Python, True that of wasm guests."""
+    runtimes = {file.runtime for file in list_function_files(project)}
+    return [False] * ("python" in runtimes or not runtimes) + [True] * bool(runtimes - {"python"})
 
 
 class Probing:
     """A probe that is under way."""
 
-    def __init__(self, isolation: Isolation, config: Config) -> None:
+    def __init__(self, isolation: Isolation, project: Project) -> None:
         self._isolation = isolation
-        self._config = config
+        self._project = project
         self._failure: FluxError | None = None
         self._done = trio.Event()
 
     async def run(self) -> None:
         """Try the walls; what is wrong is for `wait` to raise."""
         try:
-            await self._isolation.probe(self._config)
+            await self._isolation.probe(self._project)
         except FluxError as error:
             self._failure = error
         self._done.set()
@@ -64,9 +78,9 @@ class Probing:
 
 
 @asynccontextmanager
-async def probing(config: Config, tenant: Tenant) -> AsyncIterator[Probing]:
+async def probing(project: Project, tenant: Tenant) -> AsyncIterator[Probing]:
     """Try the walls beside whatever else has to be started."""
     async with trio.open_nursery() as nursery:
-        probe = Probing(Isolation(tenant), config)
+        probe = Probing(Isolation(tenant), project)
         nursery.start_soon(probe.run)
         yield probe
