@@ -58,11 +58,27 @@ class HiddenValues:
         """Return ``data``, which is text or anything else, without the values; the same object if there are none."""
         if not any(value in data for value in self._stand_ins):
             return data
+        return self._get_pattern().sub(lambda match: self._stand_ins[match[0]], data)
+
+    def _get_pattern(self) -> re.Pattern[bytes]:
         if self._pattern is None:
             # Longest first: of two values that begin alike, the longer one must not lose only its head.
             values = sorted(self._stand_ins, key=len, reverse=True)
             self._pattern = re.compile(b"|".join(map(re.escape, values)))
-        return self._pattern.sub(lambda match: self._stand_ins[match[0]], data)
+        return self._pattern
+
+    def hide_in_place(self, data: bytes) -> bytes:
+        """As `hide`, with stand-ins cut or filled up to the length of what they stand for.
+
+        For bytes of which something else says how long they are: a body behind its Content-Length.
+        """
+        if not any(value in data for value in self._stand_ins):
+            return data
+        return self._get_pattern().sub(self._fit, data)
+
+    def _fit(self, match: re.Match[bytes]) -> bytes:
+        size = len(match[0])
+        return self._stand_ins[match[0]][:size].ljust(size, b".")
 
     def hide_text(self, text: str) -> str:
         """As `hide`, for text."""

@@ -35,6 +35,7 @@ from flux.execution import Exited, Frame, Interrupted, Killed, LogLine, Outcome,
 from flux.hidden import HIDDEN_CHARACTERS_MIN, HiddenValues
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.mutation import Mutation
+from flux.redact_plaintext import Hiding, PlaintextRedactor
 from flux.sql_columns import find_sensitive
 
 ALWAYS = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
@@ -45,6 +46,7 @@ UNEXAMINED = "redacted:unexamined"
 
 _JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9})\])+)\Z")
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*|[0-9]+)\]")
+_NAME = re.compile(r"[A-Za-z_]")
 _KEY_DETAIL = re.compile(r"Key \(([^)]*)\)")
 _TOKEN = re.compile(r"redacted:[0-9a-f]{12}\Z")
 _BOM = b"\xef\xbb\xbf"
@@ -95,6 +97,18 @@ class Redactor:
         """Names that a JSON path of one step gives: they hold in queries, forms and path parameters too."""
         self._columns = frozenset(column for _, column in rules.columns)
         self._tables = frozenset(table for table, _ in rules.columns)
+        named = [next((step for step in reversed(path) if _NAME.match(step)), "") for path in rules.json_paths]
+        self._plaintext = PlaintextRedactor(
+            Hiding(
+                self._hidden,
+                header=self._header,
+                url=self._url,
+                body=self._fields_of_body,
+                meet=self._meet_json,
+                token=self.token,
+                fields=[name for name in dict.fromkeys(named) if name],
+            )
+        )
 
     def token(self, value: str | bytes) -> str:
         """Return what stands for ``value``: the same for the same value within this execution."""
@@ -124,6 +138,8 @@ class Redactor:
         arguments = request.arguments
         if request.name == "http.request":
             arguments = self._http_arguments(arguments)
+        elif request.name == "net.send":
+            arguments = self._plaintext.sent(arguments)
         elif request.name.startswith("db.") and (self._rules.json_paths or self._rules.columns):
             arguments = self._database_arguments(arguments)
         arguments = self._hidden.hide_json(arguments)
@@ -140,6 +156,8 @@ class Redactor:
                 value = values.encode(self._replacement(values.decode_json(value)))
         elif request.name == "http.request":
             value = self._http_answer(value)
+        elif request.name == "net.recv":
+            value = self._plaintext.received(request.arguments, value)
         elif self._rules.columns and request.name == "db.query":
             value = self._rows(value)
         value = self._hidden.hide_json(value)
@@ -332,6 +350,18 @@ class Redactor:
                 node[key] = self._replacement(value)  # type: ignore[call-overload]
                 changed = True
         return changed
+
+    def _meet_json(self, data: bytes) -> None:
+        """Hide what rules name in ``data``, if there is JSON in it, from now on."""
+        start = min((place for place in map(data.find, (b"{", b"[")) if place >= 0), default=-1)
+        end = max(map(data.rfind, (b"}", b"]")))
+        if 0 <= start < end:
+            try:
+                document = json.loads(data[start : end + 1])
+            except (ValueError, RecursionError):
+                return  # Part of one, or none.
+            for path in self._rules.json_paths:
+                self._replace(document, path)
 
     def _http_arguments(self, data: bytes) -> bytes:
         arguments = values.decode_json(data)

@@ -85,6 +85,13 @@ class Secrets(Protocol):
         """Return ``data`` with every handle replaced by its value."""
 
 
+class Closable(Protocol):
+    """What an execution holds and its end lets go."""
+
+    def close_nowait(self) -> None:
+        """Let go, without waiting."""
+
+
 class LogLevel(enum.StrEnum):
     """Levels of log lines; ``stdout`` and ``stderr`` are what the function printed."""
 
@@ -117,6 +124,8 @@ class CallContext:
     secrets: Secrets
     deadline_ns: int = 0
     """When the execution's time limit ends, on the host's clock."""
+    connections: Closable | None = None
+    """The `flux.hostcalls.net_connection.Connections` of the execution, once it has opened one."""
 
 
 Perform = Callable[[CallContext, list[object], int], Awaitable[object]]

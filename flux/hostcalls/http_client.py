@@ -13,7 +13,7 @@ secrets to another origin).
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 
 import attrs
 import trio
@@ -40,6 +40,7 @@ from flux.hostcalls.http_outbound import (
     parse_location,
     parse_url,
 )
+from flux.hostcalls.net_tls import TlsContexts
 
 IDLE_S_MAX = 30.0
 IDLE_PER_KEY_MAX = 8
@@ -72,9 +73,13 @@ class HttpClient:
     """Makes requests for all tenants of one supervisor process."""
 
     def __init__(self, *, network: Network | None = None, ca_file: str | None = None) -> None:
-        self._network = Network() if network is None else network
+        self.network = Network() if network is None else network
+        """Who connects; ``net.open`` asks it too, so that both have the same walls."""
         self.ca_file = ca_file
         """PEM file of certificates that functions' requests trust beside the system's."""
+        self.tls_contexts = TlsContexts()
+        self.held: Counter[str] = Counter()
+        """Connections that the functions of each tenant hold themselves: `flux.hostcalls.net`."""
         self._idle: dict[_Key, deque[Connection]] = {}
         self._idle_count = 0
         self._next_sweep_s = 0.0
@@ -185,7 +190,7 @@ class HttpClient:
             while True:
                 if connection is None:
                     connection = Connection(
-                        await self._network.open(
+                        await self.network.open(
                             url.origin,
                             tenant=policy.tenant,
                             grants=policy.grants,

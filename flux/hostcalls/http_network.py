@@ -17,7 +17,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import attrs
@@ -172,6 +172,17 @@ class Wire(trio.abc.Stream):
         """Return whether an idle connection has something to say: that it ended, as a rule."""
         return self._socket.is_readable()
 
+    async def wait_readable(self) -> None:
+        """Wait until something has come, the end included."""
+        await trio.lowlevel.wait_readable(self._socket)
+
+    def end_sending(self) -> None:
+        """Tell the other end that nothing more will come."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError(error.strerror) from error
+
     def close_nowait(self) -> None:
         """Close without a word, TLS or not: there is nothing here that could be cancelled half way."""
         self._socket.close()
@@ -191,7 +202,7 @@ class Opened:
     """``wire``, or TLS over it."""
     resolve_ns: int
     connect_ns: int
-    tls_ns: int
+    tls_ns: int = 0
 
 
 class Network:
@@ -212,6 +223,22 @@ class Network:
         tell_phase: Callable[[str], None],
     ) -> Opened:
         """Connect to ``origin``, whose grant is already checked; raise `OutboundError` when it can't be."""
+        opened = await self.connect(origin, tenant=tenant, grants=grants, tell_phase=tell_phase)
+        if origin.scheme == "https":
+            tell_phase("negotiating TLS")
+            started_ns = time.perf_counter_ns()
+            try:
+                opened.stream = await self._start_tls(opened.wire, origin, ca_file)
+            except BaseException:
+                opened.wire.close_nowait()
+                raise
+            opened.tls_ns = time.perf_counter_ns() - started_ns
+        return opened
+
+    async def connect(
+        self, origin: Origin, *, tenant: str, grants: Grants, tell_phase: Callable[[str], None]
+    ) -> Opened:
+        """Connect without TLS, whatever the scheme: it says which grants vouch for a private address."""
         times = [time.perf_counter_ns()]
         tell_phase("resolving the name")
         addresses = await self._find_addresses(origin, tenant, grants)
@@ -219,16 +246,7 @@ class Network:
         tell_phase("connecting")
         wire = await _connect_any(addresses, origin.port)
         times.append(time.perf_counter_ns())
-        stream: trio.abc.Stream = wire
-        if origin.scheme == "https":
-            tell_phase("negotiating TLS")
-            try:
-                stream = await self._start_tls(wire, origin, ca_file)
-            except BaseException:
-                wire.close_nowait()
-                raise
-        times.append(time.perf_counter_ns())
-        return Opened(wire, stream, *(after - before for before, after in itertools.pairwise(times)))
+        return Opened(wire, wire, *(after - before for before, after in itertools.pairwise(times)))
 
     async def _find_addresses(self, origin: Origin, tenant: str, grants: Grants) -> list[IPAddress]:
         if find_address(origin.host) is not None:
@@ -251,7 +269,7 @@ class Network:
     async def _start_tls(self, wire: Wire, origin: Origin, ca_file: str | None) -> trio.abc.Stream:
         context = self._tls_contexts.get(ca_file)
         if context is None:
-            context = self._tls_contexts[ca_file] = _make_tls_context(ca_file)
+            context = self._tls_contexts[ca_file] = make_tls_context(ca_file, ["http/1.1"])
         stream = trio.SSLStream(wire, context, server_hostname=origin.host, https_compatible=True)
         try:
             await stream.do_handshake()
@@ -268,9 +286,11 @@ class Network:
         return stream
 
 
-def _make_tls_context(ca_file: str | None) -> ssl.SSLContext:
+def make_tls_context(ca_file: str | None, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Return a context that verifies, and offers ``protocols``; ``ca_file`` holds authorities of our own."""
     context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     if ca_file is not None:
         try:
             context.load_verify_locations(cafile=ca_file)  # beside the system's, not instead

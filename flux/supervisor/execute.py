@@ -343,17 +343,18 @@ class _Run:
             # Waiting for a worker is not the function's own time, but it must not last for ever either.
             with trio.fail_after(runnable.bounds.limits.timeout_s):
                 worker = await sandbox.acquire()
-            self._driven = await drive(
-                worker,
-                self._make_document(value),
-                self._session,
-                HostTable(self._make_context()),
-                runnable.bounds,
-                redactor=self._redactor,
-                scribe=self._scribe,
-                keep_worker=runnable.warm,
-                waited_ns=self._elapsed_ns(),
-            )
+            with HostTable(self._make_context()) as host:
+                self._driven = await drive(
+                    worker,
+                    self._make_document(value),
+                    self._session,
+                    host,
+                    runnable.bounds,
+                    redactor=self._redactor,
+                    scribe=self._scribe,
+                    keep_worker=runnable.warm,
+                    waited_ns=self._elapsed_ns(),
+                )
             assert self._driven.outcome is not None, "a recording is never stopped"
             return self._driven.outcome
         except trio.TooSlowError:

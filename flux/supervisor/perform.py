@@ -34,6 +34,14 @@ class HostTable:
         self._context = context
         self._kinds = hostcalls.all_kinds()
 
+    def __enter__(self) -> "HostTable":
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        """The execution is over, and with it what it held of the world."""
+        if self._context.connections is not None:
+            self._context.connections.close_nowait()
+
     def is_immediate(self, name: str) -> bool:
         """Whether performing never waits, so that it needs no task of its own."""
         kind = self._kinds.get(name)

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -46,7 +46,7 @@ from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.perform import HostTable
 from flux.supervisor.tables import TableCatalog
 from tests.conftest import Database
-from tests.stub_http import Hangup, Peer, Stub, serving
+from tests.stub_http import Hangup, Peer, serving
 
 HERE = Path(__file__).parent
 SECRETS = {"API_KEY": "sk_live_4242", "PEPPER": "grains"}
@@ -95,9 +95,9 @@ class Result:
     replayed: tuple[Run, ...]
 
 
-def read_programs() -> list[Program]:
+def read_programs(folder: Path = HERE / "programs") -> list[Program]:
     """Return all programs, from what their files say about them."""
-    return [program for path in sorted((HERE / "programs").glob("*.py")) for program in _read_file(path)]
+    return [program for path in sorted(folder.glob("*.py")) for program in _read_file(path)]
 
 
 def _read_file(path: Path) -> Iterator[Program]:
@@ -157,10 +157,14 @@ class RefusingHost:
 class Lab:
     """Where programs are recorded and replayed."""
 
-    def __init__(self, pool: Pool, http: HttpClient, stub: Stub) -> None:
+    def __init__(
+        self, pool: Pool, http: HttpClient, grants: Sequence[str], more: Mapping[str, object]
+    ) -> None:
+        """``more`` is part of every program's input: where the servers are."""
         self._pool = pool
         self._http = http
-        self._stub = stub
+        self._grants = Grants.parse(grants)
+        self._more = more
         self._token = os.urandom(32)
         self._clock: Clock = SystemClock()
 
@@ -175,7 +179,7 @@ class Lab:
         started_ns = self._clock.now_ns()
         secrets = TenantSecrets(SECRETS, b"key of the tests").of_execution(seed)
         redactor = Redactor(RedactionRules.parse([]), seed, secrets.stand_ins())
-        body = {**program.input, "port": self._stub.port}
+        body = {**program.input, **self._more}
         document: dict[str, object] = {
             "execution": "qk3f81xa",
             "function": program.function,
@@ -207,7 +211,7 @@ class Lab:
         context = CallContext(
             tenant="acme",
             function=program.function,
-            grants=Grants.parse([f"127.0.0.1:{self._stub.port}"]),
+            grants=self._grants,
             limits=program.limits,
             clock=self._clock,
             entropy=SystemEntropy(),
@@ -218,10 +222,11 @@ class Lab:
         session = RecordSession()
         worker = await sandbox.acquire()
         try:
-            driven = await drive(
-                worker, wire.encode_start(document), session, HostTable(context), Bounds(program.limits, {}),
-                redactor=redactor,
-            )  # fmt: skip
+            with HostTable(context) as host:
+                driven = await drive(
+                    worker, wire.encode_start(document), session, host, Bounds(program.limits, {}),
+                    redactor=redactor,
+                )  # fmt: skip
         finally:
             await sandbox.release(worker, reusable=False)
             # What a program wrote is undone: each begins with the same tables.
@@ -283,7 +288,7 @@ async def record_and_replay(
     pool = database.pool()
     with HttpClient() as http:
         async with serving(behave) as stub, trio.open_nursery() as nursery:
-            lab = Lab(pool, http, stub)
+            lab = Lab(pool, http, [f"127.0.0.1:{stub.port}"], {"port": stub.port})
             await lab.prepare()
             first = make_sandbox(4, say)
             second = make_sandbox(7, say)

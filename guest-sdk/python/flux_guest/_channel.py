@@ -84,9 +84,9 @@ class Channel:
                 place = f"{self.relative(frame.f_code.co_filename)}:{line}"
         return place
 
-    def _find_position(self) -> str | None:
+    def find_position(self) -> str | None:
         """Return the innermost line of the project's code on the stack, as JSON."""
-        frame: FrameType | None = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(1)
         cache = self._position_cache
         while frame is not None:
             code = frame.f_code
@@ -104,9 +104,9 @@ class Channel:
         # A file name that is no UTF-8 has halves of characters in it.
         return _values.encode(self.relative(code.co_filename)), _values.encode(code.co_qualname)
 
-    def _meta(self) -> str:
+    def _meta(self, otherwise: str | None = None) -> str:
         task = self.task_of()
-        position = self._find_position()
+        position = self.find_position() or otherwise
         if position is None:
             return f',{{"task":{task}}}' if task else ""
         return f',{{"at":{position},"task":{task}}}' if task else f',{{"at":{position}}}'
@@ -121,14 +121,14 @@ class Channel:
             except BrokenPipeError:
                 os._exit(0)  # The host is gone; nobody is left to tell.
 
-    def send(self, name: str, arguments: list[Any]) -> int:
-        """Ask the host; return the call's number."""
+    def send(self, name: str, arguments: list[Any], position: str | None = None) -> int:
+        """Ask the host; return the call's number. ``position`` is told when none of the project's lines runs."""
         if not self.running:
             raise RuntimeError(f"{name} was asked when the execution was over")
         if len(self.waiting) >= OUTSTANDING_MAX:
             raise RuntimeError(f"{OUTSTANDING_MAX:,} calls wait for their answers already: await some of them first")
         # Written out first: what can't travel must not use up a number.
-        text = f'"{name}",{_values.encode(arguments)}{self._meta()}]\n'.encode()
+        text = f'"{name}",{_values.encode(arguments)}{self._meta(position)}]\n'.encode()
         if len(text) > FRAME_BYTES_MAX - 100:
             raise ValueError(f"{name} was given {len(text):,} bytes; a call carries at most {FRAME_BYTES_MAX:,}")
         self._last_seq += 1

@@ -18,7 +18,6 @@ import hashlib
 import io
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from flux_guest import _sockets_names, _sockets_select, _sockets_tls
 from flux_guest._channel import Channel
 from flux_guest._clock import take_clock
 from flux_guest._entropy import Entropy, Generators
@@ -39,7 +39,6 @@ _NO_THREADS = (
     "use async def with asyncio.gather, or asyncio.to_thread, which runs in place"
 )
 _NO_PROCESSES = "a function can't start processes: what they do would not be on record"
-_NO_NETWORK = "a function has no sockets of its own, so that all it does is on record: use ctx.http or ctx.db"
 
 
 class Interpreter:
@@ -56,6 +55,9 @@ class Interpreter:
         take_clock(channel, is_held_below=machine.is_held)
         self._take_entropy()
         _take_doors(channel)
+        self._network = _sockets_names.take_over(channel)
+        _sockets_tls.take_over(channel)
+        _sockets_select.take_over(channel, self._network)
         asyncio.set_event_loop_policy(_Policy(channel))
         _take_task_order()
         sys.stdin = io.StringIO()  # Descriptor 0 is the host's; a function has no input but its own.
@@ -68,6 +70,7 @@ class Interpreter:
     def begin(self, seed: bytes) -> None:
         """Put everything random at its beginning for an execution with ``seed``."""
         self._entropy.reset(seed)
+        self._network.begin()
         self._generators.begin(seed)
         self._numpy.begin(seed)
         random.seed(hashlib.sha256(seed + b"random").digest())
@@ -133,8 +136,6 @@ def _take_doors(channel: Channel) -> None:
     close(os, processes, _NO_PROCESSES)
     close(_posixsubprocess, ["fork_exec"], _NO_PROCESSES)
     close(subprocess, ["_fork_exec"], _NO_PROCESSES)
-    close(socket.socket, ["connect", "connect_ex", "bind", "listen", "sendto", "sendmsg"], _NO_NETWORK)
-    close(socket, ["getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"], _NO_NETWORK)
 
 
 def _closed(channel: Channel, real: Callable[..., Any], message: str) -> Callable[..., Any]:

@@ -15,11 +15,12 @@ import inspect
 import math
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from flux_guest import _values
 from flux_guest._channel import Channel
 from flux_guest._errors import DeadlockError, make_host_call_error
+from flux_guest._sockets_loop import SocketLoop
 
 SPINS_MAX = 1000
 """Rounds in which something could always run. Then the host is heard all the same, or a function
@@ -56,8 +57,8 @@ class _HostSelector:
         self._channel = channel
         self._sleeping_until_ns: int | None = None
         self._spins = 0
-        self.sleeping: set[int] = set()
-        """Calls in flight that stand for timers."""
+        self.unawaited: set[int] = set()
+        """Calls in flight for which nobody waits at the end: timers, and what is read ahead from connections."""
         self.waken: Callable[[], bool] = lambda: False
         """Fails what waits for nothing, so that something can run; False when there is no such thing."""
 
@@ -87,14 +88,14 @@ class _HostSelector:
         seq = channel.send("clock.sleep", [(until_ns - channel.now_ns) / 1e9])
 
         def woken(_value: Any, error: dict[str, Any] | None) -> None:
-            self.sleeping.discard(seq)
+            self.unawaited.discard(seq)
             if error is None:
                 # The host measures a sleep by another clock than the one it tells; the timer is due.
                 channel.move_clock(until_ns)
             if self._sleeping_until_ns == until_ns:
                 self._sleeping_until_ns = None
 
-        self.sleeping.add(seq)
+        self.unawaited.add(seq)
         channel.waiting[seq] = woken
 
     def get_map(self) -> dict[Any, Any]:
@@ -104,20 +105,14 @@ class _HostSelector:
         """Nothing is held."""
 
 
-def _refuse(*_arguments: Any, **_options: Any) -> NoReturn:
-    raise PermissionError(
-        "a function has no sockets, processes or signals of its own, so that all it does is on record: "
-        "use ctx.http or ctx.db"
-    )
-
-
-class HostLoop(asyncio.BaseEventLoop):
+class HostLoop(SocketLoop):
     """The loop; one an execution."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
-        self._channel = channel
+        self._channel = self.channel = channel
         self._selector = _HostSelector(channel)
+        self.unawaited = self._selector.unawaited
         self._selector.waken = self._fail_deadlocked
         self._clock_resolution = 1e-9
         self._number = 0
@@ -127,10 +122,10 @@ class HostLoop(asyncio.BaseEventLoop):
         channel.task_of = self._current_task
 
     def close(self) -> None:
-        channel, sleeping = self._channel, self._selector.sleeping
-        for seq in sorted(sleeping):
-            channel.cancel(seq)  # Timers that nobody waits for any more.
-        while sleeping:
+        channel, unawaited = self._channel, self.unawaited
+        for seq in sorted(unawaited):
+            channel.cancel(seq)
+        while unawaited:
             channel.receive()
         channel.task_of = lambda: 0
         super().close()
@@ -185,13 +180,6 @@ class HostLoop(asyncio.BaseEventLoop):
         except Exception as error:
             future.set_exception(error)
         return future
-
-    create_connection = create_server = create_datagram_endpoint = _refuse
-    create_unix_connection = create_unix_server = _refuse
-    subprocess_exec = subprocess_shell = connect_read_pipe = connect_write_pipe = _refuse
-    add_reader = add_writer = add_signal_handler = _refuse  # type: ignore[assignment]
-    sock_connect = sock_accept = sock_recv = sock_sendall = sock_sendto = sock_recvfrom = _refuse
-    getaddrinfo = getnameinfo = _refuse
 
     # What goes wrong outside of any task
 
@@ -272,13 +260,13 @@ class HostLoop(asyncio.BaseEventLoop):
             task.cancel()
         if left or self._asyncgens:  # type: ignore[attr-defined]
             self.run_until_complete(self._end(left))
-        channel, sleeping = self._channel, self._selector.sleeping
+        channel, unawaited = self._channel, self.unawaited
         if not well:
-            for seq in sorted(channel.waiting.keys() - sleeping):
+            for seq in sorted(channel.waiting.keys() - unawaited):
                 channel.waiting[seq] = lambda _value, _error: None
                 channel.cancel(seq)
-        if channel.waiting.keys() - sleeping:
-            while channel.waiting.keys() - sleeping:
+        if channel.waiting.keys() - unawaited:
+            while channel.waiting.keys() - unawaited:
                 channel.receive()
             self.run_until_complete(_nothing())  # What the last answers woke.
         self.close()

@@ -33,8 +33,9 @@ def all_doors_are_closed(ctx: Context, input: dict) -> dict:
         lambda: os.system("true"),
         lambda: subprocess.run(["true"], check=False),
         lambda: os.execv("/bin/true", ["true"]),
-        lambda: socket.create_connection(("127.0.0.1", input["port"])),
-        lambda: socket.getaddrinfo("localhost", 80),
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        lambda: socket.socket(socket.AF_UNIX),
+        lambda: socket.create_server(("127.0.0.1", 0)),
     )
     assert "it worked" not in said, said
     return {"said": said, "stdin": sys.stdin.read()}
@@ -50,5 +51,5 @@ async def a_thread_runs_in_place(ctx: Context, input: dict) -> dict:
 
 # Expect: raised PermissionError
 @function()
-async def asyncio_has_no_sockets(ctx: Context, input: dict) -> None:
-    await asyncio.open_connection("127.0.0.1", input["port"])
+async def asyncio_has_no_servers(ctx: Context, input: dict) -> None:
+    await asyncio.start_server(print, "127.0.0.1", 0)
