@@ -40,6 +40,8 @@ _SCRATCH_BLOCKS: dict[int, int] = {size: 40 if size <= 96 else 15 for size in _S
 """How many of each size: more than the fork loop has in hand at one time, Python's own lists of objects to use
 again included, and few enough to lie in a pool's first page: a worker pays a fault for each page. Larger blocks
 it gives back in the order in which it takes them."""
+_SPARE_SLOTS = 60
+"""For blocks that the zygote gives back though it had them before."""
 _LEFT_BLOCKS_MAX = 100
 """Free blocks of one size that `settle` leaves, by far."""
 _SHUFFLED_BLOCKS = 512
@@ -83,7 +85,7 @@ class Layout:
             self._held.append(_make_blocks(make, available.get(size, 0)))
         for make, (size, count) in zip(_MAKERS, _SCRATCH_BLOCKS.items(), strict=False):
             pool = _make_blocks(make, (_POOL_BYTES - _POOL_HEADER_BYTES) // size)
-            self._scratch.append(pool[:count])
+            self._scratch.append([*pool[:count], *[None] * _SPARE_SLOTS])
             self._held.append(pool[count:])
         available, pools = _read_free_blocks()
         for size, make in zip(_SIZES, _MAKERS, strict=True):

@@ -182,6 +182,7 @@ class Zygote:
                     return
 
     def _fork(self, own: tuple[int, int]) -> bool:
+        sys._getframe()  # As in `run`: whether a signal comes while we are here must make no difference.
         data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 3)
         if not data:
             return False
