@@ -53,6 +53,8 @@ class AnsweringDoor:
     def __init__(self, answer: Callable[[list[Any]], Any]) -> None:
         self._answer = answer
         self._buffer = b""
+        self._heard = 0
+        """How many frames have been answered, where they wanted an answer. They come at any time."""
         self.frames: list[list[Any]] = []
         self.fuel_at_calls: list[int] = []
 
@@ -74,10 +76,10 @@ class AnsweringDoor:
         await self.send(data)
 
     async def exchange(self, data: bytes) -> bytes:
-        known = len(self.frames)
         await self.send(data)
         answers = b""
-        for frame in self.frames[known:]:
+        heard, self._heard = self._heard, len(self.frames)
+        for frame in self.frames[heard:]:
             if isinstance(frame[0], int) and frame[0] > 0:
                 reply = [frame[0], None, self._answer(frame), NOW_NS + frame[0] * 1_000_000]
                 answers += json.dumps(reply).encode() + b"\n"
