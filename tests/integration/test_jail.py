@@ -30,8 +30,9 @@ from tests.escape.unprivileged import command_as_nobody
 PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
-LAYERS = ["descriptors", "environment", "limits", "privileges", "landlock", "seccomp"]
-STRICT_LAYERS = [*LAYERS, "namespaces", "user"]
+_CORE_LAYERS = ["descriptors", "environment", "limits", "privileges", "landlock", "seccomp"]
+LAYERS = [*_CORE_LAYERS, "clock"]
+STRICT_LAYERS = [*_CORE_LAYERS, "namespaces", "user", "clock"]
 
 HELLO = """
 from flux_guest import function
