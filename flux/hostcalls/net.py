@@ -49,6 +49,7 @@ from flux.hostcalls.net_tls import (
 
 SEND_BYTES_MAX = 1 << 20
 """Of one ``net.send``."""
+TIMEOUT_S_MAX = 86_400
 RECEIVE_BYTES_MAX = 1 << 20
 """Of one ``net.recv``."""
 
@@ -371,8 +372,8 @@ def _is_protocol(value: object) -> bool:
 def _read_timeout(name: str, value: object) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise _invalid(name, "a time limit is a number of seconds from 0, or null")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= TIMEOUT_S_MAX:
+        raise _invalid(name, f"a time limit is a number of seconds from 0 to {TIMEOUT_S_MAX:,}, or null")
     return float(value)
 
 

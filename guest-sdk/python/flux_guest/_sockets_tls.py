@@ -48,6 +48,15 @@ def describe_context(context: ssl.SSLContext, server_name: str | bytes | None) -
     return options
 
 
+def check_nothing_waits(sock: HostSocket) -> None:
+    """Raise an error when ``sock`` has heard more in the open than was taken from it.
+
+    CVE-2021-23222 and its kind: it could be taken for what came under TLS.
+    """
+    if sock.received:
+        raise ssl.SSLError(1, "the server sent bytes in the open where TLS was to begin")
+
+
 class _Agreed:
     """What can be asked of a TLS connection."""
 
@@ -155,6 +164,7 @@ class HostTlsSocket(_Agreed, HostSocket):
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: ARG002 - ssl's signature
         if self._agreed is None:
+            check_nothing_waits(self)
             options = describe_context(self.context, self.server_hostname)
             arguments = [self._get_connection(), options, self._timeout_s or None]
             self._agreed = self._network.ask("net.tls", arguments)
@@ -237,10 +247,12 @@ class HostTlsObject(_Agreed, ssl.SSLObject):
     def agree(self, sock: HostSocket) -> None:
         """Begin TLS on ``sock``, which was given our hello to send."""
         try:
+            check_nothing_waits(sock)
             arguments = self.ask_tls(sock._get_connection(), sock.gettimeout() or None)
             self.agreed(sock._network.ask("net.tls", arguments))
         except OSError as error:
             self.failed(error)
+            sock.received.clear()
         sock.received += SERVER_HELLO
 
     # As ssl.SSLObject
