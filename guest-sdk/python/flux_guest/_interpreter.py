@@ -84,6 +84,10 @@ class Interpreter:
         if (tempfile := sys.modules.get("tempfile")) is not None:
             # A generator that an execution before this one may have made.
             tempfile._name_sequence = None  # type: ignore[attr-defined]
+        if (logging := sys.modules.get("logging")) is not None:
+            # Lines may tell how long ago it was imported. (It counts in nanoseconds since Python 3.13.)
+            now_ns = self._channel.now_ns
+            logging._startTime = now_ns if isinstance(logging._startTime, int) else now_ns / 1e9  # type: ignore[attr-defined]
 
     def _take_entropy(self) -> None:
         channel, entropy = self._channel, self._entropy

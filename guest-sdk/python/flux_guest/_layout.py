@@ -31,8 +31,9 @@ import sys
 from collections.abc import Callable
 
 _POOL_BYTES = 16 * 1024
-_ARENA_BYTES = 1 << 20
-"""CPython's obmalloc.c: memory comes in arenas, an arena is cut into pools, a pool into blocks of one size."""
+_ARENA_POOLS_LEFT = 50
+"""CPython's obmalloc.c: memory comes in arenas, an arena is cut into 63 or 64 pools, a pool into blocks of one
+size. In so many of the pools of a new arena nobody has been."""
 _SIZES = tuple(range(16, 513, 16))
 _BYTES_OVERHEAD = sys.getsizeof(b"")
 _POOL_HEADER_BYTES = 48
@@ -90,11 +91,14 @@ class Layout:
         available, pools = _read_free_blocks()
         for size, make in zip(_SIZES, _MAKERS, strict=True):
             self._held.append(_make_blocks(make, available.get(size, 0)))
-        # Pools that have no size yet are used up with the largest, until one lies in an arena of its own.
-        largest = _make_blocks(_MAKERS[-1], (pools + 1) * (_POOL_BYTES // _SIZES[-1]))
-        self._held.append(largest)
+        # Pools that have no size yet are used up with the largest, until what is left of them is one new arena.
+        largest: list[object] = []
+        while not largest or pools <= _ARENA_POOLS_LEFT:
+            largest = _make_blocks(_MAKERS[-1], (pools + 1) * (_POOL_BYTES // _SIZES[-1]))
+            self._held.append(largest)
+            _, pools = _read_free_blocks()
         first = id(largest[-1]) & -_POOL_BYTES
-        self._fresh = range(first, first + _ARENA_BYTES - _POOL_BYTES)
+        self._fresh = range(first, first + _ARENA_POOLS_LEFT * _POOL_BYTES)
         if shuffle:
             _shuffle(shuffle)
 
