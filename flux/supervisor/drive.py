@@ -144,6 +144,7 @@ async def drive(
     keep_worker: bool = False,
     waited_ns: int = 0,
     tells_waits: bool = False,
+    is_document_on_record: bool = True,
 ) -> Driven:
     """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
 
@@ -151,8 +152,13 @@ async def drive(
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
     that has ended well gets an answer to everything it still waits for, so that it can serve again.
     ``tells_waits``: ``document`` asks the guest to say when it waits, for a session that wants to know.
+
+    Fuel is put on record as long as the record holds all that the guest has heard. Once it has heard what is
+    stored redacted (from the start, unless ``is_document_on_record``), its replay hears something else, of
+    another length, and comes to other fuel on the same way.
     """
     conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns, tells_waits)
+    conversation.is_exact = is_document_on_record
     driven: Driven | None = None
     try:
         driven = await conversation.run(document, keep_worker)
@@ -192,6 +198,8 @@ class _Conversation:
         self._wire = GuestConnection(is_metered=worker.meter is not None, tells_waits=tells_waits)
         self._untaken: deque[Event] = deque()
         """What the guest has said and nobody has looked at yet."""
+        self.is_exact = True
+        """The record holds all that the guest has heard."""
         self._fuel = self._wire.fuel
         """Where it stood when it began the last frame that was taken."""
         self._is_to_stop = False
@@ -247,7 +255,8 @@ class _Conversation:
         except _Stop as reason:
             stop = reason  # Of a replay: the last words are others than those recorded.
         reusable = keep_worker and ended_well and await self._dismiss()
-        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, self._fuel)
+        fuel = self._fuel if self.is_exact else None
+        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, fuel)
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
@@ -316,6 +325,8 @@ class _Conversation:
             raise _Stop(self._bounds.kill("host_calls", str(limits.host_calls_max), detail))
         at_ns = self._elapsed_ns()
         recorded = self._redactor.request(request)
+        if not self.is_exact:
+            recorded = attrs.evolve(recorded, fuel=None)
         match self._session.decide(recorded, at_ns):
             case Perform():
                 if self._scribe is not None:
@@ -358,6 +369,7 @@ class _Conversation:
         # Together with the session's decision and without a checkpoint between them, so that the order on
         # the wire is the order in the record.
         for seq, result in self._session.take_replies():
+            self.is_exact = self.is_exact and seq not in self._unredacted
             self._outgoing += self._wire.reply(seq, self._unredacted.pop(seq, result))
         if len(self._outgoing) > UNREAD_BYTES_MAX:
             detail = f"{len(self._outgoing):,} bytes of answers wait and it does not read them"

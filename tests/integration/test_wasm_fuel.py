@@ -42,6 +42,12 @@ export const computes_for_ever = defineFunction(async ({ ctx }) => {
   const seen = new Map();
   for (let i = 0; ; i++) seen.set(i % 1001, Math.random());
 });
+export const gets_a_cookie = defineFunction(async ({ ctx }) => {
+  await ctx.db.query("select 1");
+  const response = await ctx.http.get("http://127.0.0.1:9/");
+  await ctx.db.query("select 2");
+  return response.headers;
+});
 export const waits_for_ever = defineFunction(async ({ ctx }) => {
   console.log("before");
   await ctx.clock.sleep(3600000);
@@ -81,6 +87,10 @@ class Rows:
     async def perform(self, request: HostCallRequest) -> HostCallResult:
         if request.name == "clock.sleep":
             await trio.sleep_forever()
+        if request.name == "http.request":
+            cookie = ["set-cookie", "session=" + "secret" * 20]
+            answer = {"status": 200, "headers": [cookie], "body": "", "url": "http://127.0.0.1:9/", "redirects": []}
+            return HostCallResult(values.encode(answer), now_ns=1_767_225_600_000_000_000)
         answer = {"columns": ["n"], "types": ["int4"], "rows": [[1]], "tag": "SELECT 1"}
         return HostCallResult(values.encode(answer), now_ns=1_767_225_600_000_000_000)
 
@@ -169,6 +179,20 @@ async def test_fuel_is_on_record_with_each_call_and_a_replay_is_held_to_it(tmp_p
         old = attrs.evolve(recorded, driven=attrs.evolve(recorded.driven, fuel=None))
         without = await run(second, "asks", replay_of(old, strip))
         assert without.driven.outcome == recorded.driven.outcome
+
+
+async def test_fuel_is_on_record_while_the_record_holds_what_the_guest_has_heard(tmp_path: Path) -> None:
+    async with two_processes(tmp_path) as (first, second):
+        recorded = await run(first, "gets_a_cookie", RecordSession())
+        assert b"secretsecret" not in codec.encode(recorded.calls[1])
+        assert [call.request.fuel is not None for call in recorded.calls] == [True, True, False]
+        assert recorded.driven.fuel is None
+        session = replay_of(recorded)
+        replayed = await run(second, "gets_a_cookie", session)
+        assert replayed.driven.divergence is None and session.find_missing(replayed.driven.fuel) is None
+        # The replay has read something shorter; to compare its fuel would have been to see a difference in it.
+        assert replayed.reading is not None and recorded.reading is not None
+        assert replayed.reading.fuel != recorded.reading.fuel
 
 
 @pytest.mark.parametrize("function", ["computes_for_ever", "waits_for_ever"])
