@@ -308,6 +308,7 @@ class MatchingSession:
         return HostCallResult(error=HostCallError("InvalidArguments", message, "FLX425"))
 
     def _decide_statement(self, request: HostCallRequest) -> Decision:
+        similar = self._recorded.find_similar(request)
         call = self._recorded.take(request)
         self._follow(request.task, call)
         self._follow_writes(request, call)
@@ -316,7 +317,7 @@ class MatchingSession:
             return self._hold(request, due_ns, Source.WORLD, None, call)
         if call is None or self._writes_differ:
             # Without a database nobody knows what it would say now.
-            return self._diverge(request, call)
+            return self._diverge(request, call or similar)
         return self._hold_recorded(request, call)
 
     def _decide_outbound(self, request: HostCallRequest) -> Decision:

@@ -124,20 +124,21 @@ def _judge_healthy(original: Execution, replayed: Replayed, pairs: Sequence[Pair
 
 
 def _judge_stopped(divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
-    missing = sum(pair.grade is Grade.MISSING for pair in pairs)
-    others = [pair for pair in pairs if pair.right is not None and pair.right.request.seq != divergence.seq]
-    is_past = (
-        missing == 0 and divergence.kind == "new" and all(pair.grade is not Grade.CHANGED for pair in others)
-    )
-    if is_past and _all_heard(others):
+    seq = divergence.seq
+    # Without the question that stopped it, everything must be there that was there, and nothing else.
+    stopped_at = [pair for pair in pairs if pair.right is not None and pair.right.request.seq == seq]
+    others = [pair for pair in pairs if pair not in stopped_at]
+    is_new = [pair.grade for pair in stopped_at] == [Grade.NEW]
+    if is_new and all(pair.grade in (Grade.EXACT, Grade.REORDERED) for pair in others) and _all_heard(others):
         return (
             Verdict.PAST_IT,
-            f"everything that the failed execution asked was asked and answered alike; then it asked for call "
-            f"{divergence.seq}, which was never recorded",
+            f"everything that the failed execution asked was asked and answered alike; then it asked for call {seq}, "
+            "which was never recorded",
         )
+    asked = "asks otherwise" if divergence.expected is not None else "asks for what was never recorded"
     return (
         Verdict.DIVERGED,
-        f"call {divergence.seq} left the recording before the point where it failed; nothing is decided",
+        f"call {seq} {asked}, before the point where it failed; nothing is decided",
     )
 
 

@@ -37,6 +37,7 @@ from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_door import Door
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
+from flux.supervisor.replay import Replay
 from tests.conftest import Database
 
 TOKEN = "a-token-for-tests"
@@ -104,6 +105,9 @@ class WorldHost:
         self.invoked.append((name, data))
         execution = make_execution(function=name, trigger=Trigger("invoke", body=data))
         return Invoked(201, data, "application/json", summary_of_execution(execution))
+
+    async def replay(self, original: Execution, on: str | None) -> Replay:
+        raise AssertionError((original, on))
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]

@@ -96,9 +96,9 @@ class Client:
         """Ask for one JSON document. Each part of the path is quoted; a query value of None is left out."""
         return self._answer("GET", path, query, None, timeout_s)
 
-    def post(self, *path: str, body: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+    def post(self, *path: str, body: str, timeout_s: float = ANSWER_TIMEOUT_S, **query: object) -> Answer:
         """Send one JSON document and read the one that comes back."""
-        return self._answer("POST", path, {}, body, timeout_s)
+        return self._answer("POST", path, query, body, timeout_s)
 
     def stream(self, *path: str, endless: bool, **query: object) -> "Stream":
         """Ask for JSON lines; an ``endless`` stream ends only when the server or the connection goes."""

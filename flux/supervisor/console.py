@@ -26,6 +26,7 @@ import trio
 
 from flux import why
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
+from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.store import reading
@@ -46,6 +47,8 @@ from flux.supervisor.present import (
     version_json,
     why_json,
 )
+from flux.supervisor.present_replay import replay_json
+from flux.supervisor.replay import WORKING_TREE, Replay
 from flux.supervisor.spans import list_spans
 
 API = "api"
@@ -116,6 +119,9 @@ class ConsoleHost(Protocol):
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """Run a function with ``data``, a JSON value, as its input."""
 
+    async def replay(self, original: Execution, on: str | None) -> Replay:
+        """Run ``original`` again, with nothing leaving. See `flux.supervisor.replay.Replayer.replay`."""
+
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
 
@@ -180,6 +186,8 @@ class Console:
                 ask = self._for(self._trace, name)
             case ["executions", name, "why"]:
                 ask = self._for(self._why, name)
+            case ["executions", name, "replay"]:
+                ask, method, allowed = self._asking_replay(name), "POST", ("on",)
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -245,6 +253,19 @@ class Console:
         summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
         evidence = await gather_evidence(self._pool, summary, execution)
         return why_json(summary_json(summary), why.explain(evidence))
+
+    def _asking_replay(self, name: str) -> Callable[[Query], Awaitable[Answer]]:
+        async def replay(query: Query) -> Document:
+            on = query.get("on")
+            if on not in (None, WORKING_TREE):
+                raise BadQueryError(
+                    f'"{on}" names no code: a replay runs on the code that made the record, or on "{WORKING_TREE}"',
+                    remedy="leave it out, or say --on . for the project's folder as it is now",
+                )
+            summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
+            return replay_json(summary_json(summary), await self._host.replay(execution, on))
+
+        return replay
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

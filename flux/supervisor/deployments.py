@@ -28,9 +28,11 @@ from flux.grants import Grants
 from flux.limits import Limits, format_duration, format_size
 from flux.project import (
     Project,
+    SourceVersion,
     hash_artifact,
     list_artifact_files,
     list_function_files,
+    read_project,
     read_source_version,
 )
 from flux.redact import RedactionRules
@@ -56,6 +58,16 @@ class ArtifactError(OperatorError):
     """The project's files can't be copied to where they run from."""
 
     code = "FLX519"
+
+
+class CodeGoneError(OperatorError):
+    """The code of an earlier deployment can't be run any more."""
+
+    code = "FLX524"
+    exit_code = 6
+
+
+_DEPLOYMENT_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class LiveDeployment:
@@ -146,9 +158,40 @@ class Deployments:
         if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
             environment = await self._environments.provide(project.root)
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
-        config = project.config
+        return await self._load(attrs.evolve(project, root=folder), artifact_hash[:16], version, environment)
+
+    async def prepare_kept(self, deployment_id: str, sha: str, *, dirty: bool) -> LiveDeployment:
+        """Return code that was deployed before, ready and not to become current; raise `CodeGoneError`.
+
+        ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it.
+        """
+        folder = self._artifacts / deployment_id
+        if _DEPLOYMENT_ID.fullmatch(deployment_id) is None or not folder.is_dir():
+            raise CodeGoneError(
+                f'the code of deployment "{deployment_id}" is not kept here',
+                remedy=f"only the latest {ARTIFACTS_KEPT} are",
+            )
+        os.utime(folder)  # It is of use again: see `prune_artifacts`.
+        project = read_project(folder)
+        found = await trio.to_thread.run_sync(hash_artifact, project)
+        if found[:16] != deployment_id:
+            raise CodeGoneError(
+                f"the kept code of deployment {deployment_id} is not what was deployed: its files have changed",
+                remedy=f"somebody has written to {folder}; find out who, and remove it",
+            )
+        environment = None
+        if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
+            environment = await self._environments.provide(folder)
+        version = SourceVersion(sha=sha, changed_files=int(dirty))
+        return await self._load(project, deployment_id, version, environment)
+
+    async def _load(
+        self, project: Project, deployment_id: str, version: SourceVersion, environment: Environment | None
+    ) -> LiveDeployment:
+        """Start the sandboxes of an artifact; ``project`` is that folder."""
+        config, folder = project.config, project.root
         sandboxes = Sandboxes(
-            attrs.evolve(project, root=folder),
+            project,
             self._tenant,
             environment=environment.packages_folder if environment is not None else None,
             idle_workers=self._idle_workers,
@@ -163,7 +206,7 @@ class Deployments:
             raise ImportFailedError(error.failures, remedy=remedy) from error
         try:
             deployment = Deployment(
-                id=artifact_hash[:16],
+                id=deployment_id,
                 sha=version.sha,
                 dirty=version.dirty,
                 branch=version.branch,

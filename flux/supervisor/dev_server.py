@@ -55,6 +55,8 @@ from flux.supervisor.host import FunctionHost, Publisher, list_grants
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
 from flux.supervisor.recovery import Recovered
+from flux.supervisor.replay import Replayer
+from flux.supervisor.shelf import Shelf
 from flux.supervisor.watch import watch_project
 from flux.tenant import Tenant
 from flux.toml_lines import find_key_lines
@@ -274,7 +276,8 @@ class _Server:
                 idle_workers=IDLE_WORKERS,
                 on_output=self._story.output,
             )
-            host = FunctionHost(deployments, self._executor, self._checks, self._counters)
+            replayer = Replayer(Shelf(deployments, self._root), self._backing.secrets)
+            host = FunctionHost(deployments, self._executor, replayer, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
             host.front_door = front_door

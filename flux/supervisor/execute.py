@@ -26,7 +26,7 @@ from typing import Protocol, TypeVar
 import attrs
 import trio
 
-from flux import ids, wire
+from flux import ids
 from flux.deployment import Deployment, Function
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import (
@@ -61,8 +61,8 @@ from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.journal import Journal, JournalError
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
+from flux.supervisor.start_document import make_document
 from flux.supervisor.tables import TableCatalog
-from flux.values import text_or_bytes
 
 _T = TypeVar("_T")
 
@@ -346,7 +346,7 @@ class _Run:
             with HostTable(self._make_context()) as host:
                 self._driven = await drive(
                     worker,
-                    self._make_document(value),
+                    make_document(self._head, self._trigger, runnable.bounds.limits, runnable.middleware, value),
                     self._session,
                     host,
                     runnable.bounds,
@@ -354,7 +354,6 @@ class _Run:
                     scribe=self._scribe,
                     keep_worker=runnable.warm,
                     waited_ns=self._elapsed_ns(),
-                is_document_on_record=self._head.trigger == self._trigger,
                 )
             assert self._driven.outcome is not None, "a recording is never stopped"
             return self._driven.outcome
@@ -375,28 +374,6 @@ class _Run:
                 reusable = self._driven is not None and self._driven.reusable
                 with trio.CancelScope(shield=True):
                     await sandbox.release(worker, reusable=reusable)
-
-    def _make_document(self, value: object) -> bytes:
-        head, trigger = self._head, self._trigger
-        return wire.encode_start(
-            {
-                "function": head.function,
-                "execution": head.name,
-                "now_ns": head.started_at_ns,
-                "seed": head.seed.hex(),
-                "memory_bytes_max": self._runnable.bounds.limits.memory_bytes_max,
-                "middleware": list(self._runnable.middleware),
-                "request": {
-                    "method": trigger.method,
-                    "path": trigger.path,
-                    "params": [list(pair) for pair in trigger.params],
-                    "query": [list(pair) for pair in trigger.query],
-                    "headers": [list(pair) for pair in trigger.headers],
-                    "body": text_or_bytes(trigger.body),
-                },
-                "input": value,
-            }
-        )
 
     def _make_context(self) -> CallContext:
         backing, runnable = self._backing, self._runnable

@@ -15,6 +15,7 @@ from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
+from flux.supervisor.replay import Replay, Replayer
 
 READY_S = 10.0
 """How long an invoke waits for code that can be run."""
@@ -48,11 +49,13 @@ class FunctionHost:
         self,
         deployments: Deployments,
         executor: Executor,
+        replayer: Replayer,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
     ) -> None:
         self._deployments = deployments
         self._executor = executor
+        self._replayer = replayer
         self._checks = checks
         self._counters = counters
         self.front_door: FrontDoor | None = None
@@ -102,6 +105,10 @@ class FunctionHost:
         content_type = next((value for key, value in response.headers if key.lower() == "content-type"), "")
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
+
+    async def replay(self, original: Execution, on: str | None) -> Replay:
+        """See `flux.supervisor.console.ConsoleHost.replay`."""
+        return await self._replayer.replay(original, on)
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""

@@ -26,6 +26,7 @@ FAILED = execution(BUG, READ, CHARGE)
 
 
 def stopped(kind: str, *calls: HostCall) -> Replayed:
+    """Stopped at the last of ``calls``, for a reason that may be wrong: the calls themselves decide."""
     asked = attrs.evolve(calls[-1], result=None, answered=None)
     divergence = Divergence(kind, asked.request.seq, None, asked.request)
     return Replayed(execution(OK, *calls[:-1], asked), divergence)
@@ -63,12 +64,17 @@ def test_a_new_question_after_all_the_old_ones_is_past_it() -> None:
         ),
         stopped(
             "new",
+            READ,
+            call(2, "http.request", ["POST", "https://api.stripe.com/v1/charges", {"body": "99"}]),
+        ),
+        stopped(
+            "new",
             attrs.evolve(READ, result=None),
             CHARGE,
             call(3, "http.request", ["GET", "https://mail.example/", {}]),
         ),
     ],
-    ids=["before the charge", "another charge", "an answer not heard"],
+    ids=["before the charge", "another charge", "another charge, called new", "an answer not heard"],
 )
 def test_leaving_before_the_failure_decides_nothing(replayed: Replayed) -> None:
     assert judge(FAILED, replayed).verdict is Verdict.DIVERGED

@@ -1,0 +1,191 @@
+"""``flux replay``: run a recorded execution again, with nothing leaving.
+
+The verdict stands in the first lines: on the code that made the record, whether it does the
+same again; on other code, whether it would still fail. Then where the two parted, with what
+was recorded beside what the replay did. Exit code 1 means a finding: it still fails, or
+nothing was decided.
+"""
+
+import click
+
+from flux.cli import moments, render
+from flux.cli.client import INVOKE_TIMEOUT_S, open_client
+from flux.cli.complete import execution_ids
+from flux.cli.failures import EXIT_FINDING
+from flux.cli.record import Record
+from flux.cli.screen import Line, Piece, Screen, cut, pad, spread, wrap
+from flux.cli.settings import settings
+
+MARKS = {
+    "passed": ("✓", "bold green"),
+    "past it": ("✓", "bold green"),
+    "identical": ("=", "bold green"),
+    "changed": ("≠", "bold yellow"),
+    "same failure": ("✗", "bold red"),
+    "other failure": ("≠", "bold red"),
+    "diverged": ("⤳", "bold yellow"),
+    "outside": ("⏻", "bold yellow"),
+    "unfaithful": ("!", "bold red"),
+}
+FINE = frozenset({"passed", "past it", "identical"})
+"""Verdicts that are no finding."""
+GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "missing": "−"}
+
+
+@click.command()
+@click.argument("id", metavar="ID", shell_complete=execution_ids)
+@click.option(
+    "--on",
+    metavar="CODE",
+    help="The code to run: . is the project's folder as it is. Without it, the code that made the record.",
+)
+def command(id: str, on: str | None) -> int:
+    """Run a recorded execution again, with nothing leaving.
+
+    Its host calls are answered from the record. No request is sent, no row is changed. ID is a name, a UUID,
+    the beginning of either, @-1 (the latest) or @last-error.
+    """
+    said = settings()
+    client = open_client()
+    answer = client.post("executions", id, "replay", body="{}", timeout_s=INVOKE_TIMEOUT_S, on=on)
+    replay = answer.record.of_schema("flux.replay/1")
+    screen = Screen.stdout()
+    if said.json:
+        screen.write_raw_json(answer.text)
+    else:
+        screen.page(lines(replay, screen.width, whole=said.verbose, quiet=said.quiet))
+    return 0 if replay.text("verdict") in FINE else EXIT_FINDING
+
+
+def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
+    """The whole answer."""
+    summary, verdict = replay.record("execution"), replay.text("verdict")
+    mark, style = MARKS.get(verdict, ("?", "bold"))
+    replayed = replay.record("replayed")
+    took = moments.duration(replayed.number("elapsed_ms"))
+    result: list[Line] = [
+        *render.header(summary, width),
+        [Piece(f"replayed on {_code(replay)} · {took} · nothing left the sandbox", "dim")],
+        [],
+        ["  ", Piece(f"{mark} {verdict}", style), Piece(f"   {_statuses(replay)}", "dim")],
+        *[["    " + line] for line in wrap(replay.text("reason"), width - 4)],
+    ]
+    result += _divergence(replay, width)
+    result += _calls(replay, width, whole=whole)
+    result += [[], *_counts(replay, width)]
+    commands = _next(replay)
+    return result if quiet else [*result, *render.next_lines(commands, width)]
+
+
+def _code(replay: Record) -> str:
+    code = replay.record("code")
+    sha = code.text("sha").removeprefix("nogit-")[:7] + "+" * code.flag("dirty")
+    if replay.maybe_text("on") is None:
+        return f"the code that made the record ({sha})"
+    same = ", which is the code that made the record" if code.flag("is_recorded") else ""
+    return f"the project's folder ({sha}{same})"
+
+
+def _statuses(replay: Record) -> str:
+    """``500 → 201``, or where the replay ended instead."""
+    before, after = (
+        replay.record("original").maybe_number("status"),
+        replay.record("replayed").maybe_number("status"),
+    )
+    return f"{before or 0:g} → {'stopped' if after is None else f'{after:g}'}"
+
+
+def _divergence(replay: Record, width: int) -> list[Line]:
+    divergence = replay.maybe_record("divergence")
+    if divergence is None:
+        return []
+    kind, seq = divergence.text("kind"), divergence.number("seq")
+    where = {"log": f"log line {seq:g}", "outcome": "the end"}.get(
+        kind, f"call {seq:g}" if seq else "the end"
+    )
+    left, right = (_side(divergence.get(side), width) for side in ("recorded", "replayed"))
+    return [
+        [],
+        ["  ", Piece(f"they part at {where}", "bold")],
+        *[["    recorded  ", *line] for line in left[:1]],
+        *[["              ", *line] for line in left[1:]],
+        *[["    replayed  ", *line] for line in right[:1]],
+        *[["              ", *line] for line in right[1:]],
+    ]
+
+
+def _side(side: object, width: int) -> list[Line]:
+    """A question, a log line or an end, and where in the code."""
+    if side is None:
+        return [[Piece("nothing", "dim")]]
+    if not isinstance(side, dict):
+        return [[line] for line in wrap(str(side), width - 14)]
+    record = Record(side, "divergence")
+    kind = record.maybe_text("kind")
+    if kind is not None:
+        title = render.call_title(kind, record.get("arguments"))
+    else:
+        title = f"{record.text('level')}: {record.text('message')}"
+    location = record.maybe_record("location")
+    place = [] if location is None else [Piece(render.place(location.data), "cyan")]
+    return [[line] for line in wrap(title, width - 14)] + ([[*place]] if place else [])
+
+
+def _calls(replay: Record, width: int, *, whole: bool) -> list[Line]:
+    """Every call of both sides, unless all are the same."""
+    calls = replay.records("calls")
+    if not calls or (not whole and all(call.text("grade") == "exact" for call in calls)):
+        return []
+    half = (width - 12) // 2
+    result: list[Line] = [
+        [],
+        ["  ", Piece(f"{'#':>3} {pad('RECORDED', half)}  {pad('REPLAYED', half)}", "dim")],
+    ]
+    for call in calls:
+        left, right = call.maybe_record("recorded"), call.maybe_record("replayed")
+        either = right or left
+        number = f"{either.number('seq'):g}" if either is not None else ""
+        grade = call.text("grade")
+        style = "" if grade == "exact" else "yellow"
+        texts = [_title(side, half) for side in (left, right)]
+        result.append(
+            [
+                "  ",
+                Piece(f"{number:>3} ", "dim"),
+                texts[0],
+                "  ",
+                texts[1],
+                " ",
+                Piece(GRADE_MARKS.get(grade, "?"), style),
+            ]
+        )
+    return result
+
+
+def _title(call: Record | None, width: int) -> Piece:
+    if call is None:
+        return Piece(pad("—", width), "dim")
+    return Piece(pad(cut(render.call_title(call.text("kind"), call.get("arguments")), width), width))
+
+
+def _counts(replay: Record, width: int) -> list[Line]:
+    answers, grades = replay.record("answers"), replay.record("grades")
+    given = [f"{answers.number(name):g} {name}" for name in ("recorded", "borrowed", "fixture", "live")]
+    graded = [f"{grades.number(name):g} {name}" for name in GRADE_MARKS if grades.number(name)]
+    stopped = replay.number("stopped")
+    effects = "1 effect was stopped; 0 left the sandbox" if stopped else "0 effects left the sandbox"
+    return [
+        *spread(["  ", Piece("answers  ", "dim"), " · ".join(given)], [], width),
+        *spread(["  ", Piece("calls    ", "dim"), " · ".join(graded) or "none"], [], width),
+        *spread(["  ", Piece("stopped  ", "dim"), effects], [], width),
+    ]
+
+
+def _next(replay: Record) -> list[str | tuple[str, str]]:
+    name = replay.record("execution").text("name")
+    commands: list[str | tuple[str, str]] = []
+    if replay.maybe_text("on") is None:
+        commands.append((f"flux replay {name} --on .", "on the project's folder as it is"))
+    if replay.text("verdict") not in FINE:
+        commands.append((f"flux why {name}", "why it failed then"))
+    return [*commands, (f"flux trace {name}", "everything it did")]

@@ -1,0 +1,88 @@
+"""Code that replays run: of the deployment that made a record, or of the folder as it is now.
+
+What is served is taken as it is. Anything else is made ready beside it, never becomes current,
+and stays on the shelf for a while, because replays come in groups.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from flux.execution import Execution
+from flux.project import hash_artifact, read_project
+from flux.supervisor.deployments import Deployments, LiveDeployment
+
+KEPT = 2
+"""Deployments beside the served one whose workers wait for the next replay."""
+
+
+class Shelf:
+    """See the module."""
+
+    def __init__(self, deployments: Deployments, root: Path) -> None:
+        """``root`` is the project's folder."""
+        self._deployments = deployments
+        self._root = root
+        self._kept: OrderedDict[str, LiveDeployment] = OrderedDict()
+        self._lock = trio.Lock()
+        """One is made ready at a time: the next replay wants the same one, most likely."""
+
+    @contextlib.asynccontextmanager
+    async def borrow_recorded(self, execution: Execution) -> AsyncIterator[LiveDeployment]:
+        """Give the code that made ``execution``; raise `CodeGoneError` and what else keeps it from being run."""
+
+        async def prepare() -> LiveDeployment:
+            return await self._deployments.prepare_kept(
+                execution.deployment, execution.sha, dirty=execution.dirty
+            )
+
+        async with self._borrow(execution.deployment, prepare) as live:
+            yield live
+
+    @contextlib.asynccontextmanager
+    async def borrow_working_tree(self) -> AsyncIterator[LiveDeployment]:
+        """Give the code of the project's folder as it is at this moment; raise what is wrong with it."""
+        project = await trio.to_thread.run_sync(read_project, self._root)
+        artifact_hash = await trio.to_thread.run_sync(hash_artifact, project)
+
+        async def prepare() -> LiveDeployment:
+            return await self._deployments.prepare(project)
+
+        async with self._borrow(artifact_hash[:16], prepare) as live:
+            yield live
+
+    @contextlib.asynccontextmanager
+    async def _borrow(
+        self, id: str, prepare: Callable[[], Awaitable[LiveDeployment]]
+    ) -> AsyncIterator[LiveDeployment]:
+        async with self._lock:
+            live = self._find(id)
+            if live is None:
+                live = await prepare()
+                # A file that is saved just now may make it another one than was looked for.
+                self._keep(live)
+            live.enter()
+        try:
+            yield live
+        finally:
+            live.leave()
+
+    def _find(self, id: str) -> LiveDeployment | None:
+        current = self._deployments.current
+        if current is not None and current.deployment.id == id:
+            return current
+        live = self._kept.get(id)
+        if live is not None:
+            self._kept.move_to_end(id)
+        return live
+
+    def _keep(self, live: LiveDeployment) -> None:
+        before = self._kept.pop(live.deployment.id, None)
+        if before is not None:
+            before.retire()
+        self._kept[live.deployment.id] = live
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)[1].retire()

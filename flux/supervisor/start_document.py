@@ -1,0 +1,48 @@
+"""What a guest reads before anything else: which function to run, and with what.
+
+PROTOCOL.md, "The start document". A recording and its replay hand over the same, but for
+what rules have hidden from the record.
+"""
+
+from collections.abc import Sequence
+
+from flux import wire
+from flux.execution import Execution, Trigger
+from flux.limits import Limits
+from flux.values import text_or_bytes
+
+
+def make_document(
+    head: Execution,
+    trigger: Trigger,
+    limits: Limits,
+    middleware: Sequence[str],
+    value: object,
+    *,
+    tells_waits: bool = False,
+) -> bytes:
+    """Return the document of ``head``, as one line of JSON.
+
+    ``trigger`` is not that of ``head`` where the record holds less than the guest is to see. ``value`` is the
+    function's input. ``tells_waits`` asks the guest to say when it waits.
+    """
+    document: dict[str, object] = {
+        "function": head.function,
+        "execution": head.name,
+        "now_ns": head.started_at_ns,
+        "seed": head.seed.hex(),
+        "memory_bytes_max": limits.memory_bytes_max,
+        "middleware": list(middleware),
+        "request": {
+            "method": trigger.method,
+            "path": trigger.path,
+            "params": [list(pair) for pair in trigger.params],
+            "query": [list(pair) for pair in trigger.query],
+            "headers": [list(pair) for pair in trigger.headers],
+            "body": text_or_bytes(trigger.body),
+        },
+        "input": value,
+    }
+    if tells_waits:
+        document["tell_waits"] = True
+    return wire.encode_start(document)

@@ -1,0 +1,303 @@
+"""``flux replay`` as typed, against a running server: the same code, repaired code, and code that asks for more.
+
+What must not happen is asked of others: the stub counts what reaches it, psql sums the tables.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.conftest import Database
+from tests.dev_process import CountingStub, DevServer, counting_stub, running_dev, write_project
+from tests.postgres_server import PostgresServer
+
+SCHEMA = (
+    "create table users (id bigint generated always as identity primary key, email text not null, plan text);"
+)
+PYTHON = """\
+import asyncio
+from flux_guest import function
+
+STUB = "http://127.0.0.1:PORT"
+
+
+@function("POST /signup")
+async def create_user(ctx, input):
+    user = await ctx.db.query_one("insert into users (email) values ($1) returning id", input["email"])
+    charge = await ctx.http.post(STUB + "/charges", json={"user": user["id"], "cents": 900})
+    return {"id": user["id"], "amount": charge.json()["amount"]}
+
+
+@function("POST /many")
+async def ask_many(ctx, input):
+    async def ask(name):
+        answer = await ctx.http.get(STUB + name)
+        await ctx.db.execute("insert into users (email) values ($1)", name)
+        return answer.json()
+
+    answers = await asyncio.gather(ask("/slow/60"), ask("/slow/5"), ask("/slow/30"))
+    return [answer["amount"] for answer in answers]
+
+
+@function("POST /wait")
+async def wait(ctx, input):
+    answer = await ctx.http.get(STUB + "/hang", timeout=0.3)
+    return {"status": answer.status}
+
+
+@function("POST /wordy")
+async def say_much(ctx, input):
+    for _ in range(200):
+        ctx.log.info("x" * 10_000)
+    raise ValueError("said too much")
+"""
+"""The stub's answers have no amount, so the first two raise."""
+SCRIPT = """\
+import { defineFunction } from "@flux/guest";
+
+export default defineFunction({
+  route: "POST /script",
+  handler: async ({ input, ctx }) => {
+    const paths = ["/slow/40", "/slow/5"];
+    const answers = await Promise.all(paths.map((path) => ctx.http.get("http://127.0.0.1:PORT" + path)));
+    await ctx.db.execute("insert into users (email) values ($1)", input.email);
+    return { amount: answers[0].json().amount.toFixed(2) };
+  },
+});
+"""
+
+
+@attrs.define
+class Shop:
+    """A server, and those who see what happens behind it."""
+
+    server: DevServer
+    database: Database
+    stub: CountingStub
+
+    def fail(self, path: str, body: object, status: int = 500) -> str:
+        """Send a request that fails; return the execution's name."""
+        answer = self.server.request("POST", path, body)
+        assert answer.status == status, answer.body
+        return answer.flux_id
+
+    def save(self, file: str, *changes: tuple[str, str]) -> None:
+        """Write a file of the project as it was at first, but for ``changes``; wait until it is served."""
+        text = {"shop.py": PYTHON, "script.js": SCRIPT}[file]
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path = self.server.project / "functions" / file
+        content = text.replace("PORT", str(self.stub.port))
+        if path.read_text() != content:
+            told = len(self.server.story)
+            path.write_text(content)
+            self.server.wait_story(file, after=told)
+
+    def replay(self, name: str, *options: str, exit_code: int) -> Any:
+        """Replay an execution; assert that nobody outside the sandbox noticed."""
+        before = (len(self.stub.seen), self.checksum())
+        answer = self.server.json("replay", name, *options, exit_code=exit_code)
+        assert (len(self.stub.seen), self.checksum()) == before
+        return answer
+
+    def checksum(self) -> str:
+        """Of all that the functions may have written."""
+        return self.database.psql(
+            "select coalesce(md5(string_agg(users::text, ',' order by id)), '') from users "
+            "union all select last_value::text from users_id_seq"
+        )
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[CountingStub]:
+    with counting_stub() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+    stub: CountingStub,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("replay")
+    folder.chmod(0o755)
+    project = write_project(
+        folder / "shop",
+        {
+            name: text.replace("PORT", str(stub.port))
+            for name, text in (("shop.py", PYTHON), ("script.js", SCRIPT))
+        },
+        toml=f'[http]\nallow = ["127.0.0.1:{stub.port}"]\n',
+        migrations={"001.sql": SCHEMA},
+    )
+    database = make_database(postgres18)
+    with running_dev(project, database) as server:
+        yield Shop(server, database, stub)
+
+
+@pytest.fixture
+def shop(served: Shop) -> Shop:
+    served.save("shop.py")
+    served.save("script.js")
+    return served
+
+
+def test_the_code_that_failed_fails_again_and_nobody_notices(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "a@b.com"})
+    replay = shop.replay(name, exit_code=1)
+    assert (replay["schema"], replay["verdict"], replay["divergence"]) == (
+        "flux.replay/1",
+        "same failure",
+        None,
+    )
+    assert replay["original"] == {"status": 500, "outcome": "raised"}
+    assert (replay["replayed"]["status"], replay["code"]["is_recorded"]) == (500, True)
+    assert replay["grades"] == {"exact": 2, "reordered": 0, "changed": 0, "new": 0, "missing": 0}
+    assert (replay["answers"]["recorded"], replay["stopped"]) == (2, 0)
+
+
+def test_a_repaired_line_passes_on_the_folder_and_fails_on_the_code_of_then(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "b@b.com"})
+    shop.save("shop.py", ('"amount": charge.json()["amount"]', '"amount": charge.json().get("amount", 900)'))
+    assert shop.replay(name, "--on", ".", exit_code=0)["verdict"] == "passed"
+    again = shop.replay(name, exit_code=1)
+    assert (again["verdict"], again["code"]["is_recorded"]) == ("same failure", True)
+
+
+def test_a_clock_a_log_line_and_other_white_space_are_no_change(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "c@b.com"})
+    shop.save(
+        "shop.py",
+        ("    charge = await", '    ctx.log.info("at", at=await ctx.clock.fresh())\n    charge = await'),
+        ("insert into users (email) values ($1) returning id", "INSERT INTO users(email)  VALUES ($1) RETURNING id"),
+    )  # fmt: skip
+    replay = shop.replay(name, "--on", ".", exit_code=1)
+    assert (replay["verdict"], replay["divergence"]) == ("same failure", None)
+    assert replay["grades"]["exact"] == 2
+
+
+def test_a_fix_that_goes_on_to_send_something_new_is_stopped_there_and_past_it(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "d@b.com"})
+    shop.save(
+        "shop.py",
+        ('    return {"id": user["id"], "amount": charge.json()["amount"]}',
+         '    await ctx.http.post(STUB + "/mail", json={"to": input["email"]})\n    return {"id": user["id"]}'),
+    )  # fmt: skip
+    replay = shop.replay(name, "--on", ".", exit_code=0)
+    assert (replay["verdict"], replay["stopped"]) == ("past it", 1)
+    divergence = replay["divergence"]
+    assert (divergence["kind"], divergence["seq"], divergence["recorded"]) == ("new", 3, None)
+    assert divergence["replayed"]["arguments"]["url"].endswith("/mail")
+    assert (divergence["location"]["file"], divergence["location"]["line"]) == ("functions/shop.py", 11)
+
+
+def test_another_amount_is_changed_and_never_answered_as_if_it_were_the_old_one(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "e@b.com"})
+    shop.save("shop.py", ('"cents": 900', '"cents": 90'), ('charge.json()["amount"]', "1"))
+    replay = shop.replay(name, "--on", ".", exit_code=1)
+    assert (replay["verdict"], replay["stopped"], replay["grades"]["changed"]) == ("diverged", 1, 1)
+    divergence = replay["divergence"]
+    assert divergence["kind"] == "changed"
+    bodies = [json.loads(divergence[side]["arguments"]["body"]) for side in ("recorded", "replayed")]
+    assert [body["cents"] for body in bodies] == [900, 90]
+
+
+def test_a_changed_statement_decides_nothing_without_its_database(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "f@b.com"})
+    shop.save("shop.py", ('returning id", input["email"]', 'returning id", input["email"].upper()'))
+    replay = shop.replay(name, "--on", ".", exit_code=1)
+    assert (replay["verdict"], replay["stopped"], replay["divergence"]["kind"]) == ("diverged", 0, "changed")
+
+
+def test_concurrent_questions_hear_their_own_answers_in_the_order_of_then(shop: Shop) -> None:
+    name = shop.fail("/many", {})
+    assert shop.replay(name, exit_code=1)["verdict"] == "same failure"
+    shop.save("shop.py", ('[answer["amount"] for answer in answers]', "answers"))
+    repaired = shop.replay(name, "--on", ".", exit_code=0)
+    assert repaired["verdict"] == "passed"
+    order = [
+        call["replayed"]["arguments"].get("args")
+        for call in repaired["calls"]
+        if call["replayed"]["kind"] == "db.execute"
+    ]
+    assert order == [["/slow/5"], ["/slow/30"], ["/slow/60"]]
+
+
+def test_javascript_is_replayed_on_its_own_code_and_on_repaired_code(shop: Shop) -> None:
+    name = shop.fail("/script", {"email": "js@b.com"})
+    assert shop.replay(name, exit_code=1)["verdict"] == "same failure"
+    shop.save("script.js", ("answers[0].json().amount.toFixed(2)", "answers[0].json().amount ?? null"))
+    repaired = shop.replay(name, "--on", ".", exit_code=0)
+    assert (repaired["verdict"], repaired["grades"]["exact"]) == ("passed", 3)
+
+
+def test_a_recorded_time_out_is_outside_until_the_code_copes_with_it(shop: Shop) -> None:
+    name = shop.fail("/wait", {})
+    assert shop.replay(name, exit_code=1)["verdict"] == "outside"
+    shop.save("shop.py", ('    return {"status": answer.status}', '    return {"state": answer.status}'))
+    assert shop.replay(name, "--on", ".", exit_code=1)["verdict"] == "outside"
+    shop.save(
+        "shop.py",
+        ('    answer = await ctx.http.get(STUB + "/hang", timeout=0.3)\n    return {"status": answer.status}',
+         '    try:\n        await ctx.http.get(STUB + "/hang", timeout=0.3)\n'
+         '    except Exception:\n        return {"status": "later"}'),
+    )  # fmt: skip
+    assert shop.replay(name, "--on", ".", exit_code=0)["verdict"] == "passed"
+
+
+def test_more_patience_with_who_never_answered_is_unknown(shop: Shop) -> None:
+    name = shop.fail("/wait", {})
+    shop.save("shop.py", ("timeout=0.3", "timeout=5"))
+    replay = shop.replay(name, "--on", ".", exit_code=1)
+    assert (replay["verdict"], replay["divergence"]["kind"], replay["stopped"]) == ("diverged", "changed", 1)
+
+
+def test_what_did_not_fail_is_identical_or_changed(shop: Shop) -> None:
+    shop.save("shop.py", ('charge.json()["amount"]', "1"))
+    answer = shop.server.request("POST", "/signup", {"email": "g@b.com"})
+    assert answer.status == 200
+    assert shop.replay(answer.flux_id, exit_code=0)["verdict"] == "identical"
+    shop.save("shop.py", ('charge.json()["amount"]', "2"))
+    assert shop.replay(answer.flux_id, "--on", ".", exit_code=1)["verdict"] == "changed"
+
+
+def test_what_can_not_be_replayed_is_refused_with_the_reason(shop: Shop) -> None:
+    wordy = shop.fail("/wordy", {})
+    refused = shop.server.command("replay", wordy)
+    assert (refused.returncode, "FLX312" in refused.stderr, "log lines" in refused.stderr) == (6, True, True)
+    shop.save("shop.py", ('"cents": 900', '"cents": 905'))  # Code that no other test has had replayed.
+    name = shop.fail("/signup", {"email": "h@b.com"})
+    deployment = shop.server.json("trace", name)["deployment"]
+    shop.save("shop.py", ('"cents": 900', '"cents": 901'))
+    kept = shop.server.project / ".flux" / "artifacts" / deployment
+    changed = kept / "functions" / "shop.py"
+    whole = changed.read_text()
+    changed.write_text(whole + "\n# somebody was here\n")
+    refused = shop.server.command("replay", name)
+    assert (refused.returncode, "FLX524" in refused.stderr, "have changed" in refused.stderr) == (
+        6,
+        True,
+        True,
+    )
+    shutil.rmtree(kept)
+    refused = shop.server.command("replay", name)
+    assert (refused.returncode, "FLX524" in refused.stderr, "not kept" in refused.stderr) == (6, True, True)
+    unreadable = shop.server.request("POST", "/signup", b"{", {"content-type": "application/json"})
+    refused = shop.server.command("replay", unreadable.flux_id)
+    assert (refused.returncode, "never ran" in refused.stderr) == (6, True)
+    assert shop.server.command("replay", name, "--on", "main").returncode == 2
+
+
+def test_the_answer_stands_in_the_first_lines(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "i@b.com"})
+    told = shop.server.command("replay", name).stdout
+    assert "✗ same failure   500 → 500" in "\n".join(told.splitlines()[:5])
+    assert "0 effects left the sandbox" in told
+    assert f"flux replay {name} --on ." in told
