@@ -28,9 +28,11 @@ export function show(value) {
   }
 }
 
+const isOutOfMemory = (error) => error instanceof Error && error.name === "InternalError" && error.message === "out of memory";
+
 function typeOf(error) {
   if (!(error instanceof Error)) return "Thrown";
-  if (error.name === "InternalError" && error.message === "out of memory") return "MemoryError";
+  if (isOutOfMemory(error)) return "MemoryError";
   const name = error.constructor?.name;
   return printable(name && name !== "Error" ? name : error.name || "Error");
 }
@@ -81,6 +83,7 @@ export function describeError(error, declared, sources) {
   try {
     return describe(error, declared, sources);
   } catch (problem) {
-    return { type: "Error", message: `(it can't be reported: ${problem?.name})` };
+    // Telling of it takes memory too, and there may be none.
+    return { type: isOutOfMemory(problem) ? "MemoryError" : "Error", message: `(it can't be reported: ${problem?.name})` };
   }
 }

@@ -18,6 +18,7 @@ import os
 import random
 import resource
 import sys
+import traceback
 from typing import Any
 
 from flux_guest import _validation, _values
@@ -34,6 +35,8 @@ from flux_guest._streams import LineStream
 
 RESERVE_BYTES = 1 << 20
 """Kept for telling of an execution that has used up its memory."""
+CONTEXTS_MAX = 20
+"""Errors behind an error whose stacks are let go of."""
 
 
 class Worker:
@@ -81,6 +84,8 @@ class Worker:
             self._exit(request)
         except BaseException as error:
             reserve.close()
+            if isinstance(error, MemoryError):
+                _let_go(error)
             word, answer = "raise", _values.encode(describe_error(error, channel, registered))
         reserve.close()
         self._out.finish()
@@ -123,6 +128,20 @@ class Worker:
         loop.finish(well=True)
         asyncio.set_event_loop(None)
         return answer
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the functions on the stack hold: an error keeps all of it alive, and telling of it takes memory.
+
+    Else it would depend on a few bytes whether the report can be made.
+    """
+    seen: BaseException | None = error
+    for _ in range(CONTEXTS_MAX):
+        if seen is None:
+            break
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__context__
+    gc.collect()
 
 
 def _call_sync(registered: Registered, context: Context, value: Any, names: list[str]) -> Any:
