@@ -327,8 +327,9 @@ def _make_waiting_callback(function: HostFunction, long: tuple[bool, ...]) -> An
 
 
 async def _breathe(isolate: "Isolate") -> int:
-    """Let others have the thread; then answer what was asked."""
+    """Let others have the thread; then answer what was asked, if anybody still wants to know."""
     await trio.lowlevel.checkpoint()
+    isolate.on_turn()
     return isolate.kept
 
 
@@ -378,7 +379,7 @@ class Isolate:
         self.world = world
         """What the host functions know of this guest."""
         self.on_turn: Callable[[], None] = lambda: None
-        """Called before each turn of a guest that computes; what it raises ends the call."""
+        """Called before each turn of a guest that computes, and after each breath; what it raises ends the call."""
         self.on_pause: Callable[[int], None] = lambda _memory_bytes: None
         """Told how large the memory is, whenever the guest waits or its turn is over."""
         self.number = next(_numbers)
