@@ -372,7 +372,8 @@ class _Conversation:
             self.is_exact = self.is_exact and seq not in self._unredacted
             self._outgoing += self._wire.reply(seq, self._unredacted.pop(seq, result))
         if len(self._outgoing) > UNREAD_BYTES_MAX:
-            detail = f"{len(self._outgoing):,} bytes of answers wait and it does not read them"
+            # Not how many exactly: a replay sends them in other pieces, and is to end in the same words.
+            detail = f"more than {format_size(UNREAD_BYTES_MAX)} of answers wait and it does not read them"
             raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", detail))
 
     def _flush(self) -> None:
@@ -513,8 +514,11 @@ class _Conversation:
             limit = format_size(self._bounds.limits.memory_bytes_max)
             return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
         if exited.signal == signal.SIGKILL:
-            # Not by us: we stop listening before we kill. So it was cut off, and did not end by itself.
-            reason = "its worker process was killed from outside (SIGKILL), as the kernel does when memory runs out"
+            # Not by us: we stop listening before we kill. By whom, nobody can tell.
+            reason = (
+                "its worker process was killed by SIGKILL: by the kernel, as when memory runs out, by somebody outside, "
+                "or by itself"
+            )
             return Interrupted(reason, status=500)
         return Exited(exited.exit_code, exited.signal, exited.output.strip()[-4000:])
 
