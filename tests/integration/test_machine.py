@@ -323,6 +323,36 @@ async def test_other_faults_than_the_counters_are_the_guests_own(tmp_path: Path,
         check_clocks(seen, START_NS)
 
 
+CLOCK_OF_ITS_OWN = """
+import os, time
+from flux_guest import function
+
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.close(reader)
+    while True:
+        os.write(writer, b"%020d" % time.time_ns())
+        time.sleep(0.001)
+os.close(writer)
+os.read(reader, 20)
+
+@function()
+def read_it(ctx, input):
+    while len(told := os.read(reader, 20)) == 20:
+        pass
+    return len(told)
+"""
+
+
+async def test_a_process_that_was_started_at_import_is_no_clock_for_functions(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "own.py").write_text(CLOCK_OF_ITS_OWN)
+    printed: list[str] = []
+    async with running(tmp_path, on_output=printed.append) as sandbox:
+        assert await run(sandbox, "read_it") == (0, [])
+        assert "processes that modules started when they were imported have ended" in "".join(printed)
+
+
 REFUSE_CODE_TO_BE_WRITTEN = """
     import ctypes, struct, sys
     libc = ctypes.CDLL(None, use_errno=True)

@@ -34,9 +34,12 @@ from typing import Any
 from flux_guest import _layout, _machine, _registry, _report, _validation, _values, _worker
 
 _fork = os.fork  # Functions find it closed.
+_kill, _getpid, _waitpid = os.kill, os.getpid, os.waitpid  # A module may put something else in their place.
 _libc = ctypes.CDLL(None, use_errno=True)  # Loaded once, and not in each worker.
 PR_SET_PDEATHSIG = 1
 CONTROL = 3
+FIRST_OF_OURS = 2
+"""The zygote's number where it has a PID namespace of its own, in which 1 waits for it. Elsewhere 2 is the kernel's."""
 TRACEBACK_CHARACTERS_MAX = 20_000
 
 
@@ -45,6 +48,24 @@ def _die_with_zygote(zygote: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != zygote:  # It died before the request took hold.
         os._exit(0)
+
+
+def _end_what_was_started() -> bool:
+    """End the processes that modules have made, where none but those can be meant; tell whether there were any.
+
+    Such a process would be a clock, and who knows what else, for functions that can hear it.
+    """
+    if _getpid() != FIRST_OF_OURS:
+        return False
+    try:
+        _kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    try:
+        while True:
+            _waitpid(-1, 0)
+    except ChildProcessError:
+        return True
 
 
 def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
@@ -150,6 +171,8 @@ class Zygote:
         self._say({"clock": self._machine.level, "detail": self._machine.detail})
         self._layout.settle(self._shuffle)
         failures = _import_functions(self._project, functions, self._say)
+        if _end_what_was_started():
+            print("processes that modules started when they were imported have ended with the import", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         if failures:
