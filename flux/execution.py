@@ -187,6 +187,9 @@ class Level:
     """``process`` (a process boundary and limits), ``core`` or ``strict``."""
     clock: str
     """How strongly the guest's clock is held: ``python`` (patched in the interpreter) or ``vdso``."""
+    meter: str = ""
+    """By what fuel is counted: a name for the engine, the interpreter and its SDK. Fuel of two executions can be
+    compared where it is the same; empty where nothing is counted."""
 
 
 @attrs.frozen

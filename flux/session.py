@@ -195,7 +195,8 @@ class ReplaySession:
 
     ``ended`` says that the recorded guest returned or raised. Then it did not wait for
     what was never answered, and neither is its replay `stalled`. ``cut`` is its outcome if a limit
-    that is measured from outside has ended it (time), and ``fuel`` is where it was at its end.
+    that is measured from outside has ended it (time), and ``fuel`` is where it was at its end. Without
+    ``compares_fuel`` none of that is held against it: it was counted by something else (`Level.meter`).
     """
 
     def __init__(
@@ -206,6 +207,7 @@ class ReplaySession:
         ended: bool = False,
         cut: Killed | None = None,
         fuel: int | None = None,
+        compares_fuel: bool = True,
     ) -> None:
         self._recorded = {call.request.seq: call for call in calls}
         self._recorded_logs = tuple(logs)
@@ -218,8 +220,9 @@ class ReplaySession:
         self._unanswered = len(calls) - len(answered)
         self._logs_to_hear = 0 if ended else _count_lines_of_guest(self._recorded_logs)
         self._ended = ended
-        self._cut = None if cut is None else Cut(cut, fuel)
-        self._fuel = fuel
+        self._compares_fuel = compares_fuel
+        self._fuel = fuel if compares_fuel else None
+        self._cut = None if cut is None else Cut(cut, self._fuel)
 
     def decide(self, request: HostCallRequest, at_ns: int) -> Decision:
         """See `Session.decide`."""
@@ -233,7 +236,7 @@ class ReplaySession:
         asked = (request.name, request.arguments, request.task)
         if asked != (expected.name, expected.arguments, expected.task):
             return Diverge(Divergence("changed", request.seq, expected, request))
-        if _differ(expected.fuel, request.fuel):
+        if self._compares_fuel and _differ(expected.fuel, request.fuel):
             return Diverge(Divergence("fuel", request.seq, expected, request))
         self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
         return Answer(recorded.result)

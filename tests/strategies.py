@@ -67,7 +67,7 @@ mutations = st.builds(
 )  # fmt: skip
 places = st.lists(st.tuples(TEXT, NATURALS), max_size=2).map(tuple)
 reads = st.builds(lambda *a: Read(*a), NATURALS, TEXT, TEXT, places, places)
-levels = st.builds(lambda *a: Level(*a), TEXT, TEXT, TEXT)
+levels = st.builds(lambda *a: Level(*a), TEXT, TEXT, TEXT, TEXT)
 limits = st.builds(lambda *a: LimitInForce(*a), TEXT, TEXT, TEXT)
 
 

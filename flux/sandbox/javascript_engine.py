@@ -204,6 +204,9 @@ class Interpreter:
             for path in sorted(folder.glob("*.js"))
         }
         """The SDK's modules, by the names under which they are imported."""
+        described = repr((INTERPRETER_SHA256, glue, sorted(self.sdk.items())))
+        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        """Of all that runs beside a project's own code, and burns fuel."""
         self._linker = Linker(engine)
         define_wasi(self._linker, list_imports(self._module) + list_imports(self._glue))
         self._linker.define("flux", "resolve", "ii:i", _resolve, waits=True)

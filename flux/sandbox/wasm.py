@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 
 from flux.deployment import Function
@@ -188,9 +189,11 @@ class WasmSandbox:
                         )
                 except FluxError as error:
                     failure = error
+                finally:
+                    # In here, as the nursery takes nobody any more once its block is left.
+                    self._process = self._nursery = None
                 nursery.cancel_scope.cancel()
         finally:
-            self._process = self._nursery = None
             await process.end()
         return failure
 
@@ -206,7 +209,8 @@ class WasmSandbox:
                     case Compiled() as compiled:
                         keep = partial(keep_compiled, cache, self._plan, process.fingerprint, compiled, kept)
                         await trio.to_thread.run_sync(keep)
-                    case Ready(functions):
+                    case Ready(functions, meter):
+                        self.level = attrs.evolve(self.level, meter=meter)
                         return functions
                     case Failed(failures):
                         raise ImportFailedError(failures)

@@ -17,7 +17,7 @@ JSON lines go to the supervisor, on descriptor 3:
     {"jailed": true}                     from `flux.sandbox.jail_main`, or why not
     {"importing": "functions/a.ts"}      what it is at
     {"compiled": "functions/a.wasm"}     with a descriptor: compiled code, to be kept
-    {"ready": {"functions": [...]}}      the code is loaded
+    {"ready": {"functions": [...], "meter": "19ab..."}}   the code is loaded; `flux.execution.Level.meter`
     {"failed": [{...}, ...]}             it is not: one entry for each place that failed
 
 and from there comes one byte ``G`` a guest, with one descriptor: a stream socket, on
@@ -58,6 +58,7 @@ from flux.sandbox.wasm_world import DoorClosedError, FileTree, Start
 CONTROL = 3
 UNUSABLE_STATUS = 72
 SCRIPTS = (".js", ".ts")
+METER_CHARACTERS = 16
 FILE_BYTES_MAX = 64 * 2**20
 """Files that are larger are not in the tree that guests see: all of it is kept in memory."""
 PIPE_BYTES = 1 << 16
@@ -168,13 +169,18 @@ class Host:
             _tell({"failed": failures})
             return
         self._confine(confine)
-        _tell({"ready": {"functions": functions}})
+        _tell({"ready": {"functions": functions, "meter": self._describe_meter()}})
         with socket.socket(fileno=CONTROL) as self._control:
             self._control.setblocking(False)
             async with trio.open_nursery() as nursery:
                 while (connection := await self._receive_guest()) is not None:
                     nursery.start_soon(self._serve, connection)
                 nursery.cancel_scope.cancel()
+
+    def _describe_meter(self) -> str:
+        """Return a name for all that decides how much fuel the same code with the same answers burns."""
+        others = "" if self._interpreter is None else self._interpreter.fingerprint
+        return hashlib.sha256(f"{self.engine.fingerprint} {others}".encode()).hexdigest()[:METER_CHARACTERS]
 
     def _confine(self, confine: Callable[[], None]) -> None:
         """Give up what only loading needs. From here on no memory is writable and executable, or becomes so."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -40,6 +41,7 @@ COMPILED_BYTES_MAX = 256 * 2**20
 """Of one module. More is not kept, and compiled again at the next start."""
 DESCRIPTORS_MAX = 4
 """Sent by it and not yet claimed by a message; honest ones come one at a time."""
+METER = re.compile(r"[0-9a-f]{16}")
 END_GRACE_S = 2.0
 """How long a process that has closed its socket may take to end by itself."""
 
@@ -67,6 +69,8 @@ class Ready:
     """The code is loaded."""
 
     functions: tuple[Function, ...]
+    meter: str
+    """By what it counts fuel: see `flux.execution.Level`."""
 
 
 @attrs.frozen
@@ -225,8 +229,8 @@ class WasmProcess:
                     return Importing(module)
                 case {"compiled": str(module)} if self._descriptors:
                     return Compiled(module, self._descriptors.popleft())
-                case {"ready": {"functions": list(items)}}:
-                    return Ready(tuple(read_function(item) for item in items))
+                case {"ready": {"functions": list(items), "meter": str(meter)}} if METER.fullmatch(meter):
+                    return Ready(tuple(read_function(item) for item in items), meter)
                 case {"failed": list(items)} if items:
                     return Failed(tuple(ImportFailure(**item) for item in items))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

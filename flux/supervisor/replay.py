@@ -130,6 +130,7 @@ class _Run:
             ended=isinstance(outcome, Returned | Raised),
             cut=outcome if isinstance(outcome, Killed) and outcome.limit == "timeout" else None,
             fuel=original.fuel,
+            compares_fuel=original.level.meter == self._runnable.sandbox.level.meter,
         )
         driven = await self._drive(session, tells_waits=False)
         divergence = driven.divergence

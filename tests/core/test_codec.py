@@ -16,7 +16,7 @@ from flux.execution import Execution, Interrupted, Outcome, Raised, Returned, Tr
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult, Position
 from flux.mutation import Mutation, Operation
 from tests import strategies
-from tests.recordings import version_1
+from tests.recordings import version_1, version_1_fuel
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 NOUNS = {
@@ -267,3 +267,9 @@ def test_recordings_of_version_1_are_still_read(number: int) -> None:
     assert read == version_1.EXECUTIONS[number]
     for wanted in codec.list_blobs(recorded, 1):
         assert wanted in version_1.BLOBS
+
+
+@pytest.mark.parametrize("number", range(len(version_1_fuel.EXECUTIONS)))
+def test_recordings_of_version_1_with_fuel_are_still_read(number: int) -> None:
+    recorded = _recorded("version_1_fuel.msgpack")[number]
+    assert codec.decode_execution(recorded, 1, no_blobs) == version_1_fuel.EXECUTIONS[number]

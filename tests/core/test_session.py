@@ -227,6 +227,14 @@ def test_fuel_is_compared_where_both_have_it(recorded: int | None, replayed: int
     assert session.decide(at(1, replayed), 0) == Answer(value(1))
 
 
+def test_fuel_that_something_else_has_counted_is_compared_with_nothing() -> None:
+    recorded = record(("ask", at(1, 500)), ("answer", 1))
+    session = ReplaySession(recorded.calls, recorded.logs, cut=TIMEOUT, fuel=900, compares_fuel=False)
+    assert session.cut == Cut(TIMEOUT, None), "it can't be stopped by another's count"
+    assert session.decide(at(1, 77), 0) == Answer(value(1))
+    assert session.find_missing(78) is None
+
+
 def test_another_end_is_a_divergence() -> None:
     recorded = record(("ask", at(1, 500)), ("answer", 1))
     session = ReplaySession(recorded.calls, recorded.logs, ended=True, fuel=700)
