@@ -28,6 +28,7 @@ class HttpCall:
     """An outbound request and what came of it."""
 
     method: str
+    """Of what a library's connection did, the call's name: ``net.recv``."""
     url: str
     """As the function wrote it, query included: show `url_shown`."""
     host: str
@@ -119,6 +120,63 @@ def read_http(call: HostCall) -> HttpCall | None:
         timeout_s=timeout_s if type(timeout_s) in (int, float) else None,
         has_idempotency_key="idempotency-key" in names,
     )
+
+
+def read_net(call: HostCall) -> HttpCall | None:
+    """Return what ``call`` did with a connection of a library's, in the same terms, or None for anything else."""
+    if not call.request.name.startswith("net."):
+        return None
+    arguments = read_json(call.request.arguments)
+    if not isinstance(arguments, list) or not arguments:
+        return None
+    named = arguments[0][0] if isinstance(arguments[0], list) and arguments[0] else arguments[0]
+    if not isinstance(named, str):
+        return None
+    if call.request.name == "net.open":
+        port = arguments[1] if len(arguments) > 1 and type(arguments[1]) is int else ""
+        named = f"[{named}]:{port}" if ":" in named else f"{named}:{port}"
+    authority = named.rpartition("#")[0] or named
+    _host, colon, port = authority.rpartition(":")
+    shown = find_host(f"net://{authority}")
+    timeout_s = arguments[-1]
+    return HttpCall(
+        method=call.request.name,
+        url=authority,
+        host=shown.removesuffix(f":{port}") if colon and port in ("80", "443") else shown,
+        status=None,
+        body=None,
+        timeout_s=timeout_s if type(timeout_s) in (int, float) else None,
+        has_idempotency_key=False,
+    )
+
+
+def read_outbound(call: HostCall) -> HttpCall | None:
+    """Return what ``call`` asked of another host: a request, or something of a library's connection; or None."""
+    return read_http(call) or read_net(call)
+
+
+def awaits_answer(call: HostCall, execution_calls: Sequence[HostCall]) -> bool:
+    """Whether ``call`` waited for somebody who had been asked something.
+
+    A transport of asyncio always has a ``net.recv`` in flight, also while nobody wants anything from the other end.
+    It waits for an answer if something was sent over its connection since the last one came.
+    """
+    if call.request.name != "net.recv":
+        return read_outbound(call) is not None
+    handle = _read_handle(call)
+    same = [one for one in execution_calls if _read_handle(one) == handle]
+    heard_ns = [
+        one.started_ns + one.result.elapsed_ns
+        for one in same
+        if one.request.name == "net.recv" and one.result is not None and one.result.error is None
+    ]
+    said_ns = [one.started_ns for one in same if one.request.name in ("net.send", "net.tls")]
+    return not heard_ns or max(said_ns, default=-1) >= max(heard_ns)
+
+
+def _read_handle(call: HostCall) -> object:
+    arguments = read_json(call.request.arguments) if call.request.name.startswith("net.") else None
+    return arguments[0] if isinstance(arguments, list) and arguments else None
 
 
 def find_host(url: str) -> str:

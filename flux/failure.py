@@ -113,6 +113,7 @@ _KIND_OF_ERROR = {
     "SecretMissing": Kind.SECRET_MISSING,
     "StatementRefused": Kind.STATEMENT_REFUSED,
     "HttpTimeout": Kind.OUTBOUND_TIMEOUT,
+    "NetTimeout": Kind.OUTBOUND_TIMEOUT,
     "CommitFailed": Kind.COMMIT_FAILED,
     "CommitUnknown": Kind.COMMIT_FAILED,
     "DatabaseError": Kind.DATABASE_ERROR,
@@ -189,17 +190,20 @@ def find_failure(execution: Execution) -> Failure | None:
             )  # fmt: skip
 
 
+_OF_THE_FUNCTION = ("HttpInvalid", "NetInvalid", "NetTooMuch", "NetSecret")
+"""What was asked for is no request, or more than there may be: nobody was asked."""
+
+
 def list_failed_hosts(execution: Execution) -> tuple[str, ...]:
     """Return the hosts that failed the execution: no answer, or one of 500 and up. Sorted, no doubles."""
     hosts = set()
     for call in execution.calls:
-        request = calls.read_http(call)
+        request = calls.read_outbound(call)
         if request is None or not request.host:
             continue
         error = calls.find_error(call)
         if error is not None:
-            # HttpInvalid...: what was asked for is no request; nobody was asked.
-            failed = error.name.startswith("Http") and not error.name.startswith("HttpInvalid")
+            failed = error.name.startswith(("Http", "Net")) and not error.name.startswith(_OF_THE_FUNCTION)
         elif call.result is None:
             failed = call is find_awaited(execution)
         else:
@@ -224,7 +228,9 @@ def find_awaited(execution: Execution) -> HostCall | None:
         case Killed(limit="timeout"):
             for call in execution.calls:
                 waited_ns = execution.elapsed_ns - call.started_ns
-                if call.result is None and calls.read_http(call) and waited_ns * 2 >= execution.elapsed_ns:
+                if call.result is not None or waited_ns * 2 < execution.elapsed_ns:
+                    continue
+                if calls.awaits_answer(call, execution.calls):
                     return call
     return None
 
@@ -297,7 +303,7 @@ def _kind_of_raised(
     if outcome.status < 500 and outcome.type not in _HOST_CALL_ERRORS:
         validation = outcome.type == "ValidationError" or outcome.code == "INPUT_VALIDATION_ERROR"
         return Kind.VALIDATION if validation else Kind.HTTP_ERROR, cause
-    if cause is not None and error is not None and _is_passed_on(outcome, frame):
+    if cause is not None and error is not None and _is_passed_on(cause, outcome, frame):
         return kind_of_error(cause, error), cause
     if outcome.type == "DeadlockError":
         return Kind.DEADLOCKED_GUEST, cause
@@ -321,8 +327,10 @@ def _kind_of_raised(
     return Kind.UNHANDLED_EXCEPTION, None  # An error while handling another is its own.
 
 
-def _is_passed_on(outcome: Raised, frame: Frame | None) -> bool:
+def _is_passed_on(cause: HostCall, outcome: Raised, frame: Frame | None) -> bool:
     """Return whether the exception carries the call's error on, and is no second error while handling it."""
+    if cause.request.name.startswith("net.") and outcome.frames and not outcome.frames[-1].user:
+        return True  # A library's own exception, which it made of the connection's.
     if outcome.type in _HOST_CALL_ERRORS or outcome.type.endswith("ExceptionGroup"):
         return True
     source = frame.source if frame is not None else ""
@@ -338,7 +346,7 @@ def kind_of_error(call: HostCall, error: HostCallError) -> Kind:
         return Kind.COMMIT_FAILED if call.request.name == "db.commit" else Kind.DATABASE_ERROR
     if error.name in _KIND_OF_ERROR:
         return _KIND_OF_ERROR[error.name]
-    if error.name.startswith("Http"):
+    if error.name.startswith(("Http", "Net")):
         return Kind.OUTBOUND_ERROR
     return Kind.UNHANDLED_EXCEPTION
 
@@ -358,12 +366,16 @@ def find_sqlstate(outcome: Raised) -> str:
 def find_given_up(execution: Execution) -> HostCall | None:
     """Return the outbound request that the function itself gave up, as ``asyncio.timeout`` does, or None."""
     outcome = execution.outcome
-    if not isinstance(outcome, Raised) or outcome.type != "TimeoutError":
+    if not isinstance(outcome, Raised) or not outcome.type.endswith(("TimeoutError", "Timeout")):
         return None
     for call in reversed(execution.calls):
         error = calls.find_error(call)
-        if call.request.name == "http.request" and error is not None and error.name == calls.CANCELLED:
-            return call
+        if error is None or error.name != calls.CANCELLED:
+            continue
+        request = calls.read_outbound(call)
+        if request is not None and calls.awaits_answer(call, execution.calls):
+            # Libraries have names of their own for it.
+            return call if outcome.type == "TimeoutError" or request.method.startswith("net.") else None
     return None
 
 
@@ -420,7 +432,7 @@ def find_error_answer(execution: Execution) -> HostCall | None:
     outcome = execution.outcome
     if not isinstance(outcome, Raised) or outcome.status < 500:
         return None
-    names = ("http.request", "db.query", "db.execute")
+    names = ("http.request", "net.recv", "db.query", "db.execute")
     asked = [call for call in execution.calls if call.request.name in names]
     request = calls.read_http(asked[-1]) if asked else None
     if request is None or request.status is None or request.status < 400:
@@ -443,13 +455,14 @@ def find_error_answer(execution: Execution) -> HostCall | None:
 
 
 def _of_killed(execution: Execution, outcome: Killed) -> Failure:
-    if (awaited := find_awaited(execution)) is not None and (request := calls.read_http(awaited)) is not None:
+    if (awaited := find_awaited(execution)) is not None and (
+        request := calls.read_outbound(awaited)
+    ) is not None:
+        name = "NetTimeout" if request.method.startswith("net.") else "HttpTimeout"
         waited_ms = (execution.elapsed_ns - awaited.started_ns) / 1e6
         message = f"{request.method} {request.url_shown} gave no answer in {waited_ms:,.0f} ms"
-        signature = make_signature(f"HttpTimeout {request.host}", "")
-        return Failure(
-            Kind.OUTBOUND_TIMEOUT, "HttpTimeout", message, _place(awaited), _seq(awaited), signature
-        )
+        signature = make_signature(f"{name} {request.host}", "")
+        return Failure(Kind.OUTBOUND_TIMEOUT, name, message, _place(awaited), _seq(awaited), signature)
     kind = _KIND_OF_LIMIT.get(outcome.limit, Kind.PROTOCOL_ERROR)
     if outcome.limit == "host_calls":
         call = execution.calls[-1] if execution.calls else None  # The one too many is not on record.
@@ -532,9 +545,10 @@ def _signature_of_raised(
 ) -> str:
     where = _name_place(location)
     error = calls.find_error(call) if call is not None else None
-    request = calls.read_http(call) if call is not None else None
+    request = calls.read_outbound(call) if call is not None else None
     if request is not None and kind in (Kind.OUTBOUND_TIMEOUT, Kind.OUTBOUND_ERROR):
-        name = "HttpTimeout" if kind is Kind.OUTBOUND_TIMEOUT or error is None else error.name
+        timeout = "NetTimeout" if request.method.startswith("net.") else "HttpTimeout"
+        name = timeout if kind is Kind.OUTBOUND_TIMEOUT or error is None else error.name
         return make_signature(f"{name} {request.host}", "")
     if request is not None and kind is Kind.OUTBOUND_STATUS:
         return make_signature(f"HTTP {request.status} {request.host} {outcome.type} {where}", "")

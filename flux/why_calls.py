@@ -105,7 +105,7 @@ def _duration(value: object) -> str:
 
 
 def _idempotency(call: HostCall, request: HttpCall) -> Iterator[Fact]:
-    if request.method.upper() in _SAFE_METHODS:
+    if request.method.upper() in _SAFE_METHODS or request.method.startswith("net."):
         return
     if request.has_idempotency_key:
         text = "an Idempotency-Key header was sent: asking again does it once"
@@ -119,7 +119,8 @@ def outbound_error(case: Case) -> Iterator[Fact]:
     call, request, error = case.call, _request(case), case.error
     if case.kind != Kind.OUTBOUND_ERROR or call is None or request is None or error is None:
         return
-    outside = "" if error.name.startswith("HttpInvalid") else "outside your code: "
+    own = error.name.startswith(("HttpInvalid", "NetInvalid", "NetTooMuch", "NetSecret"))
+    outside = "" if own else "outside your code: "
     yield Fact(
         RECORDED,
         "outbound-error",
@@ -463,7 +464,7 @@ def left_outside(case: Case) -> Iterator[Fact]:
 
 
 def _request(case: Case) -> HttpCall | None:
-    return None if case.call is None else calls.read_http(case.call)
+    return None if case.call is None else calls.read_outbound(case.call)
 
 
 RULES: tuple[Rule, ...] = (

@@ -201,7 +201,7 @@ def name_statement(sql: str) -> str:
 
 def name_call(call: HostCall) -> str:
     """``call 3 (POST https://api.stripe.com/v1/charges)``."""
-    if (request := calls.read_http(call)) is not None:
+    if (request := calls.read_outbound(call)) is not None:
         what = f"{request.method} {request.url_shown}"
     elif (statement := calls.read_statement(call)) is not None:
         what = name_statement(statement.sql)

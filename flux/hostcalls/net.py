@@ -154,7 +154,7 @@ async def _open(context: CallContext, arguments: list[object], _seq: int) -> obj
 
 async def _tls(context: CallContext, arguments: list[object], _seq: int) -> object:
     check_arguments("net.tls", arguments, str, dict, _SECONDS)
-    connection = _find(context, "net.tls", arguments)
+    connection = await _find(context, "net.tls", arguments)
     limit_s, source = _limit_setting_up(context, _read_timeout("net.tls", arguments[2]))
     authority = _authority(connection.host, connection.port)
     attempt = _Attempt(connection.host, connection.port, f"agreeing on TLS with {authority}", limit_s, source)
@@ -196,7 +196,7 @@ async def _tls(context: CallContext, arguments: list[object], _seq: int) -> obje
 
 async def _send(context: CallContext, arguments: list[object], _seq: int) -> object:
     check_arguments("net.send", arguments, str, (str, bytes), _SECONDS)
-    connection = _find(context, "net.send", arguments)
+    connection = await _find(context, "net.send", arguments)
     attempt = _attempt_of(connection, "sending to", _read_timeout("net.send", arguments[2]))
     data = arguments[1]
     if isinstance(data, str):
@@ -220,7 +220,7 @@ async def _send(context: CallContext, arguments: list[object], _seq: int) -> obj
 
 async def _recv(context: CallContext, arguments: list[object], _seq: int) -> object:
     check_arguments("net.recv", arguments, str, int, _SECONDS)
-    connection = _find(context, "net.recv", arguments)
+    connection = await _find(context, "net.recv", arguments)
     bytes_max, timeout_s = arguments[1], _read_timeout("net.recv", arguments[2])
     if type(bytes_max) is not int or not 0 < bytes_max <= RECEIVE_BYTES_MAX:
         raise _invalid("net.recv", f"from 1 to {RECEIVE_BYTES_MAX:,} bytes are received at once")
@@ -246,7 +246,7 @@ async def _poll(context: CallContext, arguments: list[object], _seq: int) -> obj
     assert isinstance(handles, list)
     if not handles or len(handles) > CONNECTIONS_MAX or not all(isinstance(one, str) for one in handles):
         raise _invalid("net.poll", f"takes a list of 1 to {CONNECTIONS_MAX} connections")
-    found = [_find(context, "net.poll", [handle]) for handle in dict.fromkeys(handles)]
+    found = [await _find(context, "net.poll", [handle]) for handle in dict.fromkeys(handles)]
     ready: list[object] = []
 
     async def look() -> bool:
@@ -289,7 +289,7 @@ async def _wait_any(connections: list[NetConnection]) -> None:
 
 async def _shutdown(context: CallContext, arguments: list[object], _seq: int) -> object:
     check_arguments("net.shutdown", arguments, str)
-    connection = _find(context, "net.shutdown", arguments)
+    connection = await _find(context, "net.shutdown", arguments)
     await _attempt_of(connection, "ending what is sent to", None).run(connection.end_sending)
     return None
 
@@ -411,10 +411,12 @@ def _connections(context: CallContext) -> Connections:
     return context.connections
 
 
-def _find(context: CallContext, name: str, arguments: list[object]) -> NetConnection:
+async def _find(context: CallContext, name: str, arguments: list[object]) -> NetConnection:
     handle = str(arguments[0])
     connection = _connections(context).find(handle)
     if connection is None:
+        # Closed a moment ago, by a function that has given up this call as well: then it was cancelled.
+        await trio.lowlevel.checkpoint_if_cancelled()
         raise HostCallFailed(
             "NetBroken",
             f"{name}: no connection {handle[:300]!r} is open",

@@ -82,6 +82,17 @@ FAULTS = [
     Fault("sync", 'rows = ctx.db.query("select 1 / 0")  # here',
           "database_error", says=("division by zero",), is_async=False),
     Fault("http_error", 'raise ctx.error(409, "CONFLICT", "taken")  # here', "http_error", 409, ("taken",)),
+    Fault("library_timeout", 'requests.get(STUB + "/hang", timeout=0.4)  # here',
+          "outbound_timeout", says=("its limit, 400ms", "net.recv 127.0.0.1"), is_async=False),
+    Fault("library_without_a_limit", 'requests.get(STUB + "/hang")  # here',
+          "outbound_timeout", 504, ("net.recv 127.0.0.1",), options=', timeout="900ms"', is_async=False),
+    Fault("library_gives_up",
+          'limit = aiohttp.ClientTimeout(total=0.4)\n'
+          '    async with aiohttp.ClientSession(timeout=limit) as session:\n'
+          '        await session.get(STUB + "/hang")  # here',
+          "outbound_timeout", says=("net.recv 127.0.0.1", "gave it up")),
+    Fault("library_without_a_grant", 'httpx.get("http://api.example.com/x")  # here',
+          "grant_refused", says=("api.example.com", 'http = ["api.example.com"]'), is_async=False),
     Fault("deadlocked_guest", 'import asyncio\n    await asyncio.get_running_loop().create_future()',
           "deadlocked_guest",
           has_line=False),
@@ -91,6 +102,9 @@ HEADER = '''\
 import asyncio
 from dataclasses import dataclass
 
+import aiohttp
+import httpx
+import requests
 from flux_guest import Context, function
 
 STUB = "http://127.0.0.1:PORT"

@@ -48,7 +48,8 @@ def _take_sleep(channel: Channel) -> None:
             return real_wait(condition, timeout)
         if not condition._is_owned():  # type: ignore[attr-defined]
             raise RuntimeError("cannot wait on un-acquired lock")
-        channel.sleep(max(0.0, timeout))
+        if timeout > 0:
+            channel.sleep(timeout)
         return False
 
     time.sleep = sleep

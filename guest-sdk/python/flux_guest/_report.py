@@ -62,7 +62,7 @@ def _describe(error: BaseException, channel: Channel, registered: Registered | N
                 {_shown(key): _shown(value) for key, value in item.items()}
                 for item in chosen.violations[:VIOLATIONS_MAX]
             ]
-    call = next((one.call for one in _chain(error) if isinstance(one, HostCallError)), None)
+    call = _find_call(error, channel)
     if call is not None:
         report["call"] = call
     causes = list(_chain(error))[1:2]
@@ -97,6 +97,29 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             return
         yield seen
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+
+
+def _find_call(error: BaseException, channel: Channel) -> int | None:
+    """Return the host call whose error this is, or was raised from.
+
+    ``raise ... from None`` in the function's own code says that what was before does not matter. Libraries write it
+    to keep tracebacks short (httpcore does, for each failed connection), and what was before is the reason.
+    """
+    seen: BaseException | None = error
+    for _ in range(CHAIN_MAX):
+        if seen is None or isinstance(seen, HostCallError):
+            break
+        hidden = seen.__suppress_context__ and _is_of_function(seen, channel)
+        seen = seen.__cause__ or (None if hidden else seen.__context__)
+    return seen.call if isinstance(seen, HostCallError) else None
+
+
+def _is_of_function(error: BaseException, channel: Channel) -> bool:
+    """Whether the function's own code raised it, as far as can be told."""
+    last = None
+    for frame, _line in traceback.walk_tb(error.__traceback__):
+        last = frame.f_code.co_filename
+    return last is None or channel.is_user_file(last)
 
 
 def _shorten(error: BaseException, channel: Channel) -> str:

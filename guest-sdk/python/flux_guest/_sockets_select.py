@@ -78,7 +78,7 @@ def _wait_readable(network: Network, numbers: Iterable[int], timeout_s: float | 
         asked = list(number_of_connection)
         answer = network.ask("net.poll", [asked, 0 if ready else timeout_s])
         ready += [number_of_connection[connection] for connection in answer]
-    elif not ready and timeout_s is not None:
+    elif not ready and timeout_s:
         network.channel.sleep(timeout_s)
     return sorted(ready)
 
