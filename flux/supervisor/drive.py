@@ -357,7 +357,7 @@ class _Conversation:
 
     def _complete(self, request: HostCallRequest, result: HostCallResult) -> None:
         kept = self._redactor.result(self._recorded.pop(request.seq), result)
-        if kept is not result:
+        if kept != result:
             self._unredacted[request.seq] = result
         call = self._session.completed(request.seq, kept)
         if self._scribe is not None:
