@@ -14,6 +14,7 @@ the path of a request.
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -184,11 +185,27 @@ def find_requirements(root: Path) -> Requirements | None:
     ``requirements.txt`` goes before ``pyproject.toml``: where there are both, it is the more exact.
     """
     if (root / REQUIREMENTS_NAME).is_file():
-        found = parse_requirements(lambda name: _read_text_file(root / name, name))
+        found = parse_requirements(partial(_read_inside, root))
         return found if found.packages else None
     if (root / PYPROJECT_NAME).is_file():
-        return parse_pyproject(_read_text_file(root / PYPROJECT_NAME, PYPROJECT_NAME))
+        return parse_pyproject(_read_inside(root, PYPROJECT_NAME))
     return None
+
+
+def check_inside(root: Path, path: str) -> None:
+    """Refuse a file of the project that is a link to one outside; raise `RequirementsError`.
+
+    Whoever wrote the project is not whoever installs for it, and an installer's words show what it has read.
+    """
+    if not (root / path).resolve().is_relative_to(root.resolve()):
+        raise RequirementsError(
+            f"{path}: a link leads out of the project's folder", remedy="put the file itself there"
+        )
+
+
+def _read_inside(root: Path, path: str) -> str:
+    check_inside(root, path)
+    return _read_text_file(root / path, path)
 
 
 def _list_requirement_files(root: Path) -> tuple[str, ...]:

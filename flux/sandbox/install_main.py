@@ -7,12 +7,11 @@ looks at any of it there are two walls around it, for good:
 - Landlock: nothing can be written but below the folder of the environment that is being
   built, and in the installer's own cache. A wheel that unpacks into ``../..`` meets the
   installer's own check first, and this behind it.
-- seccomp: no program can be started. A package that comes as source would have to be built,
-  by running its code; a wheel may ask for such a package among its dependencies, and the
-  installers' options speak of indexes only. Here it can't happen, whatever was asked for.
-
-``uv`` starts Python itself, to learn about it, so the second wall can't stand around it. It
-is told ``--no-build``, which it obeys for every kind of source.
+- No program can be started. A package that comes as source would have to be built, by
+  running its code; a wheel may ask for such a package among its dependencies, and what
+  installers call "only binary" has exceptions. Here it can't happen, whatever was asked for:
+  by seccomp for pip, which runs in this process; for uv, which is a program, by Landlock, as
+  the one that can be.
 
 With ``--allow-sdist`` somebody wants code to be run. Then the second wall is not put up, and
 the cache, from which other projects are served, can't be written.
@@ -49,8 +48,8 @@ class Job:
     """``pip``, ``compile``, or the path of uv."""
     arguments: list[str]
     """Of pip or uv; for ``compile`` the folder, and the name that it will have."""
-    may_run_programs: bool = False
-    """Whether programs can be started: builds, and whatever they start."""
+    programs: list[str] | None
+    """Which programs can be started; None for all: builds, and whatever they start."""
 
     def encode(self) -> str:
         """Return the job as one line."""
@@ -69,8 +68,8 @@ def main(arguments: list[str]) -> int:
     os.umask(0o022)
     try:
         check_machine()
-        restrict_to_writing(job.writable)
-        if not job.may_run_programs:
+        restrict_to_writing(job.writable, programs=job.programs)
+        if job.programs == []:
             install(make_no_programs_filter())
     except LayerRefusedError as error:
         told = {"layer": error.layer, "call": error.call, "errno": error.number, "detail": error.detail}

@@ -23,7 +23,7 @@ from flux.sandbox.jail_linux import (
     prctl,
 )
 
-WRITE_FILE, READ_FILE, READ_DIRECTORY = 1 << 1, 1 << 2, 1 << 3
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIRECTORY = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REFER, TRUNCATE = 1 << 13, 1 << 14
 """To move a file between folders (refused everywhere before `REFER_FROM_ABI`), and to cut it."""
 REFER_FROM_ABI, TRUNCATE_FROM_ABI = 2, 3
@@ -71,15 +71,23 @@ def restrict_to_reading(paths: Iterable[str]) -> int:
     return abi
 
 
-def restrict_to_writing(paths: Iterable[str]) -> None:
-    """Refuse this process and its children to write, make, rename or remove files anywhere but below ``paths``."""
+def restrict_to_writing(paths: Iterable[str], *, programs: Iterable[str] | None = None) -> None:
+    """Refuse this process and its children to write, make, rename or remove files anywhere but below ``paths``.
+
+    With ``programs``, they can start these and no others (by name: a loader that is among them could load more).
+    """
     abi = read_abi()
-    rights = _WRITING | (REFER if abi >= REFER_FROM_ABI else 0) | (TRUNCATE if abi >= TRUNCATE_FROM_ABI else 0)
-    buffer = ctypes.create_string_buffer(struct.pack("=Q", rights), 8)
+    writing = (
+        _WRITING | (REFER if abi >= REFER_FROM_ABI else 0) | (TRUNCATE if abi >= TRUNCATE_FROM_ABI else 0)
+    )
+    handled = writing | (0 if programs is None else EXECUTE)
+    buffer = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
     ruleset = call("landlock", "landlock_create_ruleset", SYS_LANDLOCK_CREATE_RULESET, buffer, 8, 0)
     try:
         for path in paths:
-            _allow(ruleset, path, rights if os.path.isdir(path) else rights & (WRITE_FILE | TRUNCATE))
+            _allow(ruleset, path, writing if os.path.isdir(path) else writing & (WRITE_FILE | TRUNCATE))
+        for path in programs or ():
+            _allow(ruleset, path, EXECUTE)
         prctl("landlock", "PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
         call("landlock", "landlock_restrict_self", SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     finally:

@@ -36,7 +36,7 @@ from flux.supervisor.environment_installer import (
     hide_passwords,
     list_sdk_pins,
     list_variables,
-    make_job,
+    make_jobs,
     name_python,
 )
 from flux.supervisor.environment_tree import (
@@ -83,14 +83,16 @@ async def build_environment(
     packages = folder / PACKAGES_NAME
     for path in (packages, work / "tmp"):
         path.mkdir(parents=True)
-    job = make_job(requirements, root, work, installer, allow_sdist=allow_sdist)
+    jobs = make_jobs(requirements, root, work, installer, allow_sdist=allow_sdist)
     environ = list_variables(requirements, work, installer, allow_sdist=allow_sdist)
     log = work / "log"
-    status = await _run_watched(job, root, environ, log, work, bytes_max)
-    if status != 0:
-        raise _explain(status, _read_log(log, work), requirements, installer, may_run=allow_sdist)
+    for job in jobs:
+        status = await _run_watched(job, root, environ, log, work, bytes_max)
+        if status != 0:
+            told = _read_log(log, work)
+            raise _explain(status, told, requirements, installer, may_run=allow_sdist)
     await trio.to_thread.run_sync(check_tree, packages)
-    compiling = Job(os.getpid(), [str(packages)], "compile", [str(packages), str(final / PACKAGES_NAME)])
+    compiling = Job(os.getpid(), [str(packages)], "compile", [str(packages), str(final / PACKAGES_NAME)], [])
     status = await _run_watched(compiling, work, environ, log, work, bytes_max)
     if status != 0:
         raise InstallFailedError(
@@ -189,7 +191,10 @@ def _read_log(log: Path, work: Path) -> str:
 
 # --- why it failed -----------------------------------------------------------------------------------
 
-_NOT_RUN = re.compile(r"\[Errno 1\] Operation not permitted|building from source is disabled|`--no-build`")
+_NOT_RUN = re.compile(
+    r"\[Errno 1\] Operation not permitted|building from source is disabled|`--no-build`"
+    r"|Failed to run `[^`]+`\n *cause: Permission denied"
+)
 _NO_WHEEL = re.compile(
     r"No matching distribution found for (?P<pip>[^\s;]+)|no versions? of (?P<uv>[A-Za-z0-9._-]+)"
     r"|Because (?P<absent>[A-Za-z0-9._-]+) was not found in the|(?P<wheels>[A-Za-z0-9._-]+) has no wheels"

@@ -31,10 +31,14 @@ _KEPT = re.compile(
     r"|PIP_(?:INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|TRUSTED_HOST|CERT|CLIENT_CERT|PROXY|TIMEOUT|RETRIES"
     r"|DEFAULT_TIMEOUT|CONFIG_FILE|CACHE_DIR|NO_CACHE_DIR|KEYRING_PROVIDER)"
     r"|UV_(?:INDEX(?:_[A-Z0-9_]+)?|DEFAULT_INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|INSECURE_HOST"
-    r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CONFIG_FILE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
+    r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
 )
 """Variables that say where packages come from, and how to get there."""
 _KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
+
+
+LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1")
+"""What the system starts a program by."""
 
 
 class InstallerMissingError(OperatorError):
@@ -106,9 +110,10 @@ def list_sdk_pins() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name)}" for name in SDK_PACKAGES]
 
 
-def make_job(
+def make_jobs(
     requirements: Requirements, root: Path, work: Path, installer: Installer, *, allow_sdist: bool
-) -> Job:
+) -> list[Job]:
+    """Return what is to be done one after the other, each only if the one before it was."""
     wanted, agreed = work / "requirements.txt", work / "constraints.txt"
     # An index may have a password in its address.
     for path, lines in (
@@ -126,17 +131,36 @@ def make_job(
         writable.append(str(cache))
     arguments = ["--target", str(work / "environment" / PACKAGES_NAME), "-r", str(wanted), "-c", str(agreed)]
     if installer.name == "uv":
+        cache = cache or work / "cache"
+        # The project's own settings are not the user's: in a uv.toml of its own it could ask for source to be built.
+        own = ["--python", sys.executable, "--cache-dir", str(cache), "--color", "never", *_choose_settings()]
         # Copied, as a file that uv links into its cache can be changed from there.
-        own = ["pip", "install", "--python", sys.executable, "--link-mode", "copy", "--no-progress"]
-        own += ["--color", "never"]
-        own += ["--cache-dir", str(cache)] if cache is not None else ["--no-cache"]
-        own += [] if allow_sdist else ["--no-build"]
-        return Job(os.getpid(), writable, installer.program, [*own, *arguments], may_run_programs=True)
+        install = ["pip", "install", *own, "--link-mode", "copy", "--no-progress", *arguments]
+        if allow_sdist:
+            return [Job(os.getpid(), writable, installer.program, install, programs=None)]
+        # uv starts Python to learn about it, and keeps what it has learned: asked before, it has no need to later.
+        learn = ["python", "find", *own[1:], "--no-python-downloads"]
+        alone = [installer.program, *(path for path in LOADERS if Path(path).exists())]
+        return [
+            Job(os.getpid(), writable, installer.program, learn, programs=None),
+            Job(os.getpid(), writable, installer.program, [*install, "--no-build"], programs=alone),
+        ]
     own = ["install", "--no-input", "--disable-pip-version-check", "--root-user-action", "ignore"]
     own += ["--no-compile", "--no-warn-script-location", "--progress-bar", "off", "--no-color"]
     own += [] if cache is not None else ["--no-cache-dir"]
     own += [] if allow_sdist else ["--only-binary", ":all:"]
-    return Job(os.getpid(), writable, "pip", [*own, *arguments], may_run_programs=allow_sdist)
+    return [Job(os.getpid(), writable, "pip", [*own, *arguments], programs=None if allow_sdist else [])]
+
+
+def _choose_settings() -> list[str]:
+    """Return the option that names uv's settings: the user's or the system's."""
+    places = [
+        os.environ.get("UV_CONFIG_FILE", ""),
+        f"{os.environ.get('XDG_CONFIG_HOME') or Path('~/.config').expanduser()}/uv/uv.toml",
+        "/etc/uv/uv.toml",
+    ]
+    found = next((place for place in places if place and Path(place).is_file()), None)
+    return ["--no-config"] if found is None else ["--config-file", found]
 
 
 def _write(package: Requirement, root: Path) -> str:

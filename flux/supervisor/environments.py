@@ -30,7 +30,7 @@ from typing import BinaryIO
 import attrs
 import trio
 
-from flux.project import find_requirements
+from flux.project import check_inside, find_requirements
 from flux.requirements import Requirements, RequirementsError
 from flux.supervisor.environment_build import InstallFailedError, build_environment
 from flux.supervisor.environment_installer import (
@@ -238,6 +238,7 @@ def _hash_wheels(requirements: Requirements, root: Path) -> dict[str, str]:
     found = {}
     for package in requirements.packages:
         if package.wheel is not None:
+            check_inside(root, package.wheel)
             try:
                 found[package.wheel] = hashlib.sha256((root / package.wheel).read_bytes()).hexdigest()
             except OSError as error:

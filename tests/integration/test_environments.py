@@ -35,9 +35,11 @@ from flux.supervisor.environment_installer import InstallerMissingError, SourceP
 from flux.supervisor.environment_tree import EnvironmentDamagedError, RefusedPackageError, check_tree
 from flux.supervisor.environments import Environment, Environments
 from tests.dev_process import environment
+from tests.escape.unprivileged import command_as_nobody
 from tests.wheels import pack_installed, write_source, write_wheel
 
 PATIENCE_S = 60.0
+ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 JAILS = [("strict", "own"), ("strict", "same"), ("core", "same")]
 LOCAL = "--no-index\n--find-links wheels\n"
@@ -178,6 +180,57 @@ return {
         assert {seen[what] for what in ("write", "new", "chmod", "unlink")} <= {"PermissionError", "OSError"}
         assert seen["own"] == [] and seen["path"][-1] == str(found.packages_folder)
     assert (await world.provide(installer=installer)).was_built is False, "it is as it was built"
+
+
+@pytest.mark.parametrize(("isolation", "user"), JAILS)
+async def test_numpy_computes_in_each_jail_with_the_one_thread_there_is(
+    world: World, isolation: str, user: str
+) -> None:
+    """Its OpenBLAS starts threads as soon as it is loaded, and interrupts the process when it can't."""
+    body = """
+square = numpy.arange(250_000, dtype=float).reshape(500, 500)
+return {
+    "product": float((square @ numpy.eye(500)).sum()), "sum": float(square.sum()),
+    "solved": float(numpy.linalg.solve(numpy.eye(300) * 2, numpy.ones(300)).sum()),
+}
+"""
+    seen = await ask(world, None, look(body, before="import numpy"), isolation=isolation, user=user)
+    assert seen == {"product": 31249875000.0, "sum": 31249875000.0, "solved": 150.0}
+
+
+AS_ANYBODY = """
+import sys, tempfile
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import trio
+from flux.supervisor.environments import Environments
+from tests.integration.test_environments import World, ask, look
+from tests.wheels import pack_installed
+
+async def main():
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder) / "shop", Environments(Path(folder) / "shop/environments"), [])
+        world.root.mkdir()
+        pack_installed(world.wheels, "zstandard")
+        world.ask_for("zstandard\\n")
+        found = await world.provide()
+        for isolation in ("strict", "core"):
+            code = look("return [zstandard.backend]", before="import zstandard")
+            print(isolation, *await ask(world, found, code, isolation=isolation))
+
+trio.run(main)
+"""
+
+
+def test_a_user_who_owns_nothing_installs_and_runs_as_root_does() -> None:
+    arguments = ["-c", AS_ANYBODY, str(ROOT)]
+    command = command_as_nobody(arguments) if IS_ROOT else [sys.executable, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False, cwd="/",
+        env={**environment(), "HOME": "/nonexistent"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["strict cext", "core cext"]
 
 
 async def test_the_sdk_loads_no_package_that_an_environment_is_not_told_of(world: World) -> None:
@@ -355,6 +408,8 @@ async def test_a_build_that_is_cut_leaves_no_process_and_nothing_half_and_the_ne
     with trio.fail_after(PATIENCE_S):
         while list_installers(world):  # noqa: ASYNC110 - processes of the system, which tell nobody
             await trio.sleep(0.01)
+    if number == signal.SIGINT:
+        return
     index.open.set()
     with start_build(world) as next_one:
         out, err = await trio.to_thread.run_sync(next_one.communicate)
@@ -440,6 +495,27 @@ async def test_without_an_installer_it_is_said_what_to_get(
 MARK = "open({!r}, 'a').write('ran')\n"
 
 
+@pytest.mark.parametrize("settings", ["none", "the project's", "the user's"])
+async def test_an_installer_that_is_told_to_build_can_not(
+    world: World, settings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its settings uv builds a package that they name, whatever its options say: there the kernel refuses."""
+    mark = world.root.parent / "mark"
+    write_source(world.wheels, "sourced", MARK.format(str(mark)))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(world.root.parent / "settings"))
+    folder = world.root if settings == "the project's" else world.root.parent / "settings/uv"
+    folder.mkdir(parents=True, exist_ok=True)
+    if settings != "none":
+        (folder / "uv.toml").write_text(
+            'no-build = false\n[pip]\nno-build = false\nno-binary = ["sourced"]\n'
+        )
+    world.ask_for("sourced\n")
+    with pytest.raises(SourcePackageError) as caught:
+        await world.provide(installer="uv")
+    assert ("Building sourced" in caught.value.message) == (settings == "the user's")
+    assert not mark.exists() and world.list_left() == []
+
+
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 async def test_source_is_refused_however_it_is_asked_for_and_none_of_it_runs(
     world: World, installer: str
@@ -512,9 +588,9 @@ async def build_hostile(
 async def test_a_wheel_that_unpacks_elsewhere_writes_nothing_there(world: World, installer: str) -> None:
     outside = world.root.parent / "climbed"
     up = "../" * 40 + str(outside)[1:]
-    for paths in [(up,), (str(outside), f"climbs-1.0.data/data/{up}", f"climbs-1.0.data/scripts/{up}")]:
-        await build_hostile(world, "climbs", dict.fromkeys(paths, "x"), installer)
-        assert not outside.exists(), paths
+    paths = (up, str(outside), f"climbs-1.0.data/data/{up}", f"climbs-1.0.data/scripts/{up}")
+    await build_hostile(world, "climbs", dict.fromkeys(paths, "x"), installer)
+    assert not outside.exists()
 
 
 def test_the_wall_behind_the_installer_s_own_check_holds(tmp_path: Path) -> None:
@@ -545,7 +621,7 @@ def act(*_arguments, **_options):
         refusal(lambda: os.posix_spawn("/bin/true", ["true"], {})),
     ]))
 install_main.runpy.run_module = act
-sys.exit(install_main.main([install_main.Job(os.getppid(), [sys.argv[1]], "pip", sys.argv[1:]).encode()]))
+sys.exit(install_main.main([install_main.Job(os.getppid(), [sys.argv[1]], "pip", sys.argv[1:], []).encode()]))
 """
     script = tmp_path / "script.py"
     script.write_text(program)
@@ -747,18 +823,38 @@ CHANGES: dict[Callable[[Path], None], str] = {
 
 
 async def test_what_has_changed_is_named_and_refused_until_it_is_built_anew(world: World) -> None:
-    """By who has used it already and by who has not; and every change is made good by ``flux build``."""
+    """By who has used it already and by who has not; and ``flux build`` makes it good."""
     world.ask_for("plain\n")
+    found = await world.provide(installer="uv")
+    folder = found.packages_folder.parent
+    shutil.copytree(folder, world.root / "as-built")
     for change, words in CHANGES.items():
-        found = await world.provide(installer="uv", mend=True)
+        assert await world.provide() == attrs.evolve(found, was_built=False)
         change(found.packages_folder)
         for environments in (world.environments, Environments(world.root / "environments")):
             with pytest.raises(EnvironmentDamagedError) as caught:
                 await environments.provide(world.root)
-            assert words in caught.value.message and str(found.packages_folder.parent) in caught.value.message
-    mended = await world.provide(mend=True)
-    assert mended.was_built and any("manifest.json is another one's" in sentence for sentence in world.told)
-    assert world.list_left() == [mended.key[:16]]
+            assert words in caught.value.message and str(folder) in caught.value.message
+        shutil.rmtree(folder)
+        shutil.copytree(world.root / "as-built", folder)
+    take_another_s_manifest(found.packages_folder)
+    assert await world.provide(installer="uv", mend=True) == found
+    assert any("manifest.json is another one's" in sentence for sentence in world.told)
+    assert world.list_left() == [found.key[:16]]
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "more.txt", "pyproject.toml", "plain-1.0-py3-none-any.whl"]
+)
+async def test_a_link_out_of_the_project_is_not_followed(world: World, name: str) -> None:
+    outside = world.root.parent / "secret"
+    outside.write_text("swordfish swordfish\n")
+    (world.root / name).symlink_to(outside)
+    if name in ("more.txt", "plain-1.0-py3-none-any.whl"):
+        world.ask_for("-r more.txt\n" if name == "more.txt" else f"./{name}\n")
+    with pytest.raises(RequirementsError, match="a link leads out of the project's folder") as caught:
+        await world.provide()
+    assert "swordfish" not in str(caught.value)
 
 
 async def test_a_wheel_that_is_not_there_is_said_with_the_line(world: World) -> None:
