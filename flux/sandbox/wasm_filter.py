@@ -36,7 +36,7 @@ _FCNTL = (0, 1, 2, 3, 4, 1030)
 """Duplicate, read and set flags: as `flux.sandbox.jail_seccomp` has it."""
 _FIONBIO = 0x5421
 _PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 15, 21, 39
-_SOL_SOCKET, _BUFFER_SIZES = 1, (7, 8)
+_SOL_SOCKET, _BUFFER_SIZES, _KIND_AND_ERROR = 1, (7, 8), (3, 4, 38, 39)
 _AF_UNIX, _SOCK_TYPE, _SOCK_STREAM = 1, 0xF, 1
 
 SERVING: Sequence[str] = (
@@ -76,6 +76,8 @@ SERVING_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     "mprotect": [(Test(2, (0,), _EXECUTABLE),)],
     "fcntl": [(Test(1, _FCNTL),)],
     "ioctl": [(Test(1, (_FIONBIO,)),)],
+    # What kind of socket it is, and whether it failed; not who is at the other end.
+    "getsockopt": [(Test(1, (_SOL_SOCKET,)), Test(2, _KIND_AND_ERROR))],
     "prctl": [(Test(0, (_PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS)),)],
     "prlimit64": [(Test(0, (0,)),)],
 }
@@ -117,6 +119,7 @@ LOADING_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     # Compiled code: written first, executable then, never both.
     "mprotect": [(Test(2, (0, _WRITABLE, _EXECUTABLE), _WRITABLE | _EXECUTABLE),)],
     "fcntl": [(Test(1, (*_FCNTL, _F_ADD_SEALS)),)],
+    "getsockopt": SERVING_ONLY_IF["getsockopt"],
     "prctl": SERVING_ONLY_IF["prctl"],
     # Trio wakes its loop through a pair of sockets.
     "socketpair": [(Test(0, (_AF_UNIX,)), Test(1, (_SOCK_STREAM,), _SOCK_TYPE))],
