@@ -373,7 +373,8 @@ def _request_worker(zygote: Zygote) -> ProcessWorker:
         start_theirs, start_ours = os.pipe2(os.O_CLOEXEC)
         theirs.callback(os.close, start_theirs)
         both.callback(os.close, start_ours)
-        output_ours, output_theirs = os.pipe2(os.O_CLOEXEC)
+        # No pipe: on many kernels writing to one sets a time, which fstat would tell the guest.
+        output_ours, output_theirs = (end.detach() for end in socket.socketpair())
         theirs.callback(os.close, output_theirs)
         both.callback(os.close, output_ours)
         wire_ours, wire_theirs = socket.socketpair()
