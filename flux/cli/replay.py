@@ -70,6 +70,8 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]
         ["  ", Piece(f"{mark} {verdict}", style), Piece(f"   {_statuses(replay)}", "dim")],
         *[["    " + line] for line in wrap(replay.text("reason"), width - 4)],
     ]
+    for note in replay.items("notes"):
+        result += [[Piece("  ! ", "yellow"), line] for line in wrap(str(note), width - 4)]
     result += _divergence(replay, width)
     result += _calls(replay, width, whole=whole)
     result += [[], *_counts(replay, width)]
@@ -170,13 +172,26 @@ def _title(call: Record | None, width: int) -> Piece:
 
 def _counts(replay: Record, width: int) -> list[Line]:
     answers, grades = replay.record("answers"), replay.record("grades")
-    given = [f"{answers.number(name):g} {name}" for name in ("recorded", "borrowed", "fixture", "live")]
+    given = [
+        f"{answers.number(name):g} {name}" for name in ("recorded", "world", "borrowed", "fixture", "live")
+    ]
     graded = [f"{grades.number(name):g} {name}" for name in GRADE_MARKS if grades.number(name)]
+    fidelity = replay.record("fidelity")
+    matched, equal = fidelity.number("matched"), fidelity.number("equal")
     stopped = replay.number("stopped")
     effects = "1 effect was stopped; 0 left the sandbox" if stopped else "0 effects left the sandbox"
     return [
         *spread(["  ", Piece("answers  ", "dim"), " · ".join(given)], [], width),
         *spread(["  ", Piece("calls    ", "dim"), " · ".join(graded) or "none"], [], width),
+        *(
+            spread(
+                ["  ", Piece("database ", "dim"), f"{equal:g} of {matched:g} statements answered as then"],
+                [],
+                width,
+            )
+            if matched
+            else []
+        ),
         *spread(["  ", Piece("stopped  ", "dim"), effects], [], width),
     ]
 

@@ -419,3 +419,44 @@ select pg_catalog.count(*) filter (where pg_catalog.pg_terminate_backend(a.pid))
 from pg_catalog.pg_stat_activity a
 where a.backend_xid::text in (select (t.xid::xid8)::xid::text from pg_catalog.unnest($1::text[]) as t (xid))
   and pg_catalog.starts_with(a.usename::text, 'flux_guest_') and pg_catalog.pg_has_role(a.usesysid, 'usage');
+
+-- name: world_ddl
+-- The first change of a table's shape since a snapshot; null when there is none. No casts, as in commit_record.
+select flux.world_ddl($1, $2) as change;
+
+-- name: world_changes
+-- Tables whose rows have changed since a snapshot.
+select c.table_name, c.keyless from flux.world_changes($1, $2) c;
+
+-- name: fill_world_undo
+-- Takes down, in the world, the rows that changed since: as they were.
+insert into pg_temp.flux_undo (table_name, key, before) select u.table_name, u.key, u.before from flux.world_undo($1, $2) u;
+
+-- name: list_world_tables
+-- Names of the tables of a schema.
+select c.relname as table_name
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p');
+
+-- name: list_world_columns
+-- The columns of tables of a schema, in their order, with what makes their values when nobody gives one.
+select c.relname as table_name, c.oid as relid, a.attname as column_name, a.attidentity <> '' as is_identity,
+       a.attgenerated <> '' as is_generated, pg_catalog.pg_get_expr(d.adbin, d.adrelid) as default_expression,
+       coalesce(a.attnum = any (k.conkey), false) as is_key
+from pg_catalog.pg_class c
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+left join pg_catalog.pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
+where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p')
+order by c.relname, a.attnum;
+
+-- name: list_world_gaps
+-- What a copy of a table does not have: foreign keys from it and to it, and triggers of the user's.
+select c.relname as table_name,
+       (select count(*) from pg_catalog.pg_constraint f where f.contype = 'f' and (f.conrelid = c.oid or f.confrelid = c.oid)) as foreign_keys,
+       (select count(*) from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
+        where t.tgrelid = c.oid and not t.tgisinternal and p.pronamespace <> 'flux'::regnamespace) as triggers,
+       (select count(*) from pg_catalog.pg_policy y where y.polrelid = c.oid) as policies
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p');

@@ -120,7 +120,7 @@ class ExecutionDatabase:
                 await self._begin(connection, None, call_seq)
             try:
                 self._has_run = True
-                result = await connection.run(sql, [_inward(argument) for argument in arguments])
+                result = await connection.run(sql, [inward(argument) for argument in arguments])
                 self._raise_notice_failure()
                 self._changes.ran(_count_own_rows(sql, result.tag))
                 if alone:
@@ -136,7 +136,7 @@ class ExecutionDatabase:
             return QueryResult(
                 tuple(column.name for column in result.columns),
                 tuple(column.type_name for column in result.columns),
-                [[_outward(value) for value in row] for row in result.rows],
+                [[outward(value) for value in row] for row in result.rows],
                 result.tag,
             )
 
@@ -463,18 +463,18 @@ def describe_failure(error: Exception) -> HostCallFailed:
     raise error
 
 
-def _inward(value: object) -> object:
+def inward(value: object) -> object:
     """A value of the guest's as the driver takes it."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if isinstance(value, list):
-        return [_inward(item) for item in value]
+        return [inward(item) for item in value]
     if isinstance(value, values.Range):
         if value.empty:
             return Range(empty=True)
         return Range(
-            _inward(value.lower), _inward(value.upper),
+            inward(value.lower), inward(value.upper),
             lower_inc=value.bounds[0] == "[", upper_inc=value.bounds[1] == "]",
         )  # fmt: skip
     if isinstance(value, values.Interval):
@@ -482,20 +482,20 @@ def _inward(value: object) -> object:
     return value
 
 
-def _outward(value: object) -> object:
+def outward(value: object) -> object:
     """A value of the driver's in terms of `flux.values`."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if isinstance(value, list | tuple):
-        return [_outward(item) for item in value]
+        return [outward(item) for item in value]
     if isinstance(value, dict):
-        return {key: _outward(item) for key, item in value.items()}
+        return {key: outward(item) for key, item in value.items()}
     if isinstance(value, Range):
         if value.isempty:
             return values.Range(empty=True)
         bounds = ("[" if value.lower_inc else "(") + ("]" if value.upper_inc else ")")
-        return values.Range(_outward(value.lower), _outward(value.upper), bounds)
+        return values.Range(outward(value.lower), outward(value.upper), bounds)
     if isinstance(value, Interval):
         return values.Interval(value.months, value.days, value.microseconds)
     if isinstance(value, _ADDRESSES):

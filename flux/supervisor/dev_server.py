@@ -276,7 +276,7 @@ class _Server:
                 idle_workers=IDLE_WORKERS,
                 on_output=self._story.output,
             )
-            replayer = Replayer(Shelf(deployments, self._root), self._backing.secrets)
+            replayer = Replayer(Shelf(deployments, self._root), self._backing, Tenant().schema)
             host = FunctionHost(deployments, self._executor, replayer, self._checks, self._counters)
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)

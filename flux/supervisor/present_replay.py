@@ -9,7 +9,7 @@ from flux.hostcalls import all_kinds
 from flux.matching import Pair
 from flux.matching_session import Source
 from flux.session import Divergence
-from flux.supervisor.present import Document, call_json, show_arguments, show_json, show_position
+from flux.supervisor.present import Document, call_json, show_arguments, show_json, show_output, show_position
 from flux.supervisor.replay import Replay
 
 ANSWER_SOURCES = (Source.RECORDED, Source.WORLD, Source.BORROWED, Source.FIXTURE, Source.LIVE)
@@ -37,6 +37,7 @@ def replay_json(summary: Document, replay: Replay) -> Document:
             "status": None if is_stopped(replay) else replayed.execution.status,
             "outcome": "stopped" if is_stopped(replay) else replayed.execution.outcome.kind,
             "elapsed_ms": replayed.execution.elapsed_ns / 1e6,
+            "output": None if is_stopped(replay) else show_output(replayed.execution),
             "execution": None,
         },
         "grades": judgement.grades,
@@ -44,6 +45,7 @@ def replay_json(summary: Document, replay: Replay) -> Document:
         "answers": {source.value: sources[source] for source in ANSWER_SOURCES},
         "stopped": int(_is_stopped_effect(replayed.divergence)),
         "relaxed_gates": 0,
+        "notes": list(replay.notes),
         "divergence": None if replayed.divergence is None else divergence_json(replayed.divergence),
         "waited_for": None if replayed.waited_for is None else replayed.waited_for.seq,
         "calls": [_pair_json(pair, replay) for pair in judgement.pairs],

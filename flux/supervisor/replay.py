@@ -1,13 +1,14 @@
 """Running a recorded execution again, with nothing leaving.
 
 A replay is `drive` with another session and a host that refuses: the guest asks, the
-recording answers, nobody performs anything. So it needs no network and changes no
-database, and there is no switch that could be forgotten: what would act is not there.
+recording answers, nobody performs anything. So it needs no network and changes nothing,
+and there is no switch that could be forgotten: what would act is not there.
 
 On the code that made it, a recording is followed to the letter (`flux.session.ReplaySession`);
 every difference is a divergence, and a mistake of ours or something that the function takes from
-its machine. On other code it answers what is still asked (`flux.matching_session`), and the
-replay stops at the first question that it can't answer.
+its machine. On other code it answers what is still asked (`flux.matching_session`), statements go
+to the database as the execution saw it (`flux.supervisor.world`), and the replay stops at the first
+question that nothing can answer.
 
 What the outcome means is `flux.verdict`'s business. That a recording can't be replayed at all
 (it is cut, its code is gone) is an error with its reason, never a verdict.
@@ -19,20 +20,22 @@ import attrs
 import trio
 
 from flux.deployment import Deployment
-from flux.errors import BrokenInvariantError, OperatorError
+from flux.errors import OperatorError
 from flux.execution import Execution, Killed, Outcome, Raised, Returned, Trigger
 from flux.failure import find_failure
-from flux.hostcall import HostCallRequest, HostCallResult
-from flux.hostcalls.secret import TenantSecrets
+from flux.hostcalls.base import CallContext
 from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
-from flux.supervisor.drive import Bounds, Driven, drive
-from flux.supervisor.execute import Runnable
+from flux.store.world import WorldError
+from flux.supervisor.drive import Bounds, Driven, Host, drive
+from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
+from flux.supervisor.replay_hosts import RefusingHost, WorldHost
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
+from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
 from flux.verdict import Judgement, Replayed, judge
 
 WORKER_S_MAX = 60.0
@@ -50,12 +53,6 @@ class UnreplayableError(OperatorError):
     exit_code = 6
 
 
-class ReplayPerformedError(BrokenInvariantError):
-    """A replay came to where something would have been performed."""
-
-    code = "FLX912"
-
-
 @attrs.frozen
 class Replay:
     """One replay and what it shows."""
@@ -68,33 +65,24 @@ class Replay:
     judgement: Judgement
     sources: Mapping[int, Source]
     """Where each answer came from, by the call's number in the replay."""
-
-
-class RefusingHost:
-    """A replay's host. That it is asked at all is a mistake of ours."""
-
-    def is_immediate(self, name: str) -> bool:  # noqa: ARG002 - the protocol's
-        """See `flux.supervisor.drive.Host.is_immediate`."""
-        return True
-
-    async def perform(self, request: HostCallRequest) -> HostCallResult:
-        """Refuse."""
-        raise ReplayPerformedError(f"call {request.seq}, {request.name}, was to be performed during a replay")
-
-    def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:  # noqa: ARG002 - the protocol's
-        """Refuse."""
-        raise ReplayPerformedError(f"call {request.seq}, {request.name}, was being performed during a replay")
+    notes: tuple[str, ...] = ()
+    """What of the database was not as it was, a sentence each; or why there was none."""
 
 
 class Replayer:
     """Replays executions of one tenant."""
 
-    def __init__(self, shelf: Shelf, secrets: TenantSecrets) -> None:
+    def __init__(self, shelf: Shelf, backing: Backing, schema: str) -> None:
+        """``schema`` is where the tenant's tables are."""
         self._shelf = shelf
-        self._secrets = secrets
+        self._backing = backing
+        self._schema = schema
 
     async def replay(self, original: Execution, on: str | None) -> Replay:
-        """Run ``original`` again, on its own code or on the folder as it is (``on`` is `WORKING_TREE`)."""
+        """Run ``original`` again, on its own code or on the folder as it is (``on`` is `WORKING_TREE`).
+
+        ``original`` has its committed mutations too.
+        """
         _check_whole(original)
         value = _read_value(original.trigger)
         borrowed = self._shelf.borrow_recorded(original) if on is None else self._shelf.borrow_working_tree()
@@ -105,23 +93,28 @@ class Replayer:
                     f"there is no function {original.function} in the code to replay it on",
                     remedy="flux function list shows what there is",
                 )
-            run = _Run(original, runnable, value, self._secrets)
+            run = _Run(original, runnable, value, self._backing, self._schema)
             is_same = live.deployment.id == original.deployment
-            replayed, sources = await (run.run_strictly() if is_same else run.run_changed())
-        return Replay(original, on, live.deployment, replayed, judge(original, replayed), sources)
+            replayed = await (run.run_strictly() if is_same else run.run_changed())
+        judgement = judge(original, replayed)
+        return Replay(original, on, live.deployment, replayed, judgement, run.sources, run.notes)
 
 
 class _Run:
     def __init__(
-        self, original: Execution, runnable: Runnable, value: object, secrets: TenantSecrets
+        self, original: Execution, runnable: Runnable, value: object, backing: Backing, schema: str
     ) -> None:
         self._original = original
         self._runnable = runnable
         self._value = value
-        stand_ins = secrets.of_execution(original.seed).stand_ins()
-        self._redactor = Redactor(runnable.rules, original.seed, stand_ins)
+        self._backing = backing
+        self._schema = schema
+        self._secrets = backing.secrets.of_execution(original.seed)
+        self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
+        self.sources: Mapping[int, Source] = {}
+        self.notes: tuple[str, ...] = ()
 
-    async def run_strictly(self) -> tuple[Replayed, Mapping[int, Source]]:
+    async def run_strictly(self) -> Replayed:
         original = self._original
         outcome = original.outcome
         session = ReplaySession(
@@ -132,7 +125,7 @@ class _Run:
             fuel=original.fuel,
             compares_fuel=original.level.meter == self._runnable.sandbox.level.meter,
         )
-        driven = await self._drive(session, tells_waits=False)
+        driven = await self._drive(session, RefusingHost(), tells_waits=False)
         divergence = driven.divergence
         if divergence is None and driven.outcome is not None:
             divergence = session.find_missing(driven.fuel)
@@ -140,10 +133,34 @@ class _Run:
         execution = self._describe_run(driven, session, outcome if driven.outcome is None else driven.outcome)
         if divergence is None and execution.outcome != outcome:
             divergence = Divergence("outcome", 0, _describe(original), _describe(execution))
-        sources = {call.request.seq: Source.RECORDED for call in session.calls}
-        return Replayed(execution, divergence), sources
+        self.sources = {call.request.seq: Source.RECORDED for call in session.calls}
+        return Replayed(execution, divergence)
 
-    async def run_changed(self) -> tuple[Replayed, Mapping[int, Source]]:
+    async def run_changed(self) -> Replayed:
+        written: frozenset[str] = frozenset()
+        for _ in range(TRIES_MAX):
+            plan = (
+                plan_world(self._original, self._schema, written) if self._runnable.function.atomic else None
+            )
+            if plan is None:
+                break
+            try:
+                async with open_world(self._backing.guests, self._backing.token, plan) as world:
+                    replayed = await self._run_in(world)
+                    self.notes = world.notes
+            except WorldError as error:
+                # Without a world, what the record has of the database still answers.
+                self.notes = (f"the database could not be rebuilt: {error.code} {error.message}",)
+                break
+            if world.trespass is not None:
+                self.notes = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
+                break
+            if not world.needed:
+                return replayed
+            written = plan.written | world.needed
+        return await self._run_in(None)
+
+    async def _run_in(self, world: WorldDatabase | None) -> Replayed:
         original, runnable = self._original, self._runnable
         limits = runnable.bounds.limits
         tells_waits = runnable.function.runtime in TELLING_RUNTIMES
@@ -151,17 +168,40 @@ class _Run:
             original.calls,
             started_at_ns=original.started_at_ns,
             seed=original.seed,
-            has_world=False,
+            has_world=world is not None,
             tells_waits=tells_waits,
             timeout_s=limits.timeout_s,
         )
-        driven = await self._drive(session, tells_waits=tells_waits)
+        host: Host = RefusingHost() if world is None else WorldHost(self._make_context(world))
+        driven = await self._drive(session, host, tells_waits=tells_waits)
         waited_for = session.stalled_on if driven.outcome is None and driven.divergence is None else None
         outcome = driven.outcome or runnable.bounds.kill("timeout", format_duration(limits.timeout_s))
-        execution = self._describe_run(driven, session, outcome)
-        return Replayed(execution, driven.divergence, waited_for, session.fidelity), session.sources
+        if (
+            world is not None
+            and isinstance(outcome, Returned)
+            and (error := await world.finish()) is not None
+        ):
+            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
+        self.sources = session.sources
+        return Replayed(
+            self._describe_run(driven, session, outcome), driven.divergence, waited_for, session.fidelity
+        )
 
-    async def _drive(self, session: Session, *, tells_waits: bool) -> Driven:
+    def _make_context(self, world: WorldDatabase) -> CallContext:
+        backing, runnable = self._backing, self._runnable
+        return CallContext(
+            tenant=backing.tenant,
+            function=runnable.function.name,
+            grants=runnable.grants,
+            limits=runnable.bounds.limits,
+            clock=backing.clock,
+            entropy=backing.entropy,
+            database=world,
+            http=None,
+            secrets=self._secrets,
+        )
+
+    async def _drive(self, session: Session, host: Host, *, tells_waits: bool) -> Driven:
         original, runnable = self._original, self._runnable
         bounds: Bounds = runnable.bounds
         document = make_document(
@@ -181,13 +221,7 @@ class _Run:
             ) from None
         try:
             return await drive(
-                worker,
-                document,
-                session,
-                RefusingHost(),
-                bounds,
-                redactor=self._redactor,
-                tells_waits=tells_waits,
+                worker, document, session, host, bounds, redactor=self._redactor, tells_waits=tells_waits
             )
         finally:
             with trio.CancelScope(shield=True):

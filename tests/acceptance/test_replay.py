@@ -209,11 +209,58 @@ def test_another_amount_is_changed_and_never_answered_as_if_it_were_the_old_one(
     assert [body["cents"] for body in bodies] == [900, 90]
 
 
-def test_a_changed_statement_decides_nothing_without_its_database(shop: Shop) -> None:
+def test_a_changed_statement_is_answered_by_the_database_of_then(shop: Shop) -> None:
     name = shop.fail("/signup", {"email": "f@b.com"})
     shop.save("shop.py", ('returning id", input["email"]', 'returning id", input["email"].upper()'))
     replay = shop.replay(name, "--on", ".", exit_code=1)
-    assert (replay["verdict"], replay["stopped"], replay["divergence"]["kind"]) == ("diverged", 0, "changed")
+    assert (replay["verdict"], replay["stopped"], replay["divergence"]) == ("same failure", 0, None)
+    assert (replay["grades"]["exact"], replay["grades"]["changed"]) == (
+        1,
+        1,
+    )  # The id, and so the charge, is that of then.
+    assert (replay["answers"]["world"], replay["answers"]["recorded"], replay["notes"]) == (1, 1, [])
+
+
+def test_a_new_statement_sees_the_rows_as_they_were_and_its_own(shop: Shop) -> None:
+    psql = shop.database.psql
+    psql("insert into users (email, plan) values ('old@b.com', 'free'), ('gone@b.com', 'free')")
+    name = shop.fail("/signup", {"email": "world@b.com"})
+    then = int(psql("select count(*) from users"))
+    psql(
+        "update users set plan = 'team' where email = 'old@b.com'; delete from users where email = 'gone@b.com'"
+    )
+    psql("insert into users (email) select 'later' || n from generate_series(1, 7) n")
+    shop.save(
+        "shop.py",
+        ('    return {"id": user["id"], "amount": charge.json()["amount"]}',
+         '    return await ctx.db.query_one("""\n'
+         '        select count(*) as count, min(plan) filter (where email = \'old@b.com\') as plan,\n'
+         '            count(*) filter (where email = \'gone@b.com\') as gone from public.users""")'),
+    )  # fmt: skip
+    replay = shop.replay(name, "--on", ".", exit_code=0)
+    assert (replay["verdict"], replay["fidelity"]) == ("passed", {"matched": 1, "equal": 1})
+    assert replay["replayed"]["output"]["body"] == {"count": then + 1, "plan": "free", "gone": 1}
+
+
+def test_a_write_to_what_is_not_the_worlds_is_refused_by_postgres(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "write@b.com"})
+    shop.save(
+        "shop.py",
+        ('    return {"id": user["id"], "amount": charge.json()["amount"]}',
+         '    return await ctx.db.query_one("select nextval(\'public.users_id_seq\') as id")'),
+    )  # fmt: skip
+    replay = shop.replay(name, "--on", ".", exit_code=0)
+    assert replay["verdict"] == "past it"  # It went past the failure, to a statement that nothing can answer.
+    assert "refused by PostgreSQL" in replay["notes"][0]
+
+
+def test_a_database_whose_tables_have_changed_is_not_rebuilt_and_that_is_told(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "ddl@b.com"})
+    shop.database.psql("alter table users add column nickname text")
+    shop.save("shop.py", ('returning id", input["email"]', 'returning id", input["email"].upper()'))
+    replay = shop.replay(name, "--on", ".", exit_code=1)
+    assert (replay["verdict"], replay["divergence"]["kind"]) == ("diverged", "changed")
+    assert "FLX313" in replay["notes"][0] and "ALTER TABLE" in replay["notes"][0]
 
 
 def test_concurrent_questions_hear_their_own_answers_in_the_order_of_then(shop: Shop) -> None:

@@ -1054,9 +1054,10 @@ begin
     -- A role may change its own defaults, so what a guest has left there goes first.
     execute format('alter role %I reset all', role_wanted);
     execute format('alter role %I set search_path = %I', role_wanted, schema_name_wanted);
-    -- To name the two functions below; there is nothing else in "flux" that a guest may touch.
+    -- To name the functions below; there is nothing else in "flux" that a guest may touch.
     execute format('grant usage on schema flux to %I', role_wanted);
-    execute format('grant execute on function flux.commit_record, flux.mark_transaction to %I', role_wanted);
+    execute format('grant execute on function flux.commit_record, flux.mark_transaction, flux.world_changes, '
+                   'flux.world_undo, flux.world_ddl to %I', role_wanted);
     insert into flux.guest (tenant, role_name, schema_name) values (tenant_name, role_wanted, schema_name_wanted)
     on conflict (tenant) do update set role_name = excluded.role_name, schema_name = excluded.schema_name;
     return role_wanted;
@@ -1116,6 +1117,60 @@ begin
     end if;
     return written_xid;
 end $$;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Worlds: the tables as a replay must see them
+-- ---------------------------------------------------------------------------------------------------------
+
+-- A replay asks these on a guest's connection, before anything of the guest's runs there, with the token as a
+-- parameter. What they tell is of the tables in the guest's own schema, which it may read anyway.
+
+-- Tables whose rows have changed since a snapshot was taken; "keyless" has changes of rows without a primary key.
+create function flux.world_changes(token bytea, snapshot pg_snapshot) returns table (table_name text, keyless boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select m.table_name, bool_or(m.key is null)
+        from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
+        where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
+        group by m.table_name;
+end $$;
+
+-- Each row of them that has changed since, as the snapshot saw it: before the first change that it did not see.
+-- "before" is null where the row did not exist.
+create function flux.world_undo(token bytea, snapshot pg_snapshot) returns table (table_name text, key json, before json)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select distinct on (m.table_name, m.key) m.table_name, m.key::json, m.before
+        from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
+        where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
+          and m.key is not null
+        order by m.table_name, m.key, m.seq;
+end $$;
+
+-- The first change of any user table's shape since; null when there is none.
+create function flux.world_ddl(token bytea, snapshot pg_snapshot) returns text
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform flux.check_token(token);
+    return (select d.command || ' ' || d.object_identity from flux.ddl d
+            where d.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(d.xid, snapshot)
+            order by d.seq limit 1);
+end $$;
+
+-- What tells the time in a world. It stands in front of pg_catalog there, and nowhere else.
+create schema flux_world;
+grant usage on schema flux_world to public;
+create function flux_world.now() returns timestamptz language sql stable parallel safe as $$
+    select pg_catalog.current_setting('flux.world_now')::pg_catalog.timestamptz $$;
+create function flux_world.transaction_timestamp() returns timestamptz language sql stable parallel safe as $$ select flux_world.now() $$;
+create function flux_world.statement_timestamp() returns timestamptz language sql stable parallel safe as $$ select flux_world.now() $$;
+create function flux_world.clock_timestamp() returns timestamptz language sql volatile parallel safe as $$ select flux_world.now() $$;
 
 -- PostgreSQL lets everybody execute a new function. Not these.
 revoke all on all functions in schema flux from public;
