@@ -32,10 +32,16 @@ def main(text: str, stage: str, path: str, targets: dict[str, Any]) -> None:
     os.dup2(plan.control, jail_main.CONTROL, inheritable=False)
     host = wasm_main.prepare(plan)
     vars(jail_main)["make_loading_filter"] = lambda: LATER
-    vars(jail_main)["install"] = lambda program: None if program is LATER else install(program)
+    vars(jail_main)["install"] = install_later
     jail_main._build(plan)
     results = {name: make(attempts, name, targets, host, stage) for name in attempts.ATTEMPTS}
     sys.stdout.write(json.dumps(results))
+
+
+def install_later(program: bytes, *, all_threads: bool = False) -> None:
+    """Put a filter on, unless it is the first one."""
+    if program is not LATER:
+        install(program, all_threads=all_threads)
 
 
 def load_attempts(path: str) -> Any:
