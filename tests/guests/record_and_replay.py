@@ -238,8 +238,10 @@ class Lab:
         self, sandbox: Sandbox, program: Program, recorded: Run, document: dict[str, object], seed: bytes
     ) -> Run:
         """Run a program from its recording."""
-        ended = isinstance(recorded.driven.outcome, Returned | Raised)
-        session = ReplaySession(recorded.calls, recorded.logs, ended=ended)
+        outcome, fuel = recorded.driven.outcome, recorded.driven.fuel
+        ended = isinstance(outcome, Returned | Raised)
+        cut = outcome if isinstance(outcome, Killed) and outcome.limit == "timeout" else None
+        session = ReplaySession(recorded.calls, recorded.logs, ended=ended, cut=cut, fuel=fuel)
         secrets = TenantSecrets(SECRETS, b"key of the tests").of_execution(seed)
         worker = await sandbox.acquire()
         try:
@@ -249,7 +251,7 @@ class Lab:
             )  # fmt: skip
         finally:
             await sandbox.release(worker, reusable=False)
-        return Run(driven, session.calls, session.logs, session.find_missing())
+        return Run(driven, session.calls, session.logs, session.find_missing(driven.fuel))
 
 
 async def behave(peer: Peer) -> None:
