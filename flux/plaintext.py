@@ -97,7 +97,7 @@ def _split_line(carried: bytes, piece: bytes) -> Iterator[Part]:
         return
     before = max(0, len(name) + 1 - len(carried))
     value = piece[before:]
-    if not value[:1].strip():
+    if len(name) + 1 >= len(carried):  # It begins here: white space in front of it is no part of it.
         before += len(value) - len(value.lstrip(b" \t"))
         value = piece[before:]
     stripped = value.rstrip(b"\r\n")

@@ -5,11 +5,12 @@ socket of our own confirms, and each is replayed twice under another zygote, who
 servers counted is the other oracle.
 """
 
+import base64
 import json
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -17,6 +18,7 @@ import pytest
 import trio
 import trustme
 
+from flux import values
 from flux.execution import Returned
 from flux.hostcall import HostCall
 from flux.hostcalls.http_client import HttpClient
@@ -101,11 +103,13 @@ def is_refused(port: int) -> bool:
 
 
 async def record_and_replay(database: Database, folder: Path) -> Seen:
-    authority = trustme.CA()
+    authority, private = trustme.CA(), trustme.CA()
     ca_file = str(folder / "ca.pem")
     authority.cert_pem.write_to_path(ca_file)
     server_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(HOST).configure_cert(server_tls)
+    private_tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    private.issue_cert(HOST).configure_cert(private_tls)
     names = Names(shop_test=["127.0.0.1"])
     pool = database.pool()
     hba = ["host all app 127.0.0.1/32 scram-sha-256", "local all app scram-sha-256"]
@@ -121,16 +125,18 @@ async def record_and_replay(database: Database, folder: Path) -> Seen:
                 async with (
                     serving(answer_http) as plain,
                     serving(answer_http, tls=server_tls) as tls,
+                    serving(answer_http, tls=private_tls) as own,
                     serving(answer_lines(server_tls)) as lines,  # type: ignore[arg-type]
                     tls_proxy(server, server_tls) as proxy,
                 ):
-                    stubs = [plain, tls, lines]
-                    ports = [plain.port, tls.port, lines.port, server.port, proxy.port]
+                    stubs = [plain, tls, own, lines]
+                    ports = [plain.port, tls.port, own.port, lines.port, server.port, proxy.port]
                     grants = [text for port in ports for text in (f"{HOST}:{port}", f"127.0.0.1:{port}")]
                     more = {
                         "host": HOST, "port": plain.port, "tls_port": tls.port, "lines_port": lines.port,
                         "pg_port": server.port, "pg_tls_port": proxy.port, "password": PASSWORD,
-                        "database": "postgres",
+                        "database": "postgres", "own_port": own.port,
+                        "own_authority": private.cert_pem.bytes().decode(),
                     }  # fmt: skip
                     lab = Lab(pool, http, grants, more)
                     await lab.prepare()
@@ -205,3 +211,31 @@ def test_the_servers_were_down_and_nobody_asked_them_again(seen: Seen) -> None:
 
 def test_names_are_resolved_by_the_host_only(seen: Seen) -> None:
     assert seen.asked_names == {HOST}
+
+
+def test_what_is_on_record_is_plain_and_holds_no_credentials(seen: Seen) -> None:
+    said = {name: list(texts_of(result.recorded.calls)) for name, result in seen.results.items()}
+    everything = b"".join(data for parts in said.values() for data in parts)
+    for secret in (b"t0ken-of-mine", b"correct horse", b"0123456789abcdef", PASSWORD.encode()):
+        assert secret not in everything
+    assert base64.b64encode(b"acme:correct horse") not in everything
+    assert ("authorization", "Bearer t0ken-of-mine") in seen.heads, "the server had it"
+    assert any("0123456789abcdef" in value for name, value in seen.heads if name == "cookie")
+    for name in ("http_client_under_tls", "requests_session_with_cookies", "httpx_async", "aiohttp_under_tls"):
+        assert any(b" HTTP/1.1\r\n" in data for data in said[name]), "TLS ends in the host"
+    assert any(b"select random()" in data for data in said["asyncpg_under_tls"])
+    assert any(b"under tls\n" in data for data in said["asyncio_starts_tls"])
+
+
+def texts_of(calls: tuple[HostCall, ...]) -> Iterator[bytes]:
+    """What was sent and received, as the record has it."""
+    for call in calls:
+        content = None
+        if call.request.name == "net.send":
+            arguments = values.decode(call.request.arguments)
+            assert isinstance(arguments, list)
+            content = arguments[1]
+        elif call.request.name == "net.recv" and call.result is not None:
+            content = values.decode(call.result.value)
+        if content is not None:
+            yield content.encode() if isinstance(content, str) else content  # type: ignore[misc]

@@ -224,7 +224,8 @@ class HostTransport(transports._FlowControlMixin):
     def _received(self, seq: int, value: Any, error: dict[str, Any] | None) -> None:
         # In the loop's select: nothing of the function's may run here.
         self._host_loop.unawaited.discard(seq)
-        self._host_loop.call_soon(self._hear_answer, seq, value, error)
+        if not self._host_loop.is_closed():
+            self._host_loop.call_soon(self._hear_answer, seq, value, error)
 
     def _hear_answer(self, seq: int, value: Any, error: dict[str, Any] | None) -> None:
         self._receiving = 0
@@ -336,6 +337,8 @@ class HostTransport(transports._FlowControlMixin):
         self._sending = True
 
         def answered(seq: int, value: Any, error: dict[str, Any] | None) -> None:
+            if self._host_loop.is_closed():
+                return  # As when `asyncio.run` has ended: nobody is there to go on.
             failure = None if error is None else _make_failure(error, seq)
             self._host_loop.call_soon(done, _values.from_json(value), failure)
 

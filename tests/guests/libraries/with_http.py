@@ -38,6 +38,21 @@ def http_client_under_tls(ctx: Context, input: dict) -> dict:
     return {"body": body, "names": certificate["subjectAltName"], "version": answer.version}
 
 
+# Expect: returned 200; net.open 2, net.tls 2
+@function()
+def an_authority_of_ones_own(ctx: Context, input: dict) -> dict:
+    url = f"https://{input['host']}:{input['own_port']}/count"
+    context = ssl.create_default_context(cadata=input["own_authority"])
+    with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+        body = json.loads(answer.read())
+    try:
+        urllib.request.urlopen(url, timeout=5)
+    except OSError as error:  # Whom only the function trusts, the machine does not.
+        assert isinstance(error.reason, ssl.SSLCertVerificationError), error
+        return {"body": body}
+    raise AssertionError("it was trusted by everybody")
+
+
 # Expect: returned 200; net.open 2, net.tls 1
 @function()
 def urllib_request(ctx: Context, input: dict) -> dict:

@@ -92,3 +92,67 @@ def a_time_out_is_a_time_out(ctx: Context, input: dict) -> dict:
         except TimeoutError as error:
             return {"said": "took longer" in str(error)}
     raise AssertionError("nothing was to come")
+
+
+# Expect: returned 200; net.open 1
+@function()
+async def megabytes_both_ways(ctx: Context, input: dict) -> dict:
+    reader, writer = await asyncio.open_connection(input["host"], input["lines_port"])
+    line = b"x" * 3_000_000 + b"\n"
+
+    async def say() -> None:
+        writer.write(line)
+        await writer.drain()  # It waits: more than a transport may hold is on its way.
+
+    async def hear() -> int:
+        size = 0
+        while size < len(line):
+            size += len(await reader.read(100_000))
+        return size
+
+    _, size = await asyncio.gather(say(), hear())
+    writer.write_eof()
+    rest = await reader.read()
+    writer.close()
+    return {"size": size, "rest": rest.decode()}
+
+
+# Expect: returned 200; net.open 2
+@function()
+async def a_reader_that_is_given_up(ctx: Context, input: dict) -> dict:
+    reader, writer = await asyncio.open_connection(input["host"], input["lines_port"])
+    try:
+        async with asyncio.timeout(0.05):
+            await reader.readline()
+    except TimeoutError:
+        writer.transport.abort()
+    reader, writer = await asyncio.open_connection(input["host"], input["lines_port"])
+    writer.write(b"still here\n")
+    return {"line": (await reader.readline()).decode()}  # What is still open ends with the execution.
+
+
+# Expect: returned 200; net.open 2
+@function()
+def asyncio_in_a_def_handler(ctx: Context, input: dict) -> dict:
+    async def ask(line: bytes) -> str:
+        reader, writer = await asyncio.open_connection(input["host"], input["lines_port"])
+        writer.write(line)
+        answer = await reader.readline()
+        writer.close()
+        return answer.decode()
+
+    return {"answers": [asyncio.run(ask(b"one\n")), asyncio.run(ask(b"two\n"))]}
+
+
+# Expect: returned 200; net.open 1
+@function()
+async def the_loops_own_sockets(ctx: Context, input: dict) -> dict:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (input["host"], input["lines_port"]))
+        await loop.sock_sendall(sock, b"one\ntwo\n")
+        heard = b""
+        while heard.count(b"\n") < 2:
+            heard += await loop.sock_recv(sock, 5)
+    return {"heard": heard.decode()}
