@@ -4,6 +4,7 @@ Guests run in the process that the supervisor uses, under the real `drive`. Wher
 its way at which moment, it plays that process itself, at the other end of a worker's socket.
 """
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,10 +23,14 @@ from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Reading, Worker
 from flux.sandbox.conformance import make_document
 from flux.sandbox.wasm import WasmSandbox, default_folder
+from flux.sandbox.wasm_engine import Engine
+from flux.sandbox.wasm_module import LoadedModule, load_module, run_module
 from flux.sandbox.wasm_worker import make_pair
+from flux.sandbox.wasm_world import FileTree
 from flux.session import Divergence, RecordSession, ReplaySession, Session
 from flux.supervisor.drive import Bounds, Driven, drive
 from tests.wasm_guests import assemble_text
+from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
 PATIENCE_S = 60.0
 SCRIPT = """
@@ -300,3 +305,69 @@ async def test_a_process_that_tells_nonsense_of_its_guest_is_not_believed(line: 
     assert isinstance(driven.outcome, Exited) and driven.fuel is None
     os.close(theirs)
     worker.close()
+
+
+# --- being stopped ---------------------------------------------------------------------------------
+
+CHATTERBOX = """
+  (data (i32.const 1024) "[0,\\22log.write\\22,[\\22info\\22,\\22x\\22,{}]]\\0a")
+  (func $say (call $write (i32.const 3) (i32.const 1024) (i32.const 32)))
+  (func (export "_start") (local $n i32)
+    (i32.store (i32.const 16) (i32.const 1024))
+    (i32.store (i32.const 20) (i32.const 32))
+    ;; In a row, where the engine does not look at its fuel.
+    (drop (call $fd_write (i32.const 3) (i32.const 16) (i32.const 1) (i32.const 24)))
+    (drop (call $fd_write (i32.const 3) (i32.const 16) (i32.const 1) (i32.const 24)))
+    (drop (call $fd_write (i32.const 3) (i32.const 16) (i32.const 1) (i32.const 24)))
+    (drop (call $fd_write (i32.const 2) (i32.const 16) (i32.const 1) (i32.const 24)))
+    (loop $again
+      (call $say)
+      (i32.store (i32.const 2048) (i32.add (i32.load (i32.const 2048)) (i32.const 1)))
+      (call $say)
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_u (local.get $n) (i32.const 5))))
+    (drop (call $fd_write (i32.const 3) (i32.const 16) (i32.const 1) (i32.const 24))))
+"""
+
+
+class HearingDoor(AnsweringDoor):
+    """Keeps the fuel in front of each frame, and the lines that are the host's own."""
+
+    def __init__(self) -> None:
+        super().__init__(answer_call)
+        self.said = b""
+
+    def send_nowait(self, data: bytes) -> int:
+        self.said += data
+        return super().send_nowait(data)
+
+    @property
+    def fuel_of_frames(self) -> list[int]:
+        return [int(line[1:].split(b" ")[0]) for line in self.said.splitlines() if line[:1] == b"1"]
+
+
+async def run_to(module: LoadedModule, engine: Engine, stop_fuel: int | None, slice_fuel: int) -> HearingDoor:
+    door = HearingDoor()
+    start = attrs.evolve(make_start("f"), stop_fuel=stop_fuel, slice_fuel=slice_fuel, wants_memory=True)
+    await run_module(engine, module, FileTree({}), door, start)
+    return door
+
+
+@pytest.mark.parametrize("slice_fuel", [7, 5_000_000])
+async def test_a_guest_is_stopped_at_any_unit_and_nothing_that_it_does_later_is_heard(slice_fuel: int) -> None:
+    engine = Engine()
+    module = load_module(engine, "functions/f.wasm", assemble_text(CHATTERBOX))
+    whole = await run_to(module, engine, None, slice_fuel)
+    everything = whole.fuel_of_frames
+    assert len(everything) == 15  # The last is the answer, which the host gives for it.
+    assert len(set(everything[:-1])) == 14
+    around = {fuel + by for fuel in everything for by in (-1, 0, 1)}
+    for stop_fuel in sorted(around | set(range(0, everything[-1], 11))):
+        door = await run_to(module, engine, stop_fuel, slice_fuel)
+        assert door.fuel_of_frames == [fuel for fuel in everything if fuel <= stop_fuel], stop_fuel
+        last = door.said.splitlines()[-1]
+        if stop_fuel < everything[-1]:
+            assert last == b'0{"stopped": true}'
+            assert json.loads(door.said.splitlines()[-2][1:])["fuel"] == stop_fuel
+        else:
+            assert door.said == whole.said
