@@ -702,14 +702,14 @@ for _name, _socket in SOCKETS.items():
 @attempt_to
 def connect_to_the_server(targets: Targets) -> object:
     address = ("127.0.0.1", targets["port"])
-    connection = socket.socket()
+    connection = checked(libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0))
     packed = (
         struct.pack("=H", socket.AF_INET)
         + struct.pack("!H", address[1])
         + socket.inet_aton(address[0])
         + bytes(8)
     )
-    return checked(libc.connect(connection.fileno(), packed, 16))
+    return checked(libc.connect(connection, packed, 16))
 
 
 def _to_unix(targets: Targets, path: bytes, kind: int) -> object:
@@ -759,12 +759,12 @@ def listen_on_the_wire(targets: Targets) -> object:
 
 @attempt_to
 def send_a_descriptor_to_the_host(targets: Targets) -> object:
-    wire = socket.socket(fileno=os.dup(3), family=socket.AF_UNIX, type=socket.SOCK_STREAM)
+    wire = os.dup(3)
     data = (ctypes.c_char * 1)(b"\n")
     vector = (ctypes.c_ulong * 2)(ctypes.addressof(data), 1)
     control = ctypes.create_string_buffer(struct.pack("QiiiI", 20, 1, 1, 0, 0), 24)
     header = (ctypes.c_ulong * 7)(0, 0, ctypes.addressof(vector), 1, ctypes.addressof(control), 24, 0)
-    return call(46, wire.detach(), header, 0)
+    return call(46, wire, header, 0)
 
 
 @attempt_to
