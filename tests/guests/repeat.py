@@ -13,6 +13,10 @@ A replay runs in another process, among other executions, in other slices of tim
 by ``--python`` in another version of Python. It must come to the same outcome, the same calls with the same
 arguments from the same lines in the same order, the same log lines, and, where the kind of sandbox counts fuel,
 to the same fuel at every call and at the end, and the same memory to the last byte.
+
+Python hashes objects by their addresses. Flux makes addresses repeat, as far as it can; a replay that differs all
+the same is run again in other orders of objects, and what that shows (`flux.escapes`) is told with its line. With
+``--order 3`` all replays run in another order than the recordings, which brings out what depends on it.
 """
 
 import argparse
@@ -24,7 +28,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,17 +37,18 @@ import attrs
 import msgspec
 import trio
 
-from flux import codec, values, wire
+from flux import codec, escapes, values, wire
 from flux.execution import Execution, Killed, LogLine, Raised, Returned, Trigger
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
 from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Sandbox, Worker
-from flux.session import CANCELLED, RecordSession, ReplaySession, Session
+from flux.session import CANCELLED, Divergence, RecordSession, ReplaySession, Session
 from flux.supervisor.drive import Bounds, Driven, Host, drive
-from tests.guests.repeat_kinds import KINDS, Kind
+from tests.guests.repeat_kinds import KINDS, Kind, Runner
 
-MEMORY_BYTES_MAX = 24 * 2**20
+MEMORY_BYTES_MAX = {"process": 256 * 2**20, "wasm": 24 * 2**20}
+"""By kind of sandbox. A process has its libraries in there, numpy among them."""
 HOST_CALLS_MAX = 25
 TIMEOUT_S = 30.0
 """Of functions that declare none."""
@@ -50,6 +56,9 @@ RECORD_CONCURRENCY = 12
 REPLAYS: tuple[tuple[int, int | None], ...] = ((1, 100_000), (5, None), (9, 777_777), (16, 60_000_000))
 """How many at once, and in slices of how much fuel: a sandbox of its own for each, and a part of the recordings."""
 SHOWN_MAX = 5
+LABELLED_MAX = 100
+"""Recordings whose replay differed and that are run again to see why."""
+LABEL_CONCURRENCY = 4
 
 _T = TypeVar("_T")
 
@@ -81,6 +90,10 @@ class Tally:
     identical: int = 0
     different: dict[str, int] = attrs.field(factory=dict)
     """By function and what differed first."""
+    told: dict[str, int] = attrs.field(factory=dict)
+    """Of those, by the function and what further replays showed that it depends on."""
+    by_addresses: int = 0
+    """Of those, how many depend on where objects lie and on nothing else."""
     outcomes: dict[str, int] = attrs.field(factory=dict)
     elapsed_s: float = 0.0
 
@@ -95,6 +108,15 @@ class Tally:
         else:
             what = f"{execution.function}: {difference}"
             self.different[what] = self.different.get(what, 0) + 1
+
+    def label(self, function: str, escape: escapes.Escape | None) -> None:
+        """Count what the function of one differing replay depends on."""
+        if escape is None:
+            described = f"{function}: repeated itself in every order when it was run again"
+        else:
+            described = f"{function}: {escape.describe()}"
+            self.by_addresses += escape.cause == "addresses"
+        self.told[described] = self.told.get(described, 0) + 1
 
 
 class Outside:
@@ -163,7 +185,8 @@ async def _run(
 ) -> tuple[Driven, str, int | None]:
     """Run what ``execution`` says; return how it went, and the guest's memory at its end with its fuel."""
     timeout_s = next(f.timeout_s for f in sandbox.functions if f.name == execution.function) or TIMEOUT_S
-    limits = Limits(timeout_s=timeout_s, memory_bytes_max=MEMORY_BYTES_MAX, host_calls_max=HOST_CALLS_MAX)
+    memory_bytes_max = MEMORY_BYTES_MAX[execution.level.kind]
+    limits = Limits(timeout_s=timeout_s, memory_bytes_max=memory_bytes_max, host_calls_max=HOST_CALLS_MAX)
     worker: Worker = await sandbox.acquire()
     try:
         if worker.meter is not None:
@@ -187,8 +210,8 @@ def make_document(execution: Execution) -> bytes:
     return wire.encode_start(
         {
             "execution": execution.name, "function": execution.function, "now_ns": execution.started_at_ns,
-            "seed": execution.seed.hex(), "memory_bytes_max": MEMORY_BYTES_MAX, "middleware": [],
-            "input": json.loads(body), "request": request,
+            "seed": execution.seed.hex(), "memory_bytes_max": MEMORY_BYTES_MAX[execution.level.kind],
+            "middleware": [], "input": json.loads(body), "request": request,
         }
     )  # fmt: skip
 
@@ -214,7 +237,7 @@ async def record_one(sandbox: Sandbox, function: str, number: int) -> Recording:
     return Recording(encoded.body, encoded.format, blobs, memory, memory_fuel)
 
 
-async def replay_one(sandbox: Sandbox, recording: Recording, slice_fuel: int | None = None) -> str | None:
+async def replay_one(sandbox: Sandbox, recording: Recording, slice_fuel: int | None = None) -> Divergence | None:
     """Replay a recording; return what differed first, or None when nothing did."""
     recorded = recording.read()
     cut = recorded.outcome if isinstance(recorded.outcome, Killed) and recorded.outcome.limit == "timeout" else None
@@ -223,18 +246,24 @@ async def replay_one(sandbox: Sandbox, recording: Recording, slice_fuel: int | N
     driven, memory, memory_fuel = await _run(sandbox, recorded, session, Nobody(), slice_fuel)
     divergence = driven.divergence or session.find_missing(driven.fuel)
     if divergence is not None:
-        return f"{divergence.kind} at {divergence.seq}"
+        return divergence
     if driven.outcome != recorded.outcome:
-        return f"the outcome: {driven.outcome} for {recorded.outcome}"
+        return Divergence("outcome", 0, str(recorded.outcome), str(driven.outcome))
     if list(map(_compared_call, session.calls)) != list(map(_compared_call, recorded.calls)):
-        return "the calls"
+        return Divergence("calls", 0, None, None)
     if list(map(_compared_line, session.logs)) != list(map(_compared_line, recorded.logs)):
-        return "the log lines"
+        return Divergence("log lines", 0, None, None)
     if driven.fuel != recorded.fuel:
-        return f"the fuel at the end: {driven.fuel} for {recorded.fuel}"
+        return Divergence("fuel at the end", 0, str(recorded.fuel), str(driven.fuel))
     if memory != recording.memory_sha256 and memory_fuel == recording.memory_fuel:
-        return "the memory at the end"
+        return Divergence("memory at the end", 0, recording.memory_sha256, memory)
     return None
+
+
+def _tell(divergence: Divergence) -> str:
+    if divergence.seq:
+        return f"{divergence.kind} at {divergence.seq}"
+    return f"{divergence.kind}: {divergence.actual} for {divergence.expected}"
 
 
 def _compared_call(call: HostCall) -> tuple[object, ...]:
@@ -289,29 +318,63 @@ async def record(kind: Kind, executions: int) -> list[Recording]:
     return recordings
 
 
-async def replay(kind: Kind, recordings: Sequence[Recording]) -> Tally:
-    """Replay each recording once, in one of several sandboxes and in another order; count what came of it."""
+async def replay(kind: Kind, recordings: Sequence[Recording], order: int = 0) -> Tally:
+    """Replay each recording once, in one of several sandboxes and in another sequence; count what came of it.
+
+    ``order`` is that of the objects in memory, for kinds that have one.
+    """
     tally, started_s = Tally(), time.monotonic()
-    shuffled = list(recordings)
+    shuffled, differing = list(recordings), list[Recording]()
     random.SystemRandom().shuffle(shuffled)
 
     async def replay_part(part: Sequence[Recording], concurrency: int, slice_fuel: int | None) -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            async with trio.open_nursery() as nursery:
-                sandbox = kind.make_sandbox(Path(scratch), concurrency)
-                await nursery.start(sandbox.run)
+            in_order = kind.make_in_order
+            made = kind.make_sandbox(Path(scratch), concurrency) if in_order is None else in_order(concurrency, order)
+            async with running(made) as sandbox:
 
                 async def one(recording: Recording) -> None:
-                    tally.add(recording.read(), await replay_one(sandbox, recording, slice_fuel))
+                    divergence = await replay_one(sandbox, recording, slice_fuel)
+                    tally.add(recording.read(), None if divergence is None else _tell(divergence))
+                    if divergence is not None:
+                        differing.append(recording)
 
                 await _each(part, concurrency, one)
-                nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         for number, (concurrency, slice_fuel) in enumerate(REPLAYS):
             nursery.start_soon(replay_part, shuffled[number :: len(REPLAYS)], concurrency, slice_fuel)
+    if kind.make_in_order is not None:
+        labelled = differing[:LABELLED_MAX]
+        for recording, escape in zip(labelled, await find_escapes(kind, labelled), strict=True):
+            tally.label(recording.read().function, escape)
     tally.elapsed_s = time.monotonic() - started_s
     return tally
+
+
+async def find_escapes(kind: Kind, recordings: Sequence[Recording]) -> list[escapes.Escape | None]:
+    """Replay each recording in several orders of objects; return what it depends on."""
+    assert kind.make_in_order is not None
+    seen: list[list[escapes.Observation]] = [[] for _ in recordings]
+    for order in dict.fromkeys(escapes.ORDERS) if recordings else ():
+        async with running(kind.make_in_order(LABEL_CONCURRENCY, order)) as sandbox:
+
+            async def one(index: int, order: int = order, sandbox: Sandbox = sandbox) -> None:
+                for _ in range(escapes.ORDERS.count(order)):
+                    divergence = await replay_one(sandbox, recordings[index])
+                    seen[index].append(escapes.Observation(order, divergence))
+
+            await _each(range(len(recordings)), LABEL_CONCURRENCY, one)
+    return [escapes.judge(observations) for observations in seen]
+
+
+@asynccontextmanager
+async def running(sandbox: Runner) -> AsyncIterator[Runner]:
+    """Run a sandbox as long as somebody is here."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sandbox.run)
+        yield sandbox
+        nursery.cancel_scope.cancel()
 
 
 # --- the command -----------------------------------------------------------------------------------
@@ -337,11 +400,13 @@ def _run_part(python: str, *arguments: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read the command line, record, replay and report; 0 when every replay was identical."""
+    """Read the command line, record, replay and report; 0 when every replay was identical, or differed in what
+    depends on addresses and is told with its line."""
     parser = argparse.ArgumentParser(prog="python -m tests.guests.repeat", description=__doc__.split("\n")[0])
     parser.add_argument("--kind", choices=[*KINDS], required=True)
     parser.add_argument("--executions", type=int, default=1000)
     parser.add_argument("--python", action="append", help="interpreter that replays; may be given several times")
+    parser.add_argument("--order", type=int, default=0, help="of objects in memory, for the replays: 1, 2, 3 ...")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--replay", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -350,7 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
         _write(options.record, trio.run(record, kind, options.executions))
         return 0
     if options.replay is not None:
-        print(json.dumps(attrs.asdict(trio.run(replay, kind, _read(options.replay)))))
+        print(json.dumps(attrs.asdict(trio.run(replay, kind, _read(options.replay), options.order))))
         return 0
     is_all_well = True
     with tempfile.TemporaryDirectory() as scratch:
@@ -361,9 +426,12 @@ def main(arguments: list[str] | None = None) -> int:
             if not recorded_by[recorder]:
                 _run_part(recorder, "--kind", kind.name, "--executions", str(options.executions), "--record", str(path))
                 recorded_by[recorder] += 1
-            tally = Tally(**json.loads(_run_part(python, "--kind", kind.name, "--replay", str(path))))
+            order = str(options.order)
+            part = _run_part(python, "--kind", kind.name, "--replay", str(path), "--order", order)
+            tally = Tally(**json.loads(part))
             print(_report(kind, python, tally), flush=True)
-            is_all_well = is_all_well and tally.identical == tally.executions == options.executions
+            told = tally.identical + tally.by_addresses
+            is_all_well = is_all_well and told == tally.executions == options.executions
     return 0 if is_all_well else 1
 
 
@@ -375,6 +443,7 @@ def _report(kind: Kind, python: str, tally: Tally) -> str:
         f"  {outcomes}",
     ]
     lines += [f"  {count} x {what}" for what, count in sorted(tally.different.items())[:SHOWN_MAX]]
+    lines += [f"  {count} told: {what}" for what, count in sorted(tally.told.items())]
     return "\n".join(lines)
 
 

@@ -25,10 +25,17 @@ class Kind:
     """Given a folder to write to, and how many executions there will be at a time."""
     is_bound_to_python: bool = False
     """A recording means something to the same version of Python only."""
+    make_in_order: Callable[[int, int], Runner] | None = None
+    """Given how many at a time, and an order of objects in memory (`flux.escapes.ORDERS`); None for kinds whose
+    memory is the same to the last byte."""
 
 
 def _make_process(_scratch: Path, concurrency: int) -> Runner:
-    return ProcessSandbox(HERE, "repeated/process", idle_target=concurrency)
+    return _make_process_in_order(concurrency, 0)
+
+
+def _make_process_in_order(concurrency: int, order: int) -> Runner:
+    return ProcessSandbox(HERE, "repeated/process", idle_target=concurrency, shuffle=order)
 
 
 def _make_scripts(folder: str) -> Callable[[Path, int], Runner]:
@@ -49,7 +56,7 @@ def _make_wasi(scratch: Path, _concurrency: int) -> Runner:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("process", _make_process, is_bound_to_python=True),
+        Kind("process", _make_process, is_bound_to_python=True, make_in_order=_make_process_in_order),
         Kind("javascript", _make_scripts("javascript")),
         Kind("typescript", _make_scripts("typescript")),
         Kind("wasi", _make_wasi),

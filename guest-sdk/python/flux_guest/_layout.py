@@ -45,7 +45,8 @@ _SPARE_SLOTS = 60
 """For blocks that the zygote gives back though it had them before."""
 _LEFT_BLOCKS_MAX = 100
 """Free blocks of one size that `settle` leaves, by far."""
-_SHUFFLED_BLOCKS = 512
+_TAKEN_BLOCKS_MAX = 2000
+"""Should the allocator be another than the one that this is written for: an end, and nothing worse."""
 _CLASS_LINE = re.compile(rb"^ *\d+ +(\d+) +\d+ +\d+ +(\d+)$", re.MULTILINE)
 _UNUSED_LINE = re.compile(rb"^(\d+) unused pools \* (\d+) bytes", re.MULTILINE)
 
@@ -100,7 +101,7 @@ class Layout:
         first = id(largest[-1]) & -_POOL_BYTES
         self._fresh = range(first, first + _ARENA_POOLS_LEFT * _POOL_BYTES)
         if shuffle:
-            _shuffle(shuffle)
+            self._held.append(_shuffle(shuffle))
 
     def give_scratch(self) -> None:
         """Let the fork loop have a few blocks of each size that are not fresh, and no others."""
@@ -123,7 +124,7 @@ class Layout:
     def _take(self, make: Callable[[], object], slots: list[object]) -> list[object]:
         """Fill ``slots`` with blocks that are not fresh, all there are."""
         index = 0
-        while id(block := make()) not in self._fresh:
+        while id(block := make()) not in self._fresh and index < _TAKEN_BLOCKS_MAX:
             if index == len(slots):
                 slots.append(None)  # Not as a rule: a list that grows allocates on the way.
             slots[index] = block
@@ -156,10 +157,14 @@ def _read_free_blocks() -> tuple[dict[int, int], int]:
     return available, pools
 
 
-def _shuffle(number: int) -> None:
-    generator = random.Random(number)
-    for make in _MAKERS:
-        blocks = [make() for _ in range(_SHUFFLED_BLOCKS)]
+def _shuffle(number: int) -> list[object]:
+    """Leave free blocks of each size in an order that follows from ``number``; return what must be held for it."""
+    generator, kept = random.Random(number), list[object]()
+    for size, make in zip(_SIZES, _MAKERS, strict=True):  # A pool of each: all of them are in the new arena.
+        blocks = _make_blocks(make, (_POOL_BYTES - _POOL_HEADER_BYTES) // size)
+        # A pool that is empty is given up, and its order with it; so one block stays.
+        kept.append(blocks.pop())
         generator.shuffle(blocks)
         while blocks:
             blocks.pop()
+    return kept
