@@ -186,7 +186,7 @@ class Level:
     isolation: str
     """``process`` (a process boundary and limits), ``core`` or ``strict``."""
     clock: str
-    """How strongly the guest's clock is held: ``python`` (patched in the interpreter) or ``vdso``."""
+    """How strongly the guest's clock is held: ``vdso`` (for C code too), ``python`` (for Python code) or ``wasm``."""
     meter: str = ""
     """By what fuel is counted: a name for the engine, the interpreter and its SDK. Fuel of two executions can be
     compared where it is the same; empty where nothing is counted."""
