@@ -201,6 +201,7 @@ def test_a_worker_has_nothing_of_the_servers(dev: DevServer, stub: CountingStub)
                 b"PYTHONHASHSEED",
                 b"PYTHONDONTWRITEBYTECODE",
                 b"PYTHONUTF8",
+                b"GLIBC_TUNABLES",
                 b"LANG",
                 b"TZ",
             }
