@@ -127,6 +127,9 @@ class SandboxConfig:
     isolation: str = "strict"
     """"strict": every layer the machine offers, or no start. "core": the layers that every Linux has."""
 
+    cgroups: str = "auto"
+    """"auto": a control group for each deployment's processes where they are to be had. "required": or no start."""
+
     warm: int = 1
     """Requests that a worker serves before it is replaced; 1 is a fresh guest for each."""
 
@@ -417,7 +420,11 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "url": read_database_url,
         "isolation": one_of("repeatable read", "read committed", "serializable"),
     },
-    "sandbox": {"isolation": one_of("strict", "core"), "warm": integer_between(1, 1_000_000)},
+    "sandbox": {
+        "isolation": one_of("strict", "core"),
+        "cgroups": one_of("auto", "required"),
+        "warm": integer_between(1, 1_000_000),
+    },
     "http": {"allow": list_of(read_host)},
     "recording": {
         "retention_days": integer_between(1, 36_500),

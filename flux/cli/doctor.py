@@ -159,6 +159,8 @@ def _check_isolation() -> Iterator[Check]:
     """Build the jail that the project's functions would run in, and try it."""
     from flux.config import SandboxConfig
     from flux.project import find_project, read_project
+    from flux.sandbox.cgroups import describe as describe_cgroups
+    from flux.sandbox.cgroups import find_cgroups
     from flux.sandbox.jail import describe_findings, find_guest_uid, probe_jail
     from flux.supervisor.isolation import list_kinds
     from flux.tenant import Tenant
@@ -175,8 +177,9 @@ def _check_isolation() -> Iterator[Check]:
     except FluxError as error:
         yield Check("isolation", False, f"{error.code} {error.message}", error.remedy)
         return
-    for line in describe_findings(level, findings.get(False, ()), findings.get(True, ())):
-        yield Check(str(line["name"]), bool(line["ok"]), str(line["detail"]))
+    lines = describe_findings(level, findings.get(False, ()), findings.get(True, ()))
+    for line in (*lines, describe_cgroups(find_cgroups())):
+        yield Check(str(line["name"]), bool(line["ok"]), str(line["detail"]), str(line["remedy"]))
 
 
 def _of_server() -> Iterator[Check]:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import attrs
 
 from flux.errors import OperatorError
+from flux.sandbox import cgroups
 from flux.sandbox.addresses import describe_addresses
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.jail_privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, has_capabilities
@@ -50,6 +51,7 @@ REMEDIES: Mapping[str, str] = {
     "namespaces": "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, "
     "kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile), or start as root, "
     'or choose less: isolation = "core" under [sandbox] in flux.toml',
+    "cgroups": f"{cgroups.REMEDY}, or take the line cgroups from [sandbox] in flux.toml",
     "user": "the guest's user must be able to read Python, its packages and the project's copy under .flux: "
     "chmod -R o+rX there, or start as an ordinary user",
 }

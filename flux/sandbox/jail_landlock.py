@@ -38,7 +38,7 @@ FILE_RIGHTS_MAX = 16
 NETWORK_FROM_ABI = 4
 SCOPES_FROM_ABI = 6
 _TCP_BIND_AND_CONNECT = 0b11
-_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
+_ABSTRACT_SOCKETS, _SIGNALS = 0b01, 0b10
 
 
 def read_abi() -> int:
@@ -47,8 +47,11 @@ def read_abi() -> int:
     return call("landlock", name, SYS_LANDLOCK_CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)
 
 
-def restrict_to_reading(paths: Iterable[str]) -> int:
-    """Refuse this process and its children everything but reading ``paths``; return Landlock's version."""
+def restrict_to_reading(paths: Iterable[str], *, may_signal: bool = False) -> int:
+    """Refuse this process and its children everything but reading ``paths``; return Landlock's version.
+
+    ``may_signal``: also those who are not restricted together with it.
+    """
     abi = read_abi()
     # Whatever this version can refuse is handled, and only reading is given back, path by path.
     rights = (1 << FILE_RIGHTS_OF_ABI.get(abi, FILE_RIGHTS_MAX)) - 1
@@ -56,7 +59,7 @@ def restrict_to_reading(paths: Iterable[str]) -> int:
     if abi >= NETWORK_FROM_ABI:
         attributes += struct.pack("=Q", _TCP_BIND_AND_CONNECT)
     if abi >= SCOPES_FROM_ABI:
-        attributes += struct.pack("=Q", _ABSTRACT_SOCKETS_AND_SIGNALS)
+        attributes += struct.pack("=Q", _ABSTRACT_SOCKETS if may_signal else _ABSTRACT_SOCKETS | _SIGNALS)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     ruleset = call(
         "landlock", "landlock_create_ruleset", SYS_LANDLOCK_CREATE_RULESET, buffer, len(attributes), 0

@@ -102,8 +102,13 @@ def check_machine() -> None:
         )
 
 
+def tell_end_of_parent(signal_number: int) -> None:
+    """Have the kernel send us a signal when our parent ends. (Changing credentials undoes it: call it again then.)"""
+    prctl("process", "PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, signal_number)
+
+
 def die_with_parent(parent: int) -> None:
-    """Have the kernel end us when ``parent`` ends. (Changing credentials undoes it: call it again then.)"""
-    prctl("process", "PR_SET_PDEATHSIG", PR_SET_PDEATHSIG, 9)
+    """Have the kernel end us when ``parent`` ends; see `tell_end_of_parent`."""
+    tell_end_of_parent(9)
     if os.getppid() != parent:  # It ended before the request took hold.
         os._exit(0)

@@ -11,6 +11,10 @@ code that means to end by a signal and be seen to. So it too only waits, for its
 zygote. When one of the three ends the others do, and the keeper ends as the zygote ended. All
 wear the same jail.
 
+In ``core`` there is no such namespace, but nobody in the jail can leave the process group. So the
+keeper is there as well, for one purpose: to be told by the kernel that the supervisor has ended, and
+to end the group.
+
 On the control socket, before anything else, goes one line::
 
     {"jailed": true}                                          with the pidfd of the one in the jail
@@ -28,12 +32,13 @@ import socket
 import struct
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from flux.sandbox import jail_checks
 from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
-from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent
+from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent, tell_end_of_parent
 from flux.sandbox.jail_namespaces import separate, shrink_root
 from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
@@ -45,11 +50,12 @@ from flux.sandbox.jail_privileges import (
     limit_resources,
     limit_worker,
 )
-from flux.sandbox.jail_seccomp import install, make_worker_filter, make_zygote_filter
+from flux.sandbox.jail_seccomp import WorkerFilter, install, make_zygote_filter
 from flux.sandbox.wasm_filter import make_loading_filter, make_serving_filter
 
 CONTROL = 3
 REFUSED_STATUS = 71
+IN_FLIGHT_ATTEMPTS_MAX, IN_FLIGHT_PAUSE_S = 1000, 0.005
 SDK = "flux_guest"
 """Found by name when it is needed: host and guests share no code."""
 WASM_HOST = "flux.sandbox.wasm_main"
@@ -58,8 +64,6 @@ WASM_DESCRIPTORS_MAX = 2048
 """A guest has one: its socket."""
 WASM_FILE_BYTES_MAX = 2**30
 """Of an image of memory, which is kept in a file without a name, and of compiled code on its way to the supervisor."""
-WORKER_CPU_S = 24 * 3600
-"""The supervisor owns the deadline; this is for a worker that somehow outlived it."""
 SYSTEM_LIBRARIES = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache"),
     "/usr/share/zoneinfo",
@@ -74,6 +78,8 @@ def main(arguments: list[str]) -> None:
     if plan.control != CONTROL:
         os.dup2(plan.control, CONTROL, inheritable=False)
     try:
+        if plan.cgroup:
+            _enter_cgroup(plan.cgroup)
         # What is imported now need not be readable later; none of it is the user's.
         module = importlib.import_module(WASM_HOST if plan.runs_wasm else f"{SDK}.zygote")
         # The clock is taken over where /proc can still be read, and wasm guests' engine made ready where its
@@ -95,7 +101,7 @@ def main(arguments: list[str]) -> None:
                 plan.functions,
                 ready,
                 warm=plan.warm,
-                confine=_confine_worker,
+                prepare_confining=prepare_confining,
                 shuffle=plan.shuffle,
             )
 
@@ -112,6 +118,17 @@ def _refuse(error: LayerRefusedError | OSError) -> NoReturn:
     told = {"layer": error.layer, "call": error.call, "errno": error.number, "detail": error.detail}
     os.write(CONTROL, json.dumps({"refused": told}).encode() + b"\n")
     os._exit(REFUSED_STATUS)
+
+
+def _enter_cgroup(folder: str) -> None:
+    """Go into a control group, with all children to come."""
+    try:
+        # One call, not a file's buffer: what is wrong is to be known here.
+        descriptor = os.open(os.path.join(folder, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
+        os.write(descriptor, b"0")
+        os.close(descriptor)
+    except OSError as error:
+        raise LayerRefusedError("cgroups", f"write {folder}/cgroup.procs", error.errno or 0) from error
 
 
 def _build(plan: Plan) -> int:
@@ -138,9 +155,11 @@ def _build(plan: Plan) -> int:
     )
     drop_privileges(plan.uid)
     _check_readable(readable)
-    abi = restrict_to_reading(readable)
     # Every change of credentials has undone it.
     die_with_parent(plan.parent)
+    if plan.isolation == "core" and not plan.runs_wasm:  # That one has threads already, and never forks.
+        _leave_keeper(plan.parent, readable)
+    abi = restrict_to_reading(readable)
     if plan.isolation == "strict":
         _enter_pid_namespace()
     _tell_jailed()
@@ -253,6 +272,31 @@ def _enter_pid_namespace() -> None:
         os.close(descriptor)
 
 
+def _leave_keeper(supervisor: int, readable: list[str]) -> None:
+    """Go on as the child of a process that ends its group when the supervisor has ended.
+
+    Before Landlock is put on: each of the two then has its own, and neither can send the other a signal.
+    """
+    keeper = os.getpid()
+    zygote = os.fork()
+    if zygote == 0:
+        die_with_parent(keeper)
+        return
+
+    def end_group(_number: int, _frame: object) -> None:
+        os.killpg(0, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end_group)
+    tell_end_of_parent(signal.SIGTERM)
+    if os.getppid() != supervisor:
+        os.killpg(0, signal.SIGKILL)
+    close_descriptors(())
+    restrict_to_reading(readable, may_signal=True)
+    install(make_zygote_filter(may_signal=True))
+    _, how = os.waitpid(zygote, 0)
+    _end_like(how)
+
+
 def _keep(first: int, status: int, alive: int) -> NoReturn:
     """Wait for the namespace's first process; end as the zygote did, whose wait status it writes."""
     # Whoever reads from the jail must see its end when the zygote ends, not when we do.
@@ -285,19 +329,35 @@ def _end_like(status: int) -> NoReturn:
 def _tell_jailed() -> None:
     handle = os.pidfd_open(os.getpid())
     control = socket.socket(fileno=os.dup(CONTROL))
-    socket.send_fds(control, [b'{"jailed": true}\n'], [handle])
+    for attempt in range(IN_FLIGHT_ATTEMPTS_MAX):
+        try:
+            socket.send_fds(control, [b'{"jailed": true}\n'], [handle])
+            break
+        except OSError as error:
+            # Too many descriptors of this user's are under way between processes, of whatever program.
+            if error.errno != errno.ETOOMANYREFS or attempt == IN_FLIGHT_ATTEMPTS_MAX - 1:
+                raise
+            time.sleep(IN_FLIGHT_PAUSE_S)
     control.close()
     os.close(handle)
 
 
-def _confine_worker(holds_clock: bool) -> None:
-    """Tighten the jail around a worker that has just been forked.
+Confine = Callable[[int], None]
+"""What a worker calls before it runs anything, with the seconds of processor time that it may use."""
+
+
+def prepare_confining(holds_clock: bool) -> Confine:
+    """Return what tightens the jail around a worker that has just been forked, with all done that can be before.
 
     ``holds_clock``: what asks the kernel for the time, or for random bytes, goes past a clock that is held.
     """
-    limit_worker(WORKER_CPU_S)
-    install(make_worker_filter(os.getpid(), holds_clock=holds_clock))
+    worker_filter = WorkerFilter(holds_clock=holds_clock)
 
+    def confine(cpu_s: int) -> None:
+        limit_worker(cpu_s)
+        worker_filter.install()
+
+    return confine
 
 def _confine_host() -> None:
     """Tighten the jail around a process of wasm guests whose code is loaded."""
@@ -305,8 +365,6 @@ def _confine_host() -> None:
     install(make_serving_filter(), all_threads=True)
 
 
-Confine = Callable[[bool], None]
-"""What a worker calls before it runs anything."""
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -33,6 +33,8 @@ class Plan:
     """Folder of the functions, relative to the project's."""
     warm: bool = False
     """Whether a worker serves more than one execution."""
+    cgroup: str = ""
+    """Folder of the control group to go into first, or empty for none."""
     shuffle: int = 0
     """Unless 0: objects lie in another order, which follows from this number (``flux_guest._layout``)."""
     uid: int | None = None

@@ -59,6 +59,7 @@ _LOAD, _EQUAL, _GREATER_OR_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 SECCOMP_SET_MODE_FILTER = 1
 FILTER_FLAG_ALL_THREADS = 1
+_OPERAND = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,30 @@ def make_no_programs_filter() -> bytes:
     ))  # fmt: skip
 
 
+class WorkerFilter:
+    """The program for a worker, made before there is one: in a worker only its number is filled in.
+
+    A worker that assembled its own would write to memory that it shares with every other.
+    """
+
+    _NOBODY = 0x7FF51997
+    """In the place of a process id; above every one that Linux gives (2**22)."""
+
+    def __init__(self, *, holds_clock: bool) -> None:
+        program = make_worker_filter(self._NOBODY, holds_clock=holds_clock)
+        operands = [operand for _code, _if_true, _if_false, operand in struct.iter_unpack("=HBBI", program)]
+        assert operands.count(self._NOBODY) == len(SIGNALS)
+        self._offsets = tuple(8 * n + 4 for n, operand in enumerate(operands) if operand == self._NOBODY)
+        self._program = _Program(program)
+
+    def install(self) -> None:
+        """Put it on this process; see `install`."""
+        pid = os.getpid()
+        for offset in self._offsets:
+            _OPERAND.pack_into(self._program.code, offset, pid)
+        _install(self._program)
+
+
 def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> bytes:
     """Return the BPF program of a list of calls.
 
@@ -280,8 +305,18 @@ def _instruction(code: int, operand: int, if_true: int = 0, if_false: int = 0) -
     return struct.pack("=HBBI", code, if_true, if_false, operand)
 
 
-class _Program(ctypes.Structure):
+class _Header(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+class _Program:
+    """A program as the kernel takes it."""
+
+    def __init__(self, program: bytes) -> None:
+        self.code = ctypes.create_string_buffer(program, len(program))
+        """The instructions, which may still be changed."""
+        self._header = _Header(len(program) // 8, ctypes.cast(self.code, ctypes.c_void_p))
+        self.address = ctypes.addressof(self._header)
 
 
 def install(program: bytes, *, all_threads: bool = False) -> None:
@@ -289,10 +324,11 @@ def install(program: bytes, *, all_threads: bool = False) -> None:
 
     With ``all_threads`` the process's other threads get it as well, or nobody.
     """
-    code = ctypes.create_string_buffer(program, len(program))
-    header = _Program(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
-    structure = ctypes.create_string_buffer(bytes(header), ctypes.sizeof(header))
-    flags = FILTER_FLAG_ALL_THREADS if all_threads else 0
-    stuck = call("seccomp", "seccomp(SET_MODE_FILTER)", SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, structure)
+    _install(_Program(program), FILTER_FLAG_ALL_THREADS if all_threads else 0)
+
+
+def _install(program: _Program, flags: int = 0) -> None:
+    name = "seccomp(SET_MODE_FILTER)"
+    stuck = call("seccomp", name, SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, program.address)
     if stuck != 0:
-        raise LayerRefusedError("seccomp", "seccomp(SET_MODE_FILTER)", 0, f"thread {stuck} has a filter of its own")
+        raise LayerRefusedError("seccomp", name, 0, f"thread {stuck} has a filter of its own")

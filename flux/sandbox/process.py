@@ -1,18 +1,21 @@
 """Sandbox kind ``process``: each execution in an operating system process of its own.
 
 A *zygote* imports the deployment's code once and forks a worker whenever it is
-asked; that takes a millisecond or two, so `ProcessSandbox` keeps a few workers
-forked ahead. Workers are interchangeable until they have run something, so the
-pool is two queues: workers who wait for work, and callers who wait for a worker.
-At most one of them is not empty.
+asked; that takes a millisecond or two, so `ProcessSandbox` keeps workers forked
+ahead, as many as the last seconds had a use for (`flux.sandbox.demand`). Workers are
+interchangeable until they have run something, so the pool is two queues: workers who
+wait for work, and callers who wait for a worker. At most one of them is not empty.
 
 Who ends with whom: workers die with the zygote and the zygote dies with us (each
 asks the kernel for that before it runs anything), so a ``kill -9`` of the
-supervisor leaves no process behind. A zygote that dies is replaced; callers who
-wait do not notice.
+supervisor leaves no process behind. A zygote that dies is replaced, after a pause that
+grows when it keeps dying; callers who wait do not notice. One that nobody has asked for
+anything in a while, or whose memory others have a better use for, is ended
+(`flux.sandbox.residency`) and started again by the next caller.
 """
 
 import contextlib
+import math
 import os
 import socket
 from collections import deque
@@ -25,8 +28,12 @@ import trio
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
+from flux.limits import Limits
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
+from flux.sandbox.cgroups import Cgroups, Group
+from flux.sandbox.demand import Demand
 from flux.sandbox.process_worker import ProcessWorker
+from flux.sandbox.residency import Residency
 from flux.sandbox.zygote import (
     ClockTaken,
     Exited,
@@ -43,11 +50,18 @@ IMPORT_DEADLINE_S = 60.0
 """Importing a project may be slow; an import that takes longer hangs."""
 FORKING_MAX = 16
 """Workers asked for and not yet forked. The zygote forks one at a time: more would only wait elsewhere."""
-IDLE_MAX = 64
-"""Workers in waiting beyond which one that could serve again is ended instead: the rush is over."""
+IDLE_MAX = 32
+"""Workers that wait for work, however much is asked for. Each has a megabyte or two of its own."""
+SURPLUS_PATIENCE_S = 1.0
+"""How long a worker that is one too many may go on waiting."""
 RESTART_PAUSE_S = 0.2
-"""Before a zygote that died is replaced; doubles up to the next while it can't be."""
+"""Before a zygote that died is replaced; doubles up to the next while it can't be, or keeps dying."""
 RESTART_PAUSE_S_MAX = 5.0
+STEADY_S = 10.0
+"""A zygote that has lived so long did not die of what it begins with: the pauses start over."""
+CPU_S_MAX = 2**31 - 1
+CPU_GRACE_S = 5
+"""Processor time that a worker may use beyond what its executions may last. Its deadline is the supervisor's."""
 DATA_BYTES_MAX = 2**30
 """Memory of any process of a jail, the one that imports included, unless a function may have more."""
 STACK_GRACE_S = 0.5
@@ -75,17 +89,24 @@ class ProcessSandbox:
         isolation: str = "strict",
         uid: int | None = None,
         data_bytes_max: int = DATA_BYTES_MAX,
+        timeout_s_max: float = Limits().timeout_s,
         idle_target: int = 4,
+        idle_max: int = IDLE_MAX,
         warm: int = 1,
         shuffle: int = 0,
+        residency: Residency | None = None,
+        cgroups: Cgroups | None = None,
         on_output: Callable[[str], None] = lambda _text: None,
         import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
         """``environment`` is the folder of the project's packages (`flux.supervisor.environments`), None when it
         has none; ``isolation`` is the jail's level, ``uid`` who its guests are (`flux.sandbox.jail.find_tenant_uid`)
-        and ``data_bytes_max`` the memory that no limit of a function may exceed; ``warm`` is how many
-        executions a worker may serve; with ``shuffle``, objects lie in another order (`flux.escapes`);
-        ``on_output`` hears what modules print."""
+        and ``data_bytes_max`` the memory that no limit of a function may exceed; ``timeout_s_max`` the longest
+        time that a function may have, but for what its decorator says; ``idle_target`` and ``idle_max`` how many
+        workers may wait at least and at most; ``warm`` is how many executions a worker may serve; with
+        ``shuffle``, objects lie in another order (`flux.escapes`); ``residency`` says how long a zygote may be
+        idle (without: for ever); ``cgroups`` is where it gets a group of its own, if anywhere; ``on_output``
+        hears what modules print."""
         self.level = Level("process", isolation, "python")
         """The clock's is the zygote's to say, when it is started."""
         self._project = project
@@ -93,11 +114,14 @@ class ProcessSandbox:
         self._uid = uid
         self._data_bytes_max = data_bytes_max
         self._functions_folder = functions_folder
-        self._idle_target = idle_target
+        self._timeout_s_max = timeout_s_max
+        self._demand = Demand(idle_target, max(idle_target, idle_max))
         self._warm = warm
         self._shuffle = shuffle
         self._on_output = on_output
         self._import_deadline_s = import_deadline_s
+        self._residency = Residency(zygotes_max=2**31, idle_s_max=math.inf) if residency is None else residency
+        self._cgroups = cgroups
         self._zygote: Zygote | None = None
         self._forking: deque[ProcessWorker] = deque()
         """Asked for, in the order in which the zygote will answer."""
@@ -105,6 +129,16 @@ class ProcessSandbox:
         self._waiting: deque[_Place] = deque()
         self._workers: dict[int, ProcessWorker] = {}
         """All that have been forked and have not ended, by the zygote's number."""
+        self._lent = 0
+        """Workers that callers have."""
+        self._used_at_s = 0.0
+        """When a worker was last asked for or given back."""
+        self._wanted = trio.Event()
+        """Somebody needs a zygote."""
+        self._evicted = trio.Event()
+        """The zygote that there is must go."""
+        self._many = trio.Event()
+        """More workers wait than have to."""
         self._functions: tuple[Function, ...] | None = None
         self._closing = False
         self._failure: FluxError | None = None
@@ -131,24 +165,39 @@ class ProcessSandbox:
         pause_s = RESTART_PAUSE_S
         try:
             while True:
+                began_s = trio.current_time()
                 failure = await self._run_zygote(task_status)
-                if failure is None:
+                if self._evicted.is_set():
                     pause_s = RESTART_PAUSE_S
-                else:
+                    await self._wait_wanted()
+                    continue
+                if failure is not None:
                     if self._functions is None:
                         raise failure
                     self._failure = failure
                     self._refuse_all(_down(failure))
-                    pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
+                elif trio.current_time() - began_s >= STEADY_S:
+                    pause_s = RESTART_PAUSE_S
                 self.restarts += 1
                 await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, RESTART_PAUSE_S_MAX)
         finally:
             self._closing = True
             self._refuse_all(_closed())
 
+    async def _wait_wanted(self) -> None:
+        """Wait until there is a use for a zygote again."""
+        self._evicted = trio.Event()
+        if not self._waiting:
+            self._wanted = trio.Event()
+            await self._wanted.wait()
+
     async def _run_zygote(self, task_status: trio.TaskStatus[None]) -> FluxError | None:
         """Live through one zygote; return why it could not be started, or None when it was and has died."""
+        group: Group | None = None
         try:
+            if self._cgroups is not None:
+                group = self._cgroups.make()
             zygote = Zygote.spawn(
                 self._project,
                 self._functions_folder,
@@ -157,10 +206,18 @@ class ProcessSandbox:
                 uid=self._uid,
                 warm=self._warm > 1,
                 data_bytes_max=self._data_bytes_max,
+                group=group,
                 shuffle=self._shuffle,
                 on_output=self._on_output,
             )
+        except OSError as error:
+            return SandboxUnavailableError(
+                f"no control group can be made for the deployment: {error.filename}: {error.strerror}",
+                remedy="see the cgroups that flux doctor names: is the tree still ours, and not full?",
+            )
         except FluxError as error:
+            if group is not None:
+                await group.remove()
             return error
         failure: FluxError | None = None
         try:
@@ -172,6 +229,11 @@ class ProcessSandbox:
                 try:
                     functions = await self._wait_ready(zygote)
                     self._zygote, self._failure = zygote, None
+                    self._used_at_s = trio.current_time()
+                    self._residency.enter(self)
+                    nursery.start_soon(self._end_surplus)
+                    nursery.start_soon(self._leave_when_idle)
+                    nursery.start_soon(self._leave_when_told, nursery)
                     if self._functions is None:
                         self._functions = functions
                         task_status.started()
@@ -182,6 +244,7 @@ class ProcessSandbox:
                 nursery.cancel_scope.cancel()
         finally:
             self._zygote = None
+            self._residency.leave(self)
             self._bury_workers()
             await zygote.end()
         return failure
@@ -258,19 +321,40 @@ class ProcessSandbox:
     # Filling the pool
 
     def _fill(self) -> None:
-        """Ask for as many workers as there should be: one for each caller who waits, and a few ahead."""
+        """Ask for as many workers as there should be: one for each caller who waits, and some ahead."""
+        wanted = self._demand.count_wanted(trio.current_time()) + len(self._waiting)
+        if wanted > self._demand.least:
+            self._many.set()
         while (
             self._zygote is not None
             and len(self._forking) < FORKING_MAX
-            and len(self._idle) + len(self._forking) < self._idle_target + len(self._waiting)
+            and len(self._idle) + len(self._forking) < wanted
         ):
             try:
-                self._forking.append(_request_worker(self._zygote))
+                self._forking.append(_request_worker(self._zygote, self._count_cpu_s()))
             except OSError as error:
                 # A dying zygote is noticed by whoever hears it, and callers wait for the next one.
                 if not isinstance(error, BrokenPipeError | ConnectionError | BlockingIOError):
                     self._refuse_one(error.strerror or str(error))
                 return
+
+    async def _end_surplus(self) -> None:
+        """End workers for whom there is no use any more, the latest first."""
+        while True:
+            await self._many.wait()
+            self._many = trio.Event()
+            while len(self._idle) + len(self._forking) > self._demand.least:
+                await trio.sleep(SURPLUS_PATIENCE_S)
+                wanted = self._demand.count_wanted(trio.current_time())
+                while len(self._idle) > wanted:
+                    worker = self._idle.pop()
+                    worker.kill()
+                    worker.close()
+
+    def _count_cpu_s(self) -> int:
+        """Return how much processor time a worker may use: a backstop to the deadlines of its executions."""
+        longest_s = max(self._timeout_s_max, *(function.timeout_s or 0.0 for function in self.functions), 0.0)
+        return min(math.ceil(longest_s) * self._warm + CPU_GRACE_S, CPU_S_MAX)
 
     def _offer(self, worker: ProcessWorker, *, first: bool = False) -> None:
         """Give a worker to whoever has waited longest, or let it wait; ``first``: before the others."""
@@ -308,14 +392,18 @@ class ProcessSandbox:
             raise _closed()
         if self._failure is not None:
             raise _down(self._failure)
+        self._use()
+        self._demand.take(self._used_at_s)
         while self._idle:
             worker = self._idle.popleft()
             if worker.is_running():
+                self._lent += 1
                 self._fill()
                 return worker
             worker.close()  # Killed while it waited, and the zygote has not told us yet.
         place = _Place()
         self._waiting.append(place)
+        self._wanted.set()
         self._fill()
         try:
             await place.called.wait()
@@ -331,23 +419,62 @@ class ProcessSandbox:
         if place.error is not None:
             raise place.error
         assert place.worker is not None
+        self._lent += 1
         return place.worker
 
     async def release(self, worker: Worker, *, reusable: bool) -> None:
         """See `flux.sandbox.base.Sandbox.release`."""
         assert isinstance(worker, ProcessWorker), "a worker goes back to the sandbox that it came from"
         worker.served += 1
+        self._lent -= 1
+        self._use()
         if not (reusable and worker.served < self._warm and self._take_back(worker)):
             worker.kill()
             worker.close()
+        self._residency.settle()
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _take_back(self, worker: ProcessWorker) -> bool:
         """Offer a worker again if there is a use for it."""
-        if self._closing or len(self._idle) >= IDLE_MAX or not worker.is_running():
+        if self._closing or self._zygote is None or not worker.is_running():
             return False
+        if not self._waiting and len(self._idle) >= self._demand.most:
+            return False  # The rush is over.
+        if not self._waiting and len(self._idle) >= self._demand.least:
+            self._many.set()
         self._offer(worker, first=True)
         return True
+
+
+    # Leaving
+
+    def _use(self) -> None:
+        self._used_at_s = trio.current_time()
+        self._residency.use(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """See `flux.sandbox.residency.Resident.is_busy`."""
+        return self._lent > 0 or bool(self._waiting)
+
+    def evict(self) -> None:
+        """See `flux.sandbox.residency.Resident.evict`."""
+        # Nobody is given one of its workers from now on: whoever comes waits for the next zygote.
+        self._zygote = None
+        self._residency.leave(self)
+        while self._idle:
+            self._idle.popleft().close()
+        self._evicted.set()
+
+    async def _leave_when_told(self, nursery: trio.Nursery) -> None:
+        await self._evicted.wait()
+        nursery.cancel_scope.cancel()
+
+    async def _leave_when_idle(self) -> None:
+        idle_s_max = self._residency.idle_s_max
+        while (left_s := self._used_at_s + idle_s_max - trio.current_time()) > 0 or self.is_busy:  # noqa: ASYNC110 - nothing happens that one could wait for
+            await trio.sleep(left_s if left_s > 0 else idle_s_max)
+        self.evict()
 
 
 def _out_of_turn(message: Message) -> SandboxUnavailableError:
@@ -367,8 +494,8 @@ def _down(failure: FluxError) -> SandboxUnavailableError:
     )
 
 
-def _request_worker(zygote: Zygote) -> ProcessWorker:
-    """Ask ``zygote`` for a worker; raise OSError."""
+def _request_worker(zygote: Zygote, cpu_s: int) -> ProcessWorker:
+    """Ask ``zygote`` for a worker that may use so much processor time; raise OSError."""
     with contextlib.ExitStack() as both, contextlib.ExitStack() as theirs:
         start_theirs, start_ours = os.pipe2(os.O_CLOEXEC)
         theirs.callback(os.close, start_theirs)
@@ -383,6 +510,6 @@ def _request_worker(zygote: Zygote) -> ProcessWorker:
         os.set_blocking(start_ours, False)
         os.set_blocking(output_ours, False)
         wire_ours.setblocking(False)
-        zygote.request_worker(start_theirs, output_theirs, wire_theirs.fileno())
+        zygote.request_worker(start_theirs, output_theirs, wire_theirs.fileno(), cpu_s)
         both.pop_all()  # They are the worker's now.
         return ProcessWorker(start_ours, output_ours, wire_ours)

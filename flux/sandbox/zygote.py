@@ -17,7 +17,7 @@ The conversation, over a socket that is the zygote's descriptor 3::
     <- ClockTaken(level)                   before any of the user's code runs, so it can be believed
     <- Importing(module), one for each     what it is at, should it die or hang there
     <- Ready(functions) | Failed(failures)
-    -> request_worker(start, output, wire)
+    -> request_worker(start, output, wire, cpu_s)
     <- Forked(pid, pidfd) | NotForked(reason)   in the order of the requests
     <- Exited(pid, status)
     None                                   it has ended
@@ -31,6 +31,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import subprocess
 from collections import deque
 from collections.abc import Callable
@@ -46,6 +47,7 @@ from flux.hostcall import Position
 from flux.limits import parse_duration_s
 from flux.sandbox.addresses import fixed_addresses
 from flux.sandbox.base import BadFunctionError, ImportFailure, SandboxUnavailableError
+from flux.sandbox.cgroups import Group
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
 
@@ -57,6 +59,7 @@ DESCRIPTORS_MAX = 64
 """Sent by the zygote and not yet claimed by a message; honest ones come one at a time."""
 END_GRACE_S = 2.0
 """How long a zygote that has closed its socket may take to end by itself."""
+_REQUEST = struct.Struct("=I")
 CLOSED_BY_PEER = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
@@ -131,6 +134,7 @@ class Zygote:
         handle: int,
         control: socket.socket,
         plan: Plan,
+        group: Group | None,
         on_output: Callable[[str], None],
     ) -> None:
         assert process.stdout is not None
@@ -141,6 +145,7 @@ class Zygote:
         """Pidfd of the one in the jail, once it is built."""
         self._jailed_pid = 0
         self._plan = plan
+        self._group = group
         self._control = control
         self._output = process.stdout.fileno()
         os.set_blocking(self._output, False)
@@ -159,10 +164,14 @@ class Zygote:
         uid: int | None,
         warm: bool,
         data_bytes_max: int,
+        group: Group | None = None,
         shuffle: int = 0,
         on_output: Callable[[str], None],
     ) -> "Zygote":
-        """Start a zygote; raise `SandboxUnavailableError` when the system refuses."""
+        """Start a zygote, in ``group`` if there is one; raise `SandboxUnavailableError` when the system refuses.
+
+        The group is the zygote's from then on, and removed with it.
+        """
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -179,6 +188,7 @@ class Zygote:
                 warm=warm,
                 uid=uid,
                 data_bytes_max=data_bytes_max,
+                cgroup="" if group is None else str(group.folder),
                 shuffle=shuffle,
             )
             process = None
@@ -196,7 +206,7 @@ class Zygote:
                         stderr=subprocess.STDOUT,
                         start_new_session=True,
                     )
-                return cls(process, os.pidfd_open(process.pid), ours, plan, on_output)
+                return cls(process, os.pidfd_open(process.pid), ours, plan, group, on_output)
             except OSError as error:
                 ours.close()
                 if process is not None:
@@ -319,9 +329,12 @@ class Zygote:
 
     # Asking it
 
-    def request_worker(self, start: int, output: int, wire: int) -> None:
-        """Ask for a worker with these as its descriptors 0, 1 and 2, and 3; raise OSError if it can't be asked."""
-        socket.send_fds(self._control, [b"F"], [start, output, wire])
+    def request_worker(self, start: int, output: int, wire: int, cpu_s: int) -> None:
+        """Ask for a worker with these as its descriptors 0, 1 and 2, and 3; raise OSError if it can't be asked.
+
+        It can use ``cpu_s`` seconds of the processor before the kernel ends it.
+        """
+        socket.send_fds(self._control, [_REQUEST.pack(cpu_s)], [start, output, wire])
 
     def print_stack(self) -> None:
         """Have it print where it stands: faulthandler does, even inside an endless loop of C code."""
@@ -338,6 +351,8 @@ class Zygote:
             # process group; one that its modules forked without telling us ends here too.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            if self._group is not None:
+                self._group.kill()
 
     async def end_with_leader(self) -> None:
         """Wait until what we spawned has ended, then end what it left: that may hold its socket open."""
@@ -364,6 +379,8 @@ class Zygote:
                 self.kill()
                 await trio.lowlevel.wait_readable(self._handle)
                 self._process.wait()
+            if self._group is not None:
+                await self._group.remove()
         self._take_output()
         assert self._process.stdout is not None
         self._process.stdout.close()

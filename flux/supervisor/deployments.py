@@ -38,6 +38,8 @@ from flux.project import (
 from flux.redact import RedactionRules
 from flux.routes import RouteTable
 from flux.sandbox.base import ImportFailedError, ImportFailure, Sandbox
+from flux.sandbox.cgroups import Cgroups
+from flux.sandbox.residency import Residency
 from flux.supervisor.drive import Bounds
 from flux.supervisor.environments import Environment, Environments
 from flux.supervisor.execute import Runnable
@@ -133,9 +135,12 @@ class Deployments:
         tenant: Tenant,
         *,
         idle_workers: int,
+        cgroups: Cgroups | None = None,
         on_output: Callable[[str], None],
     ) -> None:
         self._nursery = nursery
+        self._cgroups = cgroups
+        self._residency = Residency()
         self._environments = environments
         self._tenant = tenant
         self._artifacts = artifacts
@@ -195,6 +200,8 @@ class Deployments:
             self._tenant,
             environment=environment.packages_folder if environment is not None else None,
             idle_workers=self._idle_workers,
+            residency=self._residency,
+            cgroups=self._cgroups,
             on_output=self._on_output,
         )
         try:

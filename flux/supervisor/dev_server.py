@@ -274,6 +274,7 @@ class _Server:
                 Environments(self._flux_folder / ENVIRONMENTS, self._story.note),
                 Tenant(),
                 idle_workers=IDLE_WORKERS,
+                cgroups=self._isolation.cgroups,
                 on_output=self._story.output,
             )
             replayer = Replayer(Shelf(deployments, self._root), self._backing, Tenant().schema)

@@ -2,7 +2,9 @@
 
 While the database starts, a process that is thrown away builds the jail that functions will
 run in and tries its walls from inside. A wall that is missing keeps ``flux dev`` from
-starting; it is never gone without. What was seen is what ``flux doctor`` prints.
+starting; it is never gone without. Control groups, which not every machine has to give, are
+looked for as well and missed only where the configuration requires them. What was seen is
+what ``flux doctor`` prints.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +16,9 @@ import trio
 
 from flux.errors import FluxError
 from flux.project import Project, list_function_files
-from flux.sandbox.jail import LayerFinding, describe_findings, find_guest_uid, probe_jail
+from flux.sandbox.cgroups import Cgroups, NoCgroups, open_cgroups
+from flux.sandbox.cgroups import describe as describe_cgroups
+from flux.sandbox.jail import LayerFinding, describe_findings, find_guest_uid, make_refusal, probe_jail
 from flux.tenant import Tenant
 
 
@@ -26,6 +30,12 @@ class Isolation:
         self._level = ""
         self._findings: dict[bool, tuple[LayerFinding, ...]] = {}
         """Of each kind of jail that was tried; True is that of wasm guests."""
+        self._cgroups: Cgroups | NoCgroups | None = None
+
+    @property
+    def cgroups(self) -> Cgroups | None:
+        """Where zygotes get control groups of their own, if anywhere."""
+        return self._cgroups if isinstance(self._cgroups, Cgroups) else None
 
     async def probe(self, project: Project) -> None:
         """Try the level that ``project`` wants, for each kind of code that it has, unless it was.
@@ -33,6 +43,11 @@ class Isolation:
         Raises `IsolationUnavailableError`.
         """
         level = project.config.sandbox.isolation
+        if self._cgroups is None:
+            self._cgroups = await trio.to_thread.run_sync(open_cgroups)
+        if project.config.sandbox.cgroups == "required" and isinstance(self._cgroups, NoCgroups):
+            told = {"layer": "cgroups", "call": "looking for a tree of ours", "errno": 0}
+            raise make_refusal(level, {**told, "detail": self._cgroups.reason})
         if level != self._level:
             self._level, self._findings = level, {}
         for runs_wasm in list_kinds(project):
@@ -43,7 +58,8 @@ class Isolation:
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """What was seen, as the doctor shows it."""
-        return describe_findings(self._level, self._findings.get(False, ()), self._findings.get(True, ()))
+        lines = describe_findings(self._level, self._findings.get(False, ()), self._findings.get(True, ()))
+        return lines if self._cgroups is None else [*lines, describe_cgroups(self._cgroups)]
 
 
 def list_kinds(project: Project) -> list[bool]:

@@ -15,8 +15,10 @@ from flux.errors import FluxError
 from flux.execution import Level
 from flux.project import Project, list_function_files
 from flux.sandbox.base import BadFunctionError, Sandbox
+from flux.sandbox.cgroups import Cgroups
 from flux.sandbox.jail import find_guest_uid
 from flux.sandbox.process import DATA_BYTES_MAX, ProcessSandbox
+from flux.sandbox.residency import Residency
 from flux.sandbox.wasm import WasmSandbox, default_folder
 from flux.tenant import Tenant
 
@@ -31,9 +33,14 @@ class Sandboxes:
         *,
         environment: Path | None,
         idle_workers: int,
+        residency: Residency,
+        cgroups: Cgroups | None,
         on_output: Callable[[str], None],
     ) -> None:
-        """``project`` is the artifact, not the folder that people edit; ``environment`` holds its packages."""
+        """``project`` is the artifact, not the folder that people edit; ``environment`` holds its packages.
+
+        ``residency`` and ``cgroups`` are those of the server, for all of its deployments.
+        """
         config = project.config
         runtimes = {file.runtime for file in list_function_files(project)}
         self._sandboxes: list[ProcessSandbox | WasmSandbox] = []
@@ -46,7 +53,10 @@ class Sandboxes:
                     isolation=config.sandbox.isolation,
                     uid=find_guest_uid(config.sandbox.isolation, tenant.name),
                     data_bytes_max=max(DATA_BYTES_MAX, *_list_memory_limits(config)),
+                    timeout_s_max=max(_list_timeouts(config)),
                     idle_target=idle_workers,
+                    residency=residency,
+                    cgroups=cgroups,
                     warm=config.sandbox.warm,
                     on_output=on_output,
                 )
@@ -108,6 +118,12 @@ class Sandboxes:
                     f"{there.file}:{there.line}",
                     remedy="give one of them another name",
                 )
+
+
+def _list_timeouts(config: Config) -> Iterable[float]:
+    yield config.limits.timeout_s
+    for name in config.functions:
+        yield config.get_limits(name).timeout_s
 
 
 def _list_memory_limits(config: Config) -> Iterable[int]:

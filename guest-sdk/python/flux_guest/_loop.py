@@ -38,6 +38,10 @@ class HostTask(asyncio.Task[Any]):
     def __hash__(self) -> int:
         return self.number
 
+    def set_name(self, value: object) -> None:
+        if value is not None:  # Python 3.13.0 sets the name that was not given.
+            super().set_name(value)
+
 
 class HostFuture(asyncio.Future[Any]):
     """A future with a number."""

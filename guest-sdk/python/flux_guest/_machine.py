@@ -92,6 +92,10 @@ class Machine:
         self.page[NOW] = self.page[STARTED] = now_ns
         self.page[HELD] = 1
 
+    def end(self) -> None:
+        """Nothing is an execution's any more: the clocks are the kernel's."""
+        self.page[HELD] = 0
+
     def deny_counter(self) -> None:
         """Have the processor refuse its time stamp counter, here and in the processes forked from now on.
 

@@ -12,39 +12,90 @@ the host:
     {"unforked": "reason"}               the system refused a worker
     {"exited": pid, "status": n}         a wait status
 
-and from the host comes one byte ``F`` a worker, with three descriptors: the worker's
-0 (what to run), its 1 and 2 (what it prints past the SDK), and its 3 (the wire).
+and from the host come four bytes a worker, the seconds of processor time that it may use, with
+three descriptors: the worker's 0 (what to run), its 1 and 2 (what it prints past the SDK), and
+its 3 (the wire).
 """
 
+import _signal  # type: ignore[import-not-found]  # without the enums around it, which cost each worker pages
 import ctypes
+import errno
 import faulthandler
 import gc
 import importlib
 import json
 import os
-import select
 import signal
 import socket
+import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from flux_guest import _layout, _machine, _registry, _report, _validation, _values, _worker
 
-_fork = os.fork  # Functions find it closed.
 _kill, _getpid, _waitpid = os.kill, os.getpid, os.waitpid  # A module may put something else in their place.
-_libc = ctypes.CDLL(None, use_errno=True)  # Loaded once, and not in each worker.
-PR_SET_PDEATHSIG = 1
 CONTROL = 3
 FIRST_OF_OURS = 2
 """The zygote's number where it has a PID namespace of its own, in which 1 waits for it. Elsewhere 2 is the kernel's."""
 TRACEBACK_CHARACTERS_MAX = 20_000
+_PR_SET_PDEATHSIG, _SIGKILL = 1, int(signal.SIGKILL)
+_CPU_S = struct.Struct("=I")
+_DESCRIPTORS = struct.Struct("=3i")
+_HANDLE = struct.Struct("=i")
+_IN_FLIGHT_PAUSE_S = 0.002
+_sleep = time.sleep  # Functions find another.
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTORS.size)
+
+
+Confine = Callable[[int], None]
+"""Tightens the jail around a worker; takes the seconds of processor time that it may use."""
+
+
+class _Forking:
+    """How a worker is forked: by the C library alone where nobody has asked to be told.
+
+    `os.fork` prepares the child for what threads may have left behind and calls what modules have
+    registered: some two hundred pages of memory, written in each worker before it does anything. There are
+    no threads here, and what the standard library registers (new locks, a new seed) either stands as it is
+    or is set at the beginning of an execution. A module of the project, or a library of it, that registers
+    something is called as it expects, and pays for it.
+    """
+
+    def __init__(self) -> None:
+        self._os_fork = os.fork  # Functions find it closed.
+        # The GIL is kept: PyDLL does not let go of it as CDLL does.
+        self._c_fork = ctypes.PyDLL(None, use_errno=True).fork
+        self._c_fork.argtypes, self._c_fork.restype = (), ctypes.c_int
+        self._registered = False
+        self._register = os.register_at_fork
+        os.register_at_fork = self._note_and_register
+
+    def _note_and_register(self, **hooks: Any) -> None:
+        module = str(sys._getframe(1).f_globals.get("__name__"))
+        if module.partition(".")[0] not in sys.stdlib_module_names:
+            self._registered = True
+        self._register(**hooks)
+
+    def fork(self) -> int:
+        """Fork; raise OSError."""
+        if self._registered:
+            return self._os_fork()
+        pid: int = self._c_fork()
+        if pid < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return pid
+
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def _die_with_zygote(zygote: int) -> None:
-    if _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != zygote:  # It died before the request took hold.
         os._exit(0)
@@ -140,7 +191,11 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
 
 
 class Zygote:
-    """The fork server."""
+    """The fork server.
+
+    A worker shares every page of memory with it until one of the two writes there, and so pays for all
+    that it does differently, and the zygote for all that it does between two forks. So both do little.
+    """
 
     def __init__(
         self,
@@ -148,25 +203,25 @@ class Zygote:
         control: socket.socket,
         worker: _worker.Worker,
         machine: _machine.Machine,
-        confine: Callable[[bool], None],
+        forking: _Forking,
         shuffle: int = 0,
     ) -> None:
         self._project = project
         self._control = control
         self._worker = worker
         self._machine = machine
-        self._confine = confine
+        self._forking = forking
         self._layout = _layout.Layout()
         self._shuffle = shuffle
+        self._pid = os.getpid()
+        self._is_forking = False
+        self._has_missed = False
+        """A worker ended while another was made, and is not waited for yet."""
 
-    def _say(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
-        data = json.dumps(message).encode() + b"\n"
-        if descriptors:
-            socket.send_fds(self._control, [data], descriptors)
-        else:
-            self._control.sendall(data)
+    def _say(self, message: dict[str, Any]) -> None:
+        self._control.sendall(json.dumps(message).encode() + b"\n")
 
-    def run(self, functions: str) -> None:
+    def run(self, functions: str, prepare_confining: Callable[[bool], Confine]) -> None:
         """Import, report, and fork until the host closes the control socket."""
         self._say({"clock": self._machine.level, "detail": self._machine.detail})
         self._layout.settle(self._shuffle)
@@ -182,74 +237,87 @@ class Zygote:
         if self._machine.is_held:
             self._machine.deny_counter()
         self._say({"ready": {"functions": _describe_functions(self._project)}})
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        woken = [bytearray(4096)]
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(reader, select.POLLIN)
+        confine = prepare_confining(self._machine.is_held)
+        self._worker.rehearse()
+        _signal.signal(_signal.SIGCHLD, self._on_child_ended)
         sys._getframe()  # A signal's handler is given this frame's object, which is then kept: have it made now.
         self._layout.settle(self._shuffle)
         gc.freeze()  # Collecting in a worker would write to every page it shares with us.
         self._layout.give_scratch()
         # Nothing from here on may be kept: workers forked later would find it in their memory.
         while True:
-            for descriptor, _event in poll.poll():
-                if descriptor == reader:
-                    os.readv(reader, woken)  # Into memory that is there already.
-                    self._reap()
-                elif not self._fork((reader, writer)):
-                    return
+            data, ancillary, _flags, _address = self._control.recvmsg(_CPU_S.size, _ANCILLARY_BYTES)
+            if not data:
+                return
+            # The end of a worker is told after its beginning.
+            self._is_forking = True
+            self._fork(ancillary, _CPU_S.unpack(data)[0], confine)
+            self._is_forking = False
+            if self._has_missed:
+                self._has_missed = False
+                self._reap()
+            del data, ancillary, _address
+            gc.collect()  # Python's lists of objects to use again would use the scratch up.
 
-    def _fork(self, own: tuple[int, int]) -> bool:
+    def _fork(self, ancillary: list[tuple[int, int, bytes]], cpu_s: int, confine: Confine) -> None:
         sys._getframe()  # As in `run`: whether a signal comes while we are here must make no difference.
-        data, descriptors, _flags, _address = socket.recv_fds(self._control, 1, 3)
-        if not data:
-            return False
+        if not ancillary or len(ancillary[0][2]) < _DESCRIPTORS.size:
+            _close_all(ancillary)
+            self._say({"unforked": "the zygote has no file descriptor left"})
+            return
+        descriptors = _DESCRIPTORS.unpack(ancillary[0][2])
         try:
-            if len(descriptors) < 3:
-                self._say({"unforked": "the zygote has no file descriptor left"})
-                return True
-            zygote = os.getpid()
-            try:
-                pid = _fork()
-            except OSError as error:
-                self._say({"unforked": os.strerror(error.errno or 0)})
-                return True
+            pid = self._forking.fork()
             if pid == 0:
-                self._become_worker(zygote, descriptors, own)
+                self._become_worker(descriptors, cpu_s, confine)
+        except OSError as error:
+            self._say({"unforked": os.strerror(error.errno or 0)})
+            return
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         handle = os.pidfd_open(pid)  # We have not reaped it, so the pid is still its own.
-        self._say({"forked": pid}, [handle])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _HANDLE.pack(handle))]
+        while not self._send_forked(b'{"forked": %d}\n' % pid, rights):
+            _sleep(_IN_FLIGHT_PAUSE_S)
         os.close(handle)
-        gc.collect()  # Python's lists of objects to use again would use the scratch up.
+
+    def _send_forked(self, line: bytes, rights: list[tuple[int, int, bytes]]) -> bool:
+        """Send a message with a descriptor; return False while too many of this user's are under way."""
+        try:
+            self._control.sendmsg([line], rights)
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                return False
+            raise
         return True
 
-    def _become_worker(self, zygote: int, descriptors: list[int], own: tuple[int, int]) -> None:
+    def _become_worker(self, descriptors: tuple[int, ...], cpu_s: int, confine: Confine) -> None:
         try:
             self._layout.take_scratch()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _die_with_zygote(zygote)
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            _die_with_zygote(self._pid)
             start, output, wire = descriptors
             os.dup2(start, 0)
             os.dup2(output, 1)
             os.dup2(output, 2)
             os.dup2(wire, CONTROL)  # takes the control socket's place
-            for descriptor in (*descriptors, *own):
-                os.close(descriptor)
+            os.close(start)
+            os.close(output)
+            os.close(wire)
             self._control.detach()
-            self._confine(self._machine.is_held)
+            confine(cpu_s)
             self._worker.serve()
             os._exit(0)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
             os._exit(70)
+
+    def _on_child_ended(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_forking:
+            self._has_missed = True
+        else:
+            self._reap()
 
     def _reap(self) -> None:
         while True:
@@ -260,7 +328,13 @@ class Zygote:
             if pid == 0:
                 return
             # Also of a process that a module has made: the host knows its workers.
-            self._say({"exited": pid, "status": status})
+            self._control.sendall(b'{"exited": %d, "status": %d}\n' % (pid, status))
+
+
+def _close_all(ancillary: list[tuple[int, int, bytes]]) -> None:
+    for _level, _kind, data in ancillary:
+        for at in range(0, len(data) - _HANDLE.size + 1, _HANDLE.size):
+            os.close(_HANDLE.unpack_from(data, at)[0])
 
 
 def prepare() -> _machine.Machine:
@@ -274,15 +348,17 @@ def main(
     machine: _machine.Machine,
     *,
     warm: bool,
-    confine: Callable[[bool], None],
+    prepare_confining: Callable[[bool], Confine],
     shuffle: int = 0,
 ) -> None:
-    """Serve a project; each worker calls ``confine`` before it runs anything, saying whether its clock is held.
+    """Serve a project.
 
-    With ``shuffle``, objects lie in another order than without (`flux_guest._layout`).
+    ``prepare_confining`` is told whether the clock is held, and returns what each worker calls before it runs
+    anything. With ``shuffle``, objects lie in another order than without (`flux_guest._layout`).
     """
     faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
     control = socket.socket(fileno=CONTROL)
+    forking = _Forking()
     worker = _worker.Worker(project, warm=warm, machine=machine)
-    Zygote(Path(project), control, worker, machine, confine, shuffle).run(functions)
+    Zygote(Path(project), control, worker, machine, forking, shuffle).run(functions, prepare_confining)
