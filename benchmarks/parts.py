@@ -50,6 +50,7 @@ from flux.store.records import RecordWriter
 from flux.supervisor import execute
 from flux.supervisor.backing import open_backing
 from flux.supervisor.deployments import Deployments, LiveDeployment
+from flux.supervisor.environments import Environments
 from flux.supervisor.execute import Backing, Executor
 from flux.tenant import Tenant
 from tests.conftest import Database
@@ -301,7 +302,10 @@ async def open_harness(server: PostgresServer, stub_port: int, folder: Path) -> 
             await apply_user_migrations(connection, tenant.name, list_migrations(warm_project))
         (root / "flux.toml").write_text(f'[project]\nname = "test"\n{allow}')
         async with trio.open_nursery() as nursery:
-            deployments = Deployments(nursery, folder / "artifacts", tenant, idle_workers=4, on_output=print)
+            environments = Environments(folder / "environments", print)
+            deployments = Deployments(
+                nursery, folder / "artifacts", environments, tenant, idle_workers=4, on_output=print
+            )
             warm = await deployments.prepare(warm_project)
             fresh = await deployments.prepare(read_project(root))
             yield Harness(backing, database, fresh, warm)
