@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -37,8 +37,11 @@ _KEPT = re.compile(
 _KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
 
 
-LOADERS = ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-musl-x86_64.so.1")
-"""What the system starts a program by."""
+_PT_INTERP = 3
+
+
+class NotAProgramError(Exception):
+    """A file that can be started is not machine code."""
 
 
 class InstallerMissingError(OperatorError):
@@ -65,6 +68,9 @@ class Installer:
     program: str
     """Path of uv; ``pip`` runs from Flux's own Python."""
 
+    loader: str | None = None
+    """What the system starts uv by, unless it needs nothing."""
+
     @property
     def text(self) -> str:
         """As people read it: ``pip 26.3``."""
@@ -74,20 +80,44 @@ class Installer:
 def find_installer(name: str | None = None) -> Installer:
     """Return the installer of this name, or the best there is; raise `InstallerMissingError`."""
     if name in (None, "uv"):
-        own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        program = shutil.which("uv", path=own)
-        if program is not None:
-            with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        for folder in [str(Path(sys.executable).parent), *os.get_exec_path()]:
+            program = Path(folder, "uv")
+            # A script of that name starts another program, and is to be the only one that can be started.
+            with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError, NotAProgramError):
+                loader = find_loader(program)
                 told = subprocess.run(
                     [program, "--version"], capture_output=True, text=True, timeout=30, check=True
                 )
-                return Installer("uv", told.stdout.split()[1], program)
+                return Installer("uv", told.stdout.split()[1], str(program), loader)
     if name in (None, "pip") and importlib.util.find_spec("pip") is not None:
         return Installer("pip", importlib.metadata.version("pip"), "pip")
     raise InstallerMissingError(
         f"the project needs packages, and there is no {name or 'uv and no pip'} to install them with",
         remedy=f"install one beside Flux: {sys.executable} -m ensurepip, or get uv onto PATH",
     )
+
+
+def find_loader(program: Path) -> str | None:
+    """Return the loader that ``program`` names, None when it needs none; raise `NotAProgramError` or OSError.
+
+    By elf(5): a header that says where the table of segments is, and one of them that holds the loader's path.
+    """
+    with open(program, "rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+            raise NotAProgramError(str(program))
+        (table,) = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        file.seek(table)
+        segments = file.read(size * count)
+        for index in range(count):
+            kind, _flags, place, _address, _physical, length = struct.unpack_from(
+                "<IIQQQQ", segments, index * size
+            )
+            if kind == _PT_INTERP:
+                file.seek(place)
+                return file.read(length).rstrip(b"\0").decode()
+    return None
 
 
 def name_python() -> str:
@@ -140,7 +170,7 @@ def make_jobs(
             return [Job(os.getpid(), writable, installer.program, install, programs=None)]
         # uv starts Python to learn about it, and keeps what it has learned: asked before, it has no need to later.
         learn = ["python", "find", *own[1:], "--no-python-downloads"]
-        alone = [installer.program, *(path for path in LOADERS if Path(path).exists())]
+        alone = [installer.program, *([] if installer.loader is None else [installer.loader])]
         return [
             Job(os.getpid(), writable, installer.program, learn, programs=None),
             Job(os.getpid(), writable, installer.program, [*install, "--no-build"], programs=alone),

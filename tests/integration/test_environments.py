@@ -478,6 +478,24 @@ async def test_passwords_of_an_index_are_in_no_message_and_no_file(
     assert world.list_left() == []
 
 
+def test_of_several_uv_the_first_that_is_machine_code_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A script in its place starts it, which is more than the one program that may be started."""
+    real = find_installer("uv")
+    script, broken, behind = (tmp_path / name for name in ("script", "broken", "behind"))
+    for folder in (script, broken, behind):
+        folder.mkdir()
+    (script / "uv").write_text(f'#!/bin/sh\nexec {real.program} "$@"\n')
+    (broken / "uv").write_bytes(b"\x7fELF\x02\x01")
+    (behind / "uv").symlink_to(real.program)
+    for folder in (script, broken):
+        (folder / "uv").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script / "python"))
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, (script, broken, behind))))
+    assert find_installer() == attrs.evolve(real, program=str(behind / "uv"))
+
+
 async def test_without_an_installer_it_is_said_what_to_get(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
