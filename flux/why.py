@@ -147,6 +147,14 @@ def _stack(case: Case) -> str:
 # --- what to do next -------------------------------------------------------------------------------
 
 _FLX = re.compile(r"FLX[0-9]{3}")
+_OF_THE_CODE = frozenset(
+    {
+        Kind.UNHANDLED_EXCEPTION, Kind.HTTP_ERROR, Kind.NO_ROW, Kind.OUTBOUND_STATUS, Kind.UNIQUE_VIOLATION,
+        Kind.FOREIGN_KEY_VIOLATION, Kind.NOT_NULL_VIOLATION, Kind.CHECK_VIOLATION, Kind.RETURNED_ERROR,
+        Kind.INVALID_RESPONSE, Kind.DATABASE_ERROR, Kind.STATEMENT_REFUSED, Kind.TRANSACTION_ABORTED,
+    }
+)  # fmt: skip
+"""Failures that other code would not have had: whether the code at hand has them, a replay shows."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,79}")
 _MODULE = re.compile(r"No module named '(?P<name>[A-Za-z_][A-Za-z0-9_]{0,79})'")
 
@@ -169,6 +177,8 @@ def _next(case: Case) -> tuple[str, ...]:
         if missing is not None:
             told = f"the package that has {missing['name']}, unless that is a module of yours"
             steps.append(f"add to requirements.txt: {told}")
+    if failure.kind in _OF_THE_CODE and not (failure.is_answer or execution.completeness):
+        steps.append(f"flux replay {name} --on .")
     seq = _call_to_show(case)
     steps.append(f"flux trace {name}" if seq is None else f"flux trace {name} --call {seq}")
     if not failure.is_answer:

@@ -29,6 +29,13 @@ MARKS = {
 }
 FINE = frozenset({"passed", "past it", "identical"})
 """Verdicts that are no finding."""
+SOURCES = (
+    ("recorded", "recorded"),
+    ("world", "from the database of then"),
+    ("borrowed", "borrowed"),
+    ("fixture", "from files"),
+    ("live", "asked for real"),
+)
 GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "missing": "−"}
 
 
@@ -173,7 +180,9 @@ def _title(call: Record | None, width: int) -> Piece:
 def _counts(replay: Record, width: int) -> list[Line]:
     answers, grades = replay.record("answers"), replay.record("grades")
     given = [
-        f"{answers.number(name):g} {name}" for name in ("recorded", "world", "borrowed", "fixture", "live")
+        f"{answers.number(name):g} {words}"
+        for name, words in SOURCES
+        if answers.number(name) or name == "recorded"
     ]
     graded = [f"{grades.number(name):g} {name}" for name in GRADE_MARKS if grades.number(name)]
     fidelity = replay.record("fidelity")

@@ -73,6 +73,7 @@ def lines(why: Record, trace: Record | None, width: int, *, whole: bool, quiet: 
 
 
 _PURPOSES = (
+    ("flux replay ", "would the code here still fail?"),
     ("flux trace list ", "those that did not fail"),
     ("flux trace ", "everything it did"),
     ("flux state history ", "the row's versions, and who made them"),

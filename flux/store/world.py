@@ -251,13 +251,16 @@ def _literal(text: str) -> str:
 
 async def _list_notes(connection: Connection, plan: WorldPlan) -> tuple[str, ...]:
     rows = await connection.fetch(QUERIES.list_world_gaps, plan.schema, sorted(plan.written))
-    notes = []
-    for row in rows:
-        parts = [
-            f"{row[what]} {name}" for what, name in (
-                ("foreign_keys", "foreign keys"), ("triggers", "triggers"), ("policies", "row policies")
-            ) if row[what]
-        ]  # fmt: skip
-        if parts:
-            notes.append(f"{' and '.join(parts)} of {row['table_name']} have no effect in a replay")
-    return tuple(notes)
+    kinds = (
+        ("foreign_keys", "foreign key", "foreign keys"),
+        ("triggers", "trigger", "triggers"),
+        ("policies", "row policy", "row policies"),
+    )
+    return tuple(
+        f"a {one} of {row['table_name']} has no effect in a replay"
+        if row[kind] == 1
+        else f"{row[kind]} {many} of {row['table_name']} have no effect in a replay"
+        for row in rows
+        for kind, one, many in kinds
+        if row[kind]
+    )

@@ -81,7 +81,12 @@ def run(command: list[str]) -> str:
 
 def read_samples() -> list[tuple[str, str]]:
     """What README.md has typed in its ten minutes, each line with what it shows beneath."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Ten minutes\n")[2].partition("\n## ")[0]
+    section = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("\n## Ten minutes\n")[2]
+        .partition("\n## ")[0]
+    )
     samples: list[tuple[str, str]] = []
     for block in re.findall(r"^```\n(.*?)^```$", section, re.DOTALL | re.MULTILINE):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -159,7 +164,9 @@ def curl(port: int, line: str) -> tuple[int, dict[str, str], Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=COMMAND_S_MAX)
     with contextlib.closing(connection):
         # curl -d declares a form whatever it sends.
-        connection.request("POST", path, words[5].encode(), {"content-type": "application/x-www-form-urlencoded"})
+        connection.request(
+            "POST", path, words[5].encode(), {"content-type": "application/x-www-form-urlencoded"}
+        )
         answer = connection.getresponse()
         headers = {name.lower(): value for name, value in answer.getheaders()}
         return answer.status, headers, json.loads(answer.read())
@@ -170,7 +177,9 @@ def list_processes(*mentions: str) -> set[int]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # It has ended meanwhile.
-            said = (folder / "cmdline").read_bytes().decode(errors="replace") + str((folder / "cwd").readlink())
+            said = (folder / "cmdline").read_bytes().decode(errors="replace") + str(
+                (folder / "cwd").readlink()
+            )
             if any(mention in said for mention in mentions):
                 found.add(int(folder.name))
     return found
@@ -186,7 +195,7 @@ def wait_gone(processes: set[int]) -> None:
 
 def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> None:
     samples = read_samples()
-    (init, _), (start, banner), (failing_curl, answered), (why, explained) = samples
+    (init, _), (start, banner), (failing_curl, answered), (why, explained), (replay, replayed) = samples
     shop = installed.folder / "shop"
 
     # It is the wheel that runs, and nothing of the checkout.
@@ -221,9 +230,15 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
         assert installed.type("flux why @last-error", folder=shop) == said
         bug, crash = (find_line(shop, *place) for place in PLACES)
         assert f"functions/pricing.py:{crash} in amount()" in said
-        assert re.search(rf'call 2 set users\[2\].plan from "free" to null +functions/signup\.py:{bug}$', said, re.M)
+        assert re.search(
+            rf'call 2 set users\[2\].plan from "free" to null +functions/signup\.py:{bug}$', said, re.M
+        )
         document = json.loads(installed.type(f"flux why {name} --json", folder=shop))
-        assert document["failure"]["location"] == {"file": "functions/pricing.py", "line": crash, "function": "amount"}
+        assert document["failure"]["location"] == {
+            "file": "functions/pricing.py",
+            "line": crash,
+            "function": "amount",
+        }
         changes = [(each["before"] or {}).get("plan", "-") + " " + str(each["after"]["plan"]) + " "
                    + str(each["committed"]) for each in document["mutations"]]  # fmt: skip
         assert changes == ["- free False", "free None False"]
@@ -237,6 +252,11 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
         told = len(dev.told)
         path.write_text(path.read_text().replace('input.get("plan")', 'input.get("plan", "free")'))
         dev.wait_told(r"reload", after=told)
+        assert re.fullmatch(r"flux replay [0-9a-z]{8} --on \.", replay)
+        rows = installed.type("flux state history users 2", folder=shop)
+        again = installed.type(f"flux replay {name} --on .", folder=shop)
+        assert masked(again) == masked(replayed)
+        assert installed.type("flux state history users 2", folder=shop) == rows
         assert curl(port, failing_curl)[0] == 201
 
         ours = list_processes(str(shop))
@@ -254,7 +274,10 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
         assert dev.press_ctrl_c() == 0
 
 
-PLACES = (("functions/signup.py", "update users set plan"), ("functions/pricing.py", "return PLAN_CENTS[plan]"))
+PLACES = (
+    ("functions/signup.py", "update users set plan"),
+    ("functions/pricing.py", "return PLAN_CENTS[plan]"),
+)
 """The bug, and where it comes to light."""
 
 
@@ -282,7 +305,9 @@ def look_around(installed: Installed, shop: Path, name: str) -> None:
     assert re.search(r'v2 .*plan  "free" → "pro"', history) and re.search(r"v1 .*\+ row", history)
     assert "KeyError: None" in installed.type("flux errors", folder=shop)
     assert len(json.loads(installed.type("flux function list --json", folder=shop))["functions"]) == 3
-    assert json.loads(installed.type("flux invoke show_order --data '{\"id\": 1}' --json", folder=shop, exit_code=1))
+    assert json.loads(
+        installed.type("flux invoke show_order --data '{\"id\": 1}' --json", folder=shop, exit_code=1)
+    )
     checks = json.loads(installed.type("flux doctor --json", folder=shop))["checks"]
     assert [check for check in checks if not check["ok"]] == []
     assert {"command", "database", "recording", "isolation"} <= {check["name"] for check in checks}
@@ -293,7 +318,11 @@ def look_around(installed: Installed, shop: Path, name: str) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert "flux" in installed.type(f"flux completion {shell}", folder=shop)
     # What the tab key offers, asked as bash asks.
-    for words, offer in (("flux wh", "why"), (f"flux why {name[:5]}", name), ("flux invoke create_u", "create_user")):
+    for words, offer in (
+        ("flux wh", "why"),
+        (f"flux why {name[:5]}", name),
+        ("flux invoke create_u", "create_user"),
+    ):
         asked = f"_FLUX_COMPLETE=bash_complete COMP_WORDS='{words}' COMP_CWORD={words.count(' ')} flux"
         assert offer in [line.partition(",")[2] for line in installed.type(asked, folder=shop).splitlines()]
 
