@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 
 MIB = 2**20
+_ENCODED_CHARACTERS = 1024
 SDK_PACKAGES = ("msgspec",)
 """Packages that the guest SDK has loaded before the project's code is: a project can only have the same version."""
 
@@ -55,7 +56,10 @@ class Plan:
 
     def encode(self) -> str:
         """Return the plan as one line."""
-        return json.dumps(asdict(self))
+        text = json.dumps(asdict(self))
+        # Of a round length: how many digits a process id has would decide where objects lie in the process
+        # (`flux_guest._layout`).
+        return text.ljust(-(-len(text) // _ENCODED_CHARACTERS) * _ENCODED_CHARACTERS)
 
     @staticmethod
     def decode(text: str) -> "Plan":
