@@ -163,6 +163,8 @@ class HostTransport(transports._FlowControlMixin):
         self._ended = False
         """The other end will say no more."""
         self._closing = False
+        self._failure: BaseException | None = None
+        """Why it ends, when it does not end well."""
         self._lost = False
         self._farewell = False
         """We are to say no more, once what waits is sent."""
@@ -326,7 +328,7 @@ class HostTransport(transports._FlowControlMixin):
                 return
             self._ask("net.tls", self._hello.ask_tls(self._connection, None), self._answer_hello)
         elif self._closing:
-            self._lose(None)
+            self._lose()
         elif self._farewell and not self._ended_sending:
             self._ended_sending = True
             self._ask("net.shutdown", [self._connection], self._sent)
@@ -376,7 +378,7 @@ class HostTransport(transports._FlowControlMixin):
         self._hello = None
         self._stop_reading()
         if not self._sending and not self._buffer:
-            self._host_loop.call_soon(self._lose, None)
+            self._host_loop.call_soon(self._lose)
 
     def abort(self) -> None:
         self._force_close(None)
@@ -391,10 +393,11 @@ class HostTransport(transports._FlowControlMixin):
         if self._lost:
             return
         self._closing = True
+        self._failure = self._failure or error
         self._buffer.clear()
         self._hello = None
         self._stop_reading()
-        self._host_loop.call_soon(self._lose, error)
+        self._host_loop.call_soon(self._lose)
 
     def _stop_reading(self) -> None:
         if self._receiving in self._channel.waiting and self._receiving != self._cancelled:
@@ -402,12 +405,12 @@ class HostTransport(transports._FlowControlMixin):
             self._host_loop.unawaited.discard(self._receiving)
             self._channel.cancel(self._receiving)
 
-    def _lose(self, error: BaseException | None) -> None:
+    def _lose(self) -> None:
         if self._lost:
             return
         self._lost = True
         try:
-            self._protocol.connection_lost(error)
+            self._protocol.connection_lost(self._failure)
         finally:
             self._sock.close()
 
