@@ -20,7 +20,7 @@ maps memory at the same addresses as well (the host asks it to), the addresses t
 Only blocks up to 512 bytes are meant; larger ones, classes among them, are the C library's.
 
 The other way round, ``shuffle`` puts the free blocks in another order. What an execution does differently
-then depends on addresses, which is how such a function is told from others (docs/design/020-addresses.md).
+then depends on addresses, which is how such a function is told from others (docs/design/021-addresses.md).
 """
 
 import gc
