@@ -313,7 +313,9 @@ def _make_waiting_callback(function: HostFunction, long: tuple[bool, ...]) -> An
             value = function(isolate, *_read_arguments(arguments, long))
             if value.__class__ is int:
                 isolate.answer, isolate.parked = value, None
-                if time.monotonic() > isolate.breath_at:
+                # At its stop it is to stand where it stood when it was ended in a breath: behind this call.
+                is_held, isolate.holds_breath = isolate.holds_breath, False
+                if (not is_held and time.monotonic() > isolate.breath_at) or isolate.is_at_stop:
                     isolate.kept, isolate.answer, isolate.parked = value, None, _breathe
             else:
                 isolate.answer, isolate.parked = None, value
@@ -404,6 +406,10 @@ class Isolate:
         self.kept = 0
         """The answer to what it asked when it was time for a breath."""
         self.breath_at = 0.0
+        self.holds_breath = False
+        """It takes none after the host call that is being answered. A guest may be ended in a breath, and must not be
+        where an answer was there by chance, for which its replay may have to wait: both would stand at the same
+        call, one behind it and one in it."""
         self.results: Any = None
         self.raised: BaseException | None = None
 
@@ -481,6 +487,11 @@ class Isolate:
         left = ctypes.c_uint64()
         bindings._wasmtime_context_get_fuel(self.context, ctypes.byref(left))
         return FUEL_MAX - left.value
+
+    @property
+    def is_at_stop(self) -> bool:
+        """It has come to where it is to be stopped."""
+        return self._stop_fuel is not None and self._read_fuel() >= self._stop_fuel
 
     def spend_fuel(self) -> int:
         """Return the same for a guest that is about to be heard; raise `Trapped` for one that was to stop before."""

@@ -219,10 +219,15 @@ def _fd_read(isolate: Isolate, descriptor: int, address: int, count: int, result
 
         async def wait(_isolate: Isolate) -> int:
             await world.wait_frame()
+            world.notice_frame()
             return take()
 
         # With nothing to be answered nothing will ever come: the end of the file, not a guest that hangs.
-        return wait if not world.frames and world.outstanding > 0 and wanted else take()
+        if not world.frames and world.outstanding > 0 and wanted:
+            return wait
+        if world.frames and world.notice_frame():
+            isolate.holds_breath = True
+        return take()
     if descriptor == 0:
         data = world.stdin[world.stdin_position : world.stdin_position + wanted]
         world.stdin_position += len(data)
@@ -327,6 +332,8 @@ def _poll_oneoff(isolate: Isolate, subscriptions: int, events: int, count: int, 
         return 0
 
     if wires and (world.frames or world.outstanding == 0):
+        if world.frames and world.notice_frame():
+            isolate.holds_breath = True
         ready += [(user_data, 1) for user_data in wires]
     due = min(timers, default=None)
     if due is not None and due[0] <= 0 and not ready:
@@ -339,6 +346,7 @@ def _poll_oneoff(isolate: Isolate, subscriptions: int, events: int, count: int, 
 
     async def wait_wire(_isolate: Isolate) -> int:
         await world.wait_frame()
+        world.notice_frame()
         return answer([(user_data, 1) for user_data in wires])
 
     async def wait_clock(_isolate: Isolate) -> int:

@@ -172,6 +172,8 @@ class World:
         self.frames: deque[bytes] = deque()
         """From the host, whole, each with its newline."""
         self._frame_position = 0
+        self._is_noticed = False
+        """The guest knows of the first frame."""
         self._sleeps: dict[int, int] = {}
         """Until when, by the numbers of sleeps that have had no answer yet."""
 
@@ -308,6 +310,11 @@ class World:
                 raise DoorClosedError
             self.deliver(data)
 
+    def notice_frame(self) -> bool:
+        """Whether the guest hears only now that the frame is there."""
+        before, self._is_noticed = self._is_noticed, True
+        return not before
+
     def read_wire(self, count: int) -> bytes:
         """Return at most ``count`` bytes of the frame that is there, never of the one behind it."""
         if not self.frames:
@@ -318,6 +325,7 @@ class World:
         if start + count >= len(frame):
             self.frames.popleft()
             self._frame_position = 0
+            self._is_noticed = False
             return frame[start:]
         self._frame_position = start + count
         return frame[start : start + count]
