@@ -43,7 +43,11 @@ class GitFailedError(OperatorError):
 
 
 def run_git(
-    arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    *,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
 ) -> bytes:
     """Standard output of ``git`` with these arguments, run in ``folder``.
 
@@ -56,7 +60,7 @@ def run_git(
             command,
             cwd=folder,
             env={**_clean_environment(), **(environment or {})},
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             timeout=GIT_TIMEOUT_S,
             check=False,
@@ -103,7 +107,13 @@ def _clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("GIT_") or name == "GIT_TEST_ASSUME_DIFFERENT_OWNER"
     }
-    return {**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+    return {
+        **kept,
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+    }
 
 
 def _advise(told: str, folder: Path) -> str:

@@ -44,7 +44,8 @@ GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "
 @click.option(
     "--on",
     metavar="CODE",
-    help="The code to run: . is the project's folder as it is. Without it, the code that made the record.",
+    help="The code to run: . is the project's folder as it is, anything else a commit. Without it, the code that made "
+    "the record.",
 )
 def command(id: str, on: str | None) -> int:
     """Run a recorded execution again, with nothing leaving.
@@ -92,7 +93,7 @@ def _code(replay: Record) -> str:
     if replay.maybe_text("on") is None:
         return f"the code that made the record ({sha})"
     same = ", which is the code that made the record" if code.flag("is_recorded") else ""
-    return f"the project's folder ({sha}{same})"
+    return f"the project's folder ({sha}{same})" if replay.text("on") == "." else f"commit {sha}{same}"
 
 
 def _statuses(replay: Record) -> str:

@@ -48,7 +48,7 @@ from flux.supervisor.present import (
     why_json,
 )
 from flux.supervisor.present_replay import replay_json
-from flux.supervisor.replay import WORKING_TREE, Replay
+from flux.supervisor.replay import Replay
 from flux.supervisor.spans import list_spans
 
 API = "api"
@@ -256,14 +256,8 @@ class Console:
 
     def _asking_replay(self, name: str) -> Callable[[Query], Awaitable[Answer]]:
         async def replay(query: Query) -> Document:
-            on = query.get("on")
-            if on not in (None, WORKING_TREE):
-                raise BadQueryError(
-                    f'"{on}" names no code: a replay runs on the code that made the record, or on "{WORKING_TREE}"',
-                    remedy="leave it out, or say --on . for the project's folder as it is now",
-                )
             summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
-            return replay_json(summary_json(summary), await self._host.replay(execution, on))
+            return replay_json(summary_json(summary), await self._host.replay(execution, query.get("on")))
 
         return replay
 

@@ -149,14 +149,17 @@ class Deployments:
         self.current: LiveDeployment | None = None
         self._activated = trio.Event()
 
-    async def prepare(self, project: Project) -> LiveDeployment:
+    async def prepare(self, project: Project, version: SourceVersion | None = None) -> LiveDeployment:
         """Return the project's code as a deployment that is ready, and not yet current.
+
+        ``version`` says which code it is where its folder does not.
 
         Installs the packages that it needs, unless they are there. Raises what is wrong with it:
         `InstallFailedError`, `ImportFailedError`, `RouteConflictError` and their kin.
         """
         try:
-            version = await trio.to_thread.run_sync(read_source_version, project)
+            if version is None:
+                version = await trio.to_thread.run_sync(read_source_version, project)
         except OSError as error:
             raise _changing(project, error) from error
         environment = None

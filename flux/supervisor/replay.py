@@ -15,6 +15,7 @@ What the outcome means is `flux.verdict`'s business. That a recording can't be r
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import trio
@@ -29,6 +30,7 @@ from flux.matching_session import MatchingSession, Source
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
 from flux.store.world import WorldError
+from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
@@ -59,7 +61,7 @@ class Replay:
 
     original: Execution
     on: str | None
-    """The code that it ran on, as asked for: `WORKING_TREE`, or None for the code that made the recording."""
+    """The code that it ran on, as asked for: `WORKING_TREE`, a commit, or None for the code that made the recording."""
     deployment: Deployment
     replayed: Replayed
     judgement: Judgement
@@ -79,14 +81,13 @@ class Replayer:
         self._schema = schema
 
     async def replay(self, original: Execution, on: str | None) -> Replay:
-        """Run ``original`` again, on its own code or on the folder as it is (``on`` is `WORKING_TREE`).
+        """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), or on a commit.
 
         ``original`` has its committed mutations too.
         """
         _check_whole(original)
         value = _read_value(original.trigger)
-        borrowed = self._shelf.borrow_recorded(original) if on is None else self._shelf.borrow_working_tree()
-        async with borrowed as live:
+        async with self._borrow(original, on) as live:
             runnable = live.runnables.get(original.function)
             if runnable is None:
                 raise UnreplayableError(
@@ -98,6 +99,11 @@ class Replayer:
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         judgement = judge(original, replayed)
         return Replay(original, on, live.deployment, replayed, judgement, run.sources, run.notes)
+
+    def _borrow(self, original: Execution, on: str | None) -> AbstractAsyncContextManager[LiveDeployment]:
+        if on is None:
+            return self._shelf.borrow_recorded(original)
+        return self._shelf.borrow_working_tree() if on == WORKING_TREE else self._shelf.borrow_commit(on)
 
 
 class _Run:

@@ -1,18 +1,20 @@
-"""Code that replays run: of the deployment that made a record, or of the folder as it is now.
+"""Code that replays run: of the deployment that made a record, of the folder as it is now, or of any commit.
 
 What is served is taken as it is. Anything else is made ready beside it, never becomes current,
 and stays on the shelf for a while, because replays come in groups.
 """
 
 import contextlib
+import tempfile
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
 
+from flux.commit import find_commit, write_commit
 from flux.execution import Execution
-from flux.project import hash_artifact, read_project
+from flux.project import SourceVersion, hash_artifact, read_project
 from flux.supervisor.deployments import Deployments, LiveDeployment
 
 KEPT = 2
@@ -53,6 +55,22 @@ class Shelf:
 
         async with self._borrow(artifact_hash[:16], prepare) as live:
             yield live
+
+    @contextlib.asynccontextmanager
+    async def borrow_commit(self, ref: str) -> AsyncIterator[LiveDeployment]:
+        """Give the code of a commit, by any name that git knows; raise `NoSuchCommitError` and its kin."""
+        sha = await trio.to_thread.run_sync(find_commit, self._root, ref)
+        with tempfile.TemporaryDirectory(prefix="flux-commit-") as folder:
+            written = Path(folder)
+            await trio.to_thread.run_sync(write_commit, self._root, sha, written)
+            project = await trio.to_thread.run_sync(read_project, written)
+            artifact_hash = await trio.to_thread.run_sync(hash_artifact, project)
+
+            async def prepare() -> LiveDeployment:
+                return await self._deployments.prepare(project, SourceVersion(sha=sha))
+
+            async with self._borrow(artifact_hash[:16], prepare) as live:
+                yield live
 
     @contextlib.asynccontextmanager
     async def _borrow(

@@ -5,6 +5,7 @@ What must not happen is asked of others: the stub counts what reaches it, psql s
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -339,7 +340,8 @@ def test_what_can_not_be_replayed_is_refused_with_the_reason(shop: Shop) -> None
     unreadable = shop.server.request("POST", "/signup", b"{", {"content-type": "application/json"})
     refused = shop.server.command("replay", unreadable.flux_id)
     assert (refused.returncode, "never ran" in refused.stderr) == (6, True)
-    assert shop.server.command("replay", name, "--on", "main").returncode == 2
+    nowhere = shop.server.command("replay", name, "--on", "main")
+    assert (nowhere.returncode, "FLX525" in nowhere.stderr) == (3, True)
 
 
 def test_the_answer_stands_in_the_first_lines(shop: Shop) -> None:
@@ -348,3 +350,33 @@ def test_the_answer_stands_in_the_first_lines(shop: Shop) -> None:
     assert "✗ same failure   500 → 500" in "\n".join(told.splitlines()[:5])
     assert "0 effects left the sandbox" in told
     assert f"flux replay {name} --on ." in told
+
+
+def test_a_commit_is_run_without_touching_the_checkout(shop: Shop) -> None:
+    folder = shop.server.project
+    name = shop.fail("/signup", {"email": "git@b.com"})
+
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words]
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-qm", "broken")
+    shop.save("shop.py", ('"amount": charge.json()["amount"]', '"amount": charge.json().get("amount", 900)'))
+    git("commit", "-qam", "repaired")
+    shop.save("shop.py", ('"cents": 900', '"cents": 7'))
+    before = (git("status", "--porcelain=v2", "--branch"), git("reflog"), git("stash", "list"), git("diff"))
+    assert shop.replay(name, "--on", "main", exit_code=0)["verdict"] == "passed"
+    first = shop.replay(name, "--on", "HEAD~1", exit_code=1)
+    assert (first["verdict"], first["code"]["sha"]) == ("same failure", git("rev-parse", "HEAD~1").strip())
+    assert shop.replay(name, "--on", ".", exit_code=1)["verdict"] == "diverged"
+    assert before == (
+        git("status", "--porcelain=v2", "--branch"),
+        git("reflog"),
+        git("stash", "list"),
+        git("diff"),
+    )
+    for nothing in ("nowhere", "HEAD~9", "-h", "--all"):
+        refused = shop.server.command("replay", name, f"--on={nothing}")
+        assert (refused.returncode, "FLX525" in refused.stderr) == (3, True), refused.stderr
