@@ -38,6 +38,7 @@ PATIENCE_S = 30.0
 BIG_BYTES = 3 * 2**20
 """More than any pipe or socket holds."""
 EXECUTIONS = 50
+HANGING = 12
 
 MakeSandbox = Callable[[], AbstractAsyncContextManager[Sandbox]]
 
@@ -290,6 +291,27 @@ async def kills_at_once(sandbox: Sandbox) -> None:
     assert await _run(sandbox, "echo", text="next") == "next"
 
 
+async def serves_beside_guests_that_hang_and_after_they_are_killed(sandbox: Sandbox) -> None:
+    """Guests that answer nothing keep nobody from being served, and a kill of all of them ends nobody else."""
+    workers = [await sandbox.acquire() for _ in range(HANGING)]
+    for worker in workers:
+        await worker.start(make_document("hang"))
+    assert await _run(sandbox, "echo", text="beside") == "beside"
+    asking = await sandbox.acquire()
+    talk = Talk(asking)
+    await asking.start(make_document("ask", items=["x"]))
+    seq, _name, _arguments = await talk.hear_call()
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        assert (await worker.wait_exit()).signal == signal.SIGKILL
+        await sandbox.release(worker, reusable=False)
+    await talk.answer(seq, "still here")
+    assert await talk.hear_body() == "still here"
+    await sandbox.release(asking, reusable=False)
+    assert await _run(sandbox, "echo", text="after") == "after"
+
+
 async def can_be_left_at_a_deadline(sandbox: Sandbox) -> None:
     """Every wait can be cancelled, and the guest killed afterwards."""
     worker = await sandbox.acquire()
@@ -337,6 +359,7 @@ CHECKS: tuple[Callable[[Sandbox], Awaitable[None]], ...] = (
     tells_exit_codes_and_signals,
     keeps_last_words,
     kills_at_once,
+    serves_beside_guests_that_hang_and_after_they_are_killed,
     can_be_left_at_a_deadline,
     loses_no_worker_to_a_cancelled_caller,
 )
