@@ -16,19 +16,25 @@ import pytest
 import trio
 
 from flux import codec, values
-from flux.execution import Exited, Killed, LogLine, Raised, Returned
+from flux.execution import Exited, Killed, LogLine, Raised, Returned, Trigger
+from flux.grants import Grants
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
+from flux.sandbox import wasm_engine
 from flux.sandbox.base import Reading, Worker
 from flux.sandbox.conformance import make_document
 from flux.sandbox.wasm import WasmSandbox, default_folder
 from flux.sandbox.wasm_engine import Engine
 from flux.sandbox.wasm_module import LoadedModule, load_module, run_module
 from flux.sandbox.wasm_worker import make_pair
-from flux.sandbox.wasm_world import FileTree
+from flux.sandbox.wasm_world import DoorClosedError, FileTree
 from flux.session import Divergence, RecordSession, ReplaySession, Session
+from flux.store.reading import get_execution
 from flux.supervisor.drive import Bounds, Driven, drive
+from flux.supervisor.execute import Runnable
+from tests.conftest import Database
+from tests.execution_world import DEPLOYMENT, INVOKE, NO_RULES, open_world
 from tests.wasm_guests import assemble_text
 from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
@@ -37,7 +43,7 @@ SCRIPT = """
 import { defineFunction } from "@flux/guest";
 export const asks = defineFunction(async ({ ctx }) => {
   const rows = [];
-  for (let i = 0; i < 3; i++) rows.push((await ctx.db.query("select $1", i)).length + Math.random());
+  for (let i = 0; i < 3; i++) rows.push((await ctx.db.query("select $1::int as n", i)).length + Math.random());
   return rows;
 });
 export const computes_for_ever = defineFunction(async ({ ctx }) => {
@@ -358,16 +364,104 @@ async def test_a_guest_is_stopped_at_any_unit_and_nothing_that_it_does_later_is_
     engine = Engine()
     module = load_module(engine, "functions/f.wasm", assemble_text(CHATTERBOX))
     whole = await run_to(module, engine, None, slice_fuel)
-    everything = whole.fuel_of_frames
-    assert len(everything) == 15  # The last is the answer, which the host gives for it.
-    assert len(set(everything[:-1])) == 14
+    *everything, end = whole.fuel_of_frames
+    assert len(set(everything)) == 14
+    assert end == everything[-1], "its answer, which the host gives for it once it has returned: that costs nothing"
     around = {fuel + by for fuel in everything for by in (-1, 0, 1)}
-    for stop_fuel in sorted(around | set(range(0, everything[-1], 11))):
+    for stop_fuel in sorted(around | set(range(0, end, 11))):
         door = await run_to(module, engine, stop_fuel, slice_fuel)
-        assert door.fuel_of_frames == [fuel for fuel in everything if fuel <= stop_fuel], stop_fuel
-        last = door.said.splitlines()[-1]
-        if stop_fuel < everything[-1]:
-            assert last == b'0{"stopped": true}'
+        if stop_fuel <= end:
+            assert door.fuel_of_frames == [fuel for fuel in everything if fuel <= stop_fuel], stop_fuel
+            assert door.said.splitlines()[-1] == b'0{"stopped": true}'
             assert json.loads(door.said.splitlines()[-2][1:])["fuel"] == stop_fuel
         else:
             assert door.said == whole.said
+
+
+# --- the records of a server -----------------------------------------------------------------------
+
+
+async def test_a_stored_record_has_fuel_unless_something_in_it_is_redacted(database: Database, tmp_path: Path) -> None:
+    with_key = Trigger("http", "POST", "/", headers=(("authorization", "Bearer a key of some length"),), body=b"{}")
+    async with two_processes(tmp_path) as (sandbox, _), open_world(database, tmp_path / "journal") as world:
+        function = next(function for function in sandbox.functions if function.name == "asks")
+        runnable = Runnable(
+            function=function, deployment=DEPLOYMENT, sandbox=sandbox, bounds=Bounds(Limits(), {}), limits=(),
+            grants=Grants.parse([]), isolation="repeatable read", middleware=(), rules=NO_RULES,
+        )  # fmt: skip
+        whole = await world.executor.execute(runnable, INVOKE, {})
+        redacted = await world.executor.execute(runnable, with_key, {})
+        await world.settle()
+        ids = [executed.execution.id for executed in (whole, redacted)]
+        records = [(await get_execution(world.backing.owner, one))[1] for one in ids]
+    assert [execution.status for execution in records] == [200, 200]
+    assert records[0].level.meter and records[0].level == records[1].level
+    fuel = [call.request.fuel for call in records[0].calls]
+    assert len(fuel) == 3 and None not in fuel and records[0].fuel is not None
+    assert [call.request.fuel for call in records[1].calls] == [None] * 3 and records[1].fuel is None
+
+
+class ClosingDoor(HearingDoor):
+    """Is closed at the n-th look. Its answers come all at once, or one at a time."""
+
+    def __init__(self, looks: int, *, one_by_one: bool) -> None:
+        super().__init__()
+        self._looks = looks
+        self._one_by_one = one_by_one
+        self._ready: list[bytes] = []
+
+    def check_open(self) -> None:
+        self._looks -= 1
+        if self._looks < 0:
+            raise DoorClosedError
+
+    async def exchange(self, data: bytes) -> bytes:
+        self._ready += (await super().exchange(data)).splitlines(keepends=True)
+        self.check_open()
+        now = self._ready[: 1 if self._one_by_one else None]
+        del self._ready[: len(now)]
+        return b"".join(now)
+
+
+ASKING = """
+  (data (i32.const 1024) "[   ,\\22clock.now\\22,[]]\\0a")
+  (func $ask (param $n i32)
+    (i32.store8 (i32.const 1025) (i32.add (i32.const 48) (local.get $n)))
+    (call $write (i32.const 3) (i32.const 1024) (i32.const 21)))
+  (func $hear (param $at i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (i32.const 30))
+    (drop (call $fd_read (i32.const 3) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func (export "_start")
+    (call $ask (i32.const 1)) (call $ask (i32.const 2)) (call $ask (i32.const 3))
+    (call $hear (i32.const 4096)) (call $hear (i32.const 4196))
+    (call $write (i32.const 2) (i32.const 4096) (i32.const 9))
+    (call $ask (i32.const 4)) (call $hear (i32.const 4296)) (call $hear (i32.const 4396))
+    (call $hear (i32.const 4496)))
+"""
+
+
+async def test_wherever_a_guest_is_ended_its_replay_is_stopped_in_the_same_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes a breath after each call, and may be ended in each; the machine is another, so answers come later."""
+    monkeypatch.setattr(wasm_engine, "BREATH_S", -1.0)
+    engine = Engine()
+    module = load_module(engine, "functions/f.wasm", assemble_text(ASKING))
+    start = attrs.evolve(make_start("f"), wants_memory=True)
+
+    async def run_it(door: ClosingDoor, stop_fuel: int | None) -> dict[str, object]:
+        await run_module(engine, module, FileTree({}), door, attrs.evolve(start, stop_fuel=stop_fuel))
+        over: dict[str, object] = json.loads(next(line for line in door.said.splitlines() if line[:1] == b"3")[1:])
+        return {**over, "frames": door.frames, "printed": b'2"' in door.said}
+
+    states = set()
+    for looks in range(100):
+        ended = await run_it(ClosingDoor(looks, one_by_one=False), None)
+        if len(ended["frames"]) == 5:  # type: ignore[arg-type]
+            break  # It has come to its answer.
+        assert isinstance(ended["fuel"], int)
+        for one_by_one in (False, True):
+            assert await run_it(ClosingDoor(1000, one_by_one=one_by_one), ended["fuel"]) == ended, looks
+        states.add(ended["fuel"])
+    assert len(states) > 5
