@@ -104,8 +104,11 @@ class SocketDoor:
     def end(self, why: str) -> None:
         """Let the guest find its door closed, wherever it is: see `flux.sandbox.wasm_ledger`."""
         self.ended = why
-        with contextlib.suppress(OSError):  # It may be gone by itself.
+        try:
             self._connection.shutdown(socket.SHUT_RD)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
 
     def check_open(self) -> None:
         """See `flux.sandbox.wasm_world.Door`."""

@@ -40,18 +40,8 @@ _SOL_SOCKET, _BUFFER_SIZES, _KIND_AND_ERROR = 1, (7, 8), (3, 4, 38, 39)
 _AF_UNIX, _SOCK_TYPE, _SOCK_STREAM = 1, 0xF, 1
 
 SERVING: Sequence[str] = (
-    *(
-        "read",
-        "write",
-        "readv",
-        "writev",
-        "close",
-        "recvfrom",
-        "recvmsg",
-        "sendto",
-        "getsockname",
-        "getsockopt",
-    ),
+    *("read", "write", "readv", "writev", "close"),
+    *("recvfrom", "recvmsg", "sendto", "getsockname", "shutdown"),
     *("poll", "ppoll", "epoll_ctl", "epoll_wait", "epoll_pwait"),
     *("munmap", "mremap", "brk", "madvise", "membarrier", "futex", "rseq", "set_robust_list"),
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),

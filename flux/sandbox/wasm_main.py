@@ -376,6 +376,10 @@ def prepare(plan: Plan) -> Host:
 
 def main(host: Host, confine: Callable[[], None]) -> None:
     """Load and serve; ``confine`` puts on the tighter jail."""
-    trio.run(host.run, confine)
-    # No interpreter's clean-up: it would touch what callbacks are made of.
+    try:
+        trio.run(host.run, confine)
+    except BaseException:
+        _print(traceback.format_exc())
+        os._exit(1)
+    # No interpreter's clean-up: it would write to what callbacks are made of.
     os._exit(0)

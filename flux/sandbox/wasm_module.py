@@ -132,7 +132,9 @@ def _declare(path: str, section: bytes | None) -> dict[str, Any]:
         raise BadFunctionFileError(f'its custom section "{SECTION}" is not a JSON object')
     for key, value in said.items():
         if key not in _DECLARED:
-            raise BadFunctionFileError(f"its custom section has a key {key!r}: known are {', '.join(_DECLARED)}")
+            raise BadFunctionFileError(
+                f"its custom section has a key {key!r}: known are {', '.join(_DECLARED)}"
+            )
         if not isinstance(value, _DECLARED[key]) or (isinstance(value, bool) and key != "atomic"):
             raise BadFunctionFileError(f"its custom section has {key} = {json.dumps(value)}, which can't be")
     return {**declared, **said}
@@ -152,7 +154,9 @@ async def run_module(
     world = World(door, start, tree)
     world.arguments = (str(module.declared["name"]),)
     isolate = Isolate(engine, world, memory_bytes_max=start.memory_bytes_max)
-    isolate.on_turn, isolate.on_pause = world.push, on_pause
+    isolate.on_turn = world.push
+    # What it has answered with so far is kept by us, and as much its own.
+    isolate.on_pause = lambda memory_bytes: on_pause(memory_bytes + len(world.stdout))
     try:
         try:
             instance = isolate.instantiate(module.template)
@@ -164,7 +168,9 @@ async def run_module(
             say_end(world, isolate.fuel)
             say_over(world, isolate)
         except (Trapped, PointerError, GuestExit) as error:
-            say_failure(world, isolate, error, full=isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max)
+            say_failure(
+                world, isolate, error, full=isolate.memory_bytes > NEARLY_FULL * start.memory_bytes_max
+            )
         except DoorClosedError:
             say_over(world, isolate)
         on_end(isolate)

@@ -55,7 +55,7 @@ DEVICE = "dev/flux"
 _CALL = re.compile(rb'\s*\[\s*([0-9]+)\s*,\s*"([^"]*)"\s*,\s*\[\s*([0-9.eE+-]*)')
 _END = re.compile(rb'\s*\[\s*"(?:return|raise)"')
 _NOW = re.compile(rb",\s*([0-9]+)\s*\]\s*\Z")
-_SEQ = re.compile(rb"\s*\[\s*([0-9]+)")
+_ANSWER = re.compile(rb"\s*\[\s*([0-9]+)\s*,\s*(null)?")
 
 
 @attrs.frozen
@@ -298,9 +298,11 @@ class World:
 
     def deliver(self, data: bytes) -> None:
         """The host has sent bytes."""
-        *lines, rest = (bytes(self._arriving) + data).split(b"\n")
-        self.frames.extend(line + b"\n" for line in lines)
-        self._arriving = bytearray(rest)
+        self._arriving += data
+        if b"\n" in data:
+            *lines, rest = bytes(self._arriving).split(b"\n")
+            self.frames.extend(line + b"\n" for line in lines)
+            self._arriving = bytearray(rest)
 
     async def wait_frame(self) -> None:
         """Wait until a frame is there; raise `DoorClosedError` if none will come."""
@@ -335,6 +337,9 @@ class World:
         self.outstanding -= 1
         if (now := _NOW.search(frame, max(0, len(frame) - 40))) is not None:
             self.now_ns = max(self.now_ns, int(now[1]))
-        if self._sleeps and (seq := _SEQ.match(frame)) is not None:
-            # The host measures a sleep by another clock than the one it tells.
-            self.now_ns = max(self.now_ns, self._sleeps.pop(int(seq[1]), 0))
+        if self._sleeps and (answer := _ANSWER.match(frame)) is not None:
+            until = self._sleeps.pop(int(answer[1]), 0)
+            if answer[2]:
+                # The host measures a sleep by another clock than the one it tells. One that was refused, or
+                # cancelled, has not lasted.
+                self.now_ns = max(self.now_ns, until)

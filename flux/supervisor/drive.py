@@ -509,10 +509,12 @@ class _Conversation:
             return cut.outcome
         if exited is None:
             return self._bounds.kill("protocol", "PROTOCOL.md", "it closed its door without an answer and went on")
-        last = exited.output.strip().splitlines()[-1:] or [""]
-        if last[0].strip() == "MemoryError":
+        *before, last = exited.output.strip().splitlines() or [""]
+        if last.strip() == "MemoryError":
             limit = format_size(self._bounds.limits.memory_bytes_max)
-            return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
+            # A process that runs many guests says why one of them had to go.
+            told = before[-1].removeprefix("flux: ") if before and before[-1].startswith("flux: ") else ""
+            return self._bounds.kill("memory", limit, told or "MemoryError while the worker was starting or ending")
         if exited.signal == signal.SIGKILL:
             # Not by us: we stop listening before we kill. By whom, nobody can tell.
             reason = (

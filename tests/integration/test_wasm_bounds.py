@@ -1,0 +1,314 @@
+"""What the guests of one deployment hold together has an end, and what is kept of their code has an owner."""
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from flux.sandbox import wasm
+from flux.sandbox.base import SandboxUnavailableError
+from flux.sandbox.conformance import Talk, make_document
+from flux.sandbox.wasm import WasmSandbox, default_folder
+from flux.sandbox.wasm_cache import CompiledCode
+from flux.sandbox.wasm_engine import FIBER_STACK_BYTES, Engine
+from flux.sandbox.wasm_ledger import GUEST_BYTES, ROOM_PATIENCE_S, Ledger, NoRoomError
+from flux.sandbox.wasm_module import BadFunctionFileError, load_module
+from flux.sandbox.wasm_process import Compiled, keep_compiled
+from tests.wasm_guests import assemble, assemble_text
+
+MIB = 2**20
+PATIENCE_S = 120.0
+FUNCTIONS = """
+import { defineFunction } from "@flux/guest";
+
+export const echo = defineFunction(async ({ input }) => input.text);
+// Takes so many MiB, says so, and keeps them.
+export const hold = defineFunction(async ({ input, ctx }) => {
+  const held = [];
+  for (let n = 0; n < input.mib; n++) held.push(new Uint8Array(1 << 20).fill(1));
+  await ctx.call("test.echo", ["holds"]);
+  return held.length;
+});
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "all.js").write_text(FUNCTIONS)
+    return tmp_path
+
+
+@asynccontextmanager
+async def running(project: Path, **options: Any) -> AsyncIterator[WasmSandbox]:
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            sandbox = WasmSandbox(project, "functions", **{"cache": default_folder(), **options})
+            await nursery.start(sandbox.run)
+            yield sandbox
+            nursery.cancel_scope.cancel()
+
+
+async def echo(sandbox: WasmSandbox, text: str = "x") -> str:
+    worker = await sandbox.acquire()
+    try:
+        await worker.start(make_document("echo", text=text))
+        return await Talk(worker).hear_body()
+    finally:
+        await sandbox.release(worker, reusable=False)
+
+
+# All guests together
+
+
+async def test_the_guest_that_holds_most_goes_when_all_hold_too_much(project: Path) -> None:
+    async with running(project, all_memory_bytes_max=160 * MIB) as sandbox:
+        small, large = await sandbox.acquire(), await sandbox.acquire()
+        await small.start(make_document("hold", mib=10))
+        talk = Talk(small)
+        await talk.hear_call()
+        await large.start(make_document("hold", mib=100))
+        await Talk(large).hear_call()
+        middle = await sandbox.acquire()
+        await middle.start(make_document("hold", mib=60))
+        # The large one waits for its answer, and has asked for nothing more.
+        assert await large.receive() == b""
+        exited = await large.wait_exit()
+        told, last = exited.output.splitlines()[-2:]
+        assert exited.signal == signal.SIGKILL and last == "MemoryError"
+        assert "hold all of 160 MiB: this one held most" in told
+        # The others notice nothing.
+        middle_talk = Talk(middle)
+        await middle_talk.hear_call()
+        await middle_talk.answer(1, "go on")
+        assert await middle_talk.hear_body() == "60"
+        await talk.answer(1, "go on")
+        assert await talk.hear_body() == "10"
+        for worker in (small, large, middle):
+            await sandbox.release(worker, reusable=False)
+        assert await echo(sandbox) == "x"
+        assert sandbox.restarts == 0
+
+
+class WantedDoor:
+    def __init__(self) -> None:
+        self.why: list[str] = []
+
+    def end(self, why: str) -> None:
+        self.why.append(why)
+
+    def check_open(self) -> None:
+        """It is open."""
+
+
+async def test_a_guest_waits_for_room_and_is_refused_after_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger(10 * MIB)
+    first = await ledger.enter(WantedDoor(), 8 * MIB)
+    began = trio.current_time()
+    with pytest.raises(NoRoomError, match="no room for one more"):
+        await ledger.enter(WantedDoor(), 4 * MIB)
+    assert trio.current_time() - began == pytest.approx(ROOM_PATIENCE_S, abs=0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.enter, WantedDoor(), 4 * MIB)
+        await trio.sleep(1)
+        ledger.leave(first)
+    assert trio.current_time() - began < 2 * ROOM_PATIENCE_S
+
+
+async def test_one_guest_alone_is_begun_however_large_and_nobody_goes_twice() -> None:
+    ledger = Ledger(MIB)
+    door = WantedDoor()
+    place = await ledger.enter(door, 4 * MIB)
+    ledger.book(place, 5 * MIB)
+    ledger.book(place, 6 * MIB)
+    assert len(door.why) == 1 and "held most, 5 MiB" in door.why[0]
+    ledger.leave(place)
+    await ledger.enter(door, MIB - GUEST_BYTES)  # All of it is free again.
+
+
+async def test_beyond_a_number_of_guests_callers_wait_and_then_hear_why(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wasm, "PLACE_PATIENCE_S", 0.2)
+    async with running(project, guests_max=2) as sandbox:
+        first, second = await sandbox.acquire(), await sandbox.acquire()
+        with pytest.raises(SandboxUnavailableError, match="2 executions of this deployment run at once"):
+            await sandbox.acquire()
+        await sandbox.release(first, reusable=False)
+        assert await echo(sandbox) == "x"
+        await sandbox.release(second, reusable=False)
+        # Places that a dead process took are free again.
+        taken = [await sandbox.acquire() for _ in range(2)]
+        assert sandbox.process_pid is not None
+        os.kill(sandbox.process_pid, signal.SIGKILL)
+        for worker in taken:
+            await worker.wait_exit()
+            await sandbox.release(worker, reusable=False)
+        assert await echo(sandbox) == "x"
+
+
+DEEP = """
+  ;; Uses many frames of its stack, and waits there.
+  (func $deeper (param $left i32) (result i32)
+    (if (result i32) (local.get $left)
+      (then (i32.add (i32.const 1) (call $deeper (i32.sub (local.get $left) (i32.const 1)))))
+      (else
+        (i32.store (i32.const 144) (i32.const 1))
+        (i64.store (i32.const 152) (i64.const 1000000000000000))
+        (call $poll_oneoff (i32.const 128) (i32.const 256) (i32.const 1) (i32.const 8)))))
+  (func (export "_start") (drop (call $deeper (i32.const 150000))))
+"""
+
+
+async def test_a_process_that_has_much_more_memory_than_its_guests_may_hold_is_killed(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wasm, "OWN_BYTES", 0)
+    monkeypatch.setattr(wasm, "RESIDENT_LOOK_S", 0.01)
+    (project / "functions" / "deep.wasm").write_bytes(assemble_text(DEEP))
+    said: list[str] = []
+    options = {"memory_bytes_max": MIB, "all_memory_bytes_max": 100 * MIB, "guests_max": 40}
+    async with running(project, on_output=said.append, **options) as sandbox:
+        # Stacks are in no count of the process's own.
+        deep = []
+        while sandbox.restarts == 0 and len(deep) < 40:
+            deep.append(await sandbox.acquire())
+            await deep[-1].start(make_document("deep"))
+            await trio.sleep(0.05)
+        for worker in deep:
+            await worker.wait_exit()
+            await sandbox.release(worker, reusable=False)
+        assert await echo(sandbox) == "x"
+        assert sandbox.restarts == 1
+    assert any("it is killed, with the guests in it" in text for text in said)
+
+
+def test_the_supervisor_counts_a_guests_stack_as_the_engine_makes_it() -> None:
+    assert wasm.GUEST_STACK_BYTES == FIBER_STACK_BYTES
+
+
+# One guest
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('(memory 1) (func (export "_start"))', "multi"),
+        ('(memory $more i64 1) (func (export "_start"))', "memor"),
+        ('(func $loop (loop $again (br $again))) (start $loop) (func (export "_start"))', "start function"),
+        ("".join(["(table 1 funcref)"] * 5) + '(func (export "_start"))', "table"),
+        ('(table 300000 funcref) (func (export "_start"))', "table"),
+        ('(type (struct)) (func (export "_start"))', "gc"),
+    ],
+)
+def test_what_no_limit_bounds_is_refused_when_it_is_loaded(body: str, says: str) -> None:
+    with pytest.raises(BadFunctionFileError, match=f"(?i){says}"):
+        load_module(Engine(), "functions/bad.wasm", assemble_text(body))
+
+
+async def test_a_sleep_that_was_refused_or_given_up_takes_no_time(project: Path) -> None:
+    (project / "functions" / "sleeps.js").write_text("""
+import { defineFunction } from "@flux/guest";
+export const sleeps = defineFunction(async ({ ctx }) => {
+  const began = Date.now();
+  await ctx.call("clock.sleep", [1e300]).catch(() => {});
+  const timer = setTimeout(() => {}, 60_000);
+  clearTimeout(timer);
+  await ctx.call("clock.sleep", [2]);
+  return Date.now() - began;
+});
+""")
+    async with running(project) as sandbox:
+        worker = await sandbox.acquire()
+        await worker.start(make_document("sleeps"))
+        talk = Talk(worker)
+        answers = []
+        while (frame := await talk.hear()) is not None and frame[0] != "return":
+            match frame:
+                case [int(seq), "clock.sleep", [seconds], *_] if seconds in (1e300, 60):
+                    answers.append(seq)
+                    error = {"name": "Cancelled", "message": "no", "code": None, "details": {}}
+                    await worker.send(json.dumps([seq, error, None, 0]).encode() + b"\n")
+                case [int(seq), "clock.sleep", *_]:
+                    await talk.answer(seq, None)
+        assert frame is not None and json.loads(frame[1]["body"]) == 2000
+        assert len(answers) == 2
+        await sandbox.release(worker, reusable=False)
+
+
+# Compiled code
+
+
+def list_kept(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+async def test_modules_are_compiled_once_for_a_tenant_and_never_for_another(
+    project: Path, tmp_path: Path
+) -> None:
+    (project / "functions" / "all.js").unlink()
+    (project / "functions" / "greet.wasm").write_bytes(assemble("greet"))
+    cache = tmp_path / "cache"
+    kept = []
+    for tenant in ("one", "one", "two"):
+        async with running(project, cache=cache, tenant=tenant):
+            kept.append(list_kept(cache))
+    assert len(kept[0]) == 1 and kept[1] == kept[0]
+    assert len(kept[2]) == 2 and kept[2].items() >= kept[0].items()
+    assert {path.stat().st_mode & 0o777 for path in cache.iterdir()} == {0o600}
+    # What is damaged is compiled again, and replaced.
+    (name,) = kept[0]
+    whole = (cache / name).read_bytes()
+    (cache / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    async with running(project, cache=cache, tenant="one") as sandbox:
+        assert (cache / name).read_bytes() == whole
+        worker = await sandbox.acquire()
+        await worker.start(make_document("greet"))
+        assert json.loads(await Talk(worker).hear_body()) == {"greeting": "hello from wasm"}
+        await sandbox.release(worker, reusable=False)
+
+
+@pytest.mark.parametrize("module", ["../../etc/passwd.wasm", "/etc/passwd.wasm", "functions/all.js", ""])
+def test_a_process_hands_over_code_for_files_of_its_own_only(
+    module: str, project: Path, tmp_path: Path
+) -> None:
+    sandbox = WasmSandbox(project, "functions")
+    cache: CompiledCode[Any] = CompiledCode(tmp_path / "cache")
+    descriptor = os.memfd_create("compiled")
+    with pytest.raises(SandboxUnavailableError, match="no message of its protocol"):
+        keep_compiled(cache, sandbox._plan, "f", Compiled(module, descriptor), set())
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+def test_what_is_no_file_is_not_read(project: Path, tmp_path: Path) -> None:
+    (project / "functions" / "greet.wasm").write_bytes(assemble("greet"))
+    sandbox = WasmSandbox(project, "functions")
+    cache: CompiledCode[Any] = CompiledCode(tmp_path / "cache")
+    reader, writer = os.pipe()
+    keep_compiled(cache, sandbox._plan, "f", Compiled("functions/greet.wasm", reader), set())
+    os.close(writer)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_folder_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux.sandbox.wasm_cache.BYTES_MAX", 1500)
+    cache: CompiledCode[Any] = CompiledCode(tmp_path / "cache")
+    for number in range(5):
+        cache.keep(f"{number}", b"x" * 300)
+        os.utime(tmp_path / "cache" / f"{number}.cwasm", (number, number))
+        if number == 2:
+            assert cache.find("0") == b"x" * 300  # Of use again: it stays.
+    cache.keep("5", b"x" * 300)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+        f"{number}.cwasm" for number in (0, 3, 4, 5)
+    }
