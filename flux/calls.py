@@ -164,7 +164,7 @@ def awaits_answer(call: HostCall, execution_calls: Sequence[HostCall]) -> bool:
     if call.request.name != "net.recv":
         return read_outbound(call) is not None
     handle = _read_handle(call)
-    same = [one for one in execution_calls if _read_handle(one) == handle]
+    same = [one for one in execution_calls if one is not call and _read_handle(one) == handle]
     heard_ns = [
         one.started_ns + one.result.elapsed_ns
         for one in same

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from flux.calls import read_net
 from flux.execution import Execution
 from flux.failure import find_failure
 from flux.hostcall import HostCall
@@ -88,6 +89,9 @@ def _span_of_call(call: HostCall, execution: Execution, trace_id: str, root_id: 
             "http.request.method": _text_of(arguments["method"]),
             "url.full": _text_of(arguments["url"]),
         }
+    elif (outbound := read_net(call)) is not None:
+        kind = _KIND_CLIENT
+        attributes |= {"server.address": outbound.host}
     if request.position is not None:
         attributes |= {
             "code.file.path": request.position.file,
