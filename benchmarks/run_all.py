@@ -36,6 +36,7 @@ SCRIPTS = (
     Script("beside_fastapi"),
     Script("parts"),
     Script("host_call", ("--rounds", "2", "--executions", "20", "--calls", "200")),
+    Script("sandboxes"),
     Script("driver", ("--rounds", "2", "--seconds", "0.5")),
     Script("gateway", ("--rounds", "2", "--round-s", "0.5")),
     Script("outbound_http", ("--rounds", "2")),
