@@ -30,6 +30,7 @@ import attrs
 
 from flux import calls as recorded_calls
 from flux import values
+from flux.brought import Borrowed, BroughtAnswer, make_result
 from flux.execution import LogLine
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
 from flux.matching import Counterparts, is_stream
@@ -54,18 +55,9 @@ class Source(enum.StrEnum):
     BORROWED = "borrowed"
     """The recording of another execution."""
     FIXTURE = "fixture"
-    """What the caller brought."""
+    """What the caller of the replay brought."""
     LIVE = "live"
     """Asked for real, with consent."""
-
-
-@attrs.frozen
-class Brought:
-    """An answer that the caller of the replay brings for one call."""
-
-    result: HostCallResult
-    source: Source
-    """`Source.BORROWED` or `Source.FIXTURE`."""
 
 
 @attrs.frozen
@@ -109,7 +101,7 @@ class MatchingSession:
         has_world: bool,
         tells_waits: bool = True,
         timeout_s: float = math.inf,
-        brought: Mapping[int, Brought] | None = None,
+        brought: Mapping[int, BroughtAnswer] | None = None,
         live: frozenset[str] = frozenset(),
     ) -> None:
         """``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does.
@@ -124,7 +116,7 @@ class MatchingSession:
         self._asked: defaultdict[int, int] = defaultdict(int)
         """For each task, questions so far that are no stream's: on track, where on its path it is."""
         self._has_world = has_world
-        self._brought = brought or {}
+        self._brought = dict(brought or {})
         self._live = live
         self._seed = seed
         self._now_ns = started_at_ns
@@ -152,12 +144,8 @@ class MatchingSession:
         self._calls[request.seq] = HostCall(request, None, self._now_ns - self._started_at_ns)
         if is_stream(request.name):
             return self._answer_from_stream(request)
-        brought = self._brought.get(request.seq)
-        if brought is not None:
-            self._leave_track()
-            return self._hold(
-                request, self._now_ns + brought.result.elapsed_ns, brought.source, brought.result
-            )
+        if request.seq in self._brought:
+            return self._give_brought(request)
         if request.name.startswith("db."):
             return self._decide_statement(request)
         return self._decide_outbound(request)
@@ -241,6 +229,11 @@ class MatchingSession:
         return tuple(self._logs)
 
     @property
+    def left_over(self) -> tuple[int, ...]:
+        """Numbers of the calls that an answer was brought for and that were never made."""
+        return tuple(sorted(self._brought))
+
+    @property
     def is_on_track(self) -> bool:
         """Whether every question so far was the recorded one, in its turn."""
         return self._on_track
@@ -306,6 +299,14 @@ class MatchingSession:
                 return HostCallResult(values.encode(drawn))
         message = "entropy.take takes a number of bytes, 0 to 65,536"
         return HostCallResult(error=HostCallError("InvalidArguments", message, "FLX425"))
+
+    def _give_brought(self, request: HostCallRequest) -> Decision:
+        answer = self._brought.pop(request.seq)
+        result = make_result(request, answer)
+        self._follow(request.task, self._recorded.take(request))
+        self._leave_track()
+        source = Source.BORROWED if isinstance(answer, Borrowed) else Source.FIXTURE
+        return self._hold(request, self._now_ns + result.elapsed_ns, source, result)
 
     def _decide_statement(self, request: HostCallRequest) -> Decision:
         similar = self._recorded.find_similar(request)

@@ -13,6 +13,7 @@ a 5xx), the code has had no say: *outside*.
 import enum
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import attrs
 
@@ -52,6 +53,8 @@ class Replayed:
     waited_for: HostCallRequest | None = None
     """The question whose answer does not come within the time limit, or was never recorded."""
     fidelity: Fidelity = attrs.Factory(Fidelity)
+    brought: frozenset[int] = frozenset()
+    """Numbers of its calls whose answer the caller brought."""
 
 
 @attrs.frozen
@@ -102,7 +105,7 @@ def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tu
         return Verdict.PASSED, f"it answered {replayed.execution.status}, which is no failure of the function"
     if again.signature != failure.signature:
         return Verdict.OTHER_FAILURE, "it fails, and not as it did"
-    if failure.kind in _OUTSIDE_KINDS and _was_heard_alike(failure.call, pairs):
+    if failure.kind in _OUTSIDE_KINDS and _was_heard_alike(failure.call, pairs, replayed.brought):
         return Verdict.OUTSIDE, f"what fails it is the answer of call {failure.call}, which is in the record"
     return Verdict.SAME_FAILURE, "the same exception from the same function"
 
@@ -156,11 +159,13 @@ def _judge_waiting(
     return Verdict.DIVERGED, f"it waits for call {waited_for.seq}, whose answer was never recorded"
 
 
-def _was_heard_alike(seq: int | None, pairs: Sequence[Pair]) -> bool:
-    """Whether the replay asked the question behind the failure as it was asked then."""
+def _was_heard_alike(seq: int | None, pairs: Sequence[Pair], brought: AbstractSet[int]) -> bool:
+    """Whether the replay asked the question behind the failure as it was asked then, and heard the answer of then."""
     return any(
         pair.left is not None
         and pair.left.request.seq == seq
+        and pair.right is not None
+        and pair.right.request.seq not in brought
         and pair.grade in (Grade.EXACT, Grade.REORDERED)
         for pair in pairs
     )

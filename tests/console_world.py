@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import attrs
 
 from flux import ids, values
+from flux.brought import BroughtAnswer
 from flux.execution import (
     Execution,
     Frame,
@@ -106,8 +107,8 @@ class WorldHost:
         execution = make_execution(function=name, trigger=Trigger("invoke", body=data))
         return Invoked(201, data, "application/json", summary_of_execution(execution))
 
-    async def replay(self, original: Execution, on: str | None) -> Replay:
-        raise AssertionError((original, on))
+    async def replay(self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]) -> Replay:
+        raise AssertionError((original, on, answers))
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]

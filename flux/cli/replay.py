@@ -6,12 +6,16 @@ was recorded beside what the replay did. Exit code 1 means a finding: it still f
 nothing was decided.
 """
 
+import json
+from pathlib import Path
+
 import click
 
+from flux.brought import Status, Timeout, read_answer
 from flux.cli import moments, render
 from flux.cli.client import INVOKE_TIMEOUT_S, open_client
 from flux.cli.complete import execution_ids
-from flux.cli.failures import EXIT_FINDING
+from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cut, pad, spread, wrap
 from flux.cli.settings import settings
@@ -47,7 +51,15 @@ GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "
     help="The code to run: . is the project's folder as it is, anything else a commit. Without it, the code that made "
     "the record.",
 )
-def command(id: str, on: str | None) -> int:
+@click.option(
+    "--answer",
+    "answers",
+    metavar="N=ANSWER",
+    multiple=True,
+    help="Answer call N of the replay: timeout, a status such as 503, @ID (as that execution was answered) or the "
+    "name of a file with the body.",
+)
+def command(id: str, on: str | None, answers: tuple[str, ...]) -> int:
     """Run a recorded execution again, with nothing leaving.
 
     Its host calls are answered from the record. No request is sent, no row is changed. ID is a name, a UUID,
@@ -55,7 +67,9 @@ def command(id: str, on: str | None) -> int:
     """
     said = settings()
     client = open_client()
-    answer = client.post("executions", id, "replay", body="{}", timeout_s=INVOKE_TIMEOUT_S, on=on)
+    answer = client.post(
+        "executions", id, "replay", body=_read_answers(answers), timeout_s=INVOKE_TIMEOUT_S, on=on
+    )
     replay = answer.record.of_schema("flux.replay/1")
     screen = Screen.stdout()
     if said.json:
@@ -63,6 +77,33 @@ def command(id: str, on: str | None) -> int:
     else:
         screen.page(lines(replay, screen.width, whole=said.verbose, quiet=said.quiet))
     return 0 if replay.text("verdict") in FINE else EXIT_FINDING
+
+
+def _read_answers(answers: tuple[str, ...]) -> str:
+    """The body of the question: what each ``N=ANSWER`` means."""
+    said: dict[str, object] = {}
+    for text in answers:
+        number, separator, answer = text.partition("=")
+        if not separator or not number.isdecimal():
+            raise UsageError(
+                f"flux replay: {text} is not N=ANSWER", remedy="--answer 3=timeout, --answer 3=503 ..."
+            )
+        known = read_answer(answer)
+        if isinstance(known, Timeout):
+            said[number] = {"timeout": True}
+        elif isinstance(known, Status):
+            said[number] = {"status": known.status}
+        elif answer.startswith("@") and answer not in ("@", "@-"):
+            said[number] = {"from": answer if answer.startswith(("@-", "@last")) else answer[1:]}
+        else:
+            try:
+                said[number] = {"body": Path(answer).read_text(encoding="utf-8")}
+            except (OSError, UnicodeDecodeError) as error:
+                cause = getattr(error, "strerror", None) or str(error)
+                raise UsageError(
+                    f"flux replay: cannot read {answer}: {cause}", remedy="--answer N=FILE"
+                ) from error
+    return json.dumps({"answers": said} if said else {})
 
 
 def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:

@@ -25,6 +25,7 @@ import msgspec
 import trio
 
 from flux import why
+from flux.brought import Borrowed, BroughtAnswer, Content, Status, Timeout
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
@@ -119,7 +120,9 @@ class ConsoleHost(Protocol):
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """Run a function with ``data``, a JSON value, as its input."""
 
-    async def replay(self, original: Execution, on: str | None) -> Replay:
+    async def replay(
+        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
+    ) -> Replay:
         """Run ``original`` again, with nothing leaving. See `flux.supervisor.replay.Replayer.replay`."""
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
@@ -187,7 +190,7 @@ class Console:
             case ["executions", name, "why"]:
                 ask = self._for(self._why, name)
             case ["executions", name, "replay"]:
-                ask, method, allowed = self._asking_replay(name), "POST", ("on",)
+                ask, method, allowed = self._asking_replay(name, request.body), "POST", ("on",)
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -254,12 +257,36 @@ class Console:
         evidence = await gather_evidence(self._pool, summary, execution)
         return why_json(summary_json(summary), why.explain(evidence))
 
-    def _asking_replay(self, name: str) -> Callable[[Query], Awaitable[Answer]]:
+    def _asking_replay(self, name: str, body: bytes) -> Callable[[Query], Awaitable[Answer]]:
         async def replay(query: Query) -> Document:
+            answers = await self._read_answers(body)
             summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
-            return replay_json(summary_json(summary), await self._host.replay(execution, query.get("on")))
+            return replay_json(
+                summary_json(summary), await self._host.replay(execution, query.get("on"), answers)
+            )
 
         return replay
+
+    async def _read_answers(self, body: bytes) -> Mapping[int, BroughtAnswer]:
+        """Return the answers that a replay's caller brings: ``{"answers": {"3": {"status": 503}}}``."""
+        answers: dict[int, BroughtAnswer] = {}
+        for number, said in _read_brought(body).items():
+            match said:
+                case {"timeout": True, **rest} if not rest:
+                    answers[number] = Timeout()
+                case {"status": int(status), **rest} if not rest and 200 <= status <= 599:
+                    answers[number] = Status(status)
+                case {"body": str(content), **rest} if not rest:
+                    answers[number] = Content(content)
+                case {"from": str(name), **rest} if not rest:
+                    summary, lender = await reading.get_execution(self._pool, (await self._find(name)).id)
+                    answers[number] = Borrowed(summary.name, lender.calls)
+                case _:
+                    raise BadQueryError(
+                        f"the answer for call {number} says something else than an answer",
+                        remedy='one of {"timeout": true}, {"status": 503}, {"body": "..."}, {"from": "an execution"}',
+                    )
+        return answers
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""
@@ -274,7 +301,7 @@ class Console:
         if published is None and not text.startswith("@"):
             return
         if published is not None:
-            what = f'{published.summary["name"]} has ended, but its record'
+            what = f"{published.summary['name']} has ended, but its record"
         else:
             what = f'"{text}" can\'t be told: the records of {waiting} executions that have just ended'
         raise NotStoredError(
@@ -431,9 +458,7 @@ class Console:
 
     def _health(self) -> HttpResponse:
         ready = self._host.ready()
-        return HttpResponse(
-            200 if ready else 503, _JSON, encode({"schema": "flux.health/1", "ready": ready})
-        )
+        return HttpResponse(200 if ready else 503, _JSON, encode({"schema": "flux.health/1", "ready": ready}))
 
     def _metrics(self, head: RequestHead) -> HttpResponse:
         # Numbers only, so a scraper on this machine needs no token. From elsewhere it is as for all else.
@@ -528,6 +553,27 @@ def _flag(query: Query, name: str, *, default: bool) -> bool:
     if text not in ("0", "1"):
         raise BadQueryError(f'{name} is "{text}"', remedy="write 0 or 1")
     return text == "1"
+
+
+def _read_brought(body: bytes) -> Mapping[int, Mapping[str, Any]]:
+    try:
+        document = (
+            msgspec.json.decode(body, type=dict[str, dict[str, dict[str, Any]]]) if body.strip() else {}
+        )
+        said = document.pop("answers", {})
+        numbers = {
+            int(number): answer for number, answer in said.items() if number.isdecimal() and number.isascii()
+        }
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise BadQueryError(
+            f"the body can't be read: {error}", remedy='send {}, or {"answers": {"3": {"status": 503}}}'
+        ) from error
+    if document or len(numbers) != len(said):
+        raise BadQueryError(
+            "the body says something else than answers by the number of a call",
+            remedy='send {}, or {"answers": {"3": {"status": 503}}}',
+        )
+    return numbers
 
 
 def _read_data(body: bytes) -> bytes:

@@ -5,6 +5,7 @@ from typing import Any
 
 import trio
 
+from flux.brought import BroughtAnswer
 from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
@@ -93,10 +94,14 @@ class FunctionHost:
         runnable = current.runnables.get(name)
         if runnable is None:
             known = ", ".join(sorted(current.runnables)) or "none"
-            raise NoSuchFunctionError(f'no function is named "{name}"; there is {known}', remedy="flux function list")
+            raise NoSuchFunctionError(
+                f'no function is named "{name}"; there is {known}', remedy="flux function list"
+            )
         current.enter()
         try:
-            executed = await self._executor.execute(runnable, Trigger(kind="invoke", body=data), parse_json(data))
+            executed = await self._executor.execute(
+                runnable, Trigger(kind="invoke", body=data), parse_json(data)
+            )
         finally:
             current.leave()
         assert self.front_door is not None
@@ -106,9 +111,11 @@ class FunctionHost:
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
 
-    async def replay(self, original: Execution, on: str | None) -> Replay:
+    async def replay(
+        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
+    ) -> Replay:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
-        return await self._replayer.replay(original, on)
+        return await self._replayer.replay(original, on, answers)
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""

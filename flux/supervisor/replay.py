@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 import trio
 
+from flux.brought import BroughtAnswer
 from flux.deployment import Deployment
 from flux.errors import OperatorError
 from flux.execution import Execution, Killed, Outcome, Raised, Returned, Trigger
@@ -80,10 +81,12 @@ class Replayer:
         self._backing = backing
         self._schema = schema
 
-    async def replay(self, original: Execution, on: str | None) -> Replay:
+    async def replay(
+        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
+    ) -> Replay:
         """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), or on a commit.
 
-        ``original`` has its committed mutations too.
+        ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
         """
         _check_whole(original)
         value = _read_value(original.trigger)
@@ -94,8 +97,8 @@ class Replayer:
                     f"there is no function {original.function} in the code to replay it on",
                     remedy="flux function list shows what there is",
                 )
-            run = _Run(original, runnable, value, self._backing, self._schema)
-            is_same = live.deployment.id == original.deployment
+            run = _Run(original, runnable, value, self._backing, self._schema, answers)
+            is_same = live.deployment.id == original.deployment and not answers
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         judgement = judge(original, replayed)
         return Replay(original, on, live.deployment, replayed, judgement, run.sources, run.notes)
@@ -108,13 +111,20 @@ class Replayer:
 
 class _Run:
     def __init__(
-        self, original: Execution, runnable: Runnable, value: object, backing: Backing, schema: str
+        self,
+        original: Execution,
+        runnable: Runnable,
+        value: object,
+        backing: Backing,
+        schema: str,
+        answers: Mapping[int, BroughtAnswer],
     ) -> None:
         self._original = original
         self._runnable = runnable
         self._value = value
         self._backing = backing
         self._schema = schema
+        self._answers = answers
         self._secrets = backing.secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
         self.sources: Mapping[int, Source] = {}
@@ -144,6 +154,7 @@ class _Run:
 
     async def run_changed(self) -> Replayed:
         written: frozenset[str] = frozenset()
+        why_none: tuple[str, ...] = ()
         for _ in range(TRIES_MAX):
             plan = (
                 plan_world(self._original, self._schema, written) if self._runnable.function.atomic else None
@@ -153,18 +164,20 @@ class _Run:
             try:
                 async with open_world(self._backing.guests, self._backing.token, plan) as world:
                     replayed = await self._run_in(world)
-                    self.notes = world.notes
+                    self.notes += world.notes
             except WorldError as error:
                 # Without a world, what the record has of the database still answers.
-                self.notes = (f"the database could not be rebuilt: {error.code} {error.message}",)
+                why_none = (f"the database could not be rebuilt: {error.code} {error.message}",)
                 break
             if world.trespass is not None:
-                self.notes = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
+                why_none = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
                 break
             if not world.needed:
                 return replayed
             written = plan.written | world.needed
-        return await self._run_in(None)
+        replayed = await self._run_in(None)
+        self.notes = why_none + self.notes
+        return replayed
 
     async def _run_in(self, world: WorldDatabase | None) -> Replayed:
         original, runnable = self._original, self._runnable
@@ -177,6 +190,7 @@ class _Run:
             has_world=world is not None,
             tells_waits=tells_waits,
             timeout_s=limits.timeout_s,
+            brought=self._answers,
         )
         host: Host = RefusingHost() if world is None else WorldHost(self._make_context(world))
         driven = await self._drive(session, host, tells_waits=tells_waits)
@@ -189,8 +203,15 @@ class _Run:
         ):
             outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
         self.sources = session.sources
+        self.notes = tuple(
+            f"call {seq} was never made, so its answer was not needed" for seq in session.left_over
+        )
         return Replayed(
-            self._describe_run(driven, session, outcome), driven.divergence, waited_for, session.fidelity
+            self._describe_run(driven, session, outcome),
+            driven.divergence,
+            waited_for,
+            session.fidelity,
+            frozenset(self._answers) - frozenset(session.left_over),
         )
 
     def _make_context(self, world: WorldDatabase) -> CallContext:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -48,6 +49,21 @@ async def ask_many(ctx, input):
 async def wait(ctx, input):
     answer = await ctx.http.get(STUB + "/hang", timeout=0.3)
     return {"status": answer.status}
+
+
+@function("POST /quote")
+async def quote(ctx, input):
+    first = await ctx.http.get(STUB + "/status/503")
+    rate = await ctx.http.get(STUB + "/rates/" + input["currency"]) if first.status == 200 else first
+    await ctx.db.execute("insert into users (email, plan) values ($1, $2)", "quote", str(rate.status))
+    if rate.status >= 500:
+        raise RuntimeError("no rate")
+    return {"rate": rate.json().get("rate")}
+
+
+@function("POST /lend")
+async def lend(ctx, input):
+    return {"status": (await ctx.http.get(STUB + "/status/502")).status}
 
 
 @function("POST /wordy")
@@ -380,3 +396,25 @@ def test_a_commit_is_run_without_touching_the_checkout(shop: Shop) -> None:
     for nothing in ("nowhere", "HEAD~9", "-h", "--all"):
         refused = shop.server.command("replay", name, f"--on={nothing}")
         assert (refused.returncode, "FLX525" in refused.stderr) == (3, True), refused.stderr
+
+
+def test_an_answer_that_is_brought_is_given_and_shown_as_such(shop: Shop, tmp_path: Path) -> None:
+    name = shop.fail("/quote", {"currency": "eur"})
+    assert shop.replay(name, exit_code=1)["verdict"] == "same failure"
+    rate = tmp_path / "rate.json"
+    rate.write_text('{"rate": 1.25}')
+    told = shop.replay(name, "--answer", "1=200", "--answer", f"2={rate}", exit_code=0)
+    assert (told["verdict"], told["answers"]["fixture"]) == ("passed", 2)
+    assert told["replayed"]["output"]["body"] == {"rate": 1.25}
+    # The time-out of a request that was answered then: the code does not cope, and that is its own failure.
+    late = shop.replay(name, "--answer", "1=timeout", exit_code=1)
+    assert (late["verdict"], late["answers"]["fixture"]) == ("other failure", 1)
+    # One that was not asked for is told, and one that is no answer at all is refused.
+    assert "call 9 was never made" in shop.replay(name, "--answer", "9=503", exit_code=1)["notes"][0]
+    passing = shop.server.request("POST", "/lend", {}).flux_id
+    lent = shop.replay(name, "--answer", f"1=@{passing}", exit_code=1)
+    assert (lent["verdict"], lent["answers"]["borrowed"]) == ("same failure", 1)
+    for answer in ("1", "x=503", "1=/nowhere/at/all", "1=@nosuchid"):
+        assert shop.server.command("replay", name, "--answer", answer).returncode in (2, 3)
+    statement = shop.server.command("replay", name, "--answer", "2=503")
+    assert (statement.returncode, "FLX314" in statement.stderr) == (2, True)
