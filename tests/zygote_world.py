@@ -1,5 +1,6 @@
 """Process sandboxes to try things with, and the kernel's own word on what has become of their processes."""
 
+import contextlib
 import os
 import textwrap
 from collections.abc import AsyncIterator
@@ -85,7 +86,8 @@ def children_of(pid: int) -> set[int]:
     """Children of all threads of a process, zombies included."""
     found: set[int] = set()
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        found |= {int(word) for word in file.read_text().split()}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The thread has ended since.
+            found |= {int(word) for word in file.read_text().split()}
     return found
 
 

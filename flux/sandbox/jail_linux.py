@@ -28,6 +28,7 @@ SYS_CAPGET = 125
 SYS_CAPSET = 126
 SYS_PRCTL = 157
 SYS_UNSHARE = 272
+SYS_PRLIMIT64 = 302
 SYS_SECCOMP = 317
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
@@ -82,6 +83,29 @@ def try_call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] 
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     result: int = _libc.syscall(ctypes.c_long(number), *words)
     return -ctypes.get_errno() if result < 0 else result
+
+
+class PreparedCall:
+    """A system call whose arguments are converted once, for whoever makes it in many forked processes.
+
+    Buffers among the arguments may still be changed in place.
+    """
+
+    def __init__(self, layer: str, name: str, number: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> None:
+        self._layer, self._name = layer, name
+        self._words = tuple(ctypes.c_long(_address_of(word)) for word in (number, *arguments))
+        self._kept = arguments
+
+    def __call__(self) -> int:
+        """Make the call and return its result; raise `LayerRefusedError`."""
+        result: int = _libc.syscall(*self._words)
+        if result < 0:
+            raise LayerRefusedError(self._layer, self._name, ctypes.get_errno())
+        return result
+
+
+def _address_of(word: int | ctypes.Array[ctypes.c_char]) -> int:
+    return word if isinstance(word, int) else ctypes.addressof(word)
 
 
 def prctl(layer: str, name: str, option: int, *arguments: int) -> int:

@@ -43,12 +43,12 @@ from flux.sandbox.jail_namespaces import separate, shrink_root
 from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
     DESCRIPTORS_MAX,
+    WorkerLimits,
     clear_environment,
     close_descriptors,
     drop_privileges,
     end_files,
     limit_resources,
-    limit_worker,
 )
 from flux.sandbox.jail_seccomp import WorkerFilter, install, make_zygote_filter
 from flux.sandbox.wasm_filter import make_loading_filter, make_serving_filter
@@ -351,10 +351,10 @@ def prepare_confining(holds_clock: bool) -> Confine:
 
     ``holds_clock``: what asks the kernel for the time, or for random bytes, goes past a clock that is held.
     """
-    worker_filter = WorkerFilter(holds_clock=holds_clock)
+    limits, worker_filter = WorkerLimits(), WorkerFilter(holds_clock=holds_clock)
 
     def confine(cpu_s: int) -> None:
-        limit_worker(cpu_s)
+        limits.put_on(cpu_s)
         worker_filter.install()
 
     return confine

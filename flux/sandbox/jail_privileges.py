@@ -21,7 +21,9 @@ from flux.sandbox.jail_linux import (
     SYS_CAPSET,
     SYS_CLOSE_RANGE,
     SYS_PRCTL,
+    SYS_PRLIMIT64,
     LayerRefusedError,
+    PreparedCall,
     call,
     prctl,
     try_call,
@@ -39,6 +41,9 @@ STACK_BYTES = 8 * MIB
 DESCRIPTORS_MAX = 256
 PROCESSES_MAX = 4096
 """Of one jail: workers in waiting and at work. Holds where the jail has a user id, or user namespace, of its own."""
+
+_LIMIT = struct.Struct("=2Q")
+"""What is in force, and how far it may be raised."""
 
 KEPT_VARIABLES = ("LANG", "TZ")
 """Read by C code at any time; the rest did its work when the interpreter started."""
@@ -107,10 +112,25 @@ def end_files() -> None:
     _set_limit("FSIZE", resource.RLIMIT_FSIZE, (0, 0))
 
 
-def limit_worker(cpu_s: int) -> None:
-    """Bound one worker: no children, and an end of its processor time should nobody else end it."""
-    _set_limit("NPROC", resource.RLIMIT_NPROC, (0, 0))
-    _set_limit("CPU", resource.RLIMIT_CPU, (cpu_s, cpu_s))
+class WorkerLimits:
+    """Bounds of one worker, made ready before there is one: no children, and an end of its processor time."""
+
+    def __init__(self) -> None:
+        self._cpu_s = ctypes.create_string_buffer(_LIMIT.size)
+        none = ctypes.create_string_buffer(_LIMIT.size)
+        self._calls = tuple(
+            PreparedCall("limits", f"prlimit(RLIMIT_{name})", SYS_PRLIMIT64, 0, number, values, 0)
+            for name, number, values in (
+                ("NPROC", resource.RLIMIT_NPROC, none),
+                ("CPU", resource.RLIMIT_CPU, self._cpu_s),
+            )
+        )
+
+    def put_on(self, cpu_s: int) -> None:
+        """Put them on this process, with so many seconds of processor time."""
+        _LIMIT.pack_into(self._cpu_s, 0, cpu_s, cpu_s)
+        for call_prepared in self._calls:
+            call_prepared()
 
 
 def _get_limit(name: str, number: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flux.sandbox.jail_linux import SYS_SECCOMP, LayerRefusedError, call
+from flux.sandbox.jail_linux import SYS_SECCOMP, LayerRefusedError, PreparedCall
 
 CALLS: Mapping[str, int] = {
     "read": 0, "write": 1, "open": 2, "close": 3, "stat": 4, "fstat": 5, "lstat": 6, "poll": 7, "lseek": 8,
@@ -255,7 +255,7 @@ class WorkerFilter:
         pid = os.getpid()
         for offset in self._offsets:
             _OPERAND.pack_into(self._program.code, offset, pid)
-        _install(self._program)
+        self._program.install()
 
 
 def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> bytes:
@@ -312,11 +312,20 @@ class _Header(ctypes.Structure):
 class _Program:
     """A program as the kernel takes it."""
 
-    def __init__(self, program: bytes) -> None:
+    def __init__(self, program: bytes, flags: int = 0) -> None:
         self.code = ctypes.create_string_buffer(program, len(program))
         """The instructions, which may still be changed."""
         self._header = _Header(len(program) // 8, ctypes.cast(self.code, ctypes.c_void_p))
-        self.address = ctypes.addressof(self._header)
+        address = ctypes.addressof(self._header)
+        name = "seccomp(SET_MODE_FILTER)"
+        self._install = PreparedCall("seccomp", name, SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, address)
+
+    def install(self) -> None:
+        """See `install`, below."""
+        stuck = self._install()
+        if stuck != 0:
+            name = "seccomp(SET_MODE_FILTER)"
+            raise LayerRefusedError("seccomp", name, 0, f"thread {stuck} has a filter of its own")
 
 
 def install(program: bytes, *, all_threads: bool = False) -> None:
@@ -324,11 +333,4 @@ def install(program: bytes, *, all_threads: bool = False) -> None:
 
     With ``all_threads`` the process's other threads get it as well, or nobody.
     """
-    _install(_Program(program), FILTER_FLAG_ALL_THREADS if all_threads else 0)
-
-
-def _install(program: _Program, flags: int = 0) -> None:
-    name = "seccomp(SET_MODE_FILTER)"
-    stuck = call("seccomp", name, SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, program.address)
-    if stuck != 0:
-        raise LayerRefusedError("seccomp", name, 0, f"thread {stuck} has a filter of its own")
+    _Program(program, FILTER_FLAG_ALL_THREADS if all_threads else 0).install()
