@@ -323,6 +323,28 @@ async def test_other_faults_than_the_counters_are_the_guests_own(tmp_path: Path,
         check_clocks(seen, START_NS)
 
 
+NUMPY = """
+import numpy
+from flux_guest import function
+
+@function()
+def told(ctx, input):
+    seconds = int(numpy.datetime64("now").astype(int))
+    ctx.clock.fresh()
+    return [seconds, int(numpy.datetime64("now").astype(int)), str(numpy.random.SeedSequence().entropy)]
+"""
+
+
+async def test_numpy_tells_the_hosts_time_and_draws_from_the_seed(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "arrays.py").write_text(NUMPY)
+    async with running(tmp_path) as sandbox:
+        (before, after, drawn), _ = await run(sandbox, "told")
+        assert (before, after) == (START_NS // SECOND_NS, LATER_NS // SECOND_NS)
+        assert (await run(sandbox, "told"))[0][2] == drawn
+        assert (await run(sandbox, "told", seed=OTHER_SEED))[0][2] != drawn
+
+
 CLOCK_OF_ITS_OWN = """
 import os, time
 from flux_guest import function

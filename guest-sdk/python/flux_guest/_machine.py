@@ -123,9 +123,9 @@ def leave() -> Machine:
 def _hold() -> Machine:
     if platform.machine() != "x86_64" or sys.maxsize < 2**32:
         raise NotHeldError(f"the code for it is x86_64's, and this is {platform.machine()}")
-    anchor = _address_of("getrandom")
-    if anchor is None:
-        raise NotHeldError("the C library has no getrandom")
+    anchor, errno_location = _address_of("getrandom"), _address_of("__errno_location")
+    if anchor is None or errno_location is None:
+        raise NotHeldError("the C library has no getrandom, or keeps errno in another way")
     address = _map_near(anchor)
     code = address + _PAGE_BYTES
     ctypes.memmove(code, _stubs.CODE, len(_stubs.CODE))
@@ -135,7 +135,7 @@ def _hold() -> Machine:
         machine = Machine("vdso", "", words, code)
         callback = _make_callback(machine)
         words[FILL] = ctypes.cast(callback, ctypes.c_void_p).value or 0
-        words[ERRNO_LOCATION] = _address_of("__errno_location") or 0
+        words[ERRNO_LOCATION] = errno_location
         targets = {f"__{name}": code + at for name, at in _stubs.ENTRIES.items() if name.startswith("vdso_")}
         _vdso.redirect(targets)
         for name in _FUNCTIONS:
@@ -225,11 +225,11 @@ def _try_out(machine: Machine) -> str:
     """
     now_ns, started_ns = 1_234_567_890_123_456_789, 1_234_567_889_000_000_000
     read_counter = ctypes.CFUNCTYPE(ctypes.c_ulong)(machine._code + _stubs.ENTRIES["read_counter"])
-    machine.deny_counter()
     machine.fill = bytes
-    machine.begin(started_ns)
-    machine.page[NOW] = now_ns
     try:
+        machine.deny_counter()
+        machine.begin(started_ns)
+        machine.page[NOW] = now_ns
         spec = (ctypes.c_long * 2)()
         _libc.gettimeofday(spec, None)
         drawn = ctypes.create_string_buffer(b"\xff" * 16, 16)
