@@ -428,10 +428,6 @@ select flux.world_ddl($1, $2) as change;
 -- Tables whose rows have changed since a snapshot.
 select c.table_name, c.keyless from flux.world_changes($1, $2) c;
 
--- name: fill_world_undo
--- Takes down, in the world, the rows that changed since: as they were.
-insert into pg_temp.flux_undo (table_name, key, before) select u.table_name, u.key, u.before from flux.world_undo($1, $2) u;
-
 -- name: list_world_tables
 -- Names of the tables of a schema.
 select c.relname as table_name

@@ -28,6 +28,11 @@ from flux.store.postgres import Connection
 from flux.store.queries import QUERIES
 
 _CLOCK = re.compile(r"\b((?:now|transaction_timestamp|statement_timestamp|clock_timestamp)\(\))")
+_TAKE_UNDO = """
+insert into pg_temp.flux_undo (table_name, key, before)
+select u.table_name, u.key, u.before from flux.world_undo($1, $2) u
+"""
+"""Takes down the rows that changed since, as they were. No casts: they could name a type of the guest's."""
 ROWS_MAX = 1_000_000
 """Rows of a written table that are copied at most."""
 
@@ -113,7 +118,7 @@ async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> 
             f"create temporary view {quote(table)} as {_as_of(plan.schema, table, columns[table])}"
         )
     await connection.begin("repeatable read", read_only=True)
-    await connection.execute(QUERIES.fill_world_undo, token, plan.snapshot)
+    await connection.execute(_TAKE_UNDO, token, plan.snapshot)
     if not await _list_changed(connection, token, plan) <= changed:
         raise WorldError("tables began to change while the world was being built", remedy="try again")
     for table in sorted(plan.written):
