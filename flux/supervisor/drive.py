@@ -67,6 +67,8 @@ REPLAY_PATIENCE_S_MIN = 60.0
 it gets this many times what the recorded one had, and at least so long."""
 EXIT_GRACE_S = 2.0
 """How long a guest that has closed its wire may take to end; then it is killed."""
+TELLING_GRACE_S = 30.0
+"""How long it may take until somebody tells how a guest ended that has ended."""
 UNREAD_BYTES_MAX = 64 * 2**20
 """Answers that wait for the guest to read them. Reading from it must go on meanwhile: a guest that writes
 a long question reads nothing until we have taken it, so nobody may wait here for its reading."""
@@ -502,6 +504,12 @@ class _Conversation:
         exited: Exit | None = None
         with trio.move_on_after(EXIT_GRACE_S):
             exited = await self._worker.wait_exit()
+        if exited is None and self._worker.has_ended():
+            # It did not go on. Who tells how it ended has not come to it: on a busy machine that takes longer.
+            with trio.move_on_after(TELLING_GRACE_S):
+                exited = await self._worker.wait_exit()
+            if exited is None:
+                exited = Exit(None, None, "its process ended, and nobody has told how")
         reading = await self._read_meter()
         self._fuel = None if reading is None else reading.fuel
         cut = self._session.cut
@@ -513,13 +521,15 @@ class _Conversation:
         if last.strip() == "MemoryError":
             limit = format_size(self._bounds.limits.memory_bytes_max)
             # A process that runs many guests says why one of them had to go.
-            told = before[-1].removeprefix("flux: ") if before and before[-1].startswith("flux: ") else ""
-            return self._bounds.kill("memory", limit, told or "MemoryError while the worker was starting or ending")
+            detail = "MemoryError while the worker was starting or ending"
+            if before and before[-1].startswith("flux: "):
+                detail = before[-1].removeprefix("flux: ")
+            return self._bounds.kill("memory", limit, detail)
         if exited.signal == signal.SIGKILL:
             # Not by us: we stop listening before we kill. By whom, nobody can tell.
             reason = (
-                "its worker process was killed by SIGKILL: by the kernel, as when memory runs out, by somebody outside, "
-                "or by itself"
+                "its worker process was killed by SIGKILL: by the kernel, as when memory runs out, "
+                "by somebody outside, or by itself"
             )
             return Interrupted(reason, status=500)
         return Exited(exited.exit_code, exited.signal, exited.output.strip()[-4000:])
