@@ -171,22 +171,24 @@ async def _tls(context: CallContext, arguments: list[object], _seq: int) -> obje
     if connection.tls is not None:
         raise _invalid("net.tls", f"{connection.handle} is under TLS already")
     client = _client(context)
-    try:
-        contexts = client.tls_contexts
-        tls_context = contexts.get(client.ca_file, asked.protocols, asked.authorities, system=asked.system)
-    except BadAuthoritiesError as error:
-        raise _invalid("net.tls", str(error)) from error
 
     async def agree() -> object:
         # Where an address was written out for http only, it was not for https.
         check_address(
             str(connection.address), Origin("https", connection.host, connection.port), context.grants
         )
+        if asked.authorities:
+            _connections(context).count_authorities()
+        tls_context = await client.tls_contexts.get(
+            client.ca_file, asked.protocols, asked.authorities, system=asked.system, tenant=context.tenant
+        )
         with _receiving(connection, "net.tls"):
             return describe_tls(await connection.start_tls(tls_context, name))
 
     try:
         return await attempt.run(agree)
+    except BadAuthoritiesError as error:
+        raise _invalid("net.tls", str(error)) from error
     except HostCallFailed as failed:
         if failed.error.name == "NetTlsError" and not asked.verify:
             message = f"{failed.error.message}; the function asked not to verify it, and Flux always does"

@@ -34,6 +34,10 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 """The other end's doing, or ours: a function may close what it is still receiving from."""
 
 
+AUTHORITIES_MAX = 16
+"""Times that one execution may have authorities of its own trusted: it costs the host more than the function."""
+
+
 class ConnectionBrokenError(Exception):
     """The connection ended in the middle of something; the message says how."""
 
@@ -237,6 +241,7 @@ class Connections:
         self._open: dict[str, NetConnection] = {}
         self._made = 0
         self._reserved = 0
+        self._authorities = 0
         self._sent_bytes = 0
         self._received_bytes = 0
 
@@ -268,6 +273,12 @@ class Connections:
     def find(self, handle: str) -> NetConnection | None:
         """Return the open connection of that handle, or None."""
         return self._open.get(handle)
+
+    def count_authorities(self) -> None:
+        """Count authorities of the function's own that are to be trusted; raise `TooMuchError` when it is too much."""
+        self._authorities += 1
+        if self._authorities > AUTHORITIES_MAX:
+            raise TooMuchError(f"an execution names authorities of its own at most {AUTHORITIES_MAX} times")
 
     def count_sent(self, size_bytes: int) -> None:
         """Count what is about to be sent; raise `TooMuchError` when it is too much."""

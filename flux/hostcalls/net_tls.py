@@ -12,6 +12,9 @@ that speaks it speaks HTTP/1.1.
 import ssl
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
+
+import trio
 
 from flux.hostcalls.http_network import make_tls_context
 
@@ -19,40 +22,84 @@ AUTHORITIES_MAX = 32
 AUTHORITIES_BYTES_MAX = 64 * 1024
 ALPN_MAX = 8
 CONTEXTS_MAX = 64
-"""Contexts kept: to make one costs milliseconds, for it reads the system's authorities."""
+"""Contexts with authorities of functions that are kept."""
+PROTOCOLS = frozenset(
+    {"http/1.1", "http/1.0", "postgresql", "mqtt", "imap", "pop3", "ftp", "xmpp-client", "irc"}
+)
+"""What is offered by ALPN, the first one of those that were asked for: each is a context of its own."""
 
 
 class BadAuthoritiesError(ValueError):
     """What the function names as authorities are no certificates."""
 
 
-_Key = tuple[str | None, tuple[str, ...], tuple[bytes, ...], bool]
-
-
 class TlsContexts:
-    """Makes and keeps contexts."""
+    """Makes and keeps contexts.
+
+    To make one that trusts the machine's authorities costs tens of milliseconds, for each of a hundred and fifty
+    certificates is read. So it is done in a thread, one at a time for a tenant, and those that have no authorities
+    of a function's are kept for ever: there are few.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, ssl.SSLContext] = OrderedDict()
+        self._common: dict[tuple[str | None, str | None], ssl.SSLContext] = {}
+        self._own: OrderedDict[tuple[str | None, str | None, tuple[bytes, ...], bool], ssl.SSLContext] = (
+            OrderedDict()
+        )
+        self._limiters: dict[str, trio.CapacityLimiter] = {}
 
-    def get(
-        self, ca_file: str | None, protocols: Sequence[str], authorities: Sequence[bytes], *, system: bool
+    async def get(
+        self,
+        ca_file: str | None,
+        protocols: Sequence[str],
+        authorities: Sequence[bytes] = (),
+        *,
+        system: bool = True,
+        tenant: str = "",
     ) -> ssl.SSLContext:
         """Return a context that trusts ``authorities`` and, with ``system``, the machine's and ``ca_file``'s."""
-        offered = tuple(protocol for protocol in protocols if protocol != "h2")
+        offered = next((protocol for protocol in protocols if protocol in PROTOCOLS), None)
+        if system and not authorities:
+            context = self._common.get((ca_file, offered))
+            if context is None:
+                context = self._common[ca_file, offered] = await self._make(
+                    tenant, ca_file, offered, (), True
+                )
+            return context
         key = (ca_file, offered, tuple(authorities), system)
-        context = self._kept.pop(key, None)
+        context = self._own.pop(key, None)
         if context is None:
-            context = make_tls_context(ca_file, offered) if system else _make_bare_context(offered)
-            for authority in authorities:
-                try:
-                    context.load_verify_locations(cadata=authority)
-                except (ssl.SSLError, ValueError) as error:
-                    raise BadAuthoritiesError("one of the authorities is no certificate") from error
-        self._kept[key] = context
-        if len(self._kept) > CONTEXTS_MAX:
-            self._kept.popitem(last=False)
+            context = await self._make(tenant, *key)
+        self._own[key] = context
+        if len(self._own) > CONTEXTS_MAX:
+            self._own.popitem(last=False)
         return context
+
+    async def _make(
+        self,
+        tenant: str,
+        ca_file: str | None,
+        offered: str | None,
+        authorities: Sequence[bytes],
+        system: bool,
+    ) -> ssl.SSLContext:
+        limiter = self._limiters.get(tenant)
+        if limiter is None:
+            limiter = self._limiters[tenant] = trio.CapacityLimiter(1)
+        make = partial(_make_context, ca_file, [offered] if offered else [], authorities, system)
+        return await trio.to_thread.run_sync(make, limiter=limiter)
+
+
+def _make_context(
+    ca_file: str | None, protocols: Sequence[str], authorities: Sequence[bytes], system: bool
+) -> ssl.SSLContext:
+    context = make_tls_context(ca_file, protocols) if system else _make_bare_context(protocols)
+    for authority in authorities:
+        try:
+            context.load_verify_locations(cadata=authority)
+        except (ssl.SSLError, ValueError) as error:
+            raise BadAuthoritiesError("one of the authorities is no certificate") from error
+    return context
 
 
 def _make_bare_context(protocols: Sequence[str]) -> ssl.SSLContext:

@@ -5,7 +5,6 @@ Grants and addresses are tried in ``tests/escape/test_escape_through_sockets.py`
 """
 
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from flux.hostcalls.clock import SystemClock
 from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.http_client import HttpClient
 from flux.hostcalls.http_network import Network
-from flux.hostcalls.net_connection import BYTES_MAX, CONNECTIONS_MAX, TENANT_CONNECTIONS_MAX
+from flux.hostcalls.net_connection import AUTHORITIES_MAX, BYTES_MAX, CONNECTIONS_MAX, TENANT_CONNECTIONS_MAX
 from flux.hostcalls.net_tls import CONTEXTS_MAX, TlsContexts
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import Limits
@@ -317,19 +316,39 @@ async def test_a_secret_is_put_into_the_head_of_a_request_only(http: HttpClient)
             await guest.ask("net.send", handle, "flux-secret:KEY:" + "0" * 32, 5)
 
 
-def test_contexts_are_made_once_and_only_so_many_are_kept() -> None:
-    contexts = TlsContexts()
-    first = contexts.get(None, ["http/1.1"], [], system=True)
-    assert contexts.get(None, ["h2", "http/1.1"], [], system=True) is first
-    for number in range(CONTEXTS_MAX):
-        contexts.get(None, [f"protocol-{number}"], [], system=False)
-    assert contexts.get(None, ["http/1.1"], [], system=True) is not first
-
-
-def test_the_two_kinds_of_trust_are_not_mixed_up(authority: trustme.CA) -> None:
+async def test_contexts_are_made_once_and_only_so_many_are_kept(authority: trustme.CA) -> None:
     der = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
     contexts = TlsContexts()
-    assert len(contexts.get(None, [], [der], system=False).get_ca_certs()) == 1
-    make: Callable[..., ssl.SSLContext] = contexts.get
-    for context in (make(None, [], [], system=True), make(None, [], [der], system=False)):
+    common = await contexts.get(None, ["http/1.1"])
+    own = await contexts.get(None, ["http/1.1"], [der], system=False)
+    assert await contexts.get(None, ["h2", "http/1.1", "imap"]) is common
+    assert await contexts.get(None, ["http/1.1"], [der], system=False) is own
+    for number in range(CONTEXTS_MAX):
+        await contexts.get(None, ["http/1.1"], [der] * (number + 2), system=False)
+        assert await contexts.get(None, [f"protocol-{number}", "http/1.1"]) is common
+    assert await contexts.get(None, ["http/1.1"], [der], system=False) is not own
+
+
+async def test_the_two_kinds_of_trust_are_not_mixed_up(authority: trustme.CA) -> None:
+    der = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
+    contexts = TlsContexts()
+    system = await contexts.get(None, [])
+    alone = await contexts.get(None, [], [der], system=False)
+    beside = await contexts.get(None, [], [der])
+    assert len(alone.get_ca_certs()) == 1
+    assert len(beside.get_ca_certs()) == len(system.get_ca_certs()) + 1
+    for context in (system, alone, beside):
         assert context.verify_mode is ssl.CERT_REQUIRED and context.check_hostname
+
+
+async def test_authorities_of_ones_own_are_named_so_many_times(http: HttpClient, authority: trustme.CA) -> None:
+    der = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
+    async with serving(be_silent) as stub:
+        guest = Guest(http, *granted(stub.port))
+        with guest.table:
+            handle = await guest.open(stub.port)
+            codes = set()
+            for _ in range(AUTHORITIES_MAX + 1):
+                options = {"authorities": [der], "system": False}
+                codes.add((await guest.fail("net.tls", handle, options, 0.01)).code)
+            assert "FLX441" in codes
