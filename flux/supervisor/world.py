@@ -25,6 +25,8 @@ from flux.supervisor.database import describe_failure, inward, outward
 
 READ_ONLY = "25006"
 """SQLSTATE of a statement that would write to what is not a world's."""
+BUILD_S_MAX = 60.0
+"""How long a world may take to be built. Its transaction keeps the server from cleaning up behind others."""
 TRIES_MAX = 8
 """Worlds that are built for one replay, each with the tables that the one before lacked."""
 
@@ -64,7 +66,13 @@ async def open_world(pool: Pool, token: bytes, plan: WorldPlan) -> AsyncIterator
     connection = await pool.take()
     try:
         try:
-            world = await build_world(connection, token, plan)
+            with trio.fail_after(BUILD_S_MAX):
+                world = await build_world(connection, token, plan)
+        except trio.TooSlowError:
+            raise WorldError(
+                f"it took longer than {BUILD_S_MAX:g} s to take back all that has changed since",
+                remedy="replay on the code that made the record, which needs no database",
+            ) from None
         except DatabaseError as error:
             raise WorldError(
                 f"the database refused a part of the world: {error.report.message}",
