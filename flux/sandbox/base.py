@@ -133,6 +133,9 @@ class Worker(Protocol):
     def kill(self) -> None:
         """End it now."""
 
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended, if not yet how."""
+
     async def wait_exit(self) -> Exit:
         """Wait until it has ended and say how."""
 

@@ -146,6 +146,10 @@ class ProcessWorker:
         poll.register(self._handle, select.POLLIN)
         return self._exit is None and not poll.poll(0)
 
+    def has_ended(self) -> bool:
+        """See `flux.sandbox.base.Worker.has_ended`: the kernel says so before the zygote says how."""
+        return not self.is_running()
+
     async def wait_exit(self) -> Exit:
         """See `flux.sandbox.base.Worker.wait_exit`."""
         await self._exited.wait()

@@ -215,6 +215,10 @@ class ScriptedWorker:
         elif self._exit is None:
             self._end(Exit(None, signal.SIGKILL))
 
+    def has_ended(self) -> bool:
+        """See `flux.sandbox.base.Worker.has_ended`."""
+        return self._exit is not None
+
     async def wait_exit(self) -> Exit:
         """See `flux.sandbox.base.Worker.wait_exit`."""
         await self._exited.wait()

@@ -211,6 +211,10 @@ class WasmWorker:
         while self._read_nowait() != b"":
             await trio.lowlevel.wait_readable(self._descriptor)
 
+    def has_ended(self) -> bool:
+        """See `flux.sandbox.base.Worker.has_ended`."""
+        return self._exit is not None
+
     async def wait_exit(self) -> Exit:
         """See `flux.sandbox.base.Worker.wait_exit`."""
         while self._exit is None:
