@@ -5,10 +5,15 @@
 `drive` runs a function in a real worker of `ProcessSandbox` with a host that answers at once, so no journal,
 database or HTTP is in the figures. Beside it, interleaved in the same rounds: the same bytes echoed over a
 socket pair by a forked process without any SDK, which is the floor under every process sandbox.
+
+At the end, where a fresh worker's time goes: processor time and page faults of one execution, and the memory that a
+worker in waiting shares with nobody. Faults do not depend on what else the machine does. (Another user's memory is told
+to root only: without, that line says so.)
 """
 
 import argparse
 import os
+import resource
 import socket
 import statistics
 import tempfile
@@ -96,6 +101,47 @@ def echo_bare(calls: int) -> float:
     return elapsed_s / calls * 1e6
 
 
+def read_zygote(pid: int) -> dict[str, float]:
+    """Return the zygote's processor time and faults, and those of its workers that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks_ms = 1000 / os.sysconf("SC_CLK_TCK")
+    return {
+        "zygote: faults": int(fields[7]),
+        "worker: faults": int(fields[8]),
+        "zygote: ms of CPU": (int(fields[11]) + int(fields[12])) * ticks_ms,
+        "worker: ms of CPU": (int(fields[13]) + int(fields[14])) * ticks_ms,
+    }
+
+
+def read_private_kb(pid: int) -> int:
+    """Return the memory that a process shares with nobody."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+async def print_costs(sandbox: ProcessSandbox, host: InstantHost, executions: int) -> None:
+    """Say what one execution in a fresh worker takes, and of whom."""
+    zygote = sandbox.zygote_pid
+    assert zygote is not None
+    before, own_before = read_zygote(zygote), resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(executions):
+        await execute(sandbox, host, "nothing", keep=False)
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    await trio.sleep(0.5)  # The last ones are still to end.
+    after = read_zygote(zygote)
+    own_s = own.ru_utime + own.ru_stime - own_before.ru_utime - own_before.ru_stime
+    figures = {"supervisor: ms of CPU": own_s * 1000 / executions}
+    figures.update({what: (after[what] - before[what]) / executions for what in before})
+    for what, figure in sorted(figures.items()):
+        print(f"fresh worker, {what:<26} {figure:>9,.1f}")
+    worker = await sandbox.acquire()
+    try:
+        print(f"fresh worker, KB of its own, waiting     {read_private_kb(worker.pid):>9,}")
+    except PermissionError:
+        print("fresh worker, KB of its own, waiting       told to root only")
+    await sandbox.release(worker, reusable=False)
+
+
 async def measure(rounds: int, executions: int, calls: int) -> None:
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +180,7 @@ async def measure(rounds: int, executions: int, calls: int) -> None:
                     took_us = (time.perf_counter() - started_s) * 1e6 - base_us
                     figures.setdefault(what, []).append(took_us / calls)
                 figures.setdefault("floor: bytes echoed by a bare process", []).append(echo_bare(calls))
+            await print_costs(fresh, in_place, executions)
             nursery.cancel_scope.cancel()
     for what, found in figures.items():
         low, middle, high = min(found), statistics.median(found), max(found)

@@ -14,10 +14,15 @@ from typing import IO, Any
 import pytest
 import trio
 
+from flux.project import read_project
 from flux.sandbox import demand
 from flux.sandbox.cgroups import Cgroups, NoCgroups, describe, find_cgroups, open_cgroups
+from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.process import CPU_GRACE_S, ProcessSandbox
 from flux.sandbox.residency import Residency
+from flux.supervisor.deployments import Deployments
+from flux.supervisor.environments import Environments
+from flux.tenant import Tenant
 from tests.zygote_world import (
     GOOD,
     children_of,
@@ -30,6 +35,15 @@ from tests.zygote_world import (
     wait_gone,
     write_modules,
 )
+
+WAITS_TO_BE_TOLD = """
+from flux_guest import function
+
+@function()
+def wait(ctx, input):
+    ctx.clock.fresh()
+    return "{answer}"
+"""
 
 
 async def body_of(sandbox: ProcessSandbox, function: str) -> Any:
@@ -140,6 +154,44 @@ async def test_many_who_come_while_processes_leave_are_all_served(tmp_path: Path
                 asking.start_soon(ask_now_and_then, sandbox, 0.01 * number)
         assert served == 36
         assert len(residency) <= 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_runs_when_new_code_comes_ends_on_the_code_that_it_began_on(tmp_path: Path) -> None:
+    project = write_modules(tmp_path / "shop", a=WAITS_TO_BE_TOLD.format(answer="old"))
+    (project / "flux.toml").write_text('[project]\nname = "shop"\n')
+    async with trio.open_nursery() as nursery:
+        deployments = Deployments(
+            nursery,
+            tmp_path / "artifacts",
+            Environments(tmp_path / "environments"),
+            Tenant(),
+            idle_workers=1,
+            on_output=print,
+        )
+        old = await deployments.prepare(read_project(project))
+        deployments.activate(old)
+        old.enter()
+        sandbox = old.runnables["wait"].sandbox
+        assert isinstance(sandbox, ProcessSandbox)
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        worker = await sandbox.acquire()
+        await worker.start(make_document("wait"))
+        talk = Talk(worker)
+        seq, _, _ = await talk.hear_call()
+
+        write_modules(project, a=WAITS_TO_BE_TOLD.format(answer="new"))
+        new = await deployments.prepare(read_project(project))
+        deployments.activate(new)
+        assert await deployments.wait_current() is new
+
+        await talk.answer(seq, None)
+        assert await talk.hear_body() == "old"
+        await sandbox.release(worker, reusable=False)
+        assert sandbox.zygote_pid == zygote, "its request has not left yet"
+        old.leave()
+        await wait_gone(zygote)
         nursery.cancel_scope.cancel()
 
 
