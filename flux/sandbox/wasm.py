@@ -22,6 +22,7 @@ released is taken for broken, and killed.
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
+from flux.sandbox.cgroups import Cgroups, Group
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_process import Compiled, Failed, Importing, Ready, WasmProcess, keep_compiled
@@ -76,6 +78,7 @@ class WasmSandbox:
         memory_bytes_max: int = MEMORY_BYTES_MAX,
         all_memory_bytes_max: int | None = None,
         guests_max: int = GUESTS_MAX,
+        cgroups: Cgroups | None = None,
         on_output: Callable[[str], None] = lambda _text: None,
         load_deadline_s: float = LOAD_DEADLINE_S,
         release_grace_s: float = RELEASE_GRACE_S,
@@ -84,7 +87,8 @@ class WasmSandbox:
 
         ``cache`` is where compiled code may be kept, and ``tenant`` whose that of modules is.
         ``memory_bytes_max`` is what no limit of a function exceeds; from it and from the machine follows what
-        all guests together may hold, unless it is given. ``on_output`` hears what modules print as they load.
+        all guests together may hold, unless it is given. ``cgroups`` is where the process gets a group of its own,
+        if anywhere. ``on_output`` hears what modules print as they load.
         """
         self.level = Level("wasm", isolation, "wasm")
         if all_memory_bytes_max is None:
@@ -108,6 +112,7 @@ class WasmSandbox:
             guest_memory_bytes_max=all_memory_bytes_max,
         )
         self._resident_bytes_max = OWN_BYTES // 2 + all_memory_bytes_max + 2 * memory_bytes_max
+        self._cgroups = cgroups
         self._functions_folder = functions_folder
         self._places = trio.Semaphore(guests_max, max_value=guests_max)
         self._guests_max = guests_max
@@ -165,9 +170,20 @@ class WasmSandbox:
 
     async def _run_process(self, task_status: trio.TaskStatus[None]) -> FluxError | None:
         """Live through one process; return why it could not be started, or None when it was and has died."""
+        group: Group | None = None
         try:
-            process = WasmProcess.spawn(self._plan, self._on_output)
+            if self._cgroups is not None:
+                group = self._cgroups.make()
+            plan = self._plan if group is None else replace(self._plan, cgroup=str(group.folder))
+            process = WasmProcess.spawn(plan, self._on_output)
+        except OSError as error:
+            return SandboxUnavailableError(
+                f"no control group can be made for the deployment: {error.filename}: {error.strerror}",
+                remedy="see the cgroups that flux doctor names: is the tree still ours, and not full?",
+            )
         except FluxError as error:
+            if group is not None:
+                await group.remove()
             return error
         failure: FluxError | None = None
         try:
@@ -195,6 +211,9 @@ class WasmSandbox:
                 nursery.cancel_scope.cancel()
         finally:
             await process.end()
+            if group is not None:
+                with trio.CancelScope(shield=True):
+                    await group.remove()
         return failure
 
     async def _wait_ready(self, process: WasmProcess) -> tuple[Function, ...]:

@@ -71,6 +71,7 @@ class Sandboxes:
                     tenant=tenant.name,
                     cache=default_folder(),
                     memory_bytes_max=max(_list_memory_limits(config)),
+                    cgroups=cgroups,
                     on_output=on_output,
                 )
             )

@@ -4,6 +4,7 @@ What somebody in it can't do is for tests/escape.
 """
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 import trio
 
 from flux.execution import Level
+from flux.sandbox.cgroups import NoCgroups, find_cgroups
 from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import describe_findings, find_tenant_uid, probe_jail
 from flux.sandbox.wasm import WasmSandbox, default_folder
 from tests.escape.unprivileged import command_as_nobody
+from tests.integration.test_zygotes import find_writable_tree, started
 
 PATIENCE_S = 120.0
 ROOT = Path(__file__).parents[2]
@@ -156,3 +159,49 @@ async def test_code_beside_the_functions_is_nothing_to_it(project: Path) -> None
             assert await echo(sandbox) == "x"
             assert sandbox.restarts == 0
             nursery.cancel_scope.cancel()
+
+
+IN_A_GROUP = """
+import json, os, sys, trio
+from pathlib import Path
+from flux.sandbox.cgroups import Cgroups, open_cgroups
+from flux.sandbox.wasm import WasmSandbox, default_folder
+
+async def main():
+    await trio.to_thread.run_sync((Path(sys.argv[1]) / "cgroup.procs").write_text, str(os.getpid()))
+    cgroups = open_cgroups(())
+    assert isinstance(cgroups, Cgroups), cgroups
+    async with trio.open_nursery() as nursery:
+        sandbox = WasmSandbox(Path(sys.argv[2]), "functions", cache=default_folder(), cgroups=cgroups)
+        await nursery.start(sandbox.run)
+        print(json.dumps(sandbox.process_pid), flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+async def test_it_gets_a_control_group_of_its_own_which_ends_with_it(project: Path) -> None:
+    tree = find_writable_tree()
+    if tree is None:
+        # Nothing is ours here, and that is found out without a try.
+        assert isinstance(find_cgroups(), NoCgroups)
+        return
+    own = tree / f"flux-test-wasm-{os.getpid()}"
+    own.mkdir()
+    try:
+        os.setxattr(own, "trusted.delegate", b"1")
+        with started([sys.executable, "-c", IN_A_GROUP, str(own), str(project)]) as (supervisor, said, told):
+            host = json.loads(await trio.to_thread.run_sync(said.readline))
+            (group,) = own.glob("flux-*-*")
+            inside = {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+            assert inside == {host, parent_of(host), parent_of(parent_of(host))}
+            told.write("\n")
+            told.flush()
+            assert await trio.to_thread.run_sync(supervisor.wait) == 0
+        await wait_gone(list(inside))
+        assert not list(own.glob("flux-*-*"))
+    finally:
+        for folder in (*own.glob("*/"), own):
+            folder.rmdir()
