@@ -192,6 +192,7 @@ def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, k
         ("limits.host_calls", "0", "is 0", "from 1 to"),
         ("limits.body", "1979-05-27", "is a date or time", '"256MiB"'),
         ("sandbox.isolation", '"none"', 'is "none"', '"strict" or "core"'),
+        ("sandbox.cgroups", '"maybe"', 'is "maybe"', '"auto" or "required"'),
         ("sandbox.warm", "1.5", "is the number 1.5", "from 1 to"),
         ("http.allow", '"api.stripe.com"', "is text", "[...]"),
         ("http.allow", '["*"]', "can be granted", "*.example.com"),

@@ -18,10 +18,12 @@ from flux.project import read_project
 from flux.sandbox import demand
 from flux.sandbox.cgroups import Cgroups, NoCgroups, describe, find_cgroups, open_cgroups
 from flux.sandbox.conformance import Talk, make_document
+from flux.sandbox.jail import IsolationUnavailableError
 from flux.sandbox.process import CPU_GRACE_S, ProcessSandbox
 from flux.sandbox.residency import Residency
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import Environments
+from flux.supervisor.isolation import Isolation
 from flux.tenant import Tenant
 from tests.zygote_world import (
     GOOD,
@@ -416,6 +418,17 @@ def test_what_no_group_controls_is_not_bounded_and_said() -> None:
     found = open_cgroups(("there-is-no-such-controller",))
     assert isinstance(found, NoCgroups)
     assert found.reason
+
+
+async def test_control_groups_that_are_required_and_not_to_be_had_are_missed_by_name(tmp_path: Path) -> None:
+    project = write_modules(tmp_path, a=GOOD)
+    (project / "flux.toml").write_text('[project]\nname = "shop"\n[sandbox]\ncgroups = "required"\n')
+    found = find_cgroups()
+    if isinstance(found, Cgroups):
+        return  # Going on would move this process, and whoever runs it, into a group below theirs.
+    with pytest.raises(IsolationUnavailableError) as refused:
+        await Isolation(Tenant()).probe(read_project(project))
+    assert "layer cgroups" in refused.value.message and found.reason in refused.value.message
 
 
 async def test_a_zygote_gets_a_group_of_its_own_which_ends_with_it(tmp_path: Path) -> None:
