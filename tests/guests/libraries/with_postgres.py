@@ -74,7 +74,7 @@ async def asyncpg_under_tls(ctx: Context, input: dict) -> dict:
 async def asyncpg_pool(ctx: Context, input: dict) -> dict:
     pool = asyncpg.create_pool(
         host=input["host"], port=input["pg_port"], user="app", password=input["password"],
-        database=input["database"], ssl=False, min_size=1, max_size=2,
+        database=input["database"], min_size=1, max_size=2,
     )  # fmt: skip
     async with pool:
         values = await asyncio.gather(*(pool.fetchval("select $1::int * 2", n) for n in range(4)))
@@ -85,8 +85,7 @@ async def asyncpg_pool(ctx: Context, input: dict) -> dict:
 @function()
 def sqlalchemy_over_pg8000(ctx: Context, input: dict) -> dict:
     engine = sqlalchemy.create_engine(
-        f"postgresql+pg8000://app:{input['password']}@{input['host']}:{input['pg_port']}/{input['database']}",
-        connect_args={"ssl_context": False},
+        f"postgresql+pg8000://app:{input['password']}@{input['host']}:{input['pg_port']}/{input['database']}"
     )
     metadata = sqlalchemy.MetaData()
     table = sqlalchemy.Table(
@@ -106,8 +105,7 @@ def sqlalchemy_over_pg8000(ctx: Context, input: dict) -> dict:
 @function()
 async def sqlalchemy_over_asyncpg(ctx: Context, input: dict) -> dict:
     engine = create_async_engine(
-        f"postgresql+asyncpg://app:{input['password']}@{input['host']}:{input['pg_port']}/{input['database']}",
-        connect_args={"ssl": False},
+        f"postgresql+asyncpg://app:{input['password']}@{input['host']}:{input['pg_tls_port']}/{input['database']}"
     )
     async with engine.begin() as connection:
         added = sqlalchemy.text("select cast(:a as int) + cast(:b as int)")
