@@ -47,7 +47,7 @@ async def test_a_crash_is_told_as_one_also_when_its_zygote_comes_to_it_late(tmp_
 
         async def run() -> None:
             redactor = Redactor(RedactionRules.parse([]), bytes(32))
-            document = make_document("dies", {})
+            document = make_document("dies")
             driven.append(
                 await drive(worker, document, RecordSession(), NoHost(), Bounds(Limits(), {}), redactor=redactor)
             )
@@ -62,4 +62,5 @@ async def test_a_crash_is_told_as_one_also_when_its_zygote_comes_to_it_late(tmp_
         finally:
             os.kill(zygote, signal.SIGCONT)
             os.close(ended)
+    await sandbox.release(worker, reusable=False)
     assert [one.outcome for one in driven] == [Exited(None, signal.SIGSEGV, "")]
