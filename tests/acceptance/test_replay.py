@@ -418,3 +418,42 @@ def test_an_answer_that_is_brought_is_given_and_shown_as_such(shop: Shop, tmp_pa
         assert shop.server.command("replay", name, "--answer", answer).returncode in (2, 3)
     statement = shop.server.command("replay", name, "--answer", "2=503")
     assert (statement.returncode, "FLX314" in statement.stderr) == (2, True)
+
+
+def test_an_incident_says_which_still_fail_and_why_and_the_whole_fix_passes(shop: Shop) -> None:
+    shop.save("shop.py", ('"cents": 900', '"cents": 910'))  # So that the window's executions are this test's.
+    since = shop.database.psql(
+        "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+    )
+    names = [shop.fail("/signup", {"email": f"incident{n}@b.com"}) for n in range(5)]
+    names += [shop.fail("/signup", {"mail": "no address"}) for _ in range(2)]
+    outside, wordy = shop.fail("/wait", {}), shop.fail("/wordy", {})
+    shop.server.request("POST", "/lend", {})  # Healthy: no part of the incident.
+    before = (len(shop.stub.seen), shop.checksum())
+
+    def replay_incident(*options: str, exit_code: int) -> Any:
+        return shop.server.json("incident", "replay", f"{since}..2100-01-01", *options, exit_code=exit_code)
+
+    half = ('"cents": 900', '"cents": 910'), ('charge.json()["amount"]', 'charge.json().get("amount", 910)')
+    shop.save("shop.py", *half)
+    told = replay_incident(exit_code=1)
+    assert (told["schema"], told["total"], told["effects_left"]) == ("flux.incident-replay/1", 9, 0)
+    assert told["verdicts"] == {"passed": 5, "same failure": 2, "outside": 1, "unreplayable": 1}
+    groups = {tuple(group["names"]): group["verdicts"] for group in told["groups"]}
+    # Missing keys of one function are one kind of failure; what became of each is told all the same.
+    assert groups[tuple(names)] == {"passed": 5, "same failure": 2}
+    still = [one["execution"]["name"] for one in told["executions"] if one["verdict"] == "same failure"]
+    assert still == names[5:]
+    assert (groups[(outside,)], groups[(wordy,)]) == ({"outside": 1}, {"unreplayable": 1})
+
+    shop.save(
+        "shop.py", *half, ('input["email"])\n    charge', 'input.get("email") or input["mail"])\n    charge')
+    )
+    whole = replay_incident("-q", "status:500 route:/signup", exit_code=0)
+    assert (whole["total"], set(whole["verdicts"])) <= (7, {"passed", "past it"})
+    story = shop.server.command(
+        "incident", "replay", f"{since}..2100-01-01", "-q", "status:500 route:/signup"
+    )
+    assert story.returncode == 0 and "0 effects left the sandbox" in story.stdout
+    assert shop.server.command("incident", "replay", "yesterday").returncode == 2
+    assert (len(shop.stub.seen), shop.checksum()) == before

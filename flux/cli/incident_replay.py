@@ -1,0 +1,204 @@
+"""``flux incident replay``: would the executions that failed in a window fail on this code?
+
+Each is replayed as by ``flux replay``, with nothing leaving; the answer is counted by failure
+and by verdict, each verdict with its reason and an id to look at. Exit code 0 when none still
+fails, 1 when one does, or when one could not be decided.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import click
+
+from flux.cli import render
+from flux.cli.client import INVOKE_TIMEOUT_S, Client, open_client
+from flux.cli.complete import filter_words
+from flux.cli.failures import EXIT_FINDING, UsageError
+from flux.cli.record import Record
+from flux.cli.replay import FINE, MARKS
+from flux.cli.screen import Line, Piece, Screen, wrap
+from flux.cli.settings import settings
+from flux.cli.trace_list import canonical_filter
+from flux.errors import FluxError
+
+PAGE = 500
+EXECUTIONS_MAX = 10_000
+"""More than this in one incident are refused: say which with a narrower window or -q."""
+EXIT_NOT_WHOLE = 6
+"""What the server says with, when one execution can't be replayed at all."""
+UNREPLAYABLE = "unreplayable"
+NAMES_SHOWN = 3
+
+
+@attrs.frozen
+class Replayed:
+    """One execution of the window and what its replay shows."""
+
+    summary: Record
+    verdict: str
+    reason: str
+    document: Mapping[str, Any] | None
+    """The server's answer; None when it could not be replayed."""
+
+
+@click.command()
+@click.argument("window", metavar="WINDOW")
+@click.option("--on", metavar="CODE", default=".", show_default=True,
+              help="The code to run: . is the project's folder as it is, anything else a commit.")  # fmt: skip
+@click.option("-q", "--query", "query", metavar="FILTER", shell_complete=filter_words,
+              help="Only those that match; without it, those with a status of 500 and up.")  # fmt: skip
+def command(window: str, on: str, query: str | None) -> int:
+    """Replay the executions of a time window, with nothing leaving.
+
+    WINDOW is A..B (14:00..14:05, dates, RFC 3339) or last:15m.
+    """
+    said = settings()
+    text = make_filter(window, query)
+    client, story = open_client(), Screen.stderr(colour=False if said.no_color else None)
+    summaries = list_executions(client, text)
+    if not said.quiet:
+        story.line(f"{len(summaries)} executions match {text}")
+    replayed: list[Replayed] = []
+    for number, summary in enumerate(summaries, 1):
+        replayed.append(replay(client, summary, on))
+        if not said.quiet and (number % 10 == 0 or number == len(summaries)):
+            story.line(Piece(f"  {number} of {len(summaries)} replayed", "dim"))
+    screen = Screen.stdout()
+    if said.json:
+        screen.write_raw_json(json.dumps(make_document(window, on, replayed), ensure_ascii=False))
+    else:
+        screen.page(lines(replayed, on, screen.width))
+    return 0 if all(one.verdict in FINE for one in replayed) else EXIT_FINDING
+
+
+def make_filter(window: str, query: str | None) -> str:
+    """The window and the filter in one, with times as the server is to read them."""
+    first, dots, last = window.partition("..")
+    if window.startswith("last:"):
+        terms = f"since:{window.removeprefix('last:')}"
+    elif dots and first and last:
+        terms = f"since:{first} until:{last}"
+    else:
+        raise UsageError(f"flux incident replay: {window} is no window", remedy="14:00..14:05, or last:15m")
+    text = canonical_filter(f"{terms} {query if query and query.strip() else 'status:>=500'}")
+    assert text is not None, "there is a window at least"
+    return text
+
+
+def list_executions(client: Client, text: str) -> list[Record]:
+    """All executions of the window, oldest first."""
+    found: list[Record] = []
+    before: str | None = None
+    while True:
+        answer = client.get("executions", q=text, n=PAGE, before=before)
+        page = answer.record.of_schema("flux.executions/1").records("executions")
+        found += page
+        if len(found) > EXECUTIONS_MAX:
+            raise UsageError(
+                f"flux incident replay: more than {EXECUTIONS_MAX:,} executions match {text}",
+                remedy="a narrower window, or -q",
+            )
+        if len(page) < PAGE:
+            return found[::-1]
+        before = page[-1].text("name")
+
+
+def replay(client: Client, summary: Record, on: str) -> Replayed:
+    """Replay one; that it can't be replayed is a verdict here, as others of the window can."""
+    try:
+        answer = client.post(
+            "executions", summary.text("id"), "replay", body="{}", timeout_s=INVOKE_TIMEOUT_S, on=on
+        )
+    except FluxError as error:
+        if error.exit_code != EXIT_NOT_WHOLE:
+            raise
+        return Replayed(summary, UNREPLAYABLE, f"{error.code} {error.message}", None)
+    record = answer.record.of_schema("flux.replay/1")
+    return Replayed(summary, record.text("verdict"), record.text("reason"), record.data)
+
+
+def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> Mapping[str, Any]:
+    """The whole answer as JSON."""
+    return {
+        "schema": "flux.incident-replay/1",
+        "window": window,
+        "on": on,
+        "total": len(replayed),
+        "verdicts": _count(replayed),
+        "groups": [
+            {
+                "failure": failure,
+                "count": len(ones),
+                "verdicts": _count(ones),
+                "names": [_name(one) for one in ones],
+            }
+            for failure, ones in _group(replayed)
+        ],
+        "executions": [
+            one.document
+            if one.document is not None
+            else {"execution": one.summary.data, "verdict": one.verdict, "reason": one.reason}
+            for one in replayed
+        ],
+        "effects_left": 0,
+    }
+
+
+def lines(replayed: Sequence[Replayed], on: str, width: int) -> list[Line]:
+    """The whole answer: failures, their verdicts, and the sum."""
+    code = "the project's folder" if on == "." else f"commit {on}"
+    result: list[Line] = [[Piece(f"replayed on {code} · nothing left the sandbox", "dim")]]
+    for failure, ones in _group(replayed):
+        result += [[], ["  ", Piece(failure, "bold"), Piece(f"   {len(ones)} executions", "dim")]]
+        for verdict, reasons in _by_verdict(ones):
+            mark, style = MARKS.get(verdict, ("?", "bold yellow"))
+            count = sum(len(names) for names in reasons.values())
+            result.append(["    ", Piece(f"{mark} {count:>4}  {verdict}", style)])
+            for reason, names in reasons.items():
+                shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
+                result += [["            " + line] for line in wrap(f"{reason}  ({shown})", width - 12)]
+    sums = " · ".join(f"{count} {verdict}" for verdict, count in _count(replayed).items())
+    result += [[], [Piece(sums or "nothing to replay", "bold")], ["0 effects left the sandbox"]]
+    unfinished = [one for one in replayed if one.verdict not in FINE]
+    if unfinished:
+        result += render.next_lines(
+            [(f"flux replay {_name(unfinished[0])} --on {on}", "the first of those")], width
+        )
+    return result
+
+
+def _group(replayed: Sequence[Replayed]) -> Iterator[tuple[str, list[Replayed]]]:
+    """By the failure of then, the most frequent first."""
+    groups: dict[str, list[Replayed]] = {}
+    for one in replayed:
+        groups.setdefault(one.summary.maybe_text("signature") or _failure(one), []).append(one)
+    for ones in sorted(groups.values(), key=len, reverse=True):
+        yield _failure(ones[0]), ones
+
+
+def _failure(one: Replayed) -> str:
+    error = one.summary.get("error")
+    if error is None:
+        return f"status {one.summary.maybe_number('status') or 0:g}"
+    text, where = render.error_parts(error)
+    return f"{text}  {where}" if where else text
+
+
+def _by_verdict(ones: Sequence[Replayed]) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    verdicts: dict[str, dict[str, list[str]]] = {}
+    for one in ones:
+        verdicts.setdefault(one.verdict, {}).setdefault(one.reason, []).append(_name(one))
+    yield from verdicts.items()
+
+
+def _count(replayed: Sequence[Replayed]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for one in replayed:
+        counts[one.verdict] = counts.get(one.verdict, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def _name(one: Replayed) -> str:
+    return one.summary.text("name")
