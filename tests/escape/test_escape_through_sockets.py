@@ -216,7 +216,7 @@ async def try_all(database: Database, folder: Path) -> Tried:
 async def record(lab: Lab, sandbox: ProcessSandbox, function: str, inputs: dict[str, object]) -> Run:
     program = Program(
         function=function, file="ways.py", outcome="", calls={}, more=set(), log_count=0, input=inputs,
-        limits=Limits(timeout_s=20), atomic=True, middleware=(),
+        limits=Limits(timeout_s=60), atomic=True, middleware=(),
     )  # fmt: skip
     run, _document, _seed = await lab.record(sandbox, program)
     return run
@@ -240,6 +240,7 @@ def test_every_attempt_is_refused_and_on_record_with_its_refusal(tried: Tried) -
         if name in KILLED:
             assert isinstance(run.driven.outcome, Killed) and run.driven.outcome.limit == "protocol"
             continue
+        assert isinstance(run.driven.outcome, Returned), (name, run.driven.outcome)
         found[name] = refusal_of(run.driven.outcome)
         errors = [call.result.error.name for call in run.calls if call.result and call.result.error]
         if name in expected:
