@@ -393,14 +393,16 @@ class ProcessSandbox:
         if self._failure is not None:
             raise _down(self._failure)
         self._use()
-        self._demand.take(self._used_at_s)
         while self._idle:
             worker = self._idle.popleft()
             if worker.is_running():
                 self._lent += 1
+                if worker.served == 0:  # One that comes back (``warm``) needs no other in its place.
+                    self._demand.take(self._used_at_s)
                 self._fill()
                 return worker
             worker.close()  # Killed while it waited, and the zygote has not told us yet.
+        self._demand.take(self._used_at_s)
         place = _Place()
         self._waiting.append(place)
         self._wanted.set()
