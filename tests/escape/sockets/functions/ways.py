@@ -194,8 +194,9 @@ def switch_verification_off_by_an_option(ctx: Context, input: Input) -> object:
 def take_what_came_in_the_open_for_what_came_under_tls(ctx: Context, input: Input) -> object:
     with connect(input["host"], input["early_port"]) as sock:
         assert sock.recv(2) == b"go"
-        while ask("net.poll", [sock.connection], 5) == []:  # type: ignore[attr-defined]
-            pass  # The rest of what it said too early has come then.
+        # The rest of what it said too early has come then, to the host or to us.
+        while not sock.received and ask("net.poll", [sock.connection], 5) == []:  # type: ignore[attr-defined]
+            pass
         return ssl.create_default_context().wrap_socket(sock, server_hostname=input["host"])
 
 
