@@ -54,7 +54,7 @@ SLICE_FUEL = 5_000_000
 """Between two looks at trio's other tasks; about half a millisecond of an interpreter at work."""
 HOT_TURN_S = 0.02
 """How long a guest that computes may keep a thread before others get one; also how late it hears of its end."""
-BREATH_S = 0.0005
+BREATH_S = 0.001
 """How long a guest may keep trio's thread by asking for what needs no waiting: that costs it no fuel, and us time."""
 HOT_THREADS = len(os.sched_getaffinity(0))
 """For guests that compute: as many as there are processors for us."""

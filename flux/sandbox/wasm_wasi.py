@@ -49,7 +49,7 @@ WRITE_LINES_MAX = 256
 """On the wire, where each line is looked at."""
 FILES_MAX = 1024
 """That a guest may have open."""
-RANDOM_BYTES_MAX = 1 << 20
+RANDOM_BYTES_MAX = 1 << 18
 SUBSCRIPTIONS_MAX = 256
 PATH_BYTES_MAX = 4096
 RIGHT_READ, RIGHT_SEEK, RIGHT_TELL, RIGHT_WRITE, RIGHT_POLL = 1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 27

@@ -255,7 +255,7 @@ ATTEMPTS: Mapping[str, Attempt] = {
     ),
     "draw_random_bytes_without_end": Attempt(
         "killed timeout",
-        "(loop $again (drop (call $random_get (i32.const 0) (i32.const 1048576))) (br $again))",
+        "(loop $again (drop (call $random_get (i32.const 0) (i32.const 262144))) (br $again))",
     ),
     # Memory
     "grow_its_memory_without_end": Attempt(
