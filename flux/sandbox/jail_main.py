@@ -42,7 +42,7 @@ from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_p
 from flux.sandbox.jail_namespaces import separate, shrink_root
 from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
-    DESCRIPTORS_MAX,
+    ZYGOTE_DESCRIPTORS_MAX,
     WorkerLimits,
     clear_environment,
     close_descriptors,
@@ -150,7 +150,7 @@ def _build(plan: Plan) -> int:
         plan.data_bytes_max,
         counts_processes=plan.isolation == "strict",
         reserves_addresses=plan.runs_wasm,
-        descriptors_max=WASM_DESCRIPTORS_MAX if plan.runs_wasm else DESCRIPTORS_MAX,
+        descriptors_max=WASM_DESCRIPTORS_MAX if plan.runs_wasm else ZYGOTE_DESCRIPTORS_MAX,
         file_bytes_max=WASM_FILE_BYTES_MAX if plan.runs_wasm else 0,
     )
     drop_privileges(plan.uid)

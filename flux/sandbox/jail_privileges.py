@@ -39,6 +39,11 @@ ADDRESS_SPACE_BYTES = 16 * GIB
 STACK_BYTES = 8 * MIB
 """RLIMIT_DATA does not count stacks: one that may grow is memory past the limit."""
 DESCRIPTORS_MAX = 256
+"""Of a worker."""
+ZYGOTE_DESCRIPTORS_MAX = 4096
+"""Of the process that forks workers. It uses few, but Linux refuses to send one to a process whose user has more than
+this many under way, and each zygote's share is what the server has asked it for: with a bound as low as a worker's, a
+handful of them would wait for each other for ever."""
 PROCESSES_MAX = 4096
 """Of one jail: workers in waiting and at work. Holds where the jail has a user id, or user namespace, of its own."""
 
@@ -118,10 +123,14 @@ class WorkerLimits:
     def __init__(self) -> None:
         self._cpu_s = ctypes.create_string_buffer(_LIMIT.size)
         none = ctypes.create_string_buffer(_LIMIT.size)
+        soft, hard = _get_limit("NOFILE", resource.RLIMIT_NOFILE)  # Never raise what somebody has set lower.
+        few = _LIMIT.pack(min(soft, DESCRIPTORS_MAX), min(hard, DESCRIPTORS_MAX))
+        descriptors = ctypes.create_string_buffer(few, _LIMIT.size)
         self._calls = tuple(
             PreparedCall("limits", f"prlimit(RLIMIT_{name})", SYS_PRLIMIT64, 0, number, values, 0)
             for name, number, values in (
                 ("NPROC", resource.RLIMIT_NPROC, none),
+                ("NOFILE", resource.RLIMIT_NOFILE, descriptors),
                 ("CPU", resource.RLIMIT_CPU, self._cpu_s),
             )
         )

@@ -1,7 +1,8 @@
-"""A guest dies while the process that would tell how has no time to."""
+"""A zygote that is kept from its work: by a busy machine, by what others of the same user have under way."""
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import trio
@@ -64,3 +65,14 @@ async def test_a_crash_is_told_as_one_also_when_its_zygote_comes_to_it_late(tmp_
             os.close(ended)
     await sandbox.release(worker, reusable=False)
     assert [one.outcome for one in driven] == [Exited(None, signal.SIGSEGV, "")]
+
+
+async def test_workers_are_made_while_many_descriptors_of_the_same_user_are_under_way(tmp_path: Path) -> None:
+    # As other servers' zygotes have them that have not come to what they were asked.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(3):
+            socket.send_fds(ours, [b"."], [0] * 200)
+        async with running(write_modules(tmp_path, dies=DIES), idle_target=1) as sandbox:
+            worker = await sandbox.acquire()
+            await sandbox.release(worker, reusable=False)
