@@ -295,7 +295,14 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
         if any(part.startswith(".") or part in _IGNORED_FOLDERS for part in inside) or path.suffix == ".pyc":
             continue
         if path.is_file():
-            found.append(path.relative_to(root).as_posix())
+            name = path.relative_to(root).as_posix()
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+                # What is copied from there would run, and be readable, as the project's own.
+                raise UnreadableProjectError(
+                    f"{name} is a link that leads out of the project, to {path.resolve()}",
+                    remedy="copy the file into the project, or remove the link",
+                )
+            found.append(name)
     yield from sorted(found)
 
 

@@ -222,3 +222,12 @@ def test_without_git_the_error_says_to_install_it(project: Project, monkeypatch:
 def test_what_git_says_when_it_refuses_is_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(GitFailedError, match=r"git rev-parse in .* exited with 128: .*not a git repository"):
         run_git(["rev-parse", "HEAD"], folder=tmp_path)
+
+
+def test_a_link_out_of_the_project_is_refused_and_one_inside_is_followed(project: Project) -> None:
+    functions = project.root / "functions"
+    (functions / "b.py").symlink_to(functions / "signup.py")
+    assert [file.path for file in list_function_files(project)] == ["functions/b.py", "functions/signup.py"]
+    (functions / "c.py").symlink_to("/etc/hostname")
+    with pytest.raises(UnreadableProjectError, match=r"functions/c\.py is a link that leads out of the project"):
+        list_function_files(project)
