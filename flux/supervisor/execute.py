@@ -354,7 +354,7 @@ class _Run:
                     scribe=self._scribe,
                     keep_worker=runnable.warm,
                     waited_ns=self._elapsed_ns(),
-                is_document_on_record=self._head.trigger == self._trigger,
+                    is_document_on_record=self._head.trigger == self._trigger,
                 )
             assert self._driven.outcome is not None, "a recording is never stopped"
             return self._driven.outcome
