@@ -5,7 +5,7 @@
 --   records    flux.execution (one row an execution), flux.transaction, flux.blob, flux.deployment
 --   changes    flux.mutation (a row for each changed row of the users' tables), flux.ddl (their DDL)
 --   machinery  the trigger function flux.capture() that writes the changes, the functions that install it,
---              and the two functions a guest's own connection may call, both behind a token
+--              and the functions a guest's own connection may call, all behind a token
 --
 -- Everything is owned by the role that installs it. Guests log in as flux_guest_<tenant> and have no right on
 -- any table here. docs/design/010-capture.md gives the reasons; the comments below give the traps.

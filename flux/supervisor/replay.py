@@ -90,7 +90,12 @@ class Replayer:
         """
         _check_whole(original)
         value = _read_value(original.trigger)
-        async with self._borrow(original, on) as live:
+        sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
+        async with self._borrow(original, sha, is_recorded=on is None) as live:
+            deployment = live.deployment
+            if sha is not None:
+                # The same files may have been served as another commit, or as none.
+                deployment = attrs.evolve(deployment, sha=sha, dirty=False)
             runnable = live.runnables.get(original.function)
             if runnable is None:
                 raise UnreplayableError(
@@ -101,12 +106,14 @@ class Replayer:
             is_same = live.deployment.id == original.deployment and not answers
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         judgement = judge(original, replayed)
-        return Replay(original, on, live.deployment, replayed, judgement, run.sources, run.notes)
+        return Replay(original, on, deployment, replayed, judgement, run.sources, run.notes)
 
-    def _borrow(self, original: Execution, on: str | None) -> AbstractAsyncContextManager[LiveDeployment]:
-        if on is None:
+    def _borrow(
+        self, original: Execution, sha: str | None, *, is_recorded: bool
+    ) -> AbstractAsyncContextManager[LiveDeployment]:
+        if is_recorded:
             return self._shelf.borrow_recorded(original)
-        return self._shelf.borrow_working_tree() if on == WORKING_TREE else self._shelf.borrow_commit(on)
+        return self._shelf.borrow_working_tree() if sha is None else self._shelf.borrow_commit(sha)
 
 
 class _Run:

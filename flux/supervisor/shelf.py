@@ -56,10 +56,16 @@ class Shelf:
         async with self._borrow(artifact_hash[:16], prepare) as live:
             yield live
 
+    async def find_commit(self, ref: str) -> str:
+        """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""
+        return await trio.to_thread.run_sync(find_commit, self._root, ref)
+
     @contextlib.asynccontextmanager
-    async def borrow_commit(self, ref: str) -> AsyncIterator[LiveDeployment]:
-        """Give the code of a commit, by any name that git knows; raise `NoSuchCommitError` and its kin."""
-        sha = await trio.to_thread.run_sync(find_commit, self._root, ref)
+    async def borrow_commit(self, sha: str) -> AsyncIterator[LiveDeployment]:
+        """Give the code of a commit, as `find_commit` names it; raise `NoSuchCommitError` and its kin.
+
+        Where its files are those of another deployment, that one is given.
+        """
         with tempfile.TemporaryDirectory(prefix="flux-commit-") as folder:
             written = Path(folder)
             await trio.to_thread.run_sync(write_commit, self._root, sha, written)

@@ -317,4 +317,6 @@ def test_what_is_offered_to_type_can_be_typed(server: DevServer) -> None:
     for step in server.json("why", answer.flux_id)["next"]:
         assert step.startswith("flux ")
         done = server.command(*shlex.split(step)[1:])
-        assert done.returncode == 0, (step, done.stderr)
+        # That code still fails is a finding, which a replay ends with.
+        findings = {0, 1} if step.startswith("flux replay ") else {0}
+        assert done.returncode in findings and not done.stderr, (step, done.stderr)

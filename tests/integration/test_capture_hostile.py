@@ -64,7 +64,7 @@ async def refusal(connection: Connection, sql: str) -> str:
 # Writing and reading what is Flux's.
 
 
-async def test_a_guest_can_touch_nothing_of_flux_but_two_functions(database: CapturedDatabase) -> None:
+async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database: CapturedDatabase) -> None:
     named = database.psql(
         "select c.oid::regclass from pg_class c "
         "where c.relnamespace = 'flux'::regnamespace and c.relkind in ('r', 'p', 'v')"
@@ -78,7 +78,7 @@ async def test_a_guest_can_touch_nothing_of_flux_but_two_functions(database: Cap
         f"and has_function_privilege('{GUEST}', p.oid, 'execute')"
     ).split("\n")
     assert sorted(function.partition("(")[0] for function in functions) == [
-        "flux.commit_record", "flux.mark_transaction"
+        "flux.commit_record", "flux.mark_transaction", "flux.world_changes", "flux.world_ddl", "flux.world_undo",
     ]  # fmt: skip
     async with open_guest(database) as guest:
         for place in named:
@@ -95,6 +95,8 @@ async def test_a_guest_can_touch_nothing_of_flux_but_two_functions(database: Cap
             "create table flux.mine (id int)", "create function flux.f() returns int language sql as 'select 1'",
             "select flux.capture()", "select flux.ensure_partitions()", "select flux.check_token('x')",
             "select flux.ensure_guest_role('other', 'shop', 'x')", "drop schema flux cascade",
+            "select flux.world_changes('x', pg_current_snapshot())", "select flux.world_undo('x', pg_current_snapshot())",
+            "select flux.world_ddl(null, pg_current_snapshot())",
         ):  # fmt: skip
             assert await refusal(guest.connection, sql) in ("42501", "0A000"), sql
 
