@@ -95,7 +95,8 @@ async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database
             "create table flux.mine (id int)", "create function flux.f() returns int language sql as 'select 1'",
             "select flux.capture()", "select flux.ensure_partitions()", "select flux.check_token('x')",
             "select flux.ensure_guest_role('other', 'shop', 'x')", "drop schema flux cascade",
-            "select flux.world_changes('x', pg_current_snapshot())", "select flux.world_undo('x', pg_current_snapshot())",
+            "select flux.world_changes('x', pg_current_snapshot())",
+            "select flux.world_undo('x', pg_current_snapshot())",
             "select flux.world_ddl(null, pg_current_snapshot())",
         ):  # fmt: skip
             assert await refusal(guest.connection, sql) in ("42501", "0A000"), sql
