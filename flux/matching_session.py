@@ -238,11 +238,6 @@ class MatchingSession:
         """Whether every question so far was the recorded one, in its turn."""
         return self._on_track
 
-    @property
-    def virtual_elapsed_ns(self) -> int:
-        """How long the replay has lasted by the guest's clock."""
-        return self._now_ns - self._started_at_ns
-
     # Where an answer comes from
 
     def _answer_from_stream(self, request: HostCallRequest) -> Decision:
