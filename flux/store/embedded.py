@@ -655,6 +655,7 @@ async def _run(
                 os.killpg(process.pid, signal.SIGKILL)  # with the programs that it started
                 with trio.CancelScope(shield=True):
                     await _wait_exit(process)
+                    await _wait_session_gone(process.pid)
         return _Finished(status, os.pread(output, 64 * 1024, 0).decode("utf-8", "replace").strip())
     finally:
         os.close(given)
@@ -667,6 +668,25 @@ async def _wait_exit(process: subprocess.Popen[bytes]) -> int:
         await _wait_gone(process.pid)
     await trio.lowlevel.checkpoint_if_cancelled()
     return process.returncode
+
+
+async def _wait_session_gone(session: int) -> None:
+    """Wait until nothing of a killed session runs. They are nobody's children here, and the kernel takes its time."""
+    with trio.move_on_after(QUICK_STOP_S):
+        while _has_members(session):  # noqa: ASYNC110 - nobody tells of the end of another's child
+            await trio.sleep(0.005)
+
+
+def _has_members(session: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in the middle may hold anything, parentheses too; state, parent, group and session follow it.
+            state, _parent, _group, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue  # It has gone while we looked.
+        if int(of_session) == session and state not in "ZX":
+            return True
+    return False
 
 
 # -- words ----------------------------------------------------------------------
