@@ -236,12 +236,17 @@ class Execution:
     completeness: tuple[str, ...] = ()
     """What is missing from this record, a sentence each; empty: whole."""
     parent: uuid.UUID | None = None
-    """The execution that caused this one."""
+    """The execution that caused this one; a replay has none."""
     attempt: int = 1
     """Counts the runs of one request after serialisation failures."""
     fuel: int | None = None
     """How far the guest had come at its end, as `flux.hostcall.HostCallRequest.fuel` counts it: where it
     answered, died, or was stopped by a limit. None for kinds of sandbox that do not count."""
+    served_before: int | None = None
+    """How many executions its worker had served before it: what those left in module state was there, and is in no
+    record. 0: a fresh worker. None where that is not known."""
+    replay_of: uuid.UUID | None = None
+    """The execution that this one replayed; None: it is no replay."""
 
     @property
     def name(self) -> str:

@@ -417,6 +417,15 @@ def attempts(case: Case) -> Iterator[Fact]:
         yield Fact(RECORDED, "attempts", text)
 
 
+def warm_worker(case: Case) -> Iterator[Fact]:
+    """What others may have left in the worker: it is in no record, and no replay has it."""
+    served = case.execution.served_before
+    if case.failure is not None and not case.failure.is_answer and served:
+        before = "an execution" if served == 1 else f"{served:,} executions"
+        text = f"its worker was warm: it had served {before} before, and had what they left in module state"
+        yield Fact(RECORDED, "warm-worker", f"{text}; a replay begins without, and may differ")
+
+
 def changes(case: Case) -> Iterator[Fact]:
     """How many rows were changed, and what stayed of that."""
     execution = case.execution
@@ -458,5 +467,5 @@ ENDINGS: tuple[Rule, ...] = (
 VALUES: tuple[Rule, ...] = (null_written, input_absent, value_read, value_met)
 """What values had to do with it."""
 
-SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, changes, completeness)
+SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, warm_worker, changes, completeness)
 """What stands around the failure; they come last."""

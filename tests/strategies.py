@@ -81,6 +81,6 @@ executions = st.builds(
     TEXT, TEXT, TEXT, TEXT, st.booleans(), triggers, NATURALS, st.binary(min_size=32, max_size=32), levels,
     _some(limits), outcomes, NATURALS, _some(calls), _some(mutations), NATURALS, _some(log_lines), _some(transactions),
     _some(st.tuples(NATURALS, NATURALS, NATURALS)), _some(reads), _some(TEXT), st.none() | st.uuids(),
-    st.integers(1, 10), st.none() | NATURALS,
+    st.integers(1, 10), st.none() | NATURALS, st.none() | NATURALS,
 )  # fmt: skip
 """Executions with something of everything, and anything in it."""

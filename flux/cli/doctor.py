@@ -127,6 +127,20 @@ def _check_project() -> Check:
     return Check("project", True, f'"{project.config.project.name}" in {root}, {len(files)} function files')
 
 
+def _check_warm() -> Iterator[Check]:
+    """Say whose module state lasts, by file: which functions are in them only their import tells."""
+    from flux.project import find_project, list_function_files, read_project
+    from flux.supervisor.isolation import describe_warm
+
+    try:
+        project = read_project(find_project(Path()))
+        files = [file.path for file in list_function_files(project) if file.runtime == "python"]
+    except FluxError:
+        return  # No project, or one that is no good; `_check_project` has told that.
+    line = describe_warm(project.config.sandbox.warm, files)
+    yield Check(str(line["name"]), bool(line["ok"]), str(line["detail"]), str(line["remedy"]))
+
+
 def _check_packages() -> Iterator[Check]:
     """Look at the packages of the project as a start of ``flux dev`` would, and install nothing."""
     import trio
@@ -191,6 +205,7 @@ def _of_server() -> Iterator[Check]:
     except (NoServer, ServerUnreachable) as error:
         yield Check("server", True, f"none is running here, so recording can't be told ({error.code})")
         yield from _check_isolation()
+        yield from _check_warm()
         return
     except FluxError as error:
         yield Check("server", False, f"{error.code} {error.message}", error.remedy)

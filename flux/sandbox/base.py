@@ -112,6 +112,10 @@ class Worker(Protocol):
         """Process that runs it."""
 
     @property
+    def served(self) -> int:
+        """Executions that it has finished."""
+
+    @property
     def meter(self) -> Meter | None:
         """What counts its fuel, which then stands in front of each of its frames (`flux.wire`)."""
 
@@ -151,8 +155,11 @@ class Sandbox(Protocol):
     def level(self) -> Level:
         """Which walls are up."""
 
-    async def acquire(self) -> Worker:
-        """Return a worker that has run nothing yet, or whose last execution ended well (``warm``)."""
+    async def acquire(self, *, fresh: bool = False) -> Worker:
+        """Return a worker that has run nothing yet, or whose last execution ended well (``warm``).
+
+        ``fresh``: the former, whatever else is there.
+        """
 
     async def release(self, worker: Worker, *, reusable: bool) -> None:
         """Give a worker back. One that is not ``reusable`` is ended."""

@@ -72,6 +72,8 @@ STACK_GRACE_S = 0.5
 class _Place:
     """A caller's place in the queue."""
 
+    fresh: bool = False
+    """It takes no worker that has run something."""
     called: trio.Event = attrs.Factory(trio.Event)
     worker: ProcessWorker | None = None
     error: FluxError | None = None
@@ -322,13 +324,14 @@ class ProcessSandbox:
 
     def _fill(self) -> None:
         """Ask for as many workers as there should be: one for each caller who waits, and some ahead."""
-        wanted = self._demand.count_wanted(trio.current_time()) + len(self._waiting)
-        if wanted > self._demand.least:
+        ahead = self._demand.count_wanted(trio.current_time())
+        if ahead + len(self._waiting) > self._demand.least:
             self._many.set()
         while (
             self._zygote is not None
             and len(self._forking) < FORKING_MAX
-            and len(self._idle) + len(self._forking) < wanted
+            # Those who wait have no use for the idle ones, or they would have them.
+            and len(self._forking) < len(self._waiting) + max(0, ahead - len(self._idle))
         ):
             try:
                 self._forking.append(_request_worker(self._zygote, self._count_cpu_s()))
@@ -358,14 +361,19 @@ class ProcessSandbox:
 
     def _offer(self, worker: ProcessWorker, *, first: bool = False) -> None:
         """Give a worker to whoever has waited longest, or let it wait; ``first``: before the others."""
-        if self._waiting:
-            place = self._waiting.popleft()
+        place = self._find_place(worker)
+        if place is not None:
+            self._waiting.remove(place)
             place.worker = worker
             place.called.set()
         elif first:
             self._idle.appendleft(worker)
         else:
             self._idle.append(worker)
+
+    def _find_place(self, worker: ProcessWorker) -> _Place | None:
+        """Return who has waited longest for such a worker."""
+        return next((place for place in self._waiting if worker.served == 0 or not place.fresh), None)
 
     def _refuse_one(self, reason: str) -> None:
         """A worker could not be made. Whoever has waited longest hears so: waiting on would not help."""
@@ -385,7 +393,7 @@ class ProcessSandbox:
 
     # Workers
 
-    async def acquire(self) -> ProcessWorker:
+    async def acquire(self, *, fresh: bool = False) -> ProcessWorker:
         """See `flux.sandbox.base.Sandbox.acquire`; raise `SandboxUnavailableError`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closing:
@@ -393,8 +401,9 @@ class ProcessSandbox:
         if self._failure is not None:
             raise _down(self._failure)
         self._use()
-        while self._idle:
-            worker = self._idle.popleft()
+        # Those that have served stand first in the row.
+        while worker := next((one for one in self._idle if one.served == 0 or not fresh), None):
+            self._idle.remove(worker)
             if worker.is_running():
                 self._lent += 1
                 if worker.served == 0:  # One that comes back (``warm``) needs no other in its place.
@@ -403,7 +412,7 @@ class ProcessSandbox:
                 return worker
             worker.close()  # Killed while it waited, and the zygote has not told us yet.
         self._demand.take(self._used_at_s)
-        place = _Place()
+        place = _Place(fresh)
         self._waiting.append(place)
         self._wanted.set()
         self._fill()
@@ -440,10 +449,11 @@ class ProcessSandbox:
         """Offer a worker again if there is a use for it."""
         if self._closing or self._zygote is None or not worker.is_running():
             return False
-        if not self._waiting and len(self._idle) >= self._demand.most:
-            return False  # The rush is over.
-        if not self._waiting and len(self._idle) >= self._demand.least:
-            self._many.set()
+        if self._find_place(worker) is None:
+            if len(self._idle) >= self._demand.most:
+                return False  # The rush is over.
+            if len(self._idle) >= self._demand.least:
+                self._many.set()
         self._offer(worker, first=True)
         return True
 

@@ -144,6 +144,7 @@ class ScriptedWorker:
 
     def __init__(self, pid: int, scripts: Mapping[str, Script], nursery: trio.Nursery) -> None:
         self.pid = pid
+        self.served = 0
         self._scripts = scripts
         self._nursery = nursery
         self._scope = trio.CancelScope()
@@ -243,10 +244,10 @@ class ScriptedSandbox:
         """See `flux.sandbox.base.Sandbox.functions`."""
         return tuple(Function(name, None, Position("script.py", 1, name)) for name in self._scripts)
 
-    async def acquire(self) -> ScriptedWorker:
+    async def acquire(self, *, fresh: bool = False) -> ScriptedWorker:
         """See `flux.sandbox.base.Sandbox.acquire`."""
         await trio.lowlevel.checkpoint()
-        if self._idle:
+        if self._idle and not fresh:
             return self._idle.pop()
         self._made += 1
         return ScriptedWorker(self._made, self._scripts, self._nursery)
@@ -254,6 +255,7 @@ class ScriptedSandbox:
     async def release(self, worker: Worker, *, reusable: bool) -> None:
         """See `flux.sandbox.base.Sandbox.release`."""
         assert isinstance(worker, ScriptedWorker), "a worker goes back to the sandbox that it came from"
+        worker.served += 1
         if reusable:
             self._idle.append(worker)
         else:

@@ -259,8 +259,9 @@ class WasmSandbox:
 
     # Workers
 
-    async def acquire(self) -> WasmWorker:
+    async def acquire(self, *, fresh: bool = False) -> WasmWorker:
         """See `flux.sandbox.base.Sandbox.acquire`; raise `SandboxUnavailableError`."""
+        del fresh  # All of them are.
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._take_place()
         try:

@@ -35,6 +35,9 @@ _HASH = re.compile(r"[0-9a-f]{64}|")
 class WasmWorker:
     """See the module, and `flux.sandbox.base.Worker`."""
 
+    served = 0
+    """An isolate serves once."""
+
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self.pid = pid
         """Of the process; all guests of a deployment have the same."""

@@ -370,7 +370,7 @@ def make_runnable(
         middleware=tuple(middleware),
         rules=rules,
         # An isolate serves once: making it anew costs less than asking whether it is as it was.
-        warm=config.sandbox.warm > 1 and function.runtime == "python",
+        warm=config.sandbox.warm if function.runtime == "python" else 1,
     )
 
 

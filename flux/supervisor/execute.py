@@ -104,8 +104,8 @@ class Runnable:
     isolation: str
     middleware: tuple[str, ...]
     rules: RedactionRules
-    warm: bool = False
-    """Its worker may serve again."""
+    warm: int = 1
+    """Executions that its worker may serve."""
 
 
 @attrs.frozen
@@ -296,6 +296,8 @@ class _Run:
             tell=self._scribe.transaction,
         )
         self._driven: Driven | None = None
+        self._served_before: int | None = None
+        """See `Execution.served_before`: known once there is a worker."""
         self._missing: list[str] = []
         """What is missing from the record, a sentence each."""
         self._must_flush = False
@@ -343,6 +345,7 @@ class _Run:
             # Waiting for a worker is not the function's own time, but it must not last for ever either.
             with trio.fail_after(runnable.bounds.limits.timeout_s):
                 worker = await sandbox.acquire()
+            self._served_before = worker.served
             with HostTable(self._make_context()) as host:
                 self._driven = await drive(
                     worker,
@@ -352,7 +355,7 @@ class _Run:
                     runnable.bounds,
                     redactor=self._redactor,
                     scribe=self._scribe,
-                    keep_worker=runnable.warm,
+                    keep_worker=runnable.warm > 1,
                     waited_ns=self._elapsed_ns(),
                     is_document_on_record=self._head.trigger == self._trigger,
                 )
@@ -603,4 +606,5 @@ class _Run:
             reads=tuple(database.reads),
             completeness=tuple(missing),
             fuel=None if driven is None else driven.fuel,
+            served_before=self._served_before,
         )

@@ -14,6 +14,7 @@ from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Executor, Runnable
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.inputs import parse_json
+from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
@@ -119,7 +120,11 @@ class FunctionHost:
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""
-        return self._checks()
+        current = self._deployments.current
+        if current is None:
+            return self._checks()
+        warm = {runnable.function.name: runnable.warm for runnable in current.runnables.values() if runnable.warm > 1}
+        return [*self._checks(), describe_warm(max(warm.values(), default=1), warm)]
 
     def counters(self) -> Mapping[str, float | Mapping[str, float]]:
         """See `flux.supervisor.console.ConsoleHost.counters`."""

@@ -7,7 +7,7 @@ looked for as well and missed only where the configuration requires them. What w
 what ``flux doctor`` prints.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -60,6 +60,15 @@ class Isolation:
         """What was seen, as the doctor shows it."""
         lines = describe_findings(self._level, self._findings.get(False, ()), self._findings.get(True, ()))
         return lines if self._cgroups is None else [*lines, describe_cgroups(self._cgroups)]
+
+
+def describe_warm(warm: int, functions: Iterable[str]) -> Mapping[str, Any]:
+    """Return the doctor's line on workers that serve more than once: whose module state lasts."""
+    names = ", ".join(sorted(functions))
+    detail = "each execution has a fresh worker"
+    if warm > 1 and names:
+        detail = f"a worker serves up to {warm:,} executions, and module state lasts from one to the next: {names}"
+    return {"name": "warm", "ok": True, "detail": detail, "remedy": ""}
 
 
 def list_kinds(project: Project) -> list[bool]:

@@ -253,6 +253,7 @@ def trace_json(
                 "isolation": transaction.isolation,
                 "snapshot": transaction.snapshot,
                 "xid": transaction.xid,
+            "served_before": execution.served_before,
                 "committed": transaction.committed,
                 "begun_by": transaction.begun_by,
             }

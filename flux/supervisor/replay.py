@@ -39,7 +39,7 @@ from flux.supervisor.replay_hosts import RefusingHost, WorldHost
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
-from flux.verdict import Judgement, Replayed, judge
+from flux.verdict import Judgement, Replayed, Verdict, judge
 
 WORKER_S_MAX = 60.0
 """How long a replay waits for a worker."""
@@ -106,7 +106,8 @@ class Replayer:
             is_same = live.deployment.id == original.deployment and not answers
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         judgement = judge(original, replayed)
-        return Replay(original, on, deployment, replayed, judgement, run.sources, run.notes)
+        notes = (*run.notes, *_list_doubts(original, judgement))
+        return Replay(original, on, deployment, replayed, judgement, run.sources, notes)
 
     def _borrow(
         self, original: Execution, sha: str | None, *, is_recorded: bool
@@ -248,7 +249,7 @@ class _Run:
         )
         try:
             with trio.fail_after(WORKER_S_MAX):
-                worker = await runnable.sandbox.acquire()
+                worker = await runnable.sandbox.acquire(fresh=True)
         except trio.TooSlowError:
             raise UnreplayableError(
                 f"no worker was free within {WORKER_S_MAX:g} s", remedy="the machine is busy: try again"
@@ -279,6 +280,7 @@ class _Run:
         )
 
 
+            served_before=0,
 def _check_whole(execution: Execution) -> None:
     if execution.completeness:
         raise UnreplayableError(
@@ -295,6 +297,17 @@ def _read_value(trigger: Trigger) -> object:
         content_type = next((value for name, value in trigger.headers if name == "content-type"), "")
         return read_input(dict(trigger.params), trigger.query, content_type, trigger.body)
     except UnreadableInputError as error:
+def _list_doubts(original: Execution, judgement: Judgement) -> tuple[str, ...]:
+    """Return what a difference may come from that is neither in the record nor in the code, a sentence each."""
+    if not original.served_before or judgement.verdict in (Verdict.IDENTICAL, Verdict.SAME_FAILURE):
+        return ()
+    before = "an execution" if original.served_before == 1 else f"{original.served_before:,} executions"
+    return (
+        f"the recorded worker was warm: it had served {before} before, and what they left in module state "
+        "is in no record",
+    )
+
+
         raise UnreplayableError(
             f"its function never ran: {error}", remedy="the request was refused as it came; send another"
         ) from error

@@ -79,7 +79,7 @@ def test_a_trace_has_the_contracts_names() -> None:
         "input", "output", "spans", "logs", "sandbox", "children",
     }  # fmt: skip
     assert document["schema"] == "flux.trace/1"
-    assert document["sandbox"] == {"kind": "process", "isolation": "core", "clock": "python"}
+    assert document["sandbox"] == {"kind": "process", "isolation": "core", "clock": "python", "served_before": None}
     assert document["started_at"] == "2025-11-25T14:02:19.504000Z"
     assert document["elapsed_ms"] == 14.2
     assert document["completeness"] == "whole"

@@ -278,6 +278,51 @@ async def test_a_warm_worker_serves_as_often_as_it_may(project: Callable[..., Pa
     assert max(counts) == 3
 
 
+async def test_who_wants_a_fresh_worker_gets_one_however_many_warm_ones_wait(project: Callable[..., Path]) -> None:
+    async with running(project(a=GOOD), warm=100, idle_target=1) as sandbox:
+        used: set[int] = set()
+        for _ in range(3):
+            workers = [await sandbox.acquire() for _ in range(4)]
+            for worker in workers:
+                used.add(worker.pid)
+                assert is_hello(await run_on(worker))
+                await sandbox.release(worker, reusable=True)
+            fresh = await sandbox.acquire(fresh=True)
+            assert (fresh.served, fresh.pid in used) == (0, False)
+            assert is_hello(await run_on(fresh))
+            await sandbox.release(fresh, reusable=False)
+
+
+async def test_a_warm_worker_that_comes_back_is_not_given_to_who_wants_a_fresh_one(
+    project: Callable[..., Path],
+) -> None:
+    async with running(project(a=GOOD), warm=100, idle_target=1) as sandbox:
+        busy = [await sandbox.acquire() for _ in range(3)]
+        zygote = sandbox.zygote_pid
+        assert zygote is not None
+        got: list[int] = []
+
+        async def want() -> None:
+            worker = await sandbox.acquire(fresh=True)
+            got.append(worker.served)
+            await sandbox.release(worker, reusable=False)
+
+        for worker in busy:
+            assert is_hello(await run_on(worker))
+        os.kill(zygote, signal.SIGSTOP)
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):  # More than wait.
+                nursery.start_soon(want)
+            await trio.testing.wait_all_tasks_blocked()
+            for worker in busy:
+                await sandbox.release(worker, reusable=True)
+            warm = await sandbox.acquire()
+            assert warm.served == 1
+            await sandbox.release(warm, reusable=True)
+            os.kill(zygote, signal.SIGCONT)
+        assert got == [0] * 40
+
+
 async def test_a_worker_that_was_killed_while_it_waited_is_not_handed_out(project: Callable[..., Path]) -> None:
     async with running(project(a=GOOD), idle_target=3) as sandbox:
         zygote = sandbox.zygote_pid
