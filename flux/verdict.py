@@ -8,6 +8,9 @@ alike, and then something more was asked (a failing run stops early, so what a r
 one asks next was never recorded); *diverged* when it left before that, which decides
 nothing. And where the recorded answer of somebody else is the failure itself (a time-out,
 a 5xx), the code has had no say: *outside*.
+
+Where the replay heard stand-ins for values that are not on record (`flux.synthetic`), its verdict says so. A request
+that is refused then was perhaps refused for the stand-in: that decides nothing.
 """
 
 import enum
@@ -55,6 +58,8 @@ class Replayed:
     fidelity: Fidelity = attrs.Factory(Fidelity)
     brought: frozenset[int] = frozenset()
     """Numbers of its calls whose answer the caller brought."""
+    synthetic: tuple[str, ...] = ()
+    """Parts of what it heard that are stand-ins for values not on record; see `flux.synthetic`."""
 
 
 @attrs.frozen
@@ -74,6 +79,10 @@ class Judgement:
         return {grade.value: counts[grade] for grade in Grade}
 
 
+_UNDECIDED = frozenset(
+    {Verdict.DIVERGED, Verdict.CHANGED, Verdict.OTHER_FAILURE, Verdict.PAST_IT, Verdict.UNFAITHFUL}
+)
+"""Where the replay did something else than was recorded."""
 _OUTSIDE_KINDS = frozenset({Kind.OUTBOUND_TIMEOUT, Kind.OUTBOUND_ERROR, Kind.OUTBOUND_STATUS})
 
 
@@ -81,7 +90,23 @@ def judge(original: Execution, replayed: Replayed) -> Judgement:
     """Return what ``replayed`` shows about ``original``."""
     pairs = tuple(align(original.calls, replayed.execution.calls))
     verdict, reason = _judge(original, replayed, pairs)
+    if replayed.synthetic:
+        verdict, reason = _qualify(verdict, reason, original, replayed)
     return Judgement(verdict, reason, pairs)
+
+
+def _qualify(verdict: Verdict, reason: str, original: Execution, replayed: Replayed) -> tuple[Verdict, str]:
+    """Say what the stand-ins that the replay heard leave of its verdict."""
+    again = find_failure(replayed.execution)
+    if verdict is Verdict.PASSED and again is not None and original.outcome != replayed.execution.outcome:
+        return (
+            Verdict.DIVERGED,
+            f"{reason}, but it heard stand-ins for values that are not on record, and may have refused those; "
+            "nothing is decided",
+        )
+    if verdict in _UNDECIDED:
+        return verdict, f"{reason}. It heard stand-ins for values that are not on record, which may be why"
+    return verdict, f"{reason}. It heard stand-ins for values that are not on record"
 
 
 def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tuple[Verdict, str]:

@@ -121,6 +121,9 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]
     ]
     for note in replay.items("notes"):
         result += [[Piece("  ! ", "yellow"), line] for line in wrap(str(note), width - 4)]
+    if synthetic := replay.items("synthetic"):
+        named = "synthetic: " + ", ".join(map(str, synthetic))
+        result += [[Piece("  ! ", "yellow"), line] for line in wrap(named, width - 4)]
     result += _divergence(replay, width)
     result += _calls(replay, width, whole=whole)
     result += [[], *_counts(replay, width)]

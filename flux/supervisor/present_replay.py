@@ -46,6 +46,7 @@ def replay_json(summary: Document, replay: Replay) -> Document:
         "stopped": int(_is_stopped_effect(replayed.divergence)),
         "relaxed_gates": 0,
         "notes": list(replay.notes),
+        "synthetic": list(replayed.synthetic),
         "divergence": None if replayed.divergence is None else divergence_json(replayed.divergence),
         "waited_for": None if replayed.waited_for is None else replayed.waited_for.seq,
         "calls": [_pair_json(pair, replay) for pair in judgement.pairs],

@@ -26,6 +26,7 @@ from flux.errors import OperatorError
 from flux.execution import Execution, Killed, Outcome, Raised, Returned, Trigger
 from flux.failure import find_failure
 from flux.hostcalls.base import CallContext
+from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
 from flux.redact import Redactor
@@ -39,12 +40,14 @@ from flux.supervisor.replay_hosts import RefusingHost, WorldHost
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
+from flux.synthetic import list_synthetic
 from flux.verdict import Judgement, Replayed, Verdict, judge
 
 WORKER_S_MAX = 60.0
 """How long a replay waits for a worker."""
 WORKING_TREE = "."
 """The folder as it is now, in the words of the command line."""
+NO_DATABASE = "there is no database here: statements are answered as they were, and no other one is"
 TELLING_RUNTIMES = frozenset({"python", "javascript", "typescript"})
 """Those whose SDK says when it waits. A WebAssembly module does one thing at a time."""
 
@@ -75,8 +78,9 @@ class Replay:
 class Replayer:
     """Replays executions of one tenant."""
 
-    def __init__(self, shelf: Shelf, backing: Backing, schema: str) -> None:
-        """``schema`` is where the tenant's tables are."""
+    def __init__(self, shelf: Shelf, backing: Backing | None, schema: str) -> None:
+        """``schema`` is where the tenant's tables are. Without ``backing`` records alone answer: there is neither a
+        database nor the value of any secret."""
         self._shelf = shelf
         self._backing = backing
         self._schema = schema
@@ -105,6 +109,8 @@ class Replayer:
             run = _Run(original, runnable, value, self._backing, self._schema, answers)
             is_same = live.deployment.id == original.deployment and not answers
             replayed = await (run.run_strictly() if is_same else run.run_changed())
+        synthetic = list_synthetic(original, has_secrets=False)
+        replayed = attrs.evolve(replayed, synthetic=synthetic)
         judgement = judge(original, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
         return Replay(original, on, deployment, replayed, judgement, run.sources, notes)
@@ -123,7 +129,7 @@ class _Run:
         original: Execution,
         runnable: Runnable,
         value: object,
-        backing: Backing,
+        backing: Backing | None,
         schema: str,
         answers: Mapping[int, BroughtAnswer],
     ) -> None:
@@ -133,7 +139,8 @@ class _Run:
         self._backing = backing
         self._schema = schema
         self._answers = answers
-        self._secrets = backing.secrets.of_execution(original.seed)
+        secrets = TenantSecrets({}, b"") if backing is None else backing.secrets
+        self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
         self.sources: Mapping[int, Source] = {}
         self.notes: tuple[str, ...] = ()
@@ -161,6 +168,10 @@ class _Run:
         return Replayed(execution, divergence)
 
     async def run_changed(self) -> Replayed:
+        if self._backing is None:
+            replayed = await self._run_in(None)
+            self.notes = (NO_DATABASE, *self.notes)
+            return replayed
         written: frozenset[str] = frozenset()
         why_none: tuple[str, ...] = ()
         for _ in range(TRIES_MAX):
@@ -224,6 +235,7 @@ class _Run:
 
     def _make_context(self, world: WorldDatabase) -> CallContext:
         backing, runnable = self._backing, self._runnable
+        assert backing is not None, "a world is of its database"
         return CallContext(
             tenant=backing.tenant,
             function=runnable.function.name,
