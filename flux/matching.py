@@ -133,27 +133,45 @@ class Counterparts:
         return next((call for call in similar if call.request.seq not in self._taken), None)
 
 
-def align(left: Sequence[HostCall], right: Sequence[HostCall]) -> list[Pair]:
-    """Return every call of both sides once, each beside its counterpart, in an order that reads well.
+@attrs.frozen
+class Aligned:
+    """Indices of a pair, one on each side or on one."""
 
-    The order is that of ``right``; a call that only ``left`` has stands where it stood among its neighbours
-    that have a counterpart. Streams are left out.
-    """
+    grade: Grade
+    left: int | None
+    right: int | None
+
+
+def align(left: Sequence[HostCall], right: Sequence[HostCall]) -> list[Pair]:
+    """Return every call of both sides once, each beside its counterpart, as `align_keys` does. Streams are left out."""
     left = [call for call in left if not is_stream(call.request.name)]
     right = [call for call in right if not is_stream(call.request.name)]
-    left_keys = [make_key(call.request) for call in left]
-    right_keys = [make_key(call.request) for call in right]
-    partner = _pair_in_order([key.exact for key in left_keys], [key.exact for key in right_keys])
+    aligned = align_keys([make_key(call.request) for call in left], [make_key(call.request) for call in right])
+    return [
+        Pair(
+            one.grade,
+            None if one.left is None else left[one.left],
+            None if one.right is None else right[one.right],
+        )
+        for one in aligned
+    ]
+
+
+def align_keys(left: Sequence[Key], right: Sequence[Key]) -> list[Aligned]:
+    """Return every index of both sides once, each beside its counterpart's, in an order that reads well.
+
+    The order is that of ``right``; what only ``left`` has stands where it stood among its neighbours that have
+    a counterpart.
+    """
+    partner = _pair_in_order([key.exact for key in left], [key.exact for key in right])
     in_turn = _find_longest_increasing(partner)
     grades = {
         index: Grade.EXACT if index in in_turn else Grade.REORDERED for index in partner
     }  # by index on the right
-    changed = _pair_rest_in_order(
-        left_keys, right_keys, taken_left=set(partner.values()), taken_right=set(partner)
-    )
+    changed = _pair_rest_in_order(left, right, taken_left=set(partner.values()), taken_right=set(partner))
     grades.update(dict.fromkeys(changed, Grade.CHANGED))
     partner.update(changed)
-    return _weave(left, right, partner, grades)
+    return _weave(len(left), len(right), partner, grades)
 
 
 def _pair_in_order(left: Sequence[object], right: Sequence[object]) -> dict[int, int]:
@@ -196,22 +214,20 @@ def _find_longest_increasing(partner: dict[int, int]) -> set[int]:
     return found
 
 
-def _weave(
-    left: Sequence[HostCall], right: Sequence[HostCall], partner: dict[int, int], grades: dict[int, Grade]
-) -> list[Pair]:
-    pairs: list[Pair] = []
+def _weave(left: int, right: int, partner: dict[int, int], grades: dict[int, Grade]) -> list[Aligned]:
+    aligned: list[Aligned] = []
     paired = set(partner.values())
     next_left = 0
-    for index, call in enumerate(right):
+    for index in range(right):
         grade = grades.get(index, Grade.NEW)
         if grade is Grade.EXACT:
             # What only the left has between this pair and the one before it stood here.
             for other in range(next_left, partner[index]):
                 if other not in paired:
-                    pairs.append(Pair(Grade.MISSING, left[other], None))
+                    aligned.append(Aligned(Grade.MISSING, other, None))
             next_left = partner[index] + 1
-        pairs.append(Pair(grade, left[partner[index]] if index in partner else None, call))
-    pairs += [
-        Pair(Grade.MISSING, left[other], None) for other in range(next_left, len(left)) if other not in paired
+        aligned.append(Aligned(grade, partner.get(index), index))
+    aligned += [
+        Aligned(Grade.MISSING, other, None) for other in range(next_left, left) if other not in paired
     ]
-    return pairs
+    return aligned

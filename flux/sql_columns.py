@@ -99,6 +99,25 @@ def find_sensitive(sql: str, tables: Collection[str], columns: Collection[str]) 
     return _take(tokens, found)
 
 
+def name_parameters(sql: str) -> dict[int, str]:
+    """Return the column that each parameter of ``sql`` is written to or compared with, where that is plain to see."""
+    tokens = _tokenize(sql)
+    names: dict[int, str] = {}
+    insert = _find_insert(tokens)
+    if insert is not None and insert[3] is not None:
+        for row in insert[3]:
+            # The first item begins with the parenthesis that opens the row.
+            for name, item in zip(insert[1], [row[0][1:], *row[1:]], strict=False):
+                if len(item) == 1 and tokens[item[0]].kind == "parameter":
+                    names.setdefault(int(tokens[item[0]].text[1:]), name)
+    for index, token in enumerate(tokens):
+        if token.kind == "parameter" and index > 1 and _text(tokens, index - 1) in _COMPARING:
+            before = tokens[index - 2]
+            if _is_name(before):
+                names.setdefault(int(token.text[1:]), before.text)
+    return names
+
+
 def _tokenize(sql: str) -> list[_Token]:
     tokens = []
     for match in _TOKEN.finditer(sql):
