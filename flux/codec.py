@@ -46,6 +46,7 @@ from flux.execution import (
     Raised,
     Read,
     Returned,
+    StatementSnapshot,
     Transaction,
     Trigger,
 )
@@ -269,9 +270,10 @@ def _no_blobs(_digest: bytes) -> bytes:
 _FIELDS_OF_VERSION_1: dict[type, int] = {
     Trigger: 9, Frame: 5, Returned: 3, Raised: 8, Killed: 4, Exited: 3, Interrupted: 1, LogLine: 5,
     Transaction: 6, Read: 5, Level: 3, LimitInForce: 3, Execution: 23, Position: 3, HostCallError: 4,
-    HostCallRequest: 6, HostCallResult: 4, HostCall: 4, Mutation: 12,
+    HostCallRequest: 6, HostCallResult: 4, HostCall: 4, Mutation: 12, StatementSnapshot: 3,
 }  # fmt: skip
-"""How many fields each noun has in version 1, ``kind`` aside: these must be there, later ones may lack."""
+"""How many fields each noun has in version 1 (or had when it came), ``kind`` aside: these must be there, later ones
+may lack."""
 
 _Pack = Callable[[Any, _Outlet | None], Any]
 _Find = Callable[[bytes], bytes]
@@ -470,7 +472,7 @@ def _payload_shape(hint: Any, what: str) -> _Shape:
 
 for _noun_class in (
     Position, Frame, Trigger, Returned, Raised, Killed, Exited, Interrupted, HostCallError, HostCallRequest,
-    HostCallResult, HostCall, LogLine, Transaction, Read, Level, LimitInForce, Mutation,
+    HostCallResult, HostCall, LogLine, StatementSnapshot, Transaction, Read, Level, LimitInForce, Mutation,
 ):  # fmt: skip
     _add(_noun_class)
 _shapes[Outcome] = _union(Outcome)

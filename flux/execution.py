@@ -144,6 +144,22 @@ class LogLine:
 
 
 @attrs.frozen
+class StatementSnapshot:
+    """What one statement could see, where that is not simply what its transaction saw at its start.
+
+    Listed for each statement of a READ COMMITTED transaction, and for each of an execution that has
+    several transactions: there it also says which one the statement was in.
+    """
+
+    call: int
+    """Seq of the host call."""
+    before: str = ""
+    """``pg_current_snapshot()`` right before it; empty: the transaction's, or not known in READ COMMITTED."""
+    after: str = ""
+    """The same right after it, where it is another one: its own is one of those between. Empty also when it failed."""
+
+
+@attrs.frozen
 class Transaction:
     """One database transaction of an execution."""
 
@@ -157,6 +173,10 @@ class Transaction:
     """Seq of the host call that began it."""
     ended_ns: int = 0
     """Nanoseconds since the execution's start."""
+    now: str = ""
+    """What ``now()`` says in it, in UTC with microseconds; empty in older records."""
+    statements: tuple[StatementSnapshot, ...] = ()
+    """In the order in which they ran; empty where the transaction's own snapshot is all there is to say."""
 
 
 @attrs.frozen

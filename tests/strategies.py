@@ -20,6 +20,7 @@ from flux.execution import (
     Raised,
     Read,
     Returned,
+    StatementSnapshot,
     Transaction,
     Trigger,
 )
@@ -57,9 +58,11 @@ errors = st.builds(lambda *a: HostCallError(*a), TEXT, TEXT, TEXT, BYTES)
 results = st.builds(lambda *a: HostCallResult(*a), BYTES, st.none() | errors, INTS, INTS)
 calls = st.builds(lambda *a: HostCall(*a), requests, st.none() | results, INTS, st.none() | NATURALS)
 log_lines = st.builds(lambda *a: LogLine(*a), INTS, TEXT, TEXT, BYTES, st.none() | positions)
+statement_snapshots = st.builds(lambda *a: StatementSnapshot(*a), NATURALS, TEXT, TEXT)
 transactions = st.builds(
-    lambda *a: Transaction(*a), TEXT, TEXT, st.none() | NATURALS, st.booleans(), NATURALS, INTS
-)
+    lambda *a: Transaction(*a), TEXT, TEXT, st.none() | NATURALS, st.booleans(), NATURALS, INTS, TEXT,
+    st.lists(statement_snapshots, max_size=2).map(tuple),
+)  # fmt: skip
 mutations = st.builds(
     lambda *a: Mutation(*a),
     TEXT, TEXT, st.none() | TEXT, st.sampled_from(Operation), st.none() | TEXT, st.none() | TEXT, st.booleans(),

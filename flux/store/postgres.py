@@ -7,6 +7,7 @@ Behind the door, each module knows less than the one above it::
     postgres_connect     opening one, and why that fails
     postgres_connection  statements, transactions, notifications
     postgres_messages    what the protocol core does not tell; COPY's two ends
+    postgres_snapshots   between which two snapshots a statement ran
     postgres_types       which values are what in Python (column_values: how)
     postgres_wire        transport, loop and connection to the protocol core; cancellation
     postgres_socket      sockets and TLS
@@ -39,10 +40,11 @@ from flux.store.postgres_answers import Column, Isolation, Notification, Result,
 from flux.store.postgres_connect import connect
 from flux.store.postgres_connection import Connection, quote_identifier
 from flux.store.postgres_pool import Pool, PoolCounts
+from flux.store.postgres_snapshots import SnapshotBracket
 
 __all__ = [
     "AnswerTooLarge", "BadDatabaseUrl", "BadQueryArgument", "CannotConnect", "Column", "CommitUnknown",
     "ConnectOptions", "Connection", "ConnectionBusy", "ConnectionLost", "DatabaseError", "DriverMismatch", "Interval",
     "Isolation", "Notice", "Notification", "Pool", "PoolClosed", "PoolCounts", "Range", "Result", "Row",
-    "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "parse_url", "quote_identifier",
+    "SnapshotBracket", "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "parse_url", "quote_identifier",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ from flux.store.database_errors import (
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_messages import CopyFeed, CopyRefusal, RowDescription
 from flux.store.postgres_reports import is_about_arguments, lost_connection, translate
+from flux.store.postgres_snapshots import SNAPSHOT_SQL, SnapshotBracket
 from flux.store.postgres_types import DESCRIBE_TYPES, TypeRegistry, set_codecs
 from flux.store.postgres_wire import CANCEL_GRACE_S, Wire
 
@@ -206,6 +207,40 @@ class Connection:
         """All there is to know about one statement's answer. ``sql`` is exactly one statement."""
         statement, rows, tag = await self._query(sql, args)
         return Result(statement.columns, [tuple(row) for row in rows], tag)
+
+    async def run_between(self, sql: str, args: Sequence[object], bracket: SnapshotBracket) -> Result:
+        """As `run`, and see in ``bracket`` between which snapshots; for statements of an open transaction.
+
+        It stays empty where nothing is kept prepared.
+        """
+        self._enter()
+        try:
+            question = await self._statement(SNAPSHOT_SQL)
+            is_kept = sql in self._statements
+            statement = await self._statement(sql)
+            if name := question.state.name:
+                bracket.set_name(name)
+                self._wire.bracket = bracket
+            try:
+                rows, tag, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
+            except (InvalidCachedStatementError, InvalidSQLStatementNameError):
+                self._forget_statements()
+                raise
+            except (InterfaceError, DataError) as error:
+                self._wire.bracket = None
+                if is_about_arguments(error) and not is_kept:
+                    self._statements.pop(sql, None)
+                    await self._protocol.close_statement(statement.state, None)
+                raise
+            self._raise_callback_error()
+            return Result(statement.columns, [tuple(row) for row in rows], tag.decode() if tag else "")
+        except (PostgresError, InterfaceError, InternalClientError) as error:
+            raise self._translated(error) from None
+        except (ArithmeticError, ValueError, LookupError, TypeError, BufferError) as error:
+            raise self._translated(error) from error  # A value of the answer could not be decoded.
+        finally:
+            self._wire.bracket = None
+            self._is_busy = False
 
     async def copy_records(
         self,
@@ -430,7 +465,9 @@ class Connection:
             )
         while self._to_close:
             await self._protocol.close_statement(self._to_close.pop(), None)
-        is_kept = keep and self._wire.options.statement_cache_size > 0 and len(sql) <= NAMED_STATEMENT_CHARS_MAX
+        is_kept = (
+            keep and self._wire.options.statement_cache_size > 0 and len(sql) <= NAMED_STATEMENT_CHARS_MAX
+        )
         self._statement_count += 1
         described = RowDescription()
         self._wire.tap = described

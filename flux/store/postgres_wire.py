@@ -27,6 +27,7 @@ from flux.store.asyncpg_seam import ConnectionDoesNotExistError, ProtocolCore
 from flux.store.connect_options import ConnectOptions
 from flux.store.database_errors import AnswerTooLarge, CannotConnect, Notice, notice_of
 from flux.store.postgres_answers import Notification, Row
+from flux.store.postgres_snapshots import SnapshotBracket
 from flux.store.postgres_socket import (
     RECEIVE_BYTES_MAX,
     Tls,
@@ -98,6 +99,7 @@ class _NoTimeouts:
 
     command_timeout: None = None
 
+
 class Wire:
     """Transport, loop and connection to one ``ProtocolCore``, over one socket.
 
@@ -116,6 +118,8 @@ class Wire:
         self.lost_because: BaseException | None = None
         self.tap: Callable[[bytes], None] | None = None
         """Sees the server's bytes before the protocol does."""
+        self.bracket: SnapshotBracket | None = None
+        """Stands between the protocol and the socket while one statement runs."""
         self.on_notice: Callable[[Notice], None] | None = None
         self.notifications: deque[Notification] = deque()
         self.answer_bytes_max: int | None = None
@@ -147,6 +151,8 @@ class Wire:
         return self.tls if name == "ssl_object" else default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.bracket is not None:
+            data = self.bracket.wrap(bytes(data))
         if self.tls is not None:
             data = self.tls.encrypt(data)
         if self.outgoing:
@@ -242,6 +248,8 @@ class Wire:
         self._answer_bytes += len(data)
         if self.tap is not None:
             self.tap(data)
+        if self.bracket is not None:
+            data = self.bracket.take(data)
         self.protocol.data_received(data)
 
     async def wait_answer(self, answer: Answer) -> None:

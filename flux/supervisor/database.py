@@ -6,7 +6,8 @@ one transaction from then to its end, and savepoints inside it; one that is not
 has a transaction for each statement or for each block that it opens itself.
 
 Each transaction's snapshot is taken down at its start: what it could see is what
-a replay must show it. What it changed comes from the capture triggers' NOTICEs
+a replay must show it. In READ COMMITTED each statement's is, too, in the same round trip
+(`flux.store.postgres_snapshots`). What it changed comes from the capture triggers' NOTICEs
 (`flux.supervisor.changes`). At the end there are three cases, and the executor
 writes the record accordingly: nothing was begun; nothing was written (committed,
 the record goes another way); something was written, and then the record is put
@@ -23,7 +24,7 @@ import attrs
 import trio
 
 from flux import values
-from flux.execution import Read, Transaction
+from flux.execution import Read, StatementSnapshot, Transaction
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.sql_rules import get_first_word
 from flux.store.postgres import (
@@ -36,10 +37,13 @@ from flux.store.postgres import (
     ConnectionLost,
     DatabaseError,
     Interval,
+    Isolation,
     Notice,
     Pool,
     PoolClosed,
     Range,
+    Result,
+    SnapshotBracket,
     StatementRefused,
     UnreadableAnswer,
 )
@@ -90,6 +94,8 @@ class ExecutionDatabase:
         self._lock = trio.Lock()
         self._open: Transaction | None = None
         """The transaction in progress, as far as it is known."""
+        self._statements: list[StatementSnapshot] = []
+        """Those of the transaction in progress, where they are listed at all."""
         self._savepoints: list[int] = []
         """For each open savepoint, where it stands among the changes."""
         self._lost: HostCallFailed | None = None
@@ -120,7 +126,7 @@ class ExecutionDatabase:
                 await self._begin(connection, None, call_seq)
             try:
                 self._has_run = True
-                result = await connection.run(sql, [inward(argument) for argument in arguments])
+                result = await self._run(connection, sql, arguments, call_seq)
                 self._raise_notice_failure()
                 self._changes.ran(_count_own_rows(sql, result.tag))
                 if alone:
@@ -211,7 +217,7 @@ class ExecutionDatabase:
     def describe_commit(self) -> Transaction:
         """Return the transaction in progress as it will have been once it is committed."""
         assert self._open is not None
-        return attrs.evolve(self._open, xid=self._changes.xid, committed=True, ended_ns=self._elapsed_ns())
+        return self._as_ended(self._changes.xid, committed=True)
 
     async def finish_reads(self) -> bool:
         """Commit the transaction in progress if it has written nothing at all; say whether it did.
@@ -268,10 +274,9 @@ class ExecutionDatabase:
     def set_doubt(self) -> "Doubt":
         """The COMMIT of the transaction in progress was not answered. It is over; what became of it, is open."""
         assert self._open is not None
-        transaction = attrs.evolve(self._open, xid=self._xid or self._changes.xid, ended_ns=self._elapsed_ns())
+        transaction = self._as_ended(self._xid or self._changes.xid, committed=False)
         doubt = Doubt(transaction, self._changes.set_aside())
-        self._open, self._xid = None, None
-        self._savepoints.clear()
+        self._forget_open()
         self.doubts.append(doubt)
         return doubt
 
@@ -335,14 +340,30 @@ class ExecutionDatabase:
         try:
             await connection.begin(level)
             fetch = connection.fetch_value_anew if self._has_run else connection.fetch_value
-            snapshot = await fetch(_SNAPSHOT)
+            begun: str = await fetch(_SNAPSHOT)
         except BaseException as error:
             await connection.settle()  # A BEGIN that was cancelled may have run.
             if not isinstance(error, Exception):
                 raise
             raise self._failed(error) from error
-        self._open = Transaction(level, str(snapshot), None, committed=False, begun_by=call_seq)
+        snapshot, _, now = begun.partition(" ")
+        self._open = Transaction(level, snapshot, None, committed=False, begun_by=call_seq, now=now)
         self._tell(self._open)
+
+    async def _run(self, connection: Connection, sql: str, arguments: list[object], call_seq: int) -> Result:
+        """Run a statement of the guest's, and take down what it could see."""
+        assert self._open is not None
+        values_inward = [inward(argument) for argument in arguments]
+        if self._open.isolation != Isolation.READ_COMMITTED:
+            if not self._atomic:
+                self._statements.append(StatementSnapshot(call_seq))
+            return await connection.run(sql, values_inward)
+        bracket = SnapshotBracket()
+        try:
+            return await connection.run_between(sql, values_inward, bracket)
+        finally:
+            before, after = bracket.before or "", bracket.after or ""
+            self._statements.append(StatementSnapshot(call_seq, before, "" if after == before else after))
 
     async def _run_deferred(self, connection: Connection) -> None:
         """Have checked and run now what is deferred to COMMIT: its rows belong into the record, its failure too."""
@@ -389,11 +410,25 @@ class ExecutionDatabase:
 
     def _end(self, xid: int | None, *, committed: bool) -> None:
         if self._open is not None:
-            ended = attrs.evolve(self._open, xid=xid, committed=committed, ended_ns=self._elapsed_ns())
+            ended = self._as_ended(xid, committed=committed)
             self.transactions.append(ended)
             self._tell_ended(ended)
+        self._forget_open()
+
+    def _as_ended(self, xid: int | None, *, committed: bool) -> Transaction:
+        assert self._open is not None
+        return attrs.evolve(
+            self._open,
+            xid=xid,
+            committed=committed,
+            ended_ns=self._elapsed_ns(),
+            statements=tuple(self._statements),
+        )
+
+    def _forget_open(self) -> None:
         self._open, self._xid = None, None
         self._savepoints.clear()
+        self._statements.clear()
 
     def _tell_ended(self, transaction: Transaction) -> None:
         # It has ended, whether that can be written down or not. The journal counts what it could not take,
@@ -419,7 +454,11 @@ class ExecutionDatabase:
 
 
 _XID = "select pg_catalog.pg_current_xact_id_if_assigned()"
-_SNAPSHOT = "select pg_catalog.pg_current_snapshot()"
+_SNAPSHOT = """
+select pg_catalog.concat(pg_catalog.pg_current_snapshot(), ' ', pg_catalog.to_char(
+    pg_catalog.timezone('UTC', pg_catalog.now()), 'YYYY-MM-DD"T"HH24:MI:SS.US"+00"'))
+"""
+"""The transaction's snapshot and its time, as one word each."""
 
 
 @attrs.frozen
@@ -451,11 +490,15 @@ def describe_failure(error: Exception) -> HostCallFailed:
             }  # fmt: skip
             message = report.message
             if report.sqlstate == "25P02":
-                message += "; an earlier statement failed. To go on after one, put it into ctx.db.transaction()"
+                message += (
+                    "; an earlier statement failed. To go on after one, put it into ctx.db.transaction()"
+                )
             return HostCallFailed("DatabaseError", message, code=report.sqlstate, details=details)
         case AnswerTooLarge():
             details = {"answer_bytes_max": ANSWER_BYTES_MAX}
-            return HostCallFailed("AnswerTooLarge", f"{error.message}; {error.remedy}", code="FLX427", details=details)
+            return HostCallFailed(
+                "AnswerTooLarge", f"{error.message}; {error.remedy}", code="FLX427", details=details
+            )
         case StatementRefused():
             return HostCallFailed("StatementRefused", error.message, code=error.code)
         case BadQueryArgument() | UnreadableAnswer() | ConnectionLost() | CannotConnect() | PoolClosed():
