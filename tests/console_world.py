@@ -110,6 +110,9 @@ class WorldHost:
     async def replay(self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]) -> Replay:
         raise AssertionError((original, on, answers))
 
+    async def export(self, original: Execution) -> bytes:
+        raise AssertionError(original)
+
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]
 

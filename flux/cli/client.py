@@ -100,6 +100,10 @@ class Client:
         """Send one JSON document and read the one that comes back."""
         return self._answer("POST", path, query, body, timeout_s)
 
+    def download(self, *path: str, kind: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
+        """Ask for bytes of the media type ``kind``."""
+        return self._read_all(self._ask("GET", path, {}, None, timeout_s, kind))
+
     def stream(self, *path: str, endless: bool, **query: object) -> "Stream":
         """Ask for JSON lines; an ``endless`` stream ends only when the server or the connection goes."""
         response = self._ask("GET", path, query, None, SILENCE_MAX_S)
@@ -124,11 +128,13 @@ class Client:
         query: Mapping[str, object],
         body: str | None,
         timeout_s: float,
+        wanted: str = "json",
     ) -> http.client.HTTPResponse:
         target = self._prefix + "".join("/" + quote(part, safe="") for part in path)
         said = {key: str(value) for key, value in query.items() if value is not None}
         target += "?" + urlencode(said) if said else ""
-        headers = {"Accept": "application/json, application/x-ndjson", "User-Agent": "flux"}
+        accepted = "application/json, application/x-ndjson" if wanted == "json" else wanted
+        headers = {"Accept": accepted, "User-Agent": "flux"}
         if self.server.token:
             headers["Authorization"] = f"Bearer {self.server.token}"
         if body is not None:
@@ -145,10 +151,10 @@ class Client:
         if response.status >= 300:
             self._refuse(response, path)
         kind = response.headers.get_content_type()
-        if "json" not in kind:
+        if wanted not in kind:
             self.close()
             raise MalformedAnswer(
-                f"{self.server.url} answered with {kind}, not JSON: is it a Flux server?",
+                f"{self.server.url} answered with {kind}, not {wanted.replace('json', 'JSON')}: is it a Flux server?",
                 remedy=f"the address comes from {self.server.source}; flux dev prints the right one",
             )
         return response

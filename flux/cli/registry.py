@@ -24,6 +24,7 @@ HELPERS = frozenset(
         "failures",
         "follow",
         "moments",
+        "offline",
         "record",
         "registry",
         "render",

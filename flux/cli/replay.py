@@ -13,7 +13,7 @@ import click
 
 from flux.brought import Status, Timeout, read_answer
 from flux.cli import moments, render
-from flux.cli.client import INVOKE_TIMEOUT_S, open_client
+from flux.cli.client import INVOKE_TIMEOUT_S, Answer, open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
@@ -40,11 +40,13 @@ SOURCES = (
     ("fixture", "from files"),
     ("live", "asked for real"),
 )
+CASE_SUFFIX = ".fluxcase"
+"""As `flux.case_file.SUFFIX`, which is not imported until there is a case."""
 GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "missing": "−"}
 
 
 @click.command()
-@click.argument("id", metavar="ID", shell_complete=execution_ids)
+@click.argument("id", metavar="ID or FILE", shell_complete=execution_ids)
 @click.option(
     "--on",
     metavar="CODE",
@@ -59,23 +61,43 @@ GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "
     help="Answer call N of the replay: timeout, a status such as 503, @ID (as that execution was answered) or the "
     "name of a file with the body.",
 )
-def command(id: str, on: str | None, answers: tuple[str, ...]) -> int:
+@click.option(
+    "--isolation",
+    type=click.Choice(["strict", "core"]),
+    help="The walls around the code of a case file (strict, unless it is said here).",
+)
+def command(id: str, on: str | None, answers: tuple[str, ...], isolation: str | None) -> int:
     """Run a recorded execution again, with nothing leaving.
 
     Its host calls are answered from the record. No request is sent, no row is changed. ID is a name, a UUID,
-    the beginning of either, @-1 (the latest) or @last-error.
+    the beginning of either, @-1 (the latest) or @last-error. FILE is a case file, NAME.fluxcase, which needs neither
+    server nor database.
     """
-    said = settings()
+    if id.endswith(CASE_SUFFIX):
+        from flux.cli.offline import replay_file
+
+        text = replay_file(Path(id), on, _read_answers(answers), isolation)
+        return _show(Answer(text, Record(json.loads(text))), id)
+    if isolation is not None:
+        raise UsageError(
+            "flux replay: --isolation is for case files", remedy="the server runs code as its flux.toml says"
+        )
     client = open_client()
     answer = client.post(
         "executions", id, "replay", body=_read_answers(answers), timeout_s=INVOKE_TIMEOUT_S, on=on
     )
+    return _show(answer)
+
+
+def _show(answer: Answer, file: str | None = None) -> int:
+    """Show a replay; return the exit code that its verdict means. ``file`` is the case that was replayed, if it is."""
+    said = settings()
     replay = answer.record.of_schema("flux.replay/1")
     screen = Screen.stdout()
     if said.json:
         screen.write_raw_json(answer.text)
     else:
-        screen.page(lines(replay, screen.width, whole=said.verbose, quiet=said.quiet))
+        screen.page(lines(replay, screen.width, whole=said.verbose, quiet=said.quiet, file=file))
     return 0 if replay.text("verdict") in FINE else EXIT_FINDING
 
 
@@ -106,7 +128,7 @@ def _read_answers(answers: tuple[str, ...]) -> str:
     return json.dumps({"answers": said} if said else {})
 
 
-def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
+def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | None = None) -> list[Line]:
     """The whole answer."""
     summary, verdict = replay.record("execution"), replay.text("verdict")
     mark, style = MARKS.get(verdict, ("?", "bold"))
@@ -127,7 +149,7 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]
     result += _divergence(replay, width)
     result += _calls(replay, width, whole=whole)
     result += [[], *_counts(replay, width)]
-    commands = _next(replay)
+    commands = _next(replay) if file is None else _next_of_case(replay, file)
     return result if quiet else [*result, *render.next_lines(commands, width)]
 
 
@@ -248,6 +270,12 @@ def _counts(replay: Record, width: int) -> list[Line]:
         ),
         *spread(["  ", Piece("stopped  ", "dim"), effects], [], width),
     ]
+
+
+def _next_of_case(replay: Record, file: str) -> list[str | tuple[str, str]]:
+    if replay.maybe_text("on") is not None:
+        return [(f"flux replay {file}", "on the code that made the record")]
+    return [(f"flux replay {file} --on .", "on the project's folder as it is")]
 
 
 def _next(replay: Record) -> list[str | tuple[str, str]]:

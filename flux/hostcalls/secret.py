@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from flux.hidden import HIDDEN_CHARACTERS_MIN
+from flux.hidden import HIDDEN_CHARACTERS_MIN, HiddenValues
 from flux.hostcall import Effect
 from flux.hostcalls.base import CallContext, HostCallFailed, HostCallKind, check_arguments
 
@@ -35,6 +35,11 @@ class TenantSecrets:
         return sorted(
             name for name, value in self._secret_of_name.items() if 0 < len(value) < HIDDEN_CHARACTERS_MIN
         )
+
+    def find_in(self, data: bytes) -> list[str]:
+        """Return the names of secrets whose value occurs in ``data``, as it is or as JSON writes it."""
+        named = self._secret_of_name.items()
+        return sorted(name for name, value in named if HiddenValues([(value, name)]).hide(data) is not data)
 
     def of_execution(self, seed: bytes) -> "ExecutionSecrets":
         """Return them for one execution: its handles follow from its seed, so a replay has the same."""

@@ -69,6 +69,7 @@ PAGE = 500
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON = (("content-type", "application/json"), ("cache-control", "no-store"))
+_CASE = (("content-type", "application/vnd.flux.case"), ("cache-control", "no-store"))
 _LINES = (("content-type", "application/x-ndjson"), ("cache-control", "no-store"))
 
 
@@ -124,6 +125,9 @@ class ConsoleHost(Protocol):
         self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
     ) -> Replay:
         """Run ``original`` again, with nothing leaving. See `flux.supervisor.replay.Replayer.replay`."""
+
+    async def export(self, original: Execution) -> bytes:
+        """Return ``original`` as a case file. See `flux.case_file`."""
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
@@ -191,6 +195,8 @@ class Console:
                 ask = self._for(self._why, name)
             case ["executions", name, "replay"]:
                 ask, method, allowed = self._asking_replay(name, request.body), "POST", ("on",)
+            case ["executions", name, "case"]:
+                ask = self._for(self._case, name)
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -287,6 +293,10 @@ class Console:
                         remedy='one of {"timeout": true}, {"status": 503}, {"body": "..."}, {"from": "an execution"}',
                     )
         return answers
+
+    async def _case(self, name: str) -> HttpResponse:
+        _, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
+        return HttpResponse(200, _CASE, await self._host.export(execution))
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

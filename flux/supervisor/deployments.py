@@ -136,9 +136,12 @@ class Deployments:
         *,
         idle_workers: int,
         cgroups: Cgroups | None = None,
+        isolation: str | None = None,
         on_output: Callable[[str], None],
     ) -> None:
+        """``isolation`` is the level of all code, whatever its own ``flux.toml`` says; None: what that says."""
         self._nursery = nursery
+        self._isolation = isolation
         self._cgroups = cgroups
         self._residency = Residency()
         self._environments = environments
@@ -168,11 +171,8 @@ class Deployments:
         artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
         return await self._load(attrs.evolve(project, root=folder), artifact_hash[:16], version, environment)
 
-    async def prepare_kept(self, deployment_id: str, sha: str, *, dirty: bool) -> LiveDeployment:
-        """Return code that was deployed before, ready and not to become current; raise `CodeGoneError`.
-
-        ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it.
-        """
+    def find_kept(self, deployment_id: str) -> Project:
+        """Return the folder of code that was deployed before, as it was; raise `CodeGoneError`."""
         folder = self._artifacts / deployment_id
         if _DEPLOYMENT_ID.fullmatch(deployment_id) is None or not folder.is_dir():
             raise CodeGoneError(
@@ -181,15 +181,23 @@ class Deployments:
             )
         os.utime(folder)  # It is of use again: see `prune_artifacts`.
         project = read_project(folder)
-        found = await trio.to_thread.run_sync(hash_artifact, project)
+        found = hash_artifact(project)
         if found[:16] != deployment_id:
             raise CodeGoneError(
                 f"the kept code of deployment {deployment_id} is not what was deployed: its files have changed",
                 remedy=f"somebody has written to {folder}; find out who, and remove it",
             )
+        return project
+
+    async def prepare_kept(self, deployment_id: str, sha: str, *, dirty: bool) -> LiveDeployment:
+        """Return code that was deployed before, ready and not to become current; raise `CodeGoneError`.
+
+        ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it.
+        """
+        project = await trio.to_thread.run_sync(self.find_kept, deployment_id)
         environment = None
         if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
-            environment = await self._environments.provide(folder)
+            environment = await self._environments.provide(project.root)
         version = SourceVersion(sha=sha, changed_files=int(dirty))
         return await self._load(project, deployment_id, version, environment)
 
@@ -197,6 +205,7 @@ class Deployments:
         self, project: Project, deployment_id: str, version: SourceVersion, environment: Environment | None
     ) -> LiveDeployment:
         """Start the sandboxes of an artifact; ``project`` is that folder."""
+        project = with_isolation(project, self._isolation)
         config, folder = project.config, project.root
         sandboxes = Sandboxes(
             project,
@@ -252,6 +261,14 @@ class Deployments:
         await self._activated.wait()
         assert self.current is not None
         return self.current
+
+
+def with_isolation(project: Project, level: str | None) -> Project:
+    """Return ``project`` as if its ``flux.toml`` asked for that level of isolation; as it is for None."""
+    if level is None:
+        return project
+    sandbox = attrs.evolve(project.config.sandbox, isolation=level)
+    return attrs.evolve(project, config=attrs.evolve(project.config, sandbox=sandbox))
 
 
 async def _run_sandboxes(

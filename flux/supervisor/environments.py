@@ -30,6 +30,7 @@ from typing import BinaryIO
 import attrs
 import trio
 
+from flux.errors import OperatorError
 from flux.project import check_inside, find_requirements
 from flux.requirements import Requirements, RequirementsError
 from flux.supervisor.environment_build import InstallFailedError, build_environment
@@ -53,6 +54,13 @@ FOLDER_NAME = "environments"
 KEY_DIGITS = 16
 LOCK_PAUSE_S = 0.1
 _UNFINISHED = "unfinished-"
+
+
+class EnvironmentMissingError(OperatorError):
+    """Packages are needed that are not installed, and nothing may be installed just now."""
+
+    code = "FLX343"
+    exit_code = 6
 
 
 @attrs.frozen
@@ -80,9 +88,17 @@ class Environment:
 class Environments:
     """The environments below one folder."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _sentence: None) -> None:
-        """``tell`` hears what takes its time, in a sentence each."""
+    def __init__(
+        self,
+        folder: Path,
+        tell: Callable[[str], None] = lambda _sentence: None,
+        *,
+        installs: bool = True,
+    ) -> None:
+        """``tell`` hears what takes its time, in a sentence each. Without ``installs`` nothing is built: what is
+        not there is refused."""
         self._folder = folder
+        self._installs = installs
         self._tell = tell
         self._seals = Seals()
 
@@ -114,6 +130,12 @@ class Environments:
             if not mend:
                 raise
             self._tell(error.message)
+        if not self._installs:
+            raise EnvironmentMissingError(
+                f"the packages that {requirements.source} asks for ({count_packages(requirements.packages)}) are not "
+                f"installed in {self._folder}",
+                remedy=f"run flux build in the project whose {requirements.source} is the same, and try again there",
+            )
         check_sources(requirements, allow_sdist=allow_sdist)
         try:
             async with self._held(key):

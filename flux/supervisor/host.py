@@ -118,6 +118,10 @@ class FunctionHost:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
         return await self._replayer.replay(original, on, answers)
 
+    async def export(self, original: Execution) -> bytes:
+        """See `flux.supervisor.console.ConsoleHost.export`."""
+        return await self._replayer.export(original)
+
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""
         current = self._deployments.current

@@ -32,6 +32,7 @@ from flux.matching_session import MatchingSession, Source
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
 from flux.store.world import WorldError
+from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing, Runnable
@@ -114,6 +115,12 @@ class Replayer:
         judgement = judge(original, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
         return Replay(original, on, deployment, replayed, judgement, run.sources, notes)
+
+    async def export(self, original: Execution) -> bytes:
+        """Return ``original``, which has its committed mutations too, as a case file."""
+        _check_whole(original)
+        assert self._backing is not None, "what is to be exported was stored"
+        return await export_case(original, self._shelf.deployments, self._backing.secrets)
 
     def _borrow(
         self, original: Execution, sha: str | None, *, is_recorded: bool

@@ -32,6 +32,11 @@ class Shelf:
         self._lock = trio.Lock()
         """One is made ready at a time: the next replay wants the same one, most likely."""
 
+    @property
+    def deployments(self) -> Deployments:
+        """Where the code is kept."""
+        return self._deployments
+
     @contextlib.asynccontextmanager
     async def borrow_recorded(self, execution: Execution) -> AsyncIterator[LiveDeployment]:
         """Give the code that made ``execution``; raise `CodeGoneError` and what else keeps it from being run."""

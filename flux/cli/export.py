@@ -1,0 +1,76 @@
+"""``flux export``: one execution as a file that can be handed on.
+
+A case file holds the record as it is stored, redacted, and the code that made it. ``flux replay
+FILE`` runs it again where there is neither its server nor its database.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from flux.case_file import SUFFIX, decode_case
+from flux.cli.client import open_client
+from flux.cli.complete import execution_ids
+from flux.cli.failures import UsageError
+from flux.cli.screen import Piece, Screen, json_text
+from flux.cli.settings import settings
+
+CASE_TYPE = "application/vnd.flux.case"
+
+
+@click.command()
+@click.argument("id", metavar="ID", shell_complete=execution_ids)
+@click.option("--case", "as_case", is_flag=True, help="As a case file, which flux replay runs anywhere.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Where to write it; - is stdout. Without it, NAME.fluxcase in this folder.",
+)
+def command(id: str, as_case: bool, output: str | None) -> int:
+    """Write one execution into a file that can be handed on.
+
+    A case file holds the record as it is stored, without what is redacted and without the values of secrets, and
+    the code that made it.
+    """
+    if not as_case:
+        raise UsageError(
+            "flux export: as what?", remedy="--case writes a case file, which flux replay runs anywhere"
+        )
+    data = open_client().download("executions", id, "case", kind=CASE_TYPE)
+    # Read before it is written: what is handed on is whole, and its name is that of an execution.
+    name = decode_case(data).execution.name
+    if output == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return 0
+    path = Path(output or name + SUFFIX)
+    _write(path, data)
+    screen = Screen.stdout()
+    if settings().json:
+        document = {"schema": "flux.export/1", "execution": name, "file": str(path), "bytes": len(data)}
+        screen.write_raw_json(json_text(document))
+        return 0
+    screen.line(Piece(str(path), "bold"), f"  {len(data):,} bytes")
+    if not settings().quiet:
+        screen.line(Piece(f"  flux replay {path}", "cyan"), "  runs it again, without server or database")
+    return 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file whole or not at all; it is for its owner's eyes, as records are."""
+    try:
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            Path(unfinished).replace(path)
+        except BaseException:
+            Path(unfinished).unlink()
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"flux export: cannot write {path}: {error.strerror}", remedy="-o FILE names another place"
+        ) from error
