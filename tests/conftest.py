@@ -19,6 +19,7 @@ from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
 from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
+from tests.suite_order import put_longest_first
 
 # No deadline: how long an example takes says more about the machine's load than about Flux. And a gate draws the
 # same examples each time; whoever runs the tests at a desk draws new ones.
@@ -29,6 +30,13 @@ settings.load_profile("flux")
 # A shell that runs the tests in the background has ctrl-c ignored, and children inherit that: a `flux tail` of a
 # test would never end. With a handler of ours here, they begin with the system's own.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest where several processes share the tests; else leave them as they stand."""
+    if hasattr(config, "workerinput"):
+        put_longest_first(items)
 
 
 @attrs.frozen

@@ -4,6 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from tests.suite_order import SECONDS
+
 ROOT = Path(__file__).parents[2]
 
 # In pieces, so that this line does not find itself.
@@ -64,3 +66,7 @@ def test_no_module_has_outgrown_one_purpose() -> None:
         if (lines := path.read_text(encoding="utf-8").count("\n")) > 700
     }
     assert long == {}
+
+
+def test_files_that_begin_first_are_there() -> None:
+    assert [name for name in SECONDS if not (ROOT / "tests" / name).is_file()] == []

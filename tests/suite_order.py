@@ -1,0 +1,59 @@
+"""Which files of tests take long, so that they begin first.
+
+Files are handed out to several processes, one after the other. The last one to begin ends the run: were it the
+longest, everybody would wait for it. So files go in the order of the seconds that they took, in a quiet run of the
+whole suite; all that are not named take few. A wrong number costs time and nothing else.
+"""
+
+import pytest
+
+SECONDS = {
+    "acceptance/test_bad_input.py": 35,
+    "acceptance/test_cli_client.py": 35,
+    "acceptance/test_dev_story.py": 45,
+    "acceptance/test_init.py": 30,
+    "acceptance/test_isolation.py": 40,
+    "acceptance/test_javascript.py": 50,
+    "acceptance/test_libraries.py": 20,
+    "acceptance/test_migration_rows.py": 15,
+    "acceptance/test_replay.py": 40,
+    "acceptance/test_signup.py": 20,
+    "acceptance/test_tail.py": 15,
+    "acceptance/test_trace.py": 20,
+    "acceptance/test_tutorial.py": 60,
+    "acceptance/test_why_faults.py": 40,
+    "acceptance/test_why_finds_faults.py": 20,
+    "escape/test_escape.py": 45,
+    "escape/test_escape_through_sockets.py": 15,
+    "escape/test_wasm_escape.py": 15,
+    "faults/test_hostile_dev.py": 25,
+    "faults/test_hostile_guests.py": 50,
+    "faults/test_journal_faults.py": 18,
+    "faults/test_kill_9.py": 85,
+    "guests/test_programs.py": 15,
+    "guests/test_repeat.py": 25,
+    "guests/test_repeat_python.py": 25,
+    "integration/test_capture.py": 35,
+    "integration/test_capture_hostile.py": 45,
+    "integration/test_capture_owner.py": 25,
+    "integration/test_driver.py": 14,
+    "integration/test_driver_types.py": 25,
+    "integration/test_embedded.py": 90,
+    "integration/test_environments.py": 35,
+    "integration/test_gateway_hostile.py": 35,
+    "integration/test_jail.py": 55,
+    "integration/test_process_sandbox.py": 30,
+    "integration/test_recovery.py": 35,
+    "integration/test_store_reading.py": 20,
+    "integration/test_wasm_jail.py": 25,
+    "integration/test_wasm_sandbox.py": 25,
+    "integration/test_world.py": 20,
+    "integration/test_zygotes.py": 25,
+    "tidy/test_benchmarks.py": 18,
+    "tidy/test_gates.py": 60,
+}
+
+
+def put_longest_first(items: list[pytest.Item]) -> None:
+    """Order tests by how long their file takes; those of one file stay together, in their own order."""
+    items.sort(key=lambda item: -SECONDS.get(item.nodeid.partition("::")[0].removeprefix("tests/"), 0))
