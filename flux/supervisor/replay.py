@@ -296,10 +296,10 @@ class _Run:
             level=runnable.sandbox.level,
             limits=runnable.limits,
             fuel=driven.fuel,
+            served_before=0,
         )
 
 
-            served_before=0,
 def _check_whole(execution: Execution) -> None:
     if execution.completeness:
         raise UnreplayableError(
@@ -308,14 +308,6 @@ def _check_whole(execution: Execution) -> None:
         )
 
 
-def _read_value(trigger: Trigger) -> object:
-    """Return the function's input as it was made of the request."""
-    try:
-        if trigger.kind != "http":
-            return parse_json(trigger.body)
-        content_type = next((value for name, value in trigger.headers if name == "content-type"), "")
-        return read_input(dict(trigger.params), trigger.query, content_type, trigger.body)
-    except UnreadableInputError as error:
 def _list_doubts(original: Execution, judgement: Judgement) -> tuple[str, ...]:
     """Return what a difference may come from that is neither in the record nor in the code, a sentence each."""
     if not original.served_before or judgement.verdict in (Verdict.IDENTICAL, Verdict.SAME_FAILURE):
@@ -327,6 +319,14 @@ def _list_doubts(original: Execution, judgement: Judgement) -> tuple[str, ...]:
     )
 
 
+def _read_value(trigger: Trigger) -> object:
+    """Return the function's input as it was made of the request."""
+    try:
+        if trigger.kind != "http":
+            return parse_json(trigger.body)
+        content_type = next((value for name, value in trigger.headers if name == "content-type"), "")
+        return read_input(dict(trigger.params), trigger.query, content_type, trigger.body)
+    except UnreadableInputError as error:
         raise UnreplayableError(
             f"its function never ran: {error}", remedy="the request was refused as it came; send another"
         ) from error
