@@ -99,6 +99,8 @@ def _sandbox(trace: Record) -> str:
     # A kind whose isolation has the same name has one only; the name twice tells nothing.
     said += [f"isolation {_plain(sandbox['isolation'])}"] if sandbox.get("isolation") not in (None, said[0]) else []
     said += [f"clock {_plain(sandbox['clock'])}"] if sandbox.get("clock") is not None else []
+    served = sandbox.get("served_before")
+    said += [f"warm (had served {_plain(served)})"] if served not in (None, 0) else []
     return "sandbox " + ", ".join(said)
 
 
