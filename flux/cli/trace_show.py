@@ -106,8 +106,6 @@ def _sandbox(trace: Record) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json_text(value)
-    served = sandbox.get("served_before")
-    said += [f"warm (had served {_plain(served)})"] if served not in (None, 0) else []
 
 
 # --- what came in and went out ---------------------------------------------------------------------
