@@ -107,8 +107,10 @@ class WorldHost:
         execution = make_execution(function=name, trigger=Trigger("invoke", body=data))
         return Invoked(201, data, "application/json", summary_of_execution(execution))
 
-    async def replay(self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]) -> Replay:
-        raise AssertionError((original, on, answers))
+    async def replay(
+        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer], live: frozenset[str]
+    ) -> Replay:
+        raise AssertionError((original, on, answers, live))
 
     async def export(self, original: Execution) -> bytes:
         raise AssertionError(original)

@@ -6,21 +6,25 @@ fails, 1 when one does, or when one could not be decided.
 """
 
 import json
+import queue
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
 import click
 
-from flux.cli import render
+from flux.cli import moments, render
 from flux.cli.client import INVOKE_TIMEOUT_S, Client, open_client
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
-from flux.cli.replay import FINE, MARKS
+from flux.cli.replay import FINE, MARKS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, wrap
 from flux.cli.settings import settings
 from flux.cli.trace_list import canonical_filter
+from flux.cli.window import find_window
 from flux.errors import FluxError
 
 PAGE = 500
@@ -30,6 +34,9 @@ EXIT_NOT_WHOLE = 6
 """What the server says with, when one execution can't be replayed at all."""
 UNREPLAYABLE = "unreplayable"
 NAMES_SHOWN = 3
+WORKERS = 2
+"""A replay computes, so more than there are processors to spare gain little."""
+PROGRESS_EVERY_S = 1.0
 
 
 @attrs.frozen
@@ -49,42 +56,72 @@ class Replayed:
               help="The code to run: . is the project's folder as it is, anything else a commit.")  # fmt: skip
 @click.option("-q", "--query", "query", metavar="FILTER", shell_complete=filter_words,
               help="Only those that match; without it, those with a status of 500 and up.")  # fmt: skip
-def command(window: str, on: str, query: str | None) -> int:
+@click.option("--strict", is_flag=True,
+              help="Take nothing for fine but what was replayed to its end: past it is a finding too.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1, 32), default=WORKERS, show_default=True,
+              help="How many are replayed at once.")  # fmt: skip
+def command(window: str, on: str, query: str | None, strict: bool, workers: int) -> int:
     """Replay the executions of a time window, with nothing leaving.
 
-    WINDOW is A..B (14:00..14:05, dates, RFC 3339) or last:15m.
+    WINDOW is A..B (14:00..14:05, dates, RFC 3339), last:15m, or the name of a pinned incident.
     """
     said = settings()
-    text = make_filter(window, query)
     client, story = open_client(), Screen.stderr(colour=False if said.no_color else None)
+    text = make_filter(client, window, query)
     summaries = list_executions(client, text)
     if not said.quiet:
         story.line(f"{len(summaries)} executions match {text}")
-    replayed: list[Replayed] = []
-    for number, summary in enumerate(summaries, 1):
-        replayed.append(replay(client, summary, on))
-        if not said.quiet and (number % 10 == 0 or number == len(summaries)):
-            story.line(Piece(f"  {number} of {len(summaries)} replayed", "dim"))
+    clients = [client, *(open_client() for _ in range(min(workers, len(summaries)) - 1))]
+    replayed = replay_all(clients, summaries, on, None if said.quiet else story)
+    fine = STRICTLY_FINE if strict else FINE
     screen = Screen.stdout()
     if said.json:
         screen.write_raw_json(json.dumps(make_document(window, on, replayed), ensure_ascii=False))
     else:
-        screen.page(lines(replayed, on, screen.width))
-    return 0 if all(one.verdict in FINE for one in replayed) else EXIT_FINDING
+        screen.page(lines(replayed, on, screen.width, fine))
+    return 0 if all(one.verdict in fine for one in replayed) else EXIT_FINDING
 
 
-def make_filter(window: str, query: str | None) -> str:
+def make_filter(client: Client, window: str, query: str | None) -> str:
     """The window and the filter in one, with times as the server is to read them."""
-    first, dots, last = window.partition("..")
-    if window.startswith("last:"):
-        terms = f"since:{window.removeprefix('last:')}"
-    elif dots and first and last:
-        terms = f"since:{first} until:{last}"
-    else:
-        raise UsageError(f"flux incident replay: {window} is no window", remedy="14:00..14:05, or last:15m")
+    terms = find_window(client, window, "flux incident replay")
     text = canonical_filter(f"{terms} {query if query and query.strip() else 'status:>=500'}")
     assert text is not None, "there is a window at least"
     return text
+
+
+def replay_all(
+    clients: Sequence[Client], summaries: Sequence[Record], on: str, story: Screen | None
+) -> list[Replayed]:
+    """Replay all, as many at once as there are clients; in the order of ``summaries``."""
+    free: queue.SimpleQueue[Client] = queue.SimpleQueue()
+    for client in clients:
+        free.put(client)
+
+    def run(summary: Record) -> Replayed:
+        client = free.get()
+        try:
+            return replay(client, summary, on)
+        finally:
+            free.put(client)
+
+    began = told = time.monotonic()
+    replayed: list[Replayed] = []
+    with ThreadPoolExecutor(len(clients)) as executor:
+        futures = [executor.submit(run, summary) for summary in summaries]
+        try:
+            for number, future in enumerate(futures, 1):
+                replayed.append(future.result())
+                now = time.monotonic()
+                if story is not None and (number == len(futures) or now - told > PROGRESS_EVERY_S):
+                    told, left_s = now, (now - began) / number * (len(futures) - number)
+                    left = f", about {moments.duration(left_s * 1000)} left" if number < len(futures) else ""
+                    story.line(Piece(f"  {number} of {len(futures)} replayed{left}", "dim"))
+        except BaseException:
+            # One that failed, or ctrl-c: those that wait are not begun.
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return replayed
 
 
 def list_executions(client: Client, text: str) -> list[Record]:
@@ -146,7 +183,9 @@ def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> Mapping
     }
 
 
-def lines(replayed: Sequence[Replayed], on: str, width: int) -> list[Line]:
+def lines(
+    replayed: Sequence[Replayed], on: str, width: int, fine: frozenset[str] = FINE
+) -> list[Line]:
     """The whole answer: failures, their verdicts, and the sum."""
     code = "the project's folder" if on == "." else f"commit {on}"
     result: list[Line] = [[Piece(f"replayed on {code} · nothing left the sandbox", "dim")]]
@@ -161,7 +200,7 @@ def lines(replayed: Sequence[Replayed], on: str, width: int) -> list[Line]:
                 result += [["            " + line] for line in wrap(f"{reason}  ({shown})", width - 12)]
     sums = " · ".join(f"{count} {verdict}" for verdict, count in _count(replayed).items())
     result += [[], [Piece(sums or "nothing to replay", "bold")], ["0 effects left the sandbox"]]
-    unfinished = [one for one in replayed if one.verdict not in FINE]
+    unfinished = [one for one in replayed if one.verdict not in fine]
     if unfinished:
         result += render.next_lines(
             [(f"flux replay {_name(unfinished[0])} --on {on}", "the first of those")], width

@@ -30,6 +30,7 @@ HELPERS = frozenset(
         "render",
         "screen",
         "settings",
+        "window",
     }
 )
 """Modules of this package that are no commands."""

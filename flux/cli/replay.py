@@ -7,6 +7,7 @@ nothing was decided.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -33,6 +34,8 @@ MARKS = {
 }
 FINE = frozenset({"passed", "past it", "identical"})
 """Verdicts that are no finding."""
+STRICTLY_FINE = FINE - {"past it"}
+"""The same for ``--strict``: what stopped early has not passed."""
 SOURCES = (
     ("recorded", "recorded"),
     ("world", "from the database of then"),
@@ -66,30 +69,65 @@ GRADE_MARKS = {"exact": "=", "reordered": "↕", "changed": "≠", "new": "+", "
     type=click.Choice(["strict", "core"]),
     help="The walls around the code of a case file (strict, unless it is said here).",
 )
-def command(id: str, on: str | None, answers: tuple[str, ...], isolation: str | None) -> int:
+@click.option(
+    "--live",
+    "live",
+    metavar="http:HOST",
+    multiple=True,
+    help="Send requests to HOST for real where the record has no answer. Asks first.",
+)
+@click.option("--yes", is_flag=True, help="Agree to --live without being asked.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="The record alone answers, and nothing is fine that stopped early: past it is a finding too.",
+)
+def command(
+    id: str,
+    on: str | None,
+    answers: tuple[str, ...],
+    isolation: str | None,
+    live: tuple[str, ...],
+    yes: bool,
+    strict: bool,
+) -> int:
     """Run a recorded execution again, with nothing leaving.
 
     Its host calls are answered from the record. No request is sent, no row is changed. ID is a name, a UUID,
     the beginning of either, @-1 (the latest) or @last-error. FILE is a case file, NAME.fluxcase, which needs neither
     server nor database.
     """
+    if strict and (answers or live):
+        raise UsageError(
+            "flux replay: --strict lets the record alone answer", remedy="leave out --answer and --live"
+        )
+    brought = _read_answers(answers)
+    fine = STRICTLY_FINE if strict else FINE
     if id.endswith(CASE_SUFFIX):
+        if live:
+            raise UsageError("flux replay: --live is not for case files", remedy="replay it on its server")
         from flux.cli.offline import replay_file
 
-        text = replay_file(Path(id), on, _read_answers(answers), isolation)
-        return _show(Answer(text, Record(json.loads(text))), id)
+        text = replay_file(Path(id), on, json.dumps({"answers": brought} if brought else {}), isolation)
+        return _show(Answer(text, Record(json.loads(text))), fine, id)
     if isolation is not None:
         raise UsageError(
             "flux replay: --isolation is for case files", remedy="the server runs code as its flux.toml says"
         )
+    order: dict[str, object] = {"answers": brought} if brought else {}
+    if live:
+        hosts = [_read_host(text) for text in live]
+        if not yes:
+            _ask_consent(hosts)
+        order["live"] = hosts
     client = open_client()
     answer = client.post(
-        "executions", id, "replay", body=_read_answers(answers), timeout_s=INVOKE_TIMEOUT_S, on=on
+        "executions", id, "replay", body=json.dumps(order), timeout_s=INVOKE_TIMEOUT_S, on=on
     )
-    return _show(answer)
+    return _show(answer, fine)
 
 
-def _show(answer: Answer, file: str | None = None) -> int:
+def _show(answer: Answer, fine: frozenset[str], file: str | None = None) -> int:
     """Show a replay; return the exit code that its verdict means. ``file`` is the case that was replayed, if it is."""
     said = settings()
     replay = answer.record.of_schema("flux.replay/1")
@@ -98,11 +136,33 @@ def _show(answer: Answer, file: str | None = None) -> int:
         screen.write_raw_json(answer.text)
     else:
         screen.page(lines(replay, screen.width, whole=said.verbose, quiet=said.quiet, file=file))
-    return 0 if replay.text("verdict") in FINE else EXIT_FINDING
+    return 0 if replay.text("verdict") in fine else EXIT_FINDING
 
 
-def _read_answers(answers: tuple[str, ...]) -> str:
-    """The body of the question: what each ``N=ANSWER`` means."""
+def _read_host(text: str) -> str:
+    kind, _, host = text.partition(":")
+    if kind != "http" or not host:
+        raise UsageError(
+            f"flux replay: --live {text} is not http:HOST",
+            remedy="--live http:api.example.com, or http:127.0.0.1:9000",
+        )
+    return host.removeprefix("//")
+
+
+def _ask_consent(hosts: list[str]) -> None:
+    """Ask a person whether requests may leave; refuse where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"flux replay: --live would send real requests to {', '.join(hosts)}, and there is nobody to ask",
+            remedy="add --yes if that is wanted",
+        )
+    said = f"Real requests may be sent to {', '.join(hosts)}: they may charge, mail or delete. Go on?"
+    if not click.confirm(said, err=True):
+        raise UsageError("flux replay: nothing was replayed, and nothing was sent", remedy="leave out --live")
+
+
+def _read_answers(answers: tuple[str, ...]) -> dict[str, object]:
+    """What each ``N=ANSWER`` means."""
     said: dict[str, object] = {}
     for text in answers:
         number, separator, answer = text.partition("=")
@@ -125,7 +185,7 @@ def _read_answers(answers: tuple[str, ...]) -> str:
                 raise UsageError(
                     f"flux replay: cannot read {answer}: {cause}", remedy="--answer N=FILE"
                 ) from error
-    return json.dumps({"answers": said} if said else {})
+    return said
 
 
 def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | None = None) -> list[Line]:
@@ -136,7 +196,7 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | N
     took = moments.duration(replayed.number("elapsed_ms"))
     result: list[Line] = [
         *render.header(summary, width),
-        [Piece(f"replayed on {_code(replay)} · {took} · nothing left the sandbox", "dim")],
+        [Piece(f"replayed on {_code(replay)} · {took} · {_sent(replay)}", "dim")],
         [],
         ["  ", Piece(f"{mark} {verdict}", style), Piece(f"   {_statuses(replay)}", "dim")],
         *[["    " + line] for line in wrap(replay.text("reason"), width - 4)],
@@ -151,6 +211,13 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | N
     result += [[], *_counts(replay, width)]
     commands = _next(replay) if file is None else _next_of_case(replay, file)
     return result if quiet else [*result, *render.next_lines(commands, width)]
+
+
+def _sent(replay: Record) -> str:
+    sent = replay.number("sent")
+    if not sent:
+        return "nothing left the sandbox"
+    return f"{sent:g} {'request was' if sent == 1 else 'requests were'} sent for real"
 
 
 def _code(replay: Record) -> str:
@@ -255,7 +322,8 @@ def _counts(replay: Record, width: int) -> list[Line]:
     fidelity = replay.record("fidelity")
     matched, equal = fidelity.number("matched"), fidelity.number("equal")
     stopped = replay.number("stopped")
-    effects = "1 effect was stopped; 0 left the sandbox" if stopped else "0 effects left the sandbox"
+    left = _sent(replay) if replay.number("sent") else "0 effects left the sandbox"
+    effects = f"1 effect was stopped; {left}" if stopped else left
     return [
         *spread(["  ", Piece("answers  ", "dim"), " · ".join(given)], [], width),
         *spread(["  ", Piece("calls    ", "dim"), " · ".join(graded) or "none"], [], width),

@@ -15,11 +15,13 @@ from flux.cli.client import open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import NoSuchId
 from flux.cli.record import Record
+from flux.cli.replay import MARKS
 from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap, wrap_hanging
 from flux.cli.settings import settings
 
 CALLS_SHOWN = 40
 LOGS_SHOWN = 20
+REPLAYS_SHOWN = 5
 VALUES_WIDTH_MIN = 24
 
 
@@ -75,6 +77,7 @@ def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
         ]
     result += [[], *_output(trace.get("output"), width, whole=whole)]
     result += _children(trace)
+    result += _replays(trace, width, whole=whole)
     if not quiet and (commands := _next(trace)):
         result += render.next_lines(commands, width)
     return result
@@ -85,6 +88,8 @@ def _circumstances(trace: Record, width: int) -> list[Line]:
     started_at = moments.read_moment(trace.text("started_at"), "started_at")
     parts = [started_at.strftime("%Y-%m-%d %H:%M:%S.") + f"{started_at.microsecond // 1000:03d}"]
     parts += [render.trigger_word(trace), trace.maybe_text("function") or "no function", _sandbox(trace)]
+    if (original := trace.maybe_text("replay_of")) is not None:
+        parts.append(f"replay of {original}")
     parent = trace.data.get("parent")
     if parent is not None:
         parts.append(f"caused by {parent if isinstance(parent, str) else json_text(parent)}")
@@ -335,6 +340,26 @@ def _children(trace: Record) -> list[Line]:
         result.append(
             [f"    {summary.text('name')}  ", render.status_piece(summary), f"  {render.route(summary)}"]
         )
+    return result
+
+
+def _replays(trace: Record, width: int, *, whole: bool) -> list[Line]:
+    """What replays of it have shown, the latest first."""
+    replays = trace.records("replays")
+    if not replays:
+        return []
+    result: list[Line] = [[], [Piece("  replays", "bold")]]
+    for replay in replays if whole else replays[:REPLAYS_SHOWN]:
+        verdict = replay.text("verdict")
+        mark, style = MARKS.get(verdict, ("?", "bold"))
+        code = {None: "its own code", ".": "the project's folder"}.get(replay.maybe_text("on"), "commit")
+        sha = replay.text("sha").removeprefix("nogit-")[:7] + "+" * replay.flag("dirty")
+        at = moments.read_moment(replay.text("at"), "at").strftime("%H:%M:%S")
+        who = "Flux's own check" if replay.flag("is_check") else replay.maybe_text("execution") or "not kept"
+        said: Line = ["    ", Piece(f"{mark} {verdict}", style), f" on {code} ({sha})"]
+        result += spread(said, [Piece(f"{at} · {who}", "dim")], width)
+    if not whole and len(replays) > REPLAYS_SHOWN:
+        result.append([Piece(f"    ... {len(replays) - REPLAYS_SHOWN} more (-v)", "dim")])
     return result
 
 

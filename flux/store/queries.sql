@@ -106,6 +106,48 @@ on conflict (id) do nothing returning id;
 -- Whether an execution has a record.
 select id from flux.execution where id = $1;
 
+-- name: add_replay
+-- What a replay has shown.
+insert into flux.replay (id, original, code, deployment, sha, dirty, verdict, reason, divergence, is_check)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::json, $10);
+
+-- name: list_replays
+-- What replays of an execution have shown, the latest first.
+select r.id, e.name, r.code, r.deployment, r.sha, r.dirty, r.verdict, r.reason, r.divergence::text as divergence, r.is_check, r.at
+from flux.replay r left join flux.execution e on e.id = r.id
+where r.original = $1 order by r.at desc limit $2;
+
+-- name: list_unchecked
+-- Executions that ended on some deployment since an instant and have not been replayed on their own code, a sample of them.
+select e.id from flux.execution e
+where e.id >= flux.uuid_floor($1) and e.deployment = $2 and e.completeness = 'whole' and e.trigger <> 'replay'
+  and not exists (select from flux.replay r where r.original = e.id and r.code is null)
+order by pg_catalog.random() limit $3;
+
+-- name: count_checks
+-- Of what Flux replayed by itself since an instant: how many, and how many did not do the same again.
+select pg_catalog.count(*) as count, pg_catalog.count(*) filter (where divergence is not null) as escaped
+from flux.replay where is_check and at >= $1;
+
+-- name: pin_incident
+-- Gives a time window a name.
+insert into flux.incident (tenant, name, since, until) values ($1, $2, $3, $4) on conflict do nothing returning name;
+
+-- name: list_incidents
+-- The windows that have a name, the latest first, with how many executions are in each and how many of them failed.
+select i.name, i.since, i.until, i.pinned_at, n.count, n.failed
+from flux.incident i, lateral (
+    select pg_catalog.count(*) as count, pg_catalog.count(*) filter (where e.status >= 500) as failed
+    from flux.execution e
+    where e.tenant = i.tenant and e.id >= flux.uuid_floor(i.since - interval '1 day') and e.id < flux.uuid_floor(i.until + interval '1 day')
+      and e.started_at >= i.since and e.started_at <= i.until and e.trigger <> 'replay'
+) n
+where i.tenant = $1 order by i.since desc, i.name;
+
+-- name: find_incident
+-- A window by its name.
+select since, until from flux.incident where tenant = $1 and name = $2;
+
 -- name: find_surviving_mutations
 -- Of the statements whose notices came, those whose rows are still in the log: the proof that no savepoint took them back.
 select seq from flux.mutation where xid = $1::text::xid8 and seq = any ($2::bigint[]) and at >= $3;
@@ -177,12 +219,12 @@ select * from flux.summary e where true /*filters*/ order by e.id limit $1;
 
 -- name: list_logs
 -- Recordings of the latest executions, newest first, for what they logged.
-select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
+select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where e.trigger <> 'replay' /*filters*/
 order by e.id desc limit $1;
 
 -- name: list_logs_after
 -- The same, oldest first: the history of a stream of log lines.
-select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where true /*filters*/
+select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where e.trigger <> 'replay' /*filters*/
 order by e.id limit $1;
 
 -- name: list_children
@@ -285,7 +327,7 @@ order by g.count desc, g.last desc;
 -- one is given, since code that several functions share fails in each.
 select sha, pg_catalog.count(*) as count, (pg_catalog.array_agg(id))[pg_catalog.count(*)] as first_id,
        (pg_catalog.array_agg(id))[1] as last_id
-from (select sha, id from flux.execution where signature = $1 and id >= flux.uuid_floor($2) and ($4::text is null or function = $4::text)
+from (select sha, id from flux.execution where signature = $1 and id >= flux.uuid_floor($2) and trigger <> 'replay' and ($4::text is null or function = $4::text)
       order by id desc limit $3) s
 group by sha order by last_id desc;
 
@@ -293,7 +335,7 @@ group by sha order by last_id desc;
 -- How often this function ran on each commit, since an instant, among its latest $3 executions.
 select sha, pg_catalog.count(*) as count, (pg_catalog.array_agg(id))[pg_catalog.count(*)] as first_id,
        (pg_catalog.array_agg(id))[1] as last_id
-from (select sha, id from flux.execution where function = $1 and id >= flux.uuid_floor($2) order by id desc limit $3) s
+from (select sha, id from flux.execution where function = $1 and id >= flux.uuid_floor($2) and trigger <> 'replay' order by id desc limit $3) s
 group by sha order by last_id desc;
 
 -- name: list_host_failures

@@ -168,7 +168,7 @@ def make_columns(execution: Execution, completeness: tuple[str, ...]) -> tuple[o
         _name(execution.deployment),
         execution.parent,
         execution.attempt,
-        None,
+        execution.replay_of,
         _sentences(completeness),
         [_name(host) for host in hosts[:HOSTS_MAX]] or None,
     )

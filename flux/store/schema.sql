@@ -97,8 +97,8 @@ comment on table flux.execution is 'One row for each execution: what lists and f
 -- Each index costs every request a write, so each has to earn it:
 -- ids are typed by their first characters. text_pattern_ops serves "=" and "starts with" alike.
 create index execution_name on flux.execution (name text_pattern_ops);
--- Lists of one function newest first, and totals by (function, sha) without touching the table.
-create index execution_function on flux.execution (function, id) include (sha);
+-- Lists of one function newest first, and totals by (function, sha) of what was no replay, without touching the table.
+create index execution_function on flux.execution (function, id) include (sha, trigger);
 -- Who wrote this row. Partial: executions that only read have no xid.
 create index execution_xid on flux.execution (xid) where xid is not null;
 -- What an execution caused. Partial: most were caused by nobody.
@@ -119,6 +119,32 @@ create view flux.summary as
            parent, attempt, replay_of, xid, completeness, hosts_failed, format
     from flux.execution;
 comment on view flux.summary is 'Executions without their recordings.';
+
+create table flux.replay (
+    id          uuid primary key,           -- its own execution in flux.execution; of a check that found nothing, there is none
+    original    uuid not null,
+    code        text,                       -- what was asked for: null for the code that made the record, '.', a commit
+    deployment  text not null,              -- what it ran on
+    sha         text not null,
+    dirty       boolean not null,
+    verdict     text not null,
+    reason      text not null,
+    divergence  json,                       -- where it left the record; null when it did not
+    is_check    boolean not null,           -- Flux's own, of a sample, and nobody's wish
+    at          timestamptz not null default pg_catalog.clock_timestamp()
+);
+comment on table flux.replay is 'What replays of executions have shown.';
+create index replay_original on flux.replay (original, at);
+
+create table flux.incident (
+    tenant      text not null,
+    name        text not null,
+    since       timestamptz not null,
+    until       timestamptz not null,
+    pinned_at   timestamptz not null default pg_catalog.clock_timestamp(),
+    primary key (tenant, name)
+);
+comment on table flux.incident is 'Time windows that somebody gave a name.';
 
 create table flux.transaction (
     xid        xid8 primary key,

@@ -210,6 +210,9 @@ async def _list(
     pool: Pool, base: str, direction: str, filter_: Filter, limit: int, first: tuple[Condition, ...]
 ) -> list[Summary]:
     conditions = make_conditions(filter_)
+    if not any(term.key in ("trigger", "name") for term in filter_.terms):
+        # What happened is asked for. Replays of it are a filter away.
+        conditions.append(Condition("trigger", ("replay",), negated=True))
     is_exact = all(term.key != "error" for term in filter_.terms)
     found: list[Summary] = []
     async with pool.acquire() as connection:

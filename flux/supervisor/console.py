@@ -15,25 +15,26 @@ right after its own request must find it: so each question waits, for a moment, 
 has ended by now is in the store.
 """
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import attrs
-import msgspec
 import trio
 
 from flux import why
-from flux.brought import Borrowed, BroughtAnswer, Content, Status, Timeout
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.store import reading
 from flux.store.postgres import DatabaseError, Pool
+from flux.store.replays import list_replays
 from flux.supervisor import metrics
 from flux.supervisor.console_door import Door
+from flux.supervisor.console_query import Query, flag, needed, number, read_data, read_query
+from flux.supervisor.console_replay import ReplayDesk, ReplayHost
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
 from flux.supervisor.present import (
@@ -48,9 +49,8 @@ from flux.supervisor.present import (
     version_json,
     why_json,
 )
-from flux.supervisor.present_replay import replay_json
-from flux.supervisor.replay import Replay
 from flux.supervisor.spans import list_spans
+from flux.tenant import Tenant
 
 API = "api"
 STORE_TIMEOUT_S = 30.0
@@ -60,6 +60,7 @@ SETTLE_TIMEOUT_S = 2.0
 LIST_DEFAULT = 20
 LIST_MAX = 1000
 CHILDREN_MAX = 1000
+REPLAYS_MAX = 100
 GROUPS_MAX = 1000
 VERSIONS_MAX = 1000
 LOGS_DEFAULT = 200
@@ -78,12 +79,6 @@ class NoSuchFunctionError(OperatorError):
 
     code = "FLX113"
     exit_code = 3
-
-
-class BadQueryError(OperatorError):
-    """The request to the console says something that has no meaning there."""
-
-    code = "FLX621"
 
 
 class NotStoredError(OperatorError):
@@ -112,7 +107,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(Protocol):
+class ConsoleHost(ReplayHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -120,11 +115,6 @@ class ConsoleHost(Protocol):
 
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """Run a function with ``data``, a JSON value, as its input."""
-
-    async def replay(
-        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
-    ) -> Replay:
-        """Run ``original`` again, with nothing leaving. See `flux.supervisor.replay.Replayer.replay`."""
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original`` as a case file. See `flux.case_file`."""
@@ -140,7 +130,7 @@ class ConsoleHost(Protocol):
 
 
 Answer = Document | HttpResponse
-Query = Mapping[str, str]
+_T = TypeVar("_T")
 
 
 class Console:
@@ -148,6 +138,7 @@ class Console:
 
     def __init__(
         self, pool: Pool, live: Live, host: ConsoleHost, door: Door, *, schema: str = "public",
+        tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
     ) -> None:  # fmt: skip
         self._pool = pool
@@ -156,6 +147,7 @@ class Console:
         self._door = door
         self._schema = schema
         self._now = now
+        self._replays = ReplayDesk(pool, host, self._find, tenant, now)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -194,7 +186,13 @@ class Console:
             case ["executions", name, "why"]:
                 ask = self._for(self._why, name)
             case ["executions", name, "replay"]:
-                ask, method, allowed = self._asking_replay(name, request.body), "POST", ("on",)
+                ask, method, allowed = partial(self._replays.replay, name, request.body), "POST", ("on",)
+            case ["incidents"] if head.method == "POST":
+                ask, method = self._for(self._replays.pin, request.body), "POST"
+            case ["incidents"]:
+                ask = self._replays.list_incidents
+            case ["incidents", name]:
+                ask = self._for(self._replays.incident, name)
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
             case ["functions"]:
@@ -215,7 +213,7 @@ class Console:
                 return _no_such_path(head)
         if (refusal := _only(method, head)) is not None:
             return refusal
-        query = _read_query(head, allowed)
+        query = read_query(head, allowed)
         if method == "POST":
             return await ask(query)  # Functions have limits of their own.
         with trio.move_on_after(STORE_TIMEOUT_S):
@@ -226,7 +224,7 @@ class Console:
         )
 
     @staticmethod
-    def _for(ask: Callable[[str], Awaitable[Answer]], name: str) -> Callable[[Query], Awaitable[Answer]]:
+    def _for(ask: Callable[[_T], Awaitable[Answer]], name: _T) -> Callable[[Query], Awaitable[Answer]]:
         async def asked(_query: Query) -> Answer:
             return await ask(name)
 
@@ -236,7 +234,7 @@ class Console:
 
     async def _executions(self, query: Query) -> Document:
         filter_ = self._filter(query)
-        limit = _number(query, "n", LIST_DEFAULT, LIST_MAX)
+        limit = number(query, "n", LIST_DEFAULT, LIST_MAX)
         waiting = await self._settle()
         before = await self._find(query["before"]) if query.get("before") else None
         found = await reading.list_summaries(
@@ -256,43 +254,13 @@ class Console:
             execution,
             spans=list_spans(execution),
             children=[summary_json(child) for child in children],
+            replays=await list_replays(self._pool, summary.id, REPLAYS_MAX),
         )
 
     async def _why(self, name: str) -> Document:
         summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
         evidence = await gather_evidence(self._pool, summary, execution)
         return why_json(summary_json(summary), why.explain(evidence))
-
-    def _asking_replay(self, name: str, body: bytes) -> Callable[[Query], Awaitable[Answer]]:
-        async def replay(query: Query) -> Document:
-            answers = await self._read_answers(body)
-            summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
-            return replay_json(
-                summary_json(summary), await self._host.replay(execution, query.get("on"), answers)
-            )
-
-        return replay
-
-    async def _read_answers(self, body: bytes) -> Mapping[int, BroughtAnswer]:
-        """Return the answers that a replay's caller brings: ``{"answers": {"3": {"status": 503}}}``."""
-        answers: dict[int, BroughtAnswer] = {}
-        for number, said in _read_brought(body).items():
-            match said:
-                case {"timeout": True, **rest} if not rest:
-                    answers[number] = Timeout()
-                case {"status": int(status), **rest} if not rest and 200 <= status <= 599:
-                    answers[number] = Status(status)
-                case {"body": str(content), **rest} if not rest:
-                    answers[number] = Content(content)
-                case {"from": str(name), **rest} if not rest:
-                    summary, lender = await reading.get_execution(self._pool, (await self._find(name)).id)
-                    answers[number] = Borrowed(summary.name, lender.calls)
-                case _:
-                    raise BadQueryError(
-                        f"the answer for call {number} says something else than an answer",
-                        remedy='one of {"timeout": true}, {"status": 503}, {"body": "..."}, {"from": "an execution"}',
-                    )
-        return answers
 
     async def _case(self, name: str) -> HttpResponse:
         _, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
@@ -329,7 +297,7 @@ class Console:
 
     async def _errors(self, query: Query) -> Document:
         since = self._moment(query)
-        limit = _number(query, "n", GROUPS_MAX, GROUPS_MAX)
+        limit = number(query, "n", GROUPS_MAX, GROUPS_MAX)
         waiting = await self._settle()
         groups = await reading.list_error_groups(self._pool, since, limit)
         return {
@@ -339,8 +307,8 @@ class Console:
         }
 
     async def _history(self, query: Query) -> Document:
-        table, key = (_needed(query, name) for name in ("table", "key"))
-        limit = _number(query, "n", VERSIONS_MAX, VERSIONS_MAX)
+        table, key = (needed(query, name) for name in ("table", "key"))
+        limit = number(query, "n", VERSIONS_MAX, VERSIONS_MAX)
         waiting = await self._settle()
         versions = await reading.list_row_history(self._pool, self._schema, table, key, limit)
         return {
@@ -370,7 +338,7 @@ class Console:
     async def _invoke(self, name: str, body: bytes) -> Document:
         if name not in (names := self._list_names()):
             raise _no_such_function(name, names)
-        invoked = await self._host.invoke(name, _read_data(body))
+        invoked = await self._host.invoke(name, read_data(body))
         return {
             "schema": "flux.invoke/1",
             "status": invoked.status,
@@ -397,7 +365,7 @@ class Console:
         def select(published: Published) -> tuple[Line, ...]:
             return (published.summary_line,) if matches(filter_, published.summary) else ()
 
-        follow = _flag(query, "follow", default=True)
+        follow = flag(query, "follow", default=True)
         if since is not None:
             return await self._stream(select, self._summaries_since(filter_), follow=follow)
         if follow:
@@ -419,7 +387,7 @@ class Console:
 
     async def _logs(self, query: Query) -> HttpResponse:
         function, since = query.get("function"), self._moment(query)
-        follow = _flag(query, "follow", default=False)
+        follow = flag(query, "follow", default=False)
         if function is not None:
             await self._check_function(function)
 
@@ -529,77 +497,6 @@ def _line_of_log(logged: reading.Logged) -> Line:
     return Line(str(execution.id), encode(document), ended_at)
 
 
-def _read_query(head: RequestHead, allowed: Sequence[str]) -> dict[str, str]:
-    query: dict[str, str] = {}
-    for name, value in head.query:
-        if name not in allowed:
-            known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise BadQueryError(f'{head.path} has no parameter "{name}"', remedy=known)
-        if name in query:
-            raise BadQueryError(f'"{name}" is given twice', remedy="say it once")
-        query[name] = value
-    return query
-
-
-def _needed(query: Query, name: str) -> str:
-    if not query.get(name):
-        raise BadQueryError(f'"{name}" is missing', remedy=f"add {name}=... to the query")
-    return query[name]
-
-
-def _number(query: Query, name: str, default: int, most: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise BadQueryError(f'{name} is "{text}"', remedy=f"write a number from 1 to {most}")
-    return int(text)
-
-
-def _flag(query: Query, name: str, *, default: bool) -> bool:
-    text = query.get(name)
-    if text is None:
-        return default
-    if text not in ("0", "1"):
-        raise BadQueryError(f'{name} is "{text}"', remedy="write 0 or 1")
-    return text == "1"
-
-
-def _read_brought(body: bytes) -> Mapping[int, Mapping[str, Any]]:
-    try:
-        document = (
-            msgspec.json.decode(body, type=dict[str, dict[str, dict[str, Any]]]) if body.strip() else {}
-        )
-        said = document.pop("answers", {})
-        numbers = {
-            int(number): answer for number, answer in said.items() if number.isdecimal() and number.isascii()
-        }
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise BadQueryError(
-            f"the body can't be read: {error}", remedy='send {}, or {"answers": {"3": {"status": 503}}}'
-        ) from error
-    if document or len(numbers) != len(said):
-        raise BadQueryError(
-            "the body says something else than answers by the number of a call",
-            remedy='send {}, or {"answers": {"3": {"status": 503}}}',
-        )
-    return numbers
-
-
-def _read_data(body: bytes) -> bytes:
-    """Return the input of an invoke as it was written, so that no number loses a digit."""
-    try:
-        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        msgspec.json.decode(body)  # What Raw skips over is checked only here.
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadQueryError(
-            f"the body is not a JSON object: {error}", remedy='send {"data": ...}, with any JSON as its value'
-        ) from error
-    if unknown := sorted(members.keys() - {"data"}):
-        raise BadQueryError(f"the body has {json.dumps(unknown[0])}", remedy='its one member is "data"')
-    return bytes(members["data"]) if "data" in members else b"null"
-
-
 def _only(method: str, head: RequestHead) -> HttpResponse | None:
     if head.method == method or (head.method == "HEAD" and method == "GET"):
         return None
@@ -612,7 +509,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 
 
 _STATUS = {
-    "FLX101": 404, "FLX102": 409, "FLX113": 404,
+    "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX527": 404, "FLX528": 409,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
     "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
 }  # fmt: skip

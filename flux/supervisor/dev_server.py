@@ -278,7 +278,9 @@ class _Server:
                 on_output=self._story.output,
             )
             replayer = Replayer(Shelf(deployments, self._root), self._backing, Tenant().schema)
-            host = FunctionHost(deployments, self._executor, replayer, self._checks, self._counters)
+            host = FunctionHost(
+                deployments, self._executor, replayer, self._backing, self._checks, self._counters
+            )
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
             host.front_door = front_door

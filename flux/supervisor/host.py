@@ -11,13 +11,14 @@ from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
 from flux.supervisor.console import Invoked, NoSuchFunctionError
 from flux.supervisor.deployments import Deployments
-from flux.supervisor.execute import Executor, Runnable
+from flux.supervisor.execute import Backing, Executor, Runnable
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
+from flux.supervisor.replay_record import keep_replay
 
 READY_S = 10.0
 """How long an invoke waits for code that can be run."""
@@ -52,12 +53,14 @@ class FunctionHost:
         deployments: Deployments,
         executor: Executor,
         replayer: Replayer,
+        backing: Backing,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
     ) -> None:
         self._deployments = deployments
         self._executor = executor
         self._replayer = replayer
+        self._backing = backing
         self._checks = checks
         self._counters = counters
         self.front_door: FrontDoor | None = None
@@ -113,10 +116,14 @@ class FunctionHost:
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
 
     async def replay(
-        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
+        self,
+        original: Execution,
+        on: str | None,
+        answers: Mapping[int, BroughtAnswer],
+        live: frozenset[str],
     ) -> Replay:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
-        return await self._replayer.replay(original, on, answers)
+        return await keep_replay(self._backing, await self._replayer.replay(original, on, answers, live))
 
     async def export(self, original: Execution) -> bytes:
         """See `flux.supervisor.console.ConsoleHost.export`."""

@@ -15,6 +15,7 @@ the tags of `flux.values`: ``{"$bytes": "aGk="}``.
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from flux import ids
 from flux.execution import (
     Execution,
     Exited,
@@ -37,6 +39,7 @@ from flux.hostcall import HostCall, HostCallError, Position
 from flux.mutation import Mutation
 from flux.store.reading import ErrorGroup, RowVersion, Summary
 from flux.store.records import COLUMNS, WHOLE, make_columns
+from flux.store.replays import ReplayFound
 from flux.why import Why
 
 Document = dict[str, Any]
@@ -219,6 +222,7 @@ def _summary(columns: Mapping[str, Any]) -> Document:
         "deployment": columns["deployment"],
         "parent": None if columns["parent"] is None else str(columns["parent"]),
         "attempt": columns["attempt"],
+        "replay_of": None if columns["replay_of"] is None else ids.make_name(columns["replay_of"]),
         "tenant": columns["tenant"],
         "completeness": "; ".join(sentences) if sentences else WHOLE,
     }
@@ -228,7 +232,12 @@ def _summary(columns: Mapping[str, Any]) -> Document:
 
 
 def trace_json(
-    summary: Document, execution: Execution, *, spans: Sequence[Document], children: Sequence[Document]
+    summary: Document,
+    execution: Execution,
+    *,
+    spans: Sequence[Document],
+    children: Sequence[Document],
+    replays: Sequence[ReplayFound] = (),
 ) -> Document:
     """Return everything that an execution did, as the contract's Trace."""
     return summary | {
@@ -244,6 +253,7 @@ def trace_json(
             "kind": execution.level.kind,
             "isolation": execution.level.isolation,
             "clock": execution.level.clock,
+            "served_before": execution.served_before,
         },
         "limits": [
             {"name": limit.name, "value": limit.value, "origin": limit.origin} for limit in execution.limits
@@ -253,20 +263,36 @@ def trace_json(
                 "isolation": transaction.isolation,
                 "snapshot": transaction.snapshot,
                 "xid": transaction.xid,
-            "served_before": execution.served_before,
                 "committed": transaction.committed,
                 "begun_by": transaction.begun_by,
             }
             for transaction in execution.transactions
         ],
         "children": list(children),
+        "replays": [replay_found_json(replay) for replay in replays],
+    }
+
+
+def replay_found_json(replay: ReplayFound) -> Document:
+    """Return what a replay has shown."""
+    return {
+        "execution": replay.name,
+        "on": replay.code,
+        "deployment": replay.deployment,
+        "sha": replay.sha,
+        "dirty": replay.dirty,
+        "verdict": replay.verdict,
+        "reason": replay.reason,
+        "divergence": None if replay.divergence is None else json.loads(replay.divergence),
+        "is_check": replay.is_check,
+        "at": show_moment(replay.at),
     }
 
 
 def show_input(execution: Execution) -> Any:
     """Return what came in: the request, or the data of an execution that no request began."""
     trigger = execution.trigger
-    if trigger.kind != "http":
+    if not trigger.method:
         return show_json(trigger.body) if trigger.body else None
     return {
         "method": trigger.method,

@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 import trio
 
+from flux import ids
 from flux.brought import BroughtAnswer
 from flux.deployment import Deployment
 from flux.errors import OperatorError
@@ -37,7 +38,7 @@ from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
-from flux.supervisor.replay_hosts import RefusingHost, WorldHost
+from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
@@ -74,6 +75,10 @@ class Replay:
     """Where each answer came from, by the call's number in the replay."""
     notes: tuple[str, ...] = ()
     """What of the database was not as it was, a sentence each; or why there was none."""
+    recorded_as: Execution | None = None
+    """The execution that it is itself; None while it is not stored."""
+    sent: int = 0
+    """Requests that it sent for real, because its caller said so."""
 
 
 class Replayer:
@@ -87,34 +92,40 @@ class Replayer:
         self._schema = schema
 
     async def replay(
-        self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer]
+        self,
+        original: Execution,
+        on: str | None,
+        answers: Mapping[int, BroughtAnswer],
+        live: frozenset[str] = frozenset(),
     ) -> Replay:
         """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), or on a commit.
 
         ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
+        ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
         """
         _check_whole(original)
         value = _read_value(original.trigger)
         sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
-        async with self._borrow(original, sha, is_recorded=on is None) as live:
-            deployment = live.deployment
+        async with self._borrow(original, sha, is_recorded=on is None) as borrowed:
+            deployment = borrowed.deployment
             if sha is not None:
                 # The same files may have been served as another commit, or as none.
                 deployment = attrs.evolve(deployment, sha=sha, dirty=False)
-            runnable = live.runnables.get(original.function)
+            runnable = borrowed.runnables.get(original.function)
             if runnable is None:
                 raise UnreplayableError(
                     f"there is no function {original.function} in the code to replay it on",
                     remedy="flux function list shows what there is",
                 )
-            run = _Run(original, runnable, value, self._backing, self._schema, answers)
-            is_same = live.deployment.id == original.deployment and not answers
+            requests = LiveRequests(live, runnable.grants)
+            run = _Run(original, runnable, value, self._backing, self._schema, answers, requests)
+            is_same = borrowed.deployment.id == original.deployment and not answers and not live
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         synthetic = list_synthetic(original, has_secrets=False)
         replayed = attrs.evolve(replayed, synthetic=synthetic)
         judgement = judge(original, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
-        return Replay(original, on, deployment, replayed, judgement, run.sources, notes)
+        return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
@@ -139,6 +150,7 @@ class _Run:
         backing: Backing | None,
         schema: str,
         answers: Mapping[int, BroughtAnswer],
+        live: LiveRequests,
     ) -> None:
         self._original = original
         self._runnable = runnable
@@ -146,6 +158,7 @@ class _Run:
         self._backing = backing
         self._schema = schema
         self._answers = answers
+        self._live = live
         secrets = TenantSecrets({}, b"") if backing is None else backing.secrets
         self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
@@ -217,8 +230,12 @@ class _Run:
             tells_waits=tells_waits,
             timeout_s=limits.timeout_s,
             brought=self._answers,
+            live=self._live.hosts,
         )
-        host: Host = RefusingHost() if world is None else WorldHost(self._make_context(world))
+        self._live.start_over()
+        host: Host = RefusingHost()
+        if world is not None or self._live.hosts:
+            host = OpenHost(self._make_context(world), self._live, has_world=world is not None)
         driven = await self._drive(session, host, tells_waits=tells_waits)
         waited_for = session.stalled_on if driven.outcome is None and driven.divergence is None else None
         outcome = driven.outcome or runnable.bounds.kill("timeout", format_duration(limits.timeout_s))
@@ -240,18 +257,18 @@ class _Run:
             frozenset(self._answers) - frozenset(session.left_over),
         )
 
-    def _make_context(self, world: WorldDatabase) -> CallContext:
+    def _make_context(self, world: WorldDatabase | None) -> CallContext:
         backing, runnable = self._backing, self._runnable
         assert backing is not None, "a world is of its database"
         return CallContext(
             tenant=backing.tenant,
             function=runnable.function.name,
-            grants=runnable.grants,
+            grants=self._live.grants,
             limits=runnable.bounds.limits,
             clock=backing.clock,
             entropy=backing.entropy,
             database=world,
-            http=None,
+            http=backing.http if self._live.hosts else None,
             secrets=self._secrets,
         )
 
@@ -301,6 +318,11 @@ class _Run:
 
 
 def _check_whole(execution: Execution) -> None:
+    if execution.replay_of is not None:
+        raise UnreplayableError(
+            "it is a replay itself",
+            remedy=f"flux replay {ids.make_name(execution.replay_of)} replays what it replayed",
+        )
     if execution.completeness:
         raise UnreplayableError(
             f"its record is not whole: {'; '.join(execution.completeness)}",

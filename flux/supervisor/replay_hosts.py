@@ -1,13 +1,19 @@
-"""Who performs host calls during a replay: nobody, or the world for statements.
+"""Who performs host calls during a replay: nobody, the world for statements, and what was agreed to.
 
 A driver asks its host to perform what the session says is to be performed. A replay's session says
-so of statements alone, and of these only where there is a world. So that a host here is asked for
-anything else is a mistake of Flux's, and ends the replay before anything is done.
+so of statements where there is a world, and of requests to hosts that the caller named (``--live``).
+So that a host here is asked for anything else is a mistake of Flux's, and ends the replay before anything is done.
 """
 
+from collections import Counter
+
+from flux import calls
+from flux.calls import find_host
 from flux.errors import BrokenInvariantError
-from flux.hostcall import HostCallRequest, HostCallResult
+from flux.grants import DEFAULT_PORTS, Grants, Origin, parse_grant
+from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 from flux.hostcalls.base import CallContext
+from flux.matching import make_key
 from flux.supervisor.perform import HostTable
 
 
@@ -33,22 +39,73 @@ class RefusingHost:
         raise ReplayPerformedError(f"call {request.seq}, {request.name}, was being performed during a replay")
 
 
-class WorldHost(RefusingHost):
-    """Performs statements in a world."""
+class LiveRequests:
+    """Requests that a replay may send for real, and the answers that came.
 
-    def __init__(self, context: CallContext) -> None:
-        """``context`` has the world as its database."""
+    A replay may run several times, each in a world with one table more. What was sent is not sent again: the same
+    question, for the same time, hears the answer of before.
+    """
+
+    def __init__(self, hosts: frozenset[str], grants: Grants) -> None:
+        """``hosts`` as `flux.calls.find_host` names them; ``grants`` are the function's own, which stay in force."""
+        self.hosts = hosts
+        self.sent = 0
+        """Requests that have left."""
+        self._answers: dict[tuple[object, int], HostCallResult] = {}
+        self._asked: Counter[object] = Counter()
+        self.grants = _narrow(grants, hosts)
+        """What of ``grants`` is within ``hosts``: a redirect leads nowhere else."""
+
+    def start_over(self) -> None:
+        """Take note that the replay begins again."""
+        self._asked.clear()
+
+    def is_allowed(self, request: HostCallRequest) -> bool:
+        """Whether the request goes where it was agreed that it may."""
+        http = calls.read_http(HostCall(request, None, 0))
+        return request.name == "http.request" and http is not None and find_host(http.url) in self.hosts
+
+    async def perform(self, request: HostCallRequest, table: HostTable) -> HostCallResult:
+        """Send the request, unless it was sent before."""
+        key = make_key(request).exact
+        number = self._asked[key]
+        self._asked[key] += 1
+        if (key, number) not in self._answers:
+            self.sent += 1
+            self._answers[key, number] = await table.perform(request)
+        return self._answers[key, number]
+
+
+def _narrow(grants: Grants, hosts: frozenset[str]) -> Grants:
+    kept = []
+    for host in sorted(hosts):
+        for scheme, port in DEFAULT_PORTS.items():
+            grant = parse_grant(f"{scheme}://{host}")
+            if grants.find(Origin(scheme, grant.host, grant.port or port)) is not None:
+                kept.append(grant)
+    return Grants(tuple(kept))
+
+
+class OpenHost(RefusingHost):
+    """Performs statements, where there is a world, and requests that were agreed to."""
+
+    def __init__(self, context: CallContext, live: LiveRequests, *, has_world: bool) -> None:
+        """``context`` has the world as its database, and the narrow grants of ``live``."""
         self._table = HostTable(context)
+        self._live = live
+        self._has_world = has_world
 
     def is_immediate(self, name: str) -> bool:
         """See `flux.supervisor.drive.Host.is_immediate`."""
-        return not name.startswith("db.")
+        return not name.startswith(("db.", "http."))
 
     async def perform(self, request: HostCallRequest) -> HostCallResult:
-        """Perform a statement; refuse anything else."""
-        if not request.name.startswith("db."):
-            return await super().perform(request)
-        return await self._table.perform(request)
+        """Perform a statement or an agreed request; refuse anything else."""
+        if self._has_world and request.name.startswith("db."):
+            return await self._table.perform(request)
+        if self._live.is_allowed(request):
+            return await self._live.perform(request, self._table)
+        return await super().perform(request)
 
     def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:
         """See `flux.supervisor.drive.Host.cancelled`."""

@@ -455,5 +455,80 @@ def test_an_incident_says_which_still_fail_and_why_and_the_whole_fix_passes(shop
         "incident", "replay", f"{since}..2100-01-01", "-q", "status:500 route:/signup"
     )
     assert story.returncode == 0 and "0 effects left the sandbox" in story.stdout
-    assert shop.server.command("incident", "replay", "yesterday").returncode == 2
+    assert shop.server.command("incident", "replay", "yesterday").returncode == 3
+    assert shop.server.command("incident", "replay", "14:00").returncode == 2
     assert (len(shop.stub.seen), shop.checksum()) == before
+
+
+def test_a_replay_is_an_execution_that_is_shown_when_it_is_asked_for(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "again@b.com"})
+    shop.save("shop.py", ('charge.json()["amount"]', "1"))
+    replayed = shop.replay(name, "--on", ".", exit_code=0)["replayed"]["execution"]
+    shop.replay(name, exit_code=1)
+    trace = shop.server.json("trace", replayed)
+    assert (trace["trigger"], trace["replay_of"], trace["status"]) == ("replay", name, 200)
+    assert [call["kind"] for call in trace["calls"]] == ["db.query", "http.request"]
+    assert trace["input"]["path"] == "/signup"
+    found = [one["name"] for one in shop.server.json("trace", "list", "-n", "50")["executions"]]
+    assert name in found and replayed not in found
+    assert replayed in [
+        one["name"] for one in shop.server.json("trace", "list", "-q", "trigger:replay")["executions"]
+    ]
+    shown = shop.server.json("trace", name)["replays"]
+    assert [(one["verdict"], one["on"], one["is_check"]) for one in shown] == [
+        ("same failure", None, False),
+        ("passed", ".", False),
+    ]
+    assert shown[1]["execution"] == replayed
+    assert f"replay of {name}" in shop.server.command("trace", replayed).stdout
+    failures = shop.server.json("errors")["groups"]
+    assert all(replayed != group["sample"] for group in failures)
+
+
+def test_a_replay_of_a_replay_is_refused_and_says_which_one_to_replay(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "twice@b.com"})
+    replayed = shop.replay(name, exit_code=1)["replayed"]["execution"]
+    refused = shop.server.command("replay", replayed)
+    assert (refused.returncode, "FLX312" in refused.stderr, name in refused.stderr) == (6, True, True)
+
+
+def test_a_request_leaves_only_to_the_host_that_was_agreed_to_and_is_counted(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "live@b.com"})
+    shop.save(
+        "shop.py",
+        ('    return {"id": user["id"], "amount": charge.json()["amount"]}',
+         '    rate = await ctx.http.get(STUB + "/slow/1")\n    return {"rate": rate.status}'),
+    )  # fmt: skip
+    assert shop.replay(name, "--on", ".", exit_code=0)["verdict"] == "past it"
+    assert shop.replay(name, "--on", ".", "--strict", exit_code=1)["verdict"] == "past it"
+    elsewhere = shop.replay(name, "--on", ".", "--live", "http:api.example.com", "--yes", exit_code=0)
+    assert (elsewhere["verdict"], elsewhere["sent"]) == ("past it", 0)
+    host = f"http:127.0.0.1:{shop.stub.port}"
+    refused = shop.server.command("replay", name, "--on", ".", "--live", host)
+    assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
+    before, rows = len(shop.stub.seen), shop.checksum()
+    sent = shop.server.json("replay", name, "--on", ".", "--live", host, "--yes")
+    assert (sent["verdict"], sent["sent"], sent["answers"]["live"]) == ("passed", 1, 1)
+    assert sent["replayed"]["output"]["body"] == {"rate": 200}
+    assert [(seen.method, seen.path) for seen in shop.stub.seen[before:]] == [("GET", "/slow/1")]
+    assert shop.checksum() == rows
+    assert "1 request was sent for real" in shop.server.command(
+        "replay", name, "--on", ".", "--live", host, "--yes"
+    ).stdout
+    assert shop.server.command("replay", name, "--strict", "--answer", "1=503").returncode == 2
+
+
+def test_an_incident_has_a_name_and_is_replayed_by_it(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "pinned@b.com"})
+    shop.save("shop.py", ('charge.json()["amount"]', "1"))
+    pinned = shop.server.json("incident", "pin", "morning", "last:1h")
+    assert pinned["name"] == "morning"
+    again = shop.server.command("incident", "pin", "morning", "last:2h")
+    assert (again.returncode, "FLX528" in again.stderr) == (2, True)
+    found = shop.server.json("incident", "list")["incidents"]
+    assert [one["name"] for one in found] == ["morning"] and found[0]["failed"] >= 1
+    assert "morning" in shop.server.command("incident", "list").stdout
+    answer = shop.server.json("incident", "replay", "morning", "-q", f"name:{name}")
+    assert (answer["total"], answer["verdicts"]) == (1, {"passed": 1})
+    unknown = shop.server.command("incident", "replay", "evening")
+    assert (unknown.returncode, "FLX527" in unknown.stderr) == (3, True)

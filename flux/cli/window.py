@@ -1,0 +1,31 @@
+"""A window of time, as people write it: ``14:00..14:05``, ``last:15m``, or the name of a pinned incident."""
+
+import re
+
+from flux.cli.client import Client
+from flux.cli.failures import UsageError
+from flux.cli.trace_list import canonical_filter
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def window_terms(window: str, asked_by: str) -> str:
+    """The terms of a filter that mean ``window``, with times as the server is to read them."""
+    first, dots, last = window.partition("..")
+    if window.startswith("last:"):
+        terms = f"since:{window.removeprefix('last:')}"
+    elif dots and first and last:
+        terms = f"since:{first} until:{last}"
+    else:
+        raise UsageError(f"{asked_by}: {window} is no window", remedy="14:00..14:05, or last:15m")
+    text = canonical_filter(terms)
+    assert text is not None, "there is a term at least"
+    return text
+
+
+def find_window(client: Client, window: str, asked_by: str) -> str:
+    """The same, where ``window`` may be an incident's name; it is looked up."""
+    if _NAME.fullmatch(window) is None:
+        return window_terms(window, asked_by)
+    incident = client.get("incidents", window).record.of_schema("flux.incident/1")
+    return f"since:{incident.text('since')} until:{incident.text('until')}"

@@ -1,0 +1,204 @@
+"""The console's questions about replays and incidents.
+
+A replay's body says what its caller brings and allows::
+
+    {"answers": {"3": {"timeout": true}, "4": {"status": 503}, "5": {"body": "..."}, "6": {"from": "qk3f81xa"}},
+     "live": ["api.tax.example"]}
+
+Consent to ``live`` is asked for by whoever talks to a person; here it has been given.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from flux.brought import Borrowed, BroughtAnswer, Content, Status, Timeout
+from flux.calls import find_host
+from flux.errors import OperatorError
+from flux.execution import Execution
+from flux.filter import parse
+from flux.store import incidents, reading
+from flux.store.postgres import Pool
+from flux.supervisor.console_query import BadQueryError, Query
+from flux.supervisor.present import Document, show_moment, summary_json
+from flux.supervisor.present_replay import replay_json
+from flux.supervisor.replay import Replay
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+"""Of an incident: never a time, nor anything with a colon or two dots."""
+LIVE_MAX = 32
+
+
+class NoSuchIncidentError(OperatorError):
+    """No incident has this name."""
+
+    code = "FLX527"
+    exit_code = 3
+
+
+class IncidentExistsError(OperatorError):
+    """An incident of this name is there already."""
+
+    code = "FLX528"
+
+
+class ReplayHost(Protocol):
+    """Who replays."""
+
+    async def replay(
+        self,
+        original: Execution,
+        on: str | None,
+        answers: Mapping[int, BroughtAnswer],
+        live: frozenset[str],
+    ) -> Replay:
+        """Run ``original`` again; nothing leaves but to ``live``. See `flux.supervisor.replay.Replayer.replay`."""
+
+
+class ReplayDesk:
+    """Answers them, for one tenant."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        host: ReplayHost,
+        find: Callable[[str], Awaitable[reading.Summary]],
+        tenant: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        """``find`` returns the execution that a text means."""
+        self._pool = pool
+        self._host = host
+        self._find = find
+        self._tenant = tenant
+        self._now = now
+
+    async def replay(self, name: str, body: bytes, query: Query) -> Document:
+        """Replay an execution."""
+        order = _read_order(body)
+        answers = await self._read_answers(order.get("answers", {}))
+        live = _read_live(order.get("live", []))
+        summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
+        return replay_json(
+            summary_json(summary), await self._host.replay(execution, query.get("on"), answers, live)
+        )
+
+    async def _read_answers(self, said: Any) -> Mapping[int, BroughtAnswer]:
+        if not isinstance(said, dict) or not all(
+            number.isdecimal() and number.isascii() and isinstance(answer, dict)
+            for number, answer in said.items()
+        ):
+            raise BadQueryError(
+                "answers are not by the number of a call", remedy='{"answers": {"3": {"status": 503}}}'
+            )
+        answers: dict[int, BroughtAnswer] = {}
+        for number, answer in ((int(number), answer) for number, answer in said.items()):
+            match answer:
+                case {"timeout": True, **rest} if not rest:
+                    answers[number] = Timeout()
+                case {"status": int(status), **rest} if not rest and 200 <= status <= 599:
+                    answers[number] = Status(status)
+                case {"body": str(content), **rest} if not rest:
+                    answers[number] = Content(content)
+                case {"from": str(name), **rest} if not rest:
+                    summary, lender = await reading.get_execution(self._pool, (await self._find(name)).id)
+                    answers[number] = Borrowed(summary.name, lender.calls)
+                case _:
+                    raise BadQueryError(
+                        f"the answer for call {number} says something else than an answer",
+                        remedy='one of {"timeout": true}, {"status": 503}, {"body": "..."}, {"from": "an execution"}',
+                    )
+        return answers
+
+    async def list_incidents(self, _query: Query) -> Document:
+        """List the windows that have a name."""
+        found = await incidents.list_incidents(self._pool, self._tenant)
+        return {
+            "schema": "flux.incidents/1",
+            "incidents": [
+                {
+                    "name": one.name,
+                    "since": show_moment(one.since),
+                    "until": show_moment(one.until),
+                    "pinned_at": show_moment(one.pinned_at),
+                    "executions": one.count,
+                    "failed": one.failed,
+                }
+                for one in found
+            ],
+        }
+
+    async def incident(self, name: str) -> Document:
+        """Say which window a name stands for."""
+        window = await incidents.find_incident(self._pool, self._tenant, name)
+        if window is None:
+            raise NoSuchIncidentError(
+                f'no incident is called "{name[:200]}"',
+                remedy="flux incident list shows them; a window is also 14:00..14:05 or last:15m",
+            )
+        return _window_json(name, *window)
+
+    async def pin(self, body: bytes) -> Document:
+        """Give a window a name: ``{"name": ..., "window": "since:... until:..."}``."""
+        try:
+            said = msgspec.json.decode(body, type=dict[str, str])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadQueryError(
+                f"the body can't be read: {error}", remedy='{"name": "...", "window": "since:..."}'
+            ) from error
+        if said.keys() != {"name", "window"}:
+            raise BadQueryError("the body has a name and a window, and nothing else", remedy="")
+        name, now = said["name"], self._now()
+        if NAME.fullmatch(name) is None:
+            raise BadQueryError(
+                f'"{name[:80]}" is no name for an incident', remedy="letters a to z, digits, - and _, a letter first"
+            )
+        times = {"until": now}
+        for term in parse(said["window"], now).terms:
+            if term.key not in ("since", "until") or term.negated or not isinstance(term.value, datetime):
+                raise BadQueryError("a window has a since: and an until:", remedy="14:00..14:05, or last:15m")
+            times[term.key] = term.value
+        if "since" not in times or times["since"] >= times["until"]:
+            raise BadQueryError("the window ends before it begins", remedy="14:00..14:05, or last:15m")
+        if not await incidents.pin_incident(self._pool, self._tenant, name, times["since"], times["until"]):
+            raise IncidentExistsError(
+                f'there is an incident "{name}" already', remedy="choose another name: flux incident list"
+            )
+        return _window_json(name, times["since"], times["until"])
+
+
+def _window_json(name: str, since: datetime, until: datetime) -> Document:
+    return {
+        "schema": "flux.incident/1",
+        "name": name,
+        "since": show_moment(since),
+        "until": show_moment(until),
+    }
+
+
+def _read_order(body: bytes) -> dict[str, Any]:
+    try:
+        order = msgspec.json.decode(body, type=dict[str, Any]) if body.strip() else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadQueryError(
+            f"the body can't be read: {error}", remedy='send {}, or {"answers": {"3": {"status": 503}}}'
+        ) from error
+    if unknown := sorted(order.keys() - {"answers", "live"}):
+        raise BadQueryError(f'the body has "{unknown[0][:80]}"', remedy='it takes "answers" and "live"')
+    return order
+
+
+def _read_live(said: Any) -> frozenset[str]:
+    if not isinstance(said, list) or len(said) > LIVE_MAX or not all(isinstance(host, str) for host in said):
+        raise BadQueryError(f'"live" is a list of at most {LIVE_MAX} hosts', remedy='{"live": ["api.example.com"]}')
+    hosts = set()
+    for host in said:
+        # As a request to it would be named: the scheme only decides which port goes without saying.
+        found = find_host(f"https://{host}")
+        if not found or any(letter in host for letter in "/?#@"):
+            raise BadQueryError(f'"{host[:200]}" is no host', remedy="write api.example.com or 127.0.0.1:9000")
+        hosts.add(found)
+    return frozenset(hosts)
