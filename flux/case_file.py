@@ -7,10 +7,10 @@ files of its deployment, and what ran it: versions, and which packages it had. T
 The bytes, in this order::
 
     fluxcase 1                      the format's version, a line
-    <sha256> <content> <stored>     of both lines' rest: a digest, and the sizes in bytes, a line
-    ...                             the content, one zstd frame of so many stored bytes
+    <sha256> <content> <stored>     a digest, and two sizes in bytes, a line
+    ...                             the content, as one zstd frame of so many stored bytes
 
-The digest covers the version and the content. The content is MessagePack, of fixed shape. The same execution
+The digest covers the first line and the frame. The content is MessagePack, of fixed shape. The same execution
 exported by the same Flux gives the same bytes: nothing in it says when or by whom it was made.
 
 Whoever wrote a case may be nobody's friend. `decode_case` takes bytes of unknown origin and returns a `Case` that is
@@ -133,7 +133,7 @@ def encode_case(case: Case) -> bytes:
     frame = zstandard.ZstdCompressor(level=_COMPRESSION_LEVEL, write_checksum=True, write_content_size=True)
     stored = frame.compress(content)
     first = b"fluxcase %d\n" % CASE_FORMAT
-    second = b"%s %d %d\n" % (_digest(first, content), len(content), len(stored))
+    second = b"%s %d %d\n" % (_digest(first, stored), len(content), len(stored))
     return first + second + stored
 
 
@@ -156,8 +156,8 @@ def encode_content(case: Case) -> bytes:
     return content
 
 
-def _digest(first: bytes, content: bytes) -> bytes:
-    return hashlib.sha256(first + content).hexdigest().encode()
+def _digest(first: bytes, stored: bytes) -> bytes:
+    return hashlib.sha256(first + stored).hexdigest().encode()
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -230,10 +230,9 @@ def _read_content(data: bytes) -> bytes:
         )
     if len(stored) > stored_bytes:
         raise _no_case(f"{len(stored) - stored_bytes:,} bytes follow its end")
-    content = _decompress(stored, content_bytes)
-    if _digest(first + b"\n", content) != sizes[1]:
+    if _digest(first + b"\n", stored) != sizes[1]:
         raise _no_case("its checksum does not fit")
-    return content
+    return _decompress(stored, content_bytes)
 
 
 def _decompress(stored: bytes, content_bytes: int) -> bytes:
