@@ -121,11 +121,17 @@ class CapturedDatabase:
         return [(f"{schema}.{table}", str(place)) for schema, table, place in named]
 
     def rows(self) -> Rows:
-        """The rows of all user tables."""
-        return {
-            table: Counter(str(row) for (row,) in self.lines(f"select {_hex(ROW)} from {place} whole_row"))
-            for table, place in self.tables()
-        }
+        """The rows of all user tables, read in one go: each line has its table's number before it."""
+        tables = self.tables()
+        rows: Rows = {table: Counter() for table, _ in tables}
+        if tables:
+            of_each = [
+                f"select {_hex(str(number) + '::text')}, {_hex(ROW)} from {place} whole_row"
+                for number, (_, place) in enumerate(tables)
+            ]
+            for number, row in self.lines(" union all ".join(of_each)):
+                rows[tables[int(str(number))][0]][str(row)] += 1
+        return rows
 
     def changes(self) -> list[Change]:
         """The whole log, in order."""
