@@ -48,6 +48,8 @@ PATIENCE_S = 240.0
 MEMORY_BYTES_MAX = 96 * 2**20
 AT_ONCE = 12
 """Hostile guests of one kind at a time."""
+WARM = 1000
+"""Executions that a worker of the warm kind may serve."""
 NEIGHBOURS = 2
 """Tasks that ask the neighbour again and again meanwhile."""
 QUESTIONS_MIN = 20
@@ -68,8 +70,6 @@ class Guest:
     limits: Limits
     answer: object = None
     """Body of its answer, as JSON; None: whatever it is."""
-    spoils: bool = False
-    """It answers well and leaves a worker that will serve nobody. Who chooses ``warm`` trusts functions not to."""
     repeats_its_way: bool = True
     """Its replay does all that it did, and does not only end so."""
 
@@ -140,7 +140,6 @@ def _read_guests(folder: str) -> Iterator[Guest]:
                     frozenset(found["expect"].split(" or ")),
                     _make_limits(**json.loads(notes.get("Limits", "{}"))),
                     json.loads(notes.get("Answer", "null")),
-                    "Worker" in notes,
                     "Repeats" not in notes,
                 )
 
@@ -163,7 +162,7 @@ def _make_modules(built: Path) -> WasmSandbox:
 
 def _is_worth_a_warm_worker(guest: Guest) -> bool:
     """A worker whose guest was killed serves nobody again, warm or not: one of those is enough."""
-    return not guest.spoils and (guest.limits.timeout_s == Limits().timeout_s or guest.function == "spins")
+    return guest.limits.timeout_s == Limits().timeout_s or guest.function == "spins"
 
 
 _PYTHON = tuple(_read_guests("python"))
@@ -172,7 +171,7 @@ KINDS = (
     Kind(
         "warm",
         tuple(filter(_is_worth_a_warm_worker, _PYTHON)),
-        partial(_make_process, warm=1000),
+        partial(_make_process, warm=WARM),
         warm=True,
     ),
     Kind("javascript", tuple(_read_guests("javascript")), partial(_make_scripts, folder="javascript")),
@@ -218,7 +217,8 @@ class _Held:
     def level(self) -> Level:
         return self.sandbox.level
 
-    async def acquire(self) -> Worker:
+    async def acquire(self, *, fresh: bool = False) -> Worker:
+        assert not fresh, "a record is made on whatever worker there is"
         await trio.lowlevel.checkpoint()
         return self.worker
 
@@ -249,7 +249,7 @@ class _Street:
             isolation="read committed",
             middleware=(),
             rules=RedactionRules(),
-            warm=self._kind.warm,
+            warm=WARM if self._kind.warm else 1,
         )
         return await self._world.executor.execute(runnable, Trigger("invoke"), value)
 

@@ -78,6 +78,12 @@ async def run_on(worker: ProcessWorker, function: str = "hello", **inputs: Any) 
     return frame
 
 
+async def wait_rested(sandbox: ProcessSandbox) -> None:
+    """Wait until every worker that has served can serve again, or is gone."""
+    while sandbox.resting:  # noqa: ASYNC110 - the sandbox has nobody who would want an event for this
+        await trio.sleep(0.005)
+
+
 def is_hello(frame: list[Any] | None) -> bool:
     return frame is not None and frame[0] == "return" and frame[1]["body"] == "hello"
 

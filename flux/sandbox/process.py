@@ -64,6 +64,8 @@ CPU_GRACE_S = 5
 """Processor time that a worker may use beyond what its executions may last. Its deadline is the supervisor's."""
 DATA_BYTES_MAX = 2**30
 """Memory of any process of a jail, the one that imports included, unless a function may have more."""
+REST_S = 2.0
+"""How long a worker that has served may take until it can serve again; garbage is collected meanwhile."""
 STACK_GRACE_S = 0.5
 """How long a zygote may take to print where it hangs."""
 
@@ -133,6 +135,10 @@ class ProcessSandbox:
         """All that have been forked and have not ended, by the zygote's number."""
         self._lent = 0
         """Workers that callers have."""
+        self._nursery: trio.Nursery | None = None
+        """Of the zygote's tasks."""
+        self.resting = 0
+        """Workers that have served and have not said yet that they can serve again."""
         self._used_at_s = 0.0
         """When a worker was last asked for or given back."""
         self._wanted = trio.Event()
@@ -230,7 +236,7 @@ class ProcessSandbox:
                 # want to know the error by its class.
                 try:
                     functions = await self._wait_ready(zygote)
-                    self._zygote, self._failure = zygote, None
+                    self._zygote, self._nursery, self._failure = zygote, nursery, None
                     self._used_at_s = trio.current_time()
                     self._residency.enter(self)
                     nursery.start_soon(self._end_surplus)
@@ -245,7 +251,7 @@ class ProcessSandbox:
                     failure = error
                 nursery.cancel_scope.cancel()
         finally:
-            self._zygote = None
+            self._zygote = self._nursery = None
             self._residency.leave(self)
             self._bury_workers()
             await zygote.end()
@@ -439,11 +445,27 @@ class ProcessSandbox:
         worker.served += 1
         self._lent -= 1
         self._use()
-        if not (reusable and worker.served < self._warm and self._take_back(worker)):
+        if reusable and worker.served < self._warm and self._zygote is not None:
+            assert self._nursery is not None, "a zygote has a nursery"
+            self.resting += 1
+            self._nursery.start_soon(self._rest, worker)
+        else:
             worker.kill()
             worker.close()
         self._residency.settle()
         await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _rest(self, worker: ProcessWorker) -> None:
+        """Take a worker back once it says that nothing is left of what it has run; nobody waits for that."""
+        is_ready = False
+        try:
+            with trio.move_on_after(REST_S):
+                is_ready = await worker.rest()
+        finally:
+            self.resting -= 1
+            if not (is_ready and self._take_back(worker)):
+                worker.kill()
+                worker.close()
 
     def _take_back(self, worker: ProcessWorker) -> bool:
         """Offer a worker again if there is a use for it."""

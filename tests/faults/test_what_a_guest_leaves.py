@@ -14,6 +14,7 @@ from flux.sandbox.process import ProcessSandbox
 from flux.session import RecordSession
 from flux.supervisor.drive import Bounds, drive
 from tests.guests.record_and_replay import RefusingHost
+from tests.zygote_world import wait_rested
 
 DOCS = Path(__file__).parents[2] / "docs" / "guest-api.md"
 MODULE = """
@@ -139,6 +140,7 @@ async def run_twice(folder: Path, warm: int) -> list[dict[str, Any]]:
                     redactor=Redactor(RedactionRules(), b"seed"), keep_worker=warm > 1,
                 )  # fmt: skip
                 await sandbox.release(worker, reusable=driven.reusable)
+                await wait_rested(sandbox)
                 outcome = driven.outcome
                 assert outcome is not None and outcome.kind == "returned", outcome
                 seen.append(json.loads(outcome.body))

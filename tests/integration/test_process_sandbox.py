@@ -29,6 +29,7 @@ from tests.zygote_world import (
     running,
     settled,
     wait_gone,
+    wait_rested,
     write_modules,
 )
 
@@ -173,9 +174,15 @@ async def test_an_import_that_ends_the_process_names_the_module_and_how(
 async def test_an_import_without_end_is_stopped_and_says_where_it_stood(project: Callable[..., Path]) -> None:
     printed: list[str] = []
     folder = project(a=GOOD, slow="def wait():\n    while True:\n        pass\n\nwait()\n")
-    error = await failure_of(folder, import_deadline_s=3.0, on_output=printed.append)
-    assert isinstance(error, SandboxUnavailableError)
-    assert "importing functions/slow.py took more than 3 s" in error.message
+    for deadline_s in (2.0, 10.0, 50.0, 250.0):
+        printed.clear()
+        error = await failure_of(folder, import_deadline_s=deadline_s, on_output=printed.append)
+        assert isinstance(error, SandboxUnavailableError)
+        assert f"took more than {deadline_s:g} s" in error.message
+        # On a busy machine a zygote may need longer than the first deadlines to come to the module at all.
+        if 'functions/slow.py", line' in "".join(printed):
+            break
+    assert "importing functions/slow.py took" in error.message
     assert 'functions/slow.py", line' in "".join(printed)
 
 
@@ -273,6 +280,7 @@ async def test_a_warm_worker_serves_as_often_as_it_may(project: Callable[..., Pa
             pids.append(worker.pid)
             assert is_hello(await run_on(worker))
             await sandbox.release(worker, reusable=True)
+            await wait_rested(sandbox)
     counts = [pids.count(pid) for pid in dict.fromkeys(pids)]
     assert counts[0] == 3
     assert max(counts) == 3
@@ -287,6 +295,7 @@ async def test_who_wants_a_fresh_worker_gets_one_however_many_warm_ones_wait(pro
                 used.add(worker.pid)
                 assert is_hello(await run_on(worker))
                 await sandbox.release(worker, reusable=True)
+            await wait_rested(sandbox)
             fresh = await sandbox.acquire(fresh=True)
             assert (fresh.served, fresh.pid in used) == (0, False)
             assert is_hello(await run_on(fresh))
@@ -316,6 +325,7 @@ async def test_a_warm_worker_that_comes_back_is_not_given_to_who_wants_a_fresh_o
             await trio.testing.wait_all_tasks_blocked()
             for worker in busy:
                 await sandbox.release(worker, reusable=True)
+            await wait_rested(sandbox)
             warm = await sandbox.acquire()
             assert warm.served == 1
             await sandbox.release(warm, reusable=True)

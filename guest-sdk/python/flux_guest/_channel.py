@@ -50,6 +50,8 @@ class Channel:
         """Tells which of the function's tasks is running."""
         self.waiting: dict[int, Deliver] = {}
         """What to do with the answer of each call in flight; called with (value, error)."""
+        self.loops: list[Callable[[], Any]] = []
+        """Weak references to the event loops that were made, for `flux_guest._leftovers`."""
 
     def reset(self, now_ns: int) -> None:
         """Begin a new execution."""
@@ -148,6 +150,14 @@ class Channel:
     def finish(self, word: str, text: str) -> None:
         """End the execution with ``return`` or ``raise``; ``text`` is JSON."""
         self._write(f'["{word}",{text}]\n'.encode())
+
+    def say_ready(self, number: int) -> None:
+        """Tell the host that nothing is left of the execution before: what it has not read is read past."""
+        line = b'["ready",%d]\n' % number
+        while (heard := self._lines.read()) != line:
+            if not heard.endswith(b"\n"):
+                os._exit(0)  # The host is gone.
+        self._write(line)
 
     # Hearing
 

@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import math
 import os
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -124,6 +125,7 @@ class HostLoop(SocketLoop):
         self.set_task_factory(self._make_task)
         self.set_exception_handler(self._log_exception)
         channel.task_of = self._current_task
+        channel.loops.append(weakref.ref(self))
 
     def close(self) -> None:
         channel, unawaited = self._channel, self.unawaited

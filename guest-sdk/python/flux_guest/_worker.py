@@ -27,6 +27,7 @@ from flux_guest._answer import AnswerError, describe_answer
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
 from flux_guest._interpreter import Interpreter
+from flux_guest._leftovers import Leftovers
 from flux_guest._lines import LineReader
 from flux_guest._loop import HostLoop
 from flux_guest._machine import Machine
@@ -63,6 +64,7 @@ class Worker:
         """Made before there is somebody who waits for it."""
         self._documents = LineReader(0)
         self._channel = Channel(_WIRE, project, machine)
+        self._leftovers = Leftovers(self._channel)
         self._interpreter = Interpreter(self._channel, machine)
         sys.stdout = self._out = LineStream(self._channel, "stdout", 1)
         sys.stderr = self._err = LineStream(self._channel, "stderr", 2)
@@ -70,11 +72,19 @@ class Worker:
     def attach(self) -> None:
         """Take over what the imported modules have brought with them."""
         self._interpreter.attach()
+        self._leftovers.attach()
 
     def serve(self) -> None:
-        """Run executions until the host closes descriptor 0."""
+        """Run executions until the host closes descriptor 0, or one leaves what the next one must not meet."""
         while (line := self._documents.read()).endswith(b"\n"):
-            self._run(_values.decode(line.decode()))
+            document = _values.decode(line.decode())
+            if "ready" not in document:
+                self._run(document)
+            elif left := self._leftovers.clear():
+                os.write(2, f"flux: this worker serves no more; an execution has left {left}\n".encode())
+                return
+            else:
+                self._channel.say_ready(document["ready"])
 
     def rehearse(self) -> None:
         """Run two functions that do next to nothing, in the process that workers are forked from.

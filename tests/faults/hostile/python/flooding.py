@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import warnings
 
 from flux_guest import Context, function
 
@@ -53,8 +52,6 @@ async def asks_and_asks(ctx: Context, input: dict) -> None:
 # Limits: {"host_calls_max": 100000}
 @function()
 async def asks_all_at_once(ctx: Context, input: dict) -> None:
-    # What Python prints of coroutines that never ran follows from caches of its own, which a warm worker keeps.
-    warnings.simplefilter("ignore", RuntimeWarning)
     await asyncio.gather(*(asyncio.sleep(3600 + number) for number in range(10)), *(
         ctx.http.get(f"http://127.0.0.1:1/{number}") for number in range(2000)
     ))  # fmt: skip
@@ -120,7 +117,6 @@ def answers_more_than_can_travel(ctx: Context, input: dict) -> str:
 
 
 # Expect: returned 200
-# Worker: spoilt
 @function()
 def answers_and_goes_on(ctx: Context, input: dict) -> None:
     _write(b'["return",{"status":200,"headers":[],"body":"first"}]\n')
@@ -129,7 +125,6 @@ def answers_and_goes_on(ctx: Context, input: dict) -> None:
 
 
 # Expect: returned 200
-# Worker: spoilt
 @function()
 def answers_twice(ctx: Context, input: dict) -> None:
     _write(
