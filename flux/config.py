@@ -155,6 +155,9 @@ class RecordingConfig:
     redact: tuple[str, ...] = ("header:authorization", "header:cookie")
     """What is blanked before anything is stored."""
 
+    self_check_s: int = 30
+    """Seconds between two executions that Flux replays by itself, to see that they repeat; 0: it does not."""
+
 
 @attrs.frozen
 class FunctionConfig:
@@ -430,6 +433,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "retention_days": integer_between(1, 36_500),
         "error_retention_days": integer_between(1, 36_500),
         "redact": list_of(read_redaction),
+        "self_check_s": integer_between(0, 86_400),
     },
 }
 """The tables whose keys are the fields of their nouns."""

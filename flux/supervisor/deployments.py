@@ -101,6 +101,11 @@ class LiveDeployment:
         """Which walls stand around its functions."""
         return self._sandboxes.level
 
+    @property
+    def in_use(self) -> int:
+        """Requests and replays that are running on it."""
+        return self._in_use
+
     def enter(self) -> None:
         """A request begins to use it."""
         self._in_use += 1

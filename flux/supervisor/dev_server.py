@@ -56,6 +56,7 @@ from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
 from flux.supervisor.recovery import Recovered
 from flux.supervisor.replay import Replayer
+from flux.supervisor.self_check import SelfCheck
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.watch import watch_project
 from flux.tenant import Tenant
@@ -278,8 +279,15 @@ class _Server:
                 on_output=self._story.output,
             )
             replayer = Replayer(Shelf(deployments, self._root), self._backing, Tenant().schema)
+            every_s = self._project.config.recording.self_check_s
+            self_check = SelfCheck(self._backing, replayer, deployments, self._story.note, every_s=every_s)
             host = FunctionHost(
-                deployments, self._executor, replayer, self._backing, self._checks, self._counters
+                deployments,
+                self._executor,
+                replayer,
+                self._backing,
+                lambda: [self_check.describe(), *self._checks()],
+                self._counters,
             )
             console = Console(self._backing.owner, self._live, host, Door(self._token))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=True)
@@ -289,6 +297,8 @@ class _Server:
                 await serving.start(_serve, listeners, front_door, drain, self._story)
                 with server_file(self._flux_folder, url, self._token):
                     async with trio.open_nursery() as watching:
+                        if every_s:
+                            watching.start_soon(self_check.run)
                         watching.start_soon(self._deploy_forever, deployments, host, url, began)
                         await stop.wait()
                         watching.cancel_scope.cancel()

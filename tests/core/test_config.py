@@ -43,6 +43,7 @@ allow = ["api.stripe.com", "*.example.com", "127.0.0.1:9000", "[::1]:9000", "htt
 retention_days = 7
 error_retention_days = 14
 redact = ["header:authorization", "json:$.password", "json:$[0].card", "column:users.ssn"]
+self_check_s = 5
 [functions.create_user]
 http = ["api.mailgun.net", "api.stripe.com"]
 timeout = "10s"
@@ -78,6 +79,7 @@ def test_everything_that_is_written_is_read() -> None:
         "api.stripe.com", "*.example.com", "127.0.0.1:9000", "[::1]:9000", "https://tax.example",
     )  # fmt: skip
     assert (config.recording.retention_days, config.recording.error_retention_days) == (7, 14)
+    assert config.recording.self_check_s == 5
     assert config.recording.redact == (
         "header:authorization", "json:$.password", "json:$[0].card", "column:users.ssn",
     )  # fmt: skip
@@ -99,6 +101,7 @@ def test_what_is_not_written_is_fluxs_default() -> None:
     assert (config.sandbox.isolation, config.sandbox.warm) == ("strict", 1)
     assert config.http.allow == ()
     assert (config.recording.retention_days, config.recording.error_retention_days) == (30, 90)
+    assert config.recording.self_check_s == 30
     assert set(config.origins) - {"project.name"} == {
         key for key, origin in config.origins.items() if origin == "Flux's default"
     }
@@ -109,8 +112,8 @@ def test_what_is_not_written_is_fluxs_default() -> None:
     [
         ("project.name", "flux.toml:2"),
         ("limits.timeout", "flux.toml:10"),
-        ("functions.create_user.timeout", "flux.toml:27"),
-        ("cron[1].schedule", "flux.toml:36"),
+        ("functions.create_user.timeout", "flux.toml:28"),
+        ("cron[1].schedule", "flux.toml:37"),
     ],
 )
 def test_a_value_is_traced_to_the_line_that_set_it(key: str, origin: str) -> None:
@@ -200,6 +203,7 @@ def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, k
         ("http.allow", '["host:0"]', "can be granted", "127.0.0.1:9000"),
         ("http.allow", "[1]", "is the number 1", "hosts in quotes"),
         ("recording.retention_days", "0", "is 0", "from 1 to"),
+        ("recording.self_check_s", "-1", "is -1", "from 0 to"),
         ("recording.redact", '["password"]', 'has "password"', "json:$.path"),
         ("recording.redact", "{}", "is a table", "[...]"),
         ("functions.f.timeout", '"10 sec"', '"10 sec" is not a duration', "such as"),
