@@ -57,6 +57,18 @@ def server(project: Path, database: Database) -> Iterator[DevServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def untouched(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[DevServer]:
+    """A server for those who only ask: nobody changes its files, its limits or its database."""
+    folder = write_project(tmp_path_factory.mktemp("untouched"), {"hello.py": HELLO}, migrations={"001.sql": ROWS})
+    with running_dev(folder, make_database(postgres18)) as server:
+        yield server
+
+
 @pytest.mark.parametrize(
     ("toml", "says"),
     [
@@ -214,17 +226,17 @@ def test_a_full_disk_refuses_work_rather_than_run_it_unrecorded(server: DevServe
     assert server.request("POST", "/rows/99").status == 200, "with room again, work goes on"
 
 
-def test_a_wrong_id_exits_with_three_and_says_what_there_is(server: DevServer) -> None:
-    name = server.request("GET", "/hello").flux_id
+def test_a_wrong_id_exits_with_three_and_says_what_there_is(untouched: DevServer) -> None:
+    name = untouched.request("GET", "/hello").flux_id
     for command in ("why", "trace"):
-        done = server.command(command, "zzzzzzzz")
+        done = untouched.command(command, "zzzzzzzz")
         assert done.returncode == 3
         assert "FLX101" in done.stderr and name in done.stderr
         assert done.stdout == ""
     for _ in range(40):
-        server.request("GET", "/hello")
-    assert server.command("trace", "nothing-like-a-name").returncode == 3
-    several = server.command("why", "0")  # UUIDs all begin so, names never do
+        untouched.request("GET", "/hello")
+    assert untouched.command("trace", "nothing-like-a-name").returncode == 3
+    several = untouched.command("why", "0")  # UUIDs all begin so, names never do
     assert several.returncode == 3
     assert "FLX102" in several.stderr
 
@@ -236,8 +248,8 @@ def test_without_a_server_commands_exit_with_five(project: Path) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b'{"n": NaN}', b"\xff\xfe", b"[" * 5000, b'{"a": "\\ud800"}'])
-def test_a_body_that_is_not_json_is_the_clients_mistake_and_is_on_record(server: DevServer, body: bytes) -> None:
-    answer = server.request("POST", "/rows/1", body, {"content-type": "application/json"})
+def test_a_body_that_is_not_json_is_the_clients_mistake_and_is_on_record(untouched: DevServer, body: bytes) -> None:
+    answer = untouched.request("POST", "/rows/1", body, {"content-type": "application/json"})
     assert answer.status == 400
     assert answer.json["code"] == "INPUT_VALIDATION_ERROR"
-    assert server.json("why", answer.flux_id)["failure"]["kind"] == "validation"
+    assert untouched.json("why", answer.flux_id)["failure"]["kind"] == "validation"

@@ -156,37 +156,40 @@ def test_an_http_error_is_answered_as_it_says(server: DevServer) -> None:
     assert server.request("POST", "/orders/2/pay", {"amount": 1}).status == 409
 
 
-@pytest.mark.parametrize(
-    ("file", "code", "place", "says"),
-    [
-        ("bad.js", "export default 1 +;\n", "functions/bad.js:1", "SyntaxError"),
-        ("bad.ts", "const a = 1;\n\nenum Color { Red }\n", "functions/bad.ts:3", 'Red: "red"'),
-        ("bad.ts", 'import x from "lodash";\nx();\n', "functions/bad.ts:1", "is a package"),
-        ("bad.js", '\nimport { x } from "./no/such.js";\n', "functions/bad.js:2", "there is no file"),
-        ("bad.js", 'import fs from "node:fs";\n', "functions/bad.js:1", "without Node"),
-        ("bad.ts", 'import {\n  Money,\n  fee,\n} from "./payments/fees";\n', "functions/bad.ts:2", "import type"),
-        ("bad.js", "const a = null;\na.b();\n", "functions/bad.js:2", "TypeError"),
-        (
-            "bad.js",
-            'import { defineFunction } from "@flux/guest";\n\nexport default defineFunction({ rout: "GET /x" });\n',
-            "functions/bad.js:3",
-            'there is no option "rout"',
-        ),
-        ("bad.wasm", "not wasm at all", "functions/bad.wasm:1", "does not begin as a WebAssembly module does"),
-    ],
-    ids=["syntax", "enum", "package", "file", "node", "type", "throws", "option", "module"],
-)
-def test_what_can_not_be_loaded_is_told_with_its_place(
-    project: Path, database: Database, file: str, code: str, place: str, says: str
-) -> None:
-    path = project / "functions" / file
-    path.write_text(code)
+UNLOADABLE = [
+    ("bad.js", "export default 1 +;\n", "functions/bad.js:1", "SyntaxError"),
+    ("bad.ts", "const a = 1;\n\nenum Color { Red }\n", "functions/bad.ts:3", 'Red: "red"'),
+    ("bad.ts", 'import x from "lodash";\nx();\n', "functions/bad.ts:1", "is a package"),
+    ("bad.js", '\nimport { x } from "./no/such.js";\n', "functions/bad.js:2", "there is no file"),
+    ("bad.js", 'import fs from "node:fs";\n', "functions/bad.js:1", "without Node"),
+    ("bad.ts", 'import {\n  Money,\n  fee,\n} from "./payments/fees";\n', "functions/bad.ts:2", "import type"),
+    ("bad.js", "const a = null;\na.b();\n", "functions/bad.js:2", "TypeError"),
+    (
+        "bad.js",
+        'import { defineFunction } from "@flux/guest";\n\nexport default defineFunction({ rout: "GET /x" });\n',
+        "functions/bad.js:3",
+        'there is no option "rout"',
+    ),
+    ("bad.wasm", "not wasm at all", "functions/bad.wasm:1", "does not begin as a WebAssembly module does"),
+]
+
+
+def test_what_can_not_be_loaded_is_told_with_its_place(project: Path, database: Database) -> None:
+    functions = project / "functions"
+    (functions / "bad.js").write_text(UNLOADABLE[0][1])
     server = start_dev(project, "--database-url", database_url(database))
     try:
-        server.wait_story("nothing is served until it is mended")
-        story = "\n".join(server.story)
-        assert place in story and says in story
-        path.unlink()
+        told = 0
+        for file, code, place, says in UNLOADABLE:
+            # One bad file takes the place of another: in between there is nothing good that could be served.
+            (functions / file).write_text(code)
+            for old in set(functions.glob("bad.*")) - {functions / file}:
+                old.unlink()
+            server.wait_story(says, after=told)
+            server.wait_story(place, after=told)
+            server.wait_story("nothing is served until it is mended", after=told)
+            told = len(server.story)
+        (functions / file).unlink()
         wait_ready(server)
         assert server.request("GET", "/hello?name=x").status == 200
         assert server.stop() == 0
