@@ -21,9 +21,10 @@ from pathlib import Path
 from tests.conftest import Database
 from tests.dev_process import DevServer, database_url, start_dev, wait_ready, write_project
 from tests.postgres_server import PostgresServer
+from tests.repetitions import TIMES
 
-KILLS = 1000
-SUPERVISOR_KILLS = 24
+KILLS = 1000 * TIMES
+SUPERVISOR_KILLS = 20 * TIMES
 """Of all; each costs a start."""
 CLIENTS = 6
 ACCOUNTS = 8
