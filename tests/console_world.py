@@ -112,6 +112,9 @@ class WorldHost:
     ) -> Replay:
         raise AssertionError((original, on, answers, live))
 
+    async def rehearse(self, original: Execution) -> Replay:
+        raise AssertionError(original)
+
     async def export(self, original: Execution) -> bytes:
         raise AssertionError(original)
 

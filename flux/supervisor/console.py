@@ -32,6 +32,7 @@ from flux.store import reading
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
 from flux.supervisor import metrics
+from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_query import Query, flag, needed, number, read_data, read_query
 from flux.supervisor.console_replay import ReplayDesk, ReplayHost
@@ -107,7 +108,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, Protocol):
+class ConsoleHost(ReplayHost, DiffHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -148,6 +149,7 @@ class Console:
         self._schema = schema
         self._now = now
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
+        self._diffs = DiffDesk(pool, host, self._find)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -187,6 +189,10 @@ class Console:
                 ask = self._for(self._why, name)
             case ["executions", name, "replay"]:
                 ask, method, allowed = partial(self._replays.replay, name, request.body), "POST", ("on",)
+            case ["executions", name, "diff", other]:
+                ask, allowed = partial(self._diffs.compare, name, other), ("all",)
+            case ["executions", name, "diff"]:
+                ask, method, allowed = partial(self._diffs.replay, name), "POST", ("on", "all")
             case ["incidents"] if head.method == "POST":
                 ask, method = self._for(self._replays.pin, request.body), "POST"
             case ["incidents"]:

@@ -125,6 +125,10 @@ class FunctionHost:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
         return await keep_replay(self._backing, await self._replayer.replay(original, on, answers, live))
 
+    async def rehearse(self, original: Execution) -> Replay:
+        """See `flux.supervisor.console_diff.DiffHost.rehearse`. Nobody asked to see it, so it is not stored."""
+        return await self._replayer.replay(original, None, {}, rehearses=True)
+
     async def export(self, original: Execution) -> bytes:
         """See `flux.supervisor.console.ConsoleHost.export`."""
         return await self._replayer.export(original)

@@ -97,11 +97,14 @@ class Replayer:
         on: str | None,
         answers: Mapping[int, BroughtAnswer],
         live: frozenset[str] = frozenset(),
+        *,
+        rehearses: bool = False,
     ) -> Replay:
         """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), or on a commit.
 
         ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
+        ``rehearses``: its own code is run as other code is, in the database as it was, and shows what differs by itself.
         """
         _check_whole(original)
         value = _read_value(original.trigger)
@@ -119,7 +122,7 @@ class Replayer:
                 )
             requests = LiveRequests(live, runnable.grants)
             run = _Run(original, runnable, value, self._backing, self._schema, answers, requests)
-            is_same = borrowed.deployment.id == original.deployment and not answers and not live
+            is_same = borrowed.deployment.id == original.deployment and not (answers or live or rehearses)
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         synthetic = list_synthetic(original, has_secrets=False)
         replayed = attrs.evolve(replayed, synthetic=synthetic)
