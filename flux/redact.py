@@ -48,7 +48,8 @@ _JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*|[0-9]+)\]")
 _NAME = re.compile(r"[A-Za-z_]")
 _KEY_DETAIL = re.compile(r"Key \(([^)]*)\)")
-_TOKEN = re.compile(r"redacted:[0-9a-f]{12}\Z")
+TOKEN = re.compile(r"redacted:[0-9a-f]{12}\Z")
+"""What `Redactor.token` makes."""
 _BOM = b"\xef\xbb\xbf"
 
 MET_MAX = 256
@@ -207,7 +208,7 @@ class Redactor:
 
     def _replace_text(self, value: str) -> str:
         """Return the token of ``value``, which is hidden from now on."""
-        if _TOKEN.match(value):
+        if TOKEN.match(value):
             return value  # Of a replay.
         token = self.token(value)
         if self._met < MET_MAX:
@@ -230,7 +231,7 @@ class Redactor:
         """The path holds the parameters, short ones as well."""
         path = trigger.path
         for name, value in trigger.params:
-            if name in self._fields and value and not _TOKEN.match(value):
+            if name in self._fields and value and not TOKEN.match(value):
                 path = "/".join(self.token(value) if part == value else part for part in path.split("/"))
         return self._hidden.hide_text(path)
 
@@ -288,7 +289,7 @@ class Redactor:
             if equals and unquote_plus(name) in self._fields:
                 said = unquote_plus(value)
                 token = self._replace_text(said)
-                if said != value and not _TOKEN.match(said):
+                if said != value and not TOKEN.match(said):
                     self._hidden.add(value, token)  # As it is written, as well.
                 pair = name + equals + token
             pairs.append(pair)

@@ -52,8 +52,8 @@ class ExecutionSecrets:
     def __init__(self, secret_of_name: Mapping[str, str], key: bytes) -> None:
         self._secret_of_name = secret_of_name
         self._key = key
-        self._given: set[str] = set()
-        """Names whose handles were asked for."""
+        self._given: dict[str, str] = {}
+        """The handles that were asked for, by name."""
 
     def _get(self, name: str) -> str:
         value = self._secret_of_name.get(name)
@@ -67,14 +67,20 @@ class ExecutionSecrets:
             )
         return value
 
-    def _make_handle(self, name: str) -> str:
-        return f"flux-secret:{name}:{hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()[:32]}"
+    def _make_handle(self, name: str, value: str) -> str:
+        # Of the value too: a record then tells whether a secret has the value still that it had.
+        said = f"{name}\0{value}".encode("utf-8", "surrogatepass")
+        return f"flux-secret:{name}:{hmac.new(self._key, said, hashlib.sha256).hexdigest()[:32]}"
 
     def handle(self, name: str) -> str:
         """Return the handle of ``name``; raise `HostCallFailed` when there is no such secret."""
-        self._get(name)
-        self._given.add(name)
-        return self._make_handle(name)
+        handle = self._make_handle(name, self._get(name))
+        self.give(name, handle)
+        return handle
+
+    def give(self, name: str, handle: str) -> None:
+        """Take ``handle`` for the secret's from now on: a replay hands out those of the record."""
+        self._given[name] = handle
 
     def reveal(self, name: str) -> str:
         """Return the value of ``name``; raise `HostCallFailed` when there is no such secret."""
@@ -93,7 +99,7 @@ class ExecutionSecrets:
 
         def replace(match: re.Match[bytes]) -> bytes:
             name = match[1].decode()
-            if name in self._given and hmac.compare_digest(self._make_handle(name).encode(), match[0]):
+            if name in self._given and hmac.compare_digest(self._given[name].encode(), match[0]):
                 value = self._get(name)
                 return (json.dumps(value, ensure_ascii=False)[1:-1] if is_json else value).encode()
             return match[0]
@@ -102,7 +108,7 @@ class ExecutionSecrets:
 
     def stand_ins(self) -> list[tuple[str, str]]:
         """Return each value with its handle: what stands for it in the record."""
-        return [(value, self._make_handle(name)) for name, value in self._secret_of_name.items()]
+        return [(value, self._make_handle(name, value)) for name, value in self._secret_of_name.items()]
 
 
 def _is_json(data: bytes) -> bool:

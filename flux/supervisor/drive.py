@@ -20,7 +20,7 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -104,6 +104,10 @@ class Scribe(Protocol):
         """A log line."""
 
 
+Hears = Callable[[HostCallRequest, HostCallResult], HostCallResult]
+"""Takes a question and its recorded answer; returns what the guest hears, the same object where that is the answer."""
+
+
 @attrs.frozen
 class Bounds:
     """What one execution may use, and who says so."""
@@ -147,6 +151,7 @@ async def drive(
     waited_ns: int = 0,
     tells_waits: bool = False,
     is_document_on_record: bool = True,
+    hears: Hears | None = None,
 ) -> Driven:
     """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
 
@@ -154,6 +159,7 @@ async def drive(
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
     that has ended well gets an answer to everything it still waits for, so that it can serve again.
     ``tells_waits``: ``document`` asks the guest to say when it waits, for a session that wants to know.
+    ``hears`` says what a replay's guest is to hear in place of a recorded answer, which stays what the session has.
 
     Fuel is put on record as long as the record holds all that the guest has heard. Once it has heard what is
     stored redacted (from the start, unless ``is_document_on_record``), its replay hears something else, of
@@ -161,6 +167,7 @@ async def drive(
     """
     conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns, tells_waits)
     conversation.is_exact = is_document_on_record
+    conversation.hears = hears
     driven: Driven | None = None
     try:
         driven = await conversation.run(document, keep_worker)
@@ -202,6 +209,8 @@ class _Conversation:
         """What the guest has said and nobody has looked at yet."""
         self.is_exact = True
         """The record holds all that the guest has heard."""
+        self.hears: Hears | None = None
+        """See `drive`."""
         self._fuel = self._wire.fuel
         """Where it stood when it began the last frame that was taken."""
         self._is_to_stop = False
@@ -342,6 +351,7 @@ class _Conversation:
                     assert self._nursery is not None
                     self._nursery.start_soon(self._perform, request, scope)
             case Answer():
+                self._recorded[request.seq] = recorded
                 self._collect_replies()
             case Diverge(divergence):
                 raise _Stop(None, divergence)
@@ -371,8 +381,13 @@ class _Conversation:
         # Together with the session's decision and without a checkpoint between them, so that the order on
         # the wire is the order in the record.
         for seq, result in self._session.take_replies():
-            self.is_exact = self.is_exact and seq not in self._unredacted
-            self._outgoing += self._wire.reply(seq, self._unredacted.pop(seq, result))
+            heard = self._unredacted.pop(seq, result)
+            # Who performs has taken the question out; what is left was answered from a record.
+            recorded = self._recorded.pop(seq, None)
+            if recorded is not None and self.hears is not None:
+                heard = self.hears(recorded, result)
+            self.is_exact = self.is_exact and heard is result
+            self._outgoing += self._wire.reply(seq, heard)
         if len(self._outgoing) > UNREAD_BYTES_MAX:
             # Not how many exactly: a replay sends them in other pieces, and is to end in the same words.
             detail = f"more than {format_size(UNREAD_BYTES_MAX)} of answers wait and it does not read them"

@@ -39,6 +39,7 @@ from flux.supervisor.drive import Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
 from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
+from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
@@ -124,11 +125,14 @@ class Replayer:
             run = _Run(original, runnable, value, self._backing, self._schema, answers, requests)
             is_same = borrowed.deployment.id == original.deployment and not (answers or live or rehearses)
             replayed = await (run.run_strictly() if is_same else run.run_changed())
-        synthetic = list_synthetic(original, has_secrets=False)
-        replayed = attrs.evolve(replayed, synthetic=synthetic)
+        has_secrets = self._backing is not None and run.secrets.are_whole
+        replayed = attrs.evolve(replayed, synthetic=list_synthetic(original, has_secrets=has_secrets))
         judgement = judge(original, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
         return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
+        if self._backing is not None:
+            # Without, nobody expects a secret to have a value.
+            notes, judgement = (*notes, *run.secrets.tell()), run.secrets.explain(judgement)
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
@@ -166,6 +170,7 @@ class _Run:
         self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
         self.sources: Mapping[int, Source] = {}
+        self.secrets = ReplayedSecrets(self._secrets, self._redactor)
         self.notes: tuple[str, ...] = ()
 
     async def run_strictly(self) -> Replayed:
@@ -295,8 +300,9 @@ class _Run:
             ) from None
         try:
             return await drive(
-                worker, document, session, host, bounds, redactor=self._redactor, tells_waits=tells_waits
-            )
+                worker, document, session, host, bounds,
+                redactor=self._redactor, tells_waits=tells_waits, hears=self.secrets.hear,
+            )  # fmt: skip
         finally:
             with trio.CancelScope(shield=True):
                 await runnable.sandbox.release(worker, reusable=False)

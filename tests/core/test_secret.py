@@ -90,3 +90,14 @@ def test_secrets_that_are_saved_anew_are_not_those_of_an_execution_in_progress(
 
 def test_secrets_too_short_to_be_found_are_named(tenant: TenantSecrets) -> None:
     assert tenant.list_too_short() == ["NAME"]
+
+
+def test_a_handle_tells_whether_a_secret_has_the_value_that_it_had(tenant: TenantSecrets) -> None:
+    before = tenant.of_execution(b"seed").handle("OTHER")
+    assert tenant.of_execution(b"seed").handle("OTHER") == before
+    tenant.replace({**VALUES, "OTHER": "another value"})
+    now = tenant.of_execution(b"seed")
+    assert now.handle("OTHER") != before
+    # A replay has handed out the one of the record: what leaves it has the value as it is now.
+    now.give("OTHER", before)
+    assert now.substitute(before.encode()) == b"another value"
