@@ -137,8 +137,7 @@ def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tu
 
 def _judge_healthy(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
     if replayed.divergence is not None:
-        seq = replayed.divergence.seq
-        return Verdict.DIVERGED, f"call {seq} asks for what was never recorded; what follows is undecided"
+        return Verdict.DIVERGED, f"{_tell(replayed.divergence)}; what follows is undecided"
     if replayed.waited_for is not None:
         return Verdict.DIVERGED, f"call {replayed.waited_for.seq} is not answered within the time limit"
     differences = []
@@ -163,10 +162,23 @@ def _judge_stopped(divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdi
             f"everything that the failed execution asked was asked and answered alike; then it asked for call {seq}, "
             "which was never recorded",
         )
-    asked = "asks otherwise" if divergence.expected is not None else "asks for what was never recorded"
-    return (
-        Verdict.DIVERGED,
-        f"call {seq} {asked}, before the point where it failed; nothing is decided",
+    return Verdict.DIVERGED, f"{_tell(divergence)}, before the point where it failed; nothing is decided"
+
+
+def _tell(divergence: Divergence) -> str:
+    """What a replay did that was not recorded, with nothing recorded in it."""
+    seq = divergence.seq
+    match divergence.kind:
+        case "outcome":
+            return "it ends otherwise than it was recorded"
+        case "missing":
+            return f"call {seq} is never asked"
+        case "log":
+            return f"log line {seq} is another one"
+        case "fuel":
+            return f"it comes to call {seq} by another way" if seq else "it comes to its end by another way"
+    return f"call {seq} asks " + (
+        "otherwise" if divergence.expected is not None else "for what was never recorded"
     )
 
 

@@ -45,10 +45,11 @@ async def export_case(execution: Execution, deployments: Deployments, secrets: T
     Raises `CodeGoneError`, `SecretInCaseError` and `flux.case_file.CaseTooLargeError`.
     """
     project = await trio.to_thread.run_sync(deployments.find_kept, execution.deployment)
-    return await trio.to_thread.run_sync(partial(_export, execution, project, secrets))
+    return await trio.to_thread.run_sync(partial(make_case_file, execution, project, secrets))
 
 
-def _export(execution: Execution, project: Project, secrets: TenantSecrets) -> bytes:
+def make_case_file(execution: Execution, project: Project, secrets: TenantSecrets) -> bytes:
+    """Return the case file of ``execution``, whose deployment's files are those of ``project``; see `export_case`."""
     files, hidden = _read_files(project)
     requirements = find_requirements(project.root)
     made = Made(

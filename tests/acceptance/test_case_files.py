@@ -1,0 +1,296 @@
+"""``flux export --case`` and ``flux replay FILE`` as typed: the server has ended, its database is dropped, the stub is
+closed, and the cases replay in another folder.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from flux.brought import Status
+from flux.case_file import Case, CaseFile, decode_case, encode_case, hash_files
+from flux.errors import FluxError
+from flux.hostcalls.secret import TenantSecrets
+from flux.project import find_requirements, read_project
+from flux.supervisor.case_export import SecretInCaseError, make_case_file
+from flux.supervisor.environments import make_key
+from flux.supervisor.offline import STRICT, open_offline
+from flux.supervisor.replay import Replay
+from flux.verdict import Verdict
+from tests.conftest import Database
+from tests.dev_process import DevServer, counting_stub, database_url, run_flux, running_dev, write_project
+from tests.postgres_server import PostgresServer
+
+KEY = "sk_live_of_nobody_else"
+PASSWORD = "hunter2-of-the-database"
+SCHEMA = "create table users (id bigint generated always as identity primary key, email text not null);"
+PYTHON = """\
+import random
+from flux_guest import function
+
+STUB = "http://127.0.0.1:PORT"
+
+
+@function("POST /signup")
+async def create_user(ctx, input):
+    user = await ctx.db.query_one("insert into users (email) values ($1) returning id", input["email"])
+    charge = await ctx.http.post(STUB + "/charges", json={"user": user["id"], "cents": 900})
+    ctx.log.info("charged", lucky=random.random())
+    return {"id": user["id"], "amount": charge.json()["amount"]}
+
+
+@function("POST /who")
+async def tell_who(ctx, input):
+    token = ctx.request.headers["authorization"].removeprefix("Bearer ")
+    key = await ctx.secrets.reveal("KEY")
+    return {"length": len(token), "of": len(key)}
+"""
+SCRIPT = """\
+import { defineFunction } from "@flux/guest";
+
+export default defineFunction({
+  route: "POST /script",
+  handler: async ({ input, ctx }) => {
+    const answer = await ctx.http.get("http://127.0.0.1:PORT/slow/5");
+    await ctx.db.execute("insert into users (email) values ($1)", input.email);
+    return { amount: answer.json().amount.toFixed(2) };
+  },
+});
+"""
+
+
+@attrs.frozen
+class Cases:
+    """What is left of a server that has ended."""
+
+    project: Path
+    folder: Path
+    """Another one, with the cases and nothing else."""
+    names: dict[str, str]
+    """Of the executions, by path."""
+
+    def path(self, of: str) -> Path:
+        return self.folder / f"{of}.fluxcase"
+
+    def read(self, of: str) -> Case:
+        return decode_case(self.path(of).read_bytes())
+
+    def replay(self, of: str, *options: str, at: Path | None = None, exit_code: int) -> Any:
+        done = run_flux(at or self.folder, "replay", str(self.path(of)), *options, "--json")
+        assert done.returncode == exit_code, f"{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout or done.stderr)
+
+
+def export(server: DevServer, *arguments: str) -> None:
+    done = server.command("export", *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def cases(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[Cases]:
+    root = tmp_path_factory.mktemp("cases")
+    root.chmod(0o755)
+    database = make_database(postgres18)
+    url = database_url(database).replace("@", f":{PASSWORD}@", 1)
+    folder = root / "elsewhere"
+    folder.mkdir()
+    with counting_stub() as stub:
+        texts = {"shop.py": PYTHON, "script.js": SCRIPT}
+        project = write_project(
+            root / "shop",
+            {name: text.replace("PORT", str(stub.port)) for name, text in texts.items()},
+            toml=f'[http]\nallow = ["127.0.0.1:{stub.port}"]\n\n[database]\nurl = "{url}"\n',
+            migrations={"001.sql": SCHEMA},
+        )
+        (project / ".env.local").write_text(f"KEY={KEY}\n")
+        with running_dev(project) as server:
+            asked = {"authorization": "Bearer of-a-person"}
+            names = {
+                path: server.request("POST", f"/{path}", {"email": "a@b.com"}, asked).flux_id
+                for path in ("signup", "who", "script")
+            }
+            for path, name in names.items():
+                export(server, name, "--case", "-o", str(folder / f"{path}.fluxcase"))
+            # Where nobody says otherwise; and the same once more.
+            export(server, names["signup"], "--case")
+            assert (project / f"{names['signup']}.fluxcase").read_bytes() == (
+                folder / "signup.fluxcase"
+            ).read_bytes()
+            (project / f"{names['signup']}.fluxcase").unlink()
+            unsaid = server.command("export", names["signup"])
+            assert (unsaid.returncode, "--case" in unsaid.stderr) == (2, True)
+            assert server.command("export", "nosuchid", "--case").returncode == 3
+    postgres18.psql(f"drop database {database.name} with (force)")
+    yield Cases(project, folder, names)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def test_a_case_replays_in_another_folder_with_server_database_and_stub_gone(cases: Cases) -> None:
+    for of in ("signup", "script"):
+        replay = cases.replay(of, exit_code=1)
+        assert (replay["schema"], replay["verdict"], replay["divergence"]) == (
+            "flux.replay/1",
+            "same failure",
+            None,
+        )
+        assert replay["execution"]["name"] == cases.names[of]
+        assert (replay["code"]["is_recorded"], replay["grades"]["exact"]) == (True, 2)
+        assert "header authorization" in replay["synthetic"]
+    assert not list(cases.folder.glob(".*")), "nothing is left in the folder"
+
+
+def test_a_case_is_for_its_owners_eyes_and_holds_no_secret(cases: Cases) -> None:
+    for of in cases.names:
+        path = cases.path(of)
+        assert path.stat().st_mode & 0o777 == 0o600
+        case = cases.read(of)
+        whole = repr(case)
+        assert KEY not in whole and PASSWORD not in whole and "of-a-person" not in whole
+        assert case.hidden == ("flux.toml is without the password in an address",)
+        assert case.made.environment == ""
+
+
+def test_a_case_on_repaired_code_passes_and_stops_at_a_statement_that_nobody_asked(cases: Cases) -> None:
+    shop = cases.project / "functions" / "shop.py"
+    before = shop.read_text()
+    try:
+        shop.write_text(before.replace('charge.json()["amount"]', 'charge.json().get("amount", 900)'))
+        passed = cases.replay("signup", "--on", ".", at=cases.project, exit_code=0)
+        assert (passed["verdict"], passed["on"]) == ("passed", ".")
+        assert any("there is no database here" in note for note in passed["notes"])
+        asks_more = before.replace("    charge =", '    await ctx.db.query("select 7")\n    charge =')
+        shop.write_text(asks_more)
+        stopped = replay_here(cases.read("signup"), root=cases.project, on=".")
+        assert stopped.judgement.verdict is Verdict.DIVERGED
+        assert stopped.replayed.divergence is not None and stopped.replayed.divergence.seq == 2
+    finally:
+        shop.write_text(before)
+    assert cases.replay("signup", "--on", ".", exit_code=2)["code"] == "FLX345"
+
+
+def test_a_file_that_is_no_case_of_ours_ends_with_exit_code_6_and_its_reason(cases: Cases) -> None:
+    cases.path("cut").write_bytes(cases.path("signup").read_bytes()[:-9])
+    refused = cases.replay("cut", exit_code=6)
+    assert refused["code"] == "FLX340" and "cut.fluxcase: it is cut" in refused["message"]
+
+
+# --- without a command's start each time --------------------------------------------------------------------
+
+
+def replay_here(case: Case, root: Path | None = None, **options: Any) -> Replay:
+    """Replay a case as the command does; raise what it would tell."""
+
+    async def run() -> Replay | FluxError:
+        async with open_offline(root, STRICT if root is None else None) as offline:
+            try:
+                return await offline.replay(decode_case(encode_case(case)), **options)
+            except FluxError as error:
+                return error
+
+    result = trio.run(run)
+    if isinstance(result, FluxError):
+        raise result
+    return result
+
+
+def with_files(case: Case, *changes: tuple[bytes, bytes, bytes]) -> Case:
+    """The case with other code, of which it says that it is the recorded one."""
+    files = {file.path: file.content for file in case.files}
+    for path, old, new in changes:
+        before = files.get(path, b"")
+        files[path] = before.replace(old, new) if old else before + new
+    # In the order in which a deployment's files are hashed.
+    listed = sorted(files, key=lambda path: (path != b"flux.toml", path != b"requirements.txt", path))
+    made = tuple(CaseFile(path, files[path]) for path in listed)
+    return attrs.evolve(
+        case, files=made, execution=attrs.evolve(case.execution, deployment=hash_files(made)[:16]), hidden=()
+    )
+
+
+def refusal(case: Case) -> FluxError:
+    with pytest.raises(FluxError) as refused:
+        replay_here(case)
+    return refused.value
+
+
+def test_a_case_of_another_python_another_engine_or_other_packages_is_refused(cases: Cases) -> None:
+    signup, script = cases.read("signup"), cases.read("script")
+    other = attrs.evolve(signup, made=type(signup.made)("0.1.0", "cpython-2.7", signup.made.machine, ""))
+    refused = refusal(other)
+    assert (refused.code, refused.exit_code) == ("FLX344", 6)
+    level = attrs.evolve(script.execution.level, meter="another engine")
+    engine = attrs.evolve(script, execution=attrs.evolve(script.execution, level=level))
+    refused = refusal(engine)
+    assert (refused.code, "another engine" in refused.message) == ("FLX344", True)
+    packages = with_files(signup, (b"requirements.txt", b"", b"six==1.17.0\n"))
+    assert refusal(packages).code == "FLX344"
+
+
+def test_packages_that_are_not_here_are_named_and_not_fetched(cases: Cases, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("six==1.17.0\n")
+    requirements = find_requirements(tmp_path)
+    assert requirements is not None
+    signup = with_files(cases.read("signup"), (b"requirements.txt", b"", b"six==1.17.0\n"))
+    made = signup.made
+    key = make_key(requirements, tmp_path)
+    needing = attrs.evolve(signup, made=type(made)(made.flux, made.python, made.machine, key))
+    missing = refusal(needing)
+    assert (missing.code, missing.exit_code, "flux build" in missing.remedy) == ("FLX343", 6, True)
+
+
+def test_a_case_chooses_neither_its_walls_nor_what_it_may_touch(cases: Cases, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    touched = tmp_path / "touched"
+    hostile = b'\nimport contextlib\nwith contextlib.suppress(OSError):\n    open("%b", "w").close()\n'
+    case = with_files(
+        cases.read("signup"),
+        (b"flux.toml", b"", b'\n[sandbox]\nisolation = "core"\nwarm = 9\n'),
+        (b"functions/shop.py", b"900", b"901"),
+        (b"functions/more.py", b"", hostile % bytes(touched)),
+    )
+    replay = replay_here(case)
+    assert replay.replayed.execution.level.isolation == "strict"
+    assert not touched.exists()
+    # Its code asks otherwise than its record says, and that is what is told.
+    assert replay.judgement.verdict is Verdict.DIVERGED
+    assert replay.replayed.divergence is not None and replay.replayed.divergence.seq == 2
+
+
+async def test_stand_ins_are_not_taken_for_values_and_answers_are_brought(cases: Cases) -> None:
+    async with open_offline(None, STRICT) as offline:
+        who = await offline.replay(cases.read("who"))
+        brought = await offline.replay(cases.read("signup"), answers={2: Status(503)})
+    assert who.replayed.synthetic == ("header authorization", "secret KEY")
+    assert who.judgement.verdict is Verdict.DIVERGED
+    assert "it ends otherwise than it was recorded" in who.judgement.reason
+    assert "stand-ins for values that are not on record, which may be why" in who.judgement.reason
+    assert brought.replayed.brought == {2}
+
+
+def test_no_case_is_written_that_would_have_a_secret_in_it(cases: Cases, tmp_path: Path) -> None:
+    case = cases.read("signup")
+    artifact = tmp_path / "artifact"
+    shutil.copytree(cases.project / ".flux" / "artifacts" / case.execution.deployment, artifact)
+
+    def refused(secrets: Mapping[str, str]) -> str:
+        with pytest.raises(SecretInCaseError) as error:
+            make_case_file(case.execution, read_project(artifact), TenantSecrets(secrets, b"key"))
+        return error.value.message
+
+    assert "functions/shop.py holds the value of WORD" in refused(
+        {"WORD": "lucky=random", "ANOTHER": "not there"}
+    )
+    assert "the record holds the value of MAIL" in refused({"MAIL": "a@b.com"})
+    (artifact / "requirements.txt").write_text(
+        "--index-url https://me:mine@pypi.example/simple\nsix==1.17.0\n"
+    )
+    assert "requirements.txt has a password" in refused({})
