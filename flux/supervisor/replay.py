@@ -129,10 +129,10 @@ class Replayer:
         replayed = attrs.evolve(replayed, synthetic=list_synthetic(original, has_secrets=has_secrets))
         judgement = judge(original, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
-        return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
         if self._backing is not None:
             # Without, nobody expects a secret to have a value.
             notes, judgement = (*notes, *run.secrets.tell()), run.secrets.explain(judgement)
+        return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
