@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 COMMAND_S_MAX = 60.0
 REQUEST_S_MAX = 60.0
+NETLESS = Path(__file__).with_name("netless.py")
+"""Runs a program without any network."""
 
 
 def write_project(
@@ -83,6 +85,8 @@ class DevServer:
     port: int = 0
     reader: threading.Thread = attrs.field(factory=threading.Thread)
     """Reads its stderr until it ends."""
+    is_netless: bool = False
+    """It has a network of its own, with loopback and nothing else; who asks it has to be in there."""
 
     def request(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -102,7 +106,8 @@ class DevServer:
 
     def command(self, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
         """Run ``flux ARGUMENTS`` in the project's folder."""
-        return run_flux(self.project, *arguments, timeout_s=timeout_s)
+        via = [sys.executable, str(NETLESS), "join", str(self.process.pid)] if self.is_netless else []
+        return run_flux(self.project, *arguments, timeout_s=timeout_s, via=via)
 
     def json(self, *arguments: str, exit_code: int = 0) -> Any:
         """Run ``flux ARGUMENTS --json`` and return what it prints."""
@@ -136,10 +141,12 @@ class DevServer:
         self.reader.join()
 
 
-def run_flux(folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
-    """Run ``flux ARGUMENTS`` in ``folder``."""
+def run_flux(
+    folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX, via: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ``flux ARGUMENTS`` in ``folder``; ``via`` a program that runs it."""
     return subprocess.run(
-        [sys.executable, "-m", "flux", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
+        [*via, sys.executable, "-m", "flux", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
         env=environment(), check=False,
     )  # fmt: skip
 
@@ -150,14 +157,15 @@ def environment() -> dict[str, str]:
     return {**kept, "NO_COLOR": "1", "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
 
 
-def start_dev(project: Path, *arguments: str, port: int = 0) -> DevServer:
+def start_dev(project: Path, *arguments: str, port: int = 0, is_netless: bool = False) -> DevServer:
     """Start ``flux dev``, on a free port unless one is given, without waiting for anything."""
+    via = [sys.executable, str(NETLESS), "own"] if is_netless else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "flux", "dev", "--port", str(port), *arguments],
+        [*via, sys.executable, "-m", "flux", "dev", "--port", str(port), *arguments],
         cwd=project, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
-    server = DevServer(project, process, [])
+    server = DevServer(project, process, [], is_netless=is_netless)
 
     def read() -> None:
         assert process.stderr is not None
@@ -171,11 +179,13 @@ def start_dev(project: Path, *arguments: str, port: int = 0) -> DevServer:
 
 
 @contextlib.contextmanager
-def running_dev(project: Path, database: Database | None = None, *arguments: str) -> Iterator[DevServer]:
+def running_dev(
+    project: Path, database: Database | None = None, *arguments: str, is_netless: bool = False
+) -> Iterator[DevServer]:
     """Run ``flux dev`` for as long as the block lasts; on the embedded Postgres unless ``database`` is given."""
     if database is not None:
         arguments = ("--database-url", database_url(database), *arguments)
-    server = start_dev(project, *arguments)
+    server = start_dev(project, *arguments, is_netless=is_netless)
     try:
         wait_ready(server)
         yield server
