@@ -24,7 +24,7 @@ import enum
 import hashlib
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -103,8 +103,11 @@ class MatchingSession:
         timeout_s: float = math.inf,
         brought: Mapping[int, BroughtAnswer] | None = None,
         live: frozenset[str] = frozenset(),
+        is_comparable: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does.
+        """``is_comparable`` says whether the world shows what was recorded, so that its answers must be the same.
+
+        ``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does.
 
         ``tells_waits``: the guest says when it waits. One that does not must do one thing at a time.
         """
@@ -118,6 +121,7 @@ class MatchingSession:
         self._has_world = has_world
         self._brought = dict(brought or {})
         self._live = live
+        self._is_comparable = is_comparable
         self._seed = seed
         self._now_ns = started_at_ns
         self._started_at_ns = started_at_ns
@@ -157,7 +161,7 @@ class MatchingSession:
         pending.result = result
         if result.error is not None and result.error.name == CANCELLED:
             pending.due_ns = self._now_ns
-        elif pending.source is Source.WORLD and pending.counterpart is not None and not self._writes_differ:
+        elif self._is_oracle(pending) and pending.counterpart is not None:
             self._compare(pending.counterpart, result)
         return attrs.evolve(self._calls[seq], result=result, answered=self._heard + 1)
 
@@ -232,6 +236,11 @@ class MatchingSession:
     def left_over(self) -> tuple[int, ...]:
         """Numbers of the calls that an answer was brought for and that were never made."""
         return tuple(sorted(self._brought))
+
+    def find_counterpart(self, seq: int) -> HostCall | None:
+        """Return the recorded call that a question, by its number, was asked like; None once it is answered."""
+        pending = self._pending.get(seq)
+        return None if pending is None else pending.counterpart
 
     @property
     def is_on_track(self) -> bool:
@@ -390,6 +399,10 @@ class MatchingSession:
             ahead.popleft()
         else:
             self._writes_differ = True
+
+    def _is_oracle(self, pending: _Pending) -> bool:
+        """Whether what the world answers must be what was recorded."""
+        return pending.source is Source.WORLD and not self._writes_differ and self._is_comparable()
 
     def _compare(self, call: HostCall, result: HostCallResult) -> None:
         recorded = call.result

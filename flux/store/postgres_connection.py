@@ -66,6 +66,13 @@ that SQL prepared from the protocol's own: when there is one, or one of ours is 
 division by zero), and with it the connection.
 """
 
+_RESET_IN_TRANSACTION = """
+close all; select pg_catalog.pg_advisory_unlock_all(); discard sequences;
+select 1 / (count(*) filter (where from_sql) = 0 and count(*) filter (where not from_sql) = {kept})::int
+from pg_catalog.pg_prepared_statements
+"""
+"""What of a session outlives a savepoint: the rest goes back with it."""
+
 
 @attrs.frozen
 class _Statement:
@@ -356,6 +363,11 @@ class Connection:
         await self.execute(_RESET.format(kept=len(self._statements) + len(self._to_close)))
         self._wire.notifications.clear()
         self.is_dirty = False
+
+    async def reset_in_transaction(self) -> None:
+        """Make the session as it was at the savepoint that was just gone back to; raise if SQL has put statements
+        of its own among ours."""
+        await self.execute(_RESET_IN_TRANSACTION.format(kept=len(self._statements) + len(self._to_close)))
 
     # Notifications.
 

@@ -470,6 +470,36 @@ select flux.world_ddl($1, $2) as change;
 -- Tables whose rows have changed since a snapshot.
 select c.table_name, c.keyless from flux.world_changes($1, $2) c;
 
+-- name: world_moves
+-- What changed between two snapshots, and an execution's own changes.
+select m.seq, m.table_name, m.key, m.xid, m.ordinal, m.before, m.after from flux.world_moves($1, $2, $3, $4, $5) m order by m.seq;
+
+-- name: list_world_deferred
+-- Constraints of temporary tables that are checked at COMMIT unless told otherwise.
+select c.conname as name from pg_catalog.pg_constraint c
+where c.condeferred and c.connamespace = pg_catalog.pg_my_temp_schema();
+
+-- name: count_world_references
+-- Foreign keys among temporary tables.
+select pg_catalog.count(*) from pg_catalog.pg_constraint c
+where c.contype = 'f' and c.connamespace = pg_catalog.pg_my_temp_schema();
+
+-- name: list_world_unique
+-- Temporary tables in which more than the primary key is unique.
+select distinct t.relname as table_name
+from pg_catalog.pg_index i join pg_catalog.pg_class t on t.oid = i.indrelid
+where t.relnamespace = pg_catalog.pg_my_temp_schema() and (i.indisunique or i.indisexclusion) and not i.indisprimary;
+
+-- name: list_world_sequences
+-- Temporary sequences, as regclass reads them, and the column whose values each makes.
+select 'pg_temp.' || pg_catalog.quote_ident(c.relname) as name, t.relname as table_name, a.attname as column_name
+from pg_catalog.pg_class c
+left join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
+     and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.deptype in ('a', 'i')
+left join pg_catalog.pg_class t on t.oid = d.refobjid
+left join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+where c.relkind = 'S' and c.relnamespace = pg_catalog.pg_my_temp_schema();
+
 -- name: list_world_tables
 -- Names of the tables of a schema.
 select c.relname as table_name

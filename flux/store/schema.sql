@@ -1084,6 +1084,7 @@ begin
     execute format('grant usage on schema flux to %I', role_wanted);
     execute format('grant execute on function flux.commit_record, flux.mark_transaction, flux.world_changes, '
                    'flux.world_undo, flux.world_ddl to %I', role_wanted);
+    execute format('grant execute on function flux.world_moves to %I', role_wanted);
     insert into flux.guest (tenant, role_name, schema_name) values (tenant_name, role_wanted, schema_name_wanted)
     on conflict (tenant) do update set role_name = excluded.role_name, schema_name = excluded.schema_name;
     return role_wanted;
@@ -1177,6 +1178,22 @@ begin
         where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
           and m.key is not null
         order by m.table_name, m.key, m.seq;
+end $$;
+
+-- What changed between two snapshots, where statements of one execution saw several; and its own changes ("own" has its
+-- transactions' ids), after which others may have changed the same rows.
+create function flux.world_moves(token bytea, since pg_snapshot, until pg_snapshot, own text[], count_max int)
+returns table (seq bigint, table_name text, key text, xid text, ordinal int, before text, after text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select m.seq, m.table_name, m.key, m.xid::text, m.ordinal, m.before::text, m.after::text
+        from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
+        where m.committed and m.xid >= pg_snapshot_xmin(since) and not pg_visible_in_snapshot(m.xid, since)
+          and (pg_visible_in_snapshot(m.xid, until) or m.xid = any (own::xid8[]))
+        order by m.seq limit count_max;
 end $$;
 
 -- The first change of any user table's shape since; null when there is none.

@@ -43,6 +43,7 @@ from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
+from flux.supervisor.world_timeline import Timeline
 from flux.synthetic import list_synthetic
 from flux.verdict import Judgement, Replayed, Verdict, judge
 
@@ -203,9 +204,7 @@ class _Run:
         written: frozenset[str] = frozenset()
         why_none: tuple[str, ...] = ()
         for _ in range(TRIES_MAX):
-            plan = (
-                plan_world(self._original, self._schema, written) if self._runnable.function.atomic else None
-            )
+            plan = plan_world(self._original, self._schema, written)
             if plan is None:
                 break
             try:
@@ -239,7 +238,10 @@ class _Run:
             timeout_s=limits.timeout_s,
             brought=self._answers,
             live=self._live.hosts,
+            is_comparable=lambda: world is None or world.is_comparable,
         )
+        if world is not None:
+            world.follow(session.find_counterpart)
         self._live.start_over()
         host: Host = RefusingHost()
         if world is not None or self._live.hosts:

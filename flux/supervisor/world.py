@@ -1,27 +1,37 @@
 """A replay's database: `flux.store.world` with a guest's statements in it.
 
 `WorldDatabase` offers what an execution's database offers, in one transaction that is never
-committed: the execution's own transaction is all of it, blocks of the guest's are savepoints.
+committed: an execution's own transactions and the blocks in them are savepoints.
+
+Where the recording saw more than one snapshot (`flux.supervisor.world_timeline`), the world moves: before a
+statement that was recorded, to what that statement saw; before a new one not at all, so that it sees what the
+recorded one before it saw. Which of two snapshots a statement had is not always known. Then its recorded answer
+tells, as it tells in which order rows came that nobody asked an order of.
+
 A statement that writes a table which is not copied yet can't be helped from inside (Postgres
 makes no tables in a READ ONLY transaction), so the run is given up with `needed`, and made
 again in a world that has it.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
+import attrs
 import msgspec
 import trio
 
+from flux import values
 from flux.execution import Execution
-from flux.hostcall import HostCallError
+from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.mutation import Operation
 from flux.sql_world import find_names, find_targets, locks_rows, rewrite
-from flux.store.postgres import Connection, DatabaseError, Pool
+from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
 from flux.store.world import World, WorldError, WorldPlan, build_world
+from flux.store.world_moves import WorldMover, list_moves, make_mover
 from flux.supervisor.database import describe_failure, inward, outward
+from flux.supervisor.world_timeline import Moment, RowChange, RowState, Snapshot, Span, Timeline
 
 READ_ONLY = "25006"
 """SQLSTATE of a statement that would write to what is not a world's."""
@@ -30,9 +40,12 @@ BUILD_S_MAX = 60.0
 TRIES_MAX = 8
 """Worlds that are built for one replay, each with the tables that the one before lacked."""
 
+FindCounterpart = Callable[[int], HostCall | None]
+"""Gives the recorded call that a call of the replay, by its number, is asked like."""
+
 
 def plan_world(original: Execution, schema: str, written: frozenset[str]) -> WorldPlan | None:
-    """Return the plan of the world that ``original`` saw, or None when it saw no database.
+    """Return the plan of the world that ``original`` saw first, or None when it saw no database.
 
     ``written`` are tables that are to be copied beside those that it wrote itself.
     """
@@ -58,41 +71,136 @@ def plan_world(original: Execution, schema: str, written: frozenset[str]) -> Wor
 
 
 @contextlib.asynccontextmanager
-async def open_world(pool: Pool, token: bytes, plan: WorldPlan) -> AsyncIterator["WorldDatabase"]:
+async def open_world(
+    pool: Pool,
+    token: bytes,
+    plan: WorldPlan,
+    timeline: Timeline | None = None,
+    *,
+    atomic: bool = True,
+    isolation: str = "",
+) -> AsyncIterator["WorldDatabase"]:
     """Give the world of ``plan`` on a connection of the guests'; raise `WorldError` when it can't be built.
+
+    ``timeline`` is the recording's: without, nothing moves. ``atomic`` and ``isolation`` are those of the code that
+    is to run; without the latter, the recording's.
 
     At the end the connection is cleaned as after a guest: nothing of the world is left to others.
     """
     connection = await pool.take()
     try:
-        try:
-            with trio.fail_after(BUILD_S_MAX):
-                world = await build_world(connection, token, plan)
-        except trio.TooSlowError:
-            raise WorldError(
-                f"it took longer than {BUILD_S_MAX:g} s to take back all that has changed since",
-                remedy="replay on the code that made the record, which needs no database",
-            ) from None
-        except DatabaseError as error:
-            raise WorldError(
-                f"the database refused a part of the world: {error.report.message}",
-                remedy="replay on the code that made the record, which needs no database",
-            ) from error
-        yield WorldDatabase(connection, plan, world)
+        span = None if timeline is None else Span.of([timeline])
+        built = await build(connection, token, plan, span)
+        if timeline is not None:
+            timeline.changes = read_changes(built.changes, timeline)
+        world = WorldDatabase(connection, built, timeline, atomic=atomic, isolation=isolation)
+        await world.start()
+        yield world
     finally:
         connection.is_dirty = True
         with trio.CancelScope(shield=True):
             await pool.give_back(connection)
 
 
+@attrs.frozen
+class Built:
+    """A world that stands on a connection, and what moves it."""
+
+    plan: WorldPlan
+    world: World
+    mover: WorldMover
+    copied: frozenset[str]
+    """Tables that may be written."""
+    changes: list[Row]
+    """What happened in its span."""
+
+
+async def build(connection: Connection, token: bytes, plan: WorldPlan, span: Span | None) -> Built:
+    """Make the world of ``plan`` on ``connection``, with a beginning to come back to; it can move within ``span``."""
+    try:
+        with trio.fail_after(BUILD_S_MAX):
+            world = await build_world(connection, token, plan)
+            changes: list[Row] = []
+            if span is not None and span.moves:
+                changes = await list_moves(connection, token, str(span.first), str(span.last), span.own)
+            mover = await make_mover(connection, plan.schema, plan.written)
+            await mover.set_base()
+    except trio.TooSlowError:
+        raise WorldError(
+            f"it took longer than {BUILD_S_MAX:g} s to take back all that has changed since",
+            remedy="replay on the code that made the record, which needs no database",
+        ) from None
+    except DatabaseError as error:
+        raise WorldError(
+            f"the database refused a part of the world: {error.report.message}",
+            remedy="replay on the code that made the record, which needs no database",
+        ) from error
+    return Built(plan, world, mover, plan.written, changes)
+
+
+def read_changes(rows: list[Row], timeline: Timeline) -> tuple[RowChange, ...]:
+    """Return ``rows`` as ``timeline`` sees them: what others did, and what its own calls did."""
+    return tuple(
+        RowChange(
+            row["seq"],
+            row["table_name"],
+            row["key"],
+            int(row["xid"]),
+            row["before"],
+            row["after"],
+            timeline.find_call(int(row["xid"]), row["ordinal"]),
+        )
+        for row in rows
+    )
+
+
+@attrs.frozen
+class _Place:
+    """Where a world is: what a savepoint takes back to."""
+
+    here: Snapshot
+    """What the tables are as of."""
+    transaction: int
+    """Which recorded transaction's time it is."""
+    done: frozenset[int]
+    """Recorded calls whose counterparts have run."""
+
+
 class WorldDatabase:
     """See the module, and `flux.hostcalls.base.Database`."""
 
-    def __init__(self, connection: Connection, plan: WorldPlan, world: World) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        built: Built,
+        timeline: Timeline | None,
+        *,
+        atomic: bool,
+        isolation: str,
+    ) -> None:
         self._connection = connection
-        self._plan = plan
-        self._world = world
-        self._depth = 0
+        self._plan = built.plan
+        self._world = built.world
+        self._mover = built.mover
+        self._copied = built.copied
+        self._timeline = timeline
+        self._atomic = atomic
+        recorded = timeline.transactions[0].isolation if timeline is not None else Isolation.REPEATABLE_READ
+        self._isolation = isolation or recorded
+        self._level: str | None = None
+        """Isolation of the transaction in progress."""
+        self._has_snapshot = atomic
+        """The transaction in progress sees what it is to see, until its end unless it is READ COMMITTED."""
+        self._place = _Place(Snapshot.parse(built.plan.snapshot), 0, frozenset())
+        self._places: list[_Place] = []
+        """For each open block, where the world was when it began."""
+        self._wrote_otherwise = False
+        """Something was written that the recording has no counterpart of."""
+        self._moved_over: set[str] = set()
+        """Tables whose rows were moved after that."""
+        self.is_comparable = True
+        """Statements were shown what their counterparts saw: their answers must be the recorded ones."""
+        self._find_counterpart: FindCounterpart = lambda _seq: None
         self._lock = trio.Lock()
         self.needed: set[str] = set()
         """Tables that the run would write and the world has no copy of."""
@@ -102,9 +210,44 @@ class WorldDatabase:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is not as it was, a sentence each."""
-        return self._world.notes
+        notes = list(self._world.notes)
+        if self._timeline is not None and self._timeline.has_unknown:
+            notes.append(
+                "what each statement saw is not on record, so all see what the first of its transaction saw"
+            )
+        if not self.is_comparable:
+            notes.append("it sees one snapshot where the recording saw several, so answers may differ for that reason")
+        notes += [
+            f"rows of {table} that others changed meanwhile are as they left them, whatever the replay wrote there"
+            for table in sorted(self._moved_over)
+        ]
+        return tuple(notes)
 
-    async def run(self, sql: str, arguments: list[object], call_seq: int) -> QueryResult:  # noqa: ARG002 - the protocol's
+    def follow(self, find_counterpart: FindCounterpart) -> None:
+        """Say where to find the recorded call that a statement is asked like."""
+        self._find_counterpart = find_counterpart
+
+    async def start(self, inserted: Mapping[str, Sequence[Mapping[str, object]]] | None = None) -> None:
+        """Show what the recording saw first, and the time of then. Raises `WorldError`.
+
+        ``inserted`` is for a world that was built for several recordings: what this one inserted, by table.
+        """
+        timeline = self._timeline
+        if timeline is None:
+            return
+        try:
+            await self._set_rows(list(timeline.find_moved(self._place.here, timeline.first, frozenset())))
+            if inserted is not None:
+                await self._mover.set_sequences(inserted)
+            await self._set_time(0)
+        except HostCallFailed as failed:
+            raise WorldError(
+                f"it can't be shown as this execution saw it: {failed.error.message}",
+                remedy="replay on the code that made the record, which needs no database",
+            ) from failed
+        self._place = attrs.evolve(self._place, here=timeline.first)
+
+    async def run(self, sql: str, arguments: list[object], call_seq: int) -> QueryResult:
         """See `flux.hostcalls.base.Database.run`."""
         async with self._lock:
             self.needed |= self._find_needed(sql)
@@ -112,61 +255,204 @@ class WorldDatabase:
                 raise HostCallFailed(
                     "DatabaseError", "the world is built again with the table that this writes"
                 )
-            text = rewrite(sql, self._plan.schema, self._world.shadowed)
+            call = self._find_counterpart(call_seq)
+            if self._atomic or self._places:
+                self._level = self._level or self._isolation
+                return await self._answer(sql, arguments, call)
+            # A transaction of its own.
+            await self._open_block()
+            self._level, self._has_snapshot = self._isolation, False
             try:
-                result = await self._connection.run(text, [inward(argument) for argument in arguments])
-            except Exception as error:
-                if isinstance(error, DatabaseError) and error.report.sqlstate == READ_ONLY:
-                    self.trespass = sql
-                raise describe_failure(error) from error
-            return QueryResult(
-                tuple(column.name for column in result.columns),
-                tuple(column.type_name for column in result.columns),
-                [[outward(value) for value in row] for row in result.rows],
-                result.tag,
-            )
+                result = await self._answer(sql, arguments, call)
+                await self._check_deferred()
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    await self._undo_block()
+                raise
+            await self._close_block()
+            return result
 
-    async def begin(self, isolation: str | None, call_seq: int) -> int:  # noqa: ARG002 - the protocol's
+    async def begin(self, isolation: str | None, call_seq: int) -> int:
         """See `flux.hostcalls.base.Database.begin`."""
         async with self._lock:
-            await self._execute(f"savepoint flux_savepoint_{self._depth + 1}")
-            self._depth += 1
-            return self._depth
+            if self._level is None:
+                self._level = isolation or self._isolation
+            elif isolation is not None and isolation != self._level:
+                raise HostCallFailed(
+                    "InvalidArguments",
+                    f"the transaction is open already, with isolation {self._level!r}: "
+                    f"a part of it can't have {isolation!r}",
+                    code="FLX428",
+                )
+            is_transaction = not self._atomic and not self._places
+            await self._open_block()
+            if is_transaction:
+                self._has_snapshot = False
+                moment = self._find_moment(self._find_counterpart(call_seq))
+                if moment is not None:
+                    await self._move(moment.before, moment)
+            return len(self._places)
 
     async def commit(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.commit`."""
         async with self._lock:
-            self._check_depth(depth)
-            await self._execute(f"release savepoint flux_savepoint_{depth}")
-            self._depth -= 1
+            self._check_depth("commit", depth)
+            if not self._atomic and depth == 1:
+                try:
+                    await self._check_deferred()
+                except HostCallFailed:
+                    await self._undo_block()
+                    raise
+            await self._close_block()
 
     async def rollback(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.rollback`."""
         async with self._lock:
-            self._check_depth(depth)
-            await self._execute(f"rollback to savepoint flux_savepoint_{depth}")
-            await self._execute(f"release savepoint flux_savepoint_{depth}")
-            self._depth -= 1
+            self._check_depth("roll back", depth)
+            await self._undo_block()
 
     async def finish(self) -> HostCallError | None:
         """Check what is left to COMMIT, as it would be there; return what it would fail with."""
+        if not self._atomic:
+            return None  # Each transaction has been checked at its own end.
         try:
-            await self._execute("set constraints all immediate")
+            await self._check_deferred()
         except HostCallFailed as failed:
             return failed.error
         return None
+
+    # Statements
+
+    async def _answer(self, sql: str, arguments: list[object], call: HostCall | None) -> QueryResult:
+        """Run a statement where its counterpart ran, or where the world is."""
+        text = rewrite(sql, self._plan.schema, self._world.shadowed)
+        moment = self._find_moment(call)
+        if call is None and find_targets(sql):
+            self._wrote_otherwise = True
+        if call is None or moment is None or self._timeline is None:
+            return await self._ask(sql, text, arguments, call)
+        candidates = list(self._timeline.list_candidates(moment))
+        for candidate in candidates if len(candidates) > 1 else ():
+            await self._execute("savepoint flux_try")
+            place = self._place
+            outcome: QueryResult | HostCallFailed
+            try:
+                await self._move(candidate, moment, call.request.seq)
+                outcome = await self._ask(sql, text, arguments, call)
+            except HostCallFailed as failed:
+                outcome = failed
+            if _agrees(call, outcome):
+                if isinstance(outcome, HostCallFailed):
+                    raise outcome
+                await self._execute("release savepoint flux_try")
+                return outcome
+            await self._execute("rollback to savepoint flux_try")
+            await self._execute("release savepoint flux_try")
+            self._place = place
+        # There is no choice, or nothing tells: the likeliest.
+        await self._move(candidates[0], moment, call.request.seq)
+        return await self._ask(sql, text, arguments, call)
+
+    async def _ask(self, sql: str, text: str, arguments: list[object], call: HostCall | None) -> QueryResult:
+        try:
+            result = await self._connection.run(text, [inward(argument) for argument in arguments])
+        except Exception as error:
+            if isinstance(error, DatabaseError) and error.report.sqlstate == READ_ONLY:
+                self.trespass = sql
+            raise describe_failure(error) from error
+        finally:
+            if call is not None:
+                self._place = attrs.evolve(self._place, done=self._place.done | {call.request.seq})
+        answer = QueryResult(
+            tuple(column.name for column in result.columns),
+            tuple(column.type_name for column in result.columns),
+            [[outward(value) for value in row] for row in result.rows],
+            result.tag,
+        )
+        return answer if call is None else _in_recorded_order(call, answer)
+
+    # Moving
+
+    def _find_moment(self, call: HostCall | None) -> Moment | None:
+        """Return what a statement is to see as ``call`` saw it; None where it sees what the one before it saw."""
+        if call is None or self._timeline is None:
+            return None
+        moment = self._timeline.moments.get(call.request.seq)
+        if moment is not None and self._has_snapshot and self._level != Isolation.READ_COMMITTED:
+            self.is_comparable &= moment.before == self._place.here and moment.after is None
+            return None
+        return moment
+
+    async def _move(self, there: Snapshot, moment: Moment, call_seq: int | None = None) -> None:
+        """Show the tables as of ``there``; for a statement, also the rows that it found when it had waited for them."""
+        timeline, place = self._timeline, self._place
+        assert timeline is not None, "a moment is a timeline's"
+        states = list(timeline.find_moved(place.here, there, place.done))
+        if call_seq is not None:
+            states += timeline.find_relocked(call_seq, there, place.done)
+        await self._set_rows(states)
+        if place.transaction != moment.transaction:
+            await self._set_time(moment.transaction)
+        self._place = attrs.evolve(place, here=there, transaction=moment.transaction)
+        self._has_snapshot = True
+
+    async def _set_rows(self, states: list[RowState]) -> None:
+        if self._wrote_otherwise:
+            self._moved_over |= {state.table for state in states} & self._copied
+        try:
+            await self._mover.set_rows([(state.table, state.key, state.image) for state in states])
+        except Exception as error:
+            raise describe_failure(error) from error
+
+    async def _set_time(self, transaction: int) -> None:
+        assert self._timeline is not None
+        if now := self._timeline.transactions[transaction].now:
+            await self._connection.fetch_value(
+                "select pg_catalog.set_config('flux.world_now', $1, true)", now
+            )
+
+    # Blocks
+
+    async def _open_block(self) -> None:
+        await self._execute(f"savepoint flux_savepoint_{len(self._places) + 1}")
+        self._places.append(self._place)
+
+    async def _close_block(self) -> None:
+        await self._execute(f"release savepoint flux_savepoint_{len(self._places)}")
+        self._places.pop()
+        self._forget_transaction()
+
+    async def _undo_block(self) -> None:
+        name = f"flux_savepoint_{len(self._places)}"
+        await self._execute(f"rollback to savepoint {name}")
+        await self._execute(f"release savepoint {name}")
+        self._place = self._places.pop()
+        self._forget_transaction()
+
+    def _forget_transaction(self) -> None:
+        if not self._atomic and not self._places:
+            self._level = None
+
+    async def _check_deferred(self) -> None:
+        try:
+            await self._mover.check_deferred()
+        except Exception as error:
+            raise describe_failure(error) from error
 
     def _find_needed(self, sql: str) -> frozenset[str]:
         """Return the tables that ``sql`` can only be run on as copies, and that are none."""
         names = {target.name for target in find_targets(sql) if target.schema in (None, self._plan.schema)}
         if locks_rows(sql):
             names |= find_names(sql)
-        return frozenset(names & self._world.tables - self._plan.written)
+        return frozenset(names & self._world.tables - self._copied)
 
-    def _check_depth(self, depth: int) -> None:
-        if depth == 0 or depth != self._depth:
+    def _check_depth(self, verb: str, depth: int) -> None:
+        if depth == 0 or depth != len(self._places):
             raise HostCallFailed(
-                "TransactionOrder", f"transaction block {depth} is not the innermost open one", code="FLX428"
+                "TransactionOrder",
+                f"can't {verb} transaction block {depth}: the innermost open one is {len(self._places)}; "
+                "blocks of concurrent tasks must not overlap",
+                code="FLX428",
             )
 
     async def _execute(self, sql: str) -> None:
@@ -174,3 +460,47 @@ class WorldDatabase:
             await self._connection.execute(sql)
         except Exception as error:
             raise describe_failure(error) from error
+
+
+def _agrees(call: HostCall, outcome: QueryResult | HostCallFailed) -> bool:
+    """Whether a statement came out as recorded."""
+    recorded = call.result
+    if recorded is None:
+        return True
+    if recorded.error is not None or isinstance(outcome, HostCallFailed):
+        return (
+            recorded.error is not None
+            and isinstance(outcome, HostCallFailed)
+            and (recorded.error.name, recorded.error.code) == (outcome.error.name, outcome.error.code)
+        )
+    answer = _read_answer(call)
+    if answer is None or answer.get("tag") != outcome.tag:
+        return False
+    return "rows" not in answer or values.encode(answer["rows"]) == values.encode(outcome.rows)
+
+
+def _in_recorded_order(call: HostCall, answer: QueryResult) -> QueryResult:
+    """Return ``answer`` with its rows in the recorded order, where they are the same rows.
+
+    Without ORDER BY, or where that says nothing of two rows, any order is as good as another, and code that relies on
+    one sees the one of then.
+    """
+    if len(answer.rows) < 2:
+        return answer
+    recorded = _read_answer(call)
+    rows = None if recorded is None else recorded.get("rows")
+    if not isinstance(rows, list) or len(rows) != len(answer.rows):
+        return answer
+    if sorted(map(values.encode, rows)) != sorted(map(values.encode, answer.rows)):
+        return answer
+    return attrs.evolve(answer, rows=rows)
+
+
+def _read_answer(call: HostCall) -> dict[str, object] | None:
+    if call.result is None or call.result.error is not None:
+        return None
+    try:
+        answer = values.decode(call.result.value)
+    except values.ValueFormatError:
+        return None  # Redacted or cut: it tells nothing.
+    return answer if isinstance(answer, dict) else None

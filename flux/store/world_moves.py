@@ -1,0 +1,223 @@
+"""A world moved from one snapshot to another, and put back to its beginning.
+
+A world (`flux.store.world`) stands as of one snapshot. It moves row by row: which rows, and to what,
+is decided above (`flux.supervisor.world_timeline`); here they are set. A row of a copied table is
+written there; a row of another is written into what the table's view takes back. All of it happens in the
+world's own transaction, so a savepoint undoes it.
+
+To begin again is to go back to a savepoint that was made before the first statement. Sequences do not
+go back with a transaction, and what a session keeps beside its transaction does not either: so both are seen to.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import groupby
+from typing import Literal
+
+import attrs
+
+from flux.store.postgres import Connection, Row
+from flux.store.queries import QUERIES
+from flux.store.world import WorldError, quote
+
+MOVES_MAX = 200_000
+"""Changes between the first and the last snapshot of a world, at most: they are held in memory."""
+BASE = "flux_base"
+"""The savepoint at the beginning."""
+
+_SET_VIEWED = """
+update pg_temp.flux_undo u set before = m.image::pg_catalog.json
+from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]),
+                pg_catalog.unnest($3::pg_catalog.text[])) m (table_name, key, image)
+where u.table_name = m.table_name and u.key::pg_catalog.text = m.key
+"""
+"""Images travel as text: as values of type json they would be what a guest's connection makes of them."""
+RowState = tuple[str, str, str | None]
+"""A row as it is to be: its table, its key and its image, both as the log writes them; None for no row."""
+
+
+async def list_moves(
+    connection: Connection, token: bytes, since: str, until: str, own: Sequence[str]
+) -> list[Row]:
+    """Return what changed between two snapshots and what the transactions ``own`` changed, in order.
+
+    For a connection on which nothing of a guest's has run: the token travels on it.
+    """
+    rows = await connection.fetch(QUERIES.world_moves, token, since, until, list(own), MOVES_MAX + 1)
+    if len(rows) > MOVES_MAX:
+        raise WorldError(
+            f"more than {MOVES_MAX:,} rows changed between the first and the last of its statements",
+            remedy="replay on the code that made the record, which needs no database",
+        )
+    keyless = sorted({row["table_name"] for row in rows if row["key"] is None})
+    if keyless:
+        raise WorldError(
+            f"rows of {', '.join(keyless)} changed between its statements, and without a primary key they can't be "
+            "told apart",
+            remedy="give the table a primary key; later executions can then be replayed",
+        )
+    return rows
+
+
+@attrs.frozen
+class _Copy:
+    """How to write rows of a copied table; each statement takes an array."""
+
+    insert: str
+    upsert: str
+    delete: str
+    is_plain: bool
+    """Nothing but its key is unique."""
+
+
+@attrs.frozen
+class _Sequence:
+    name: str
+    """As regclass reads it."""
+    table: str | None
+    """The table whose values it makes; None where it stands by itself."""
+    column: str | None
+    last_value: int
+    """At the beginning."""
+    is_called: bool
+
+
+class WorldMover:
+    """Sets rows of a world that stands on a connection; see the module."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        copies: Mapping[str, _Copy],
+        deferred: Sequence[str],
+        *,
+        has_references: bool,
+    ) -> None:
+        self._connection = connection
+        self._copies = copies
+        self._deferred = ", ".join(f"pg_temp.{quote(name)}" for name in deferred)
+        self._has_references = has_references
+        """Copied tables refer to each other."""
+        self._sequences: list[_Sequence] = []
+
+    async def set_rows(self, states: Sequence[RowState]) -> None:
+        """Make rows what they are to be; ``states`` in the order in which they became that."""
+        viewed = [state for state in states if state[0] not in self._copies]
+        if viewed:
+            tables, keys, images = zip(*viewed, strict=True)
+            await self._connection.run(_SET_VIEWED, [list(tables), list(keys), list(images)])
+        copied = [state for state in states if state[0] in self._copies]
+        if self._has_references:
+            # One by one as it happened, or a row would come before the one that it refers to.
+            for (table, is_gone), same in groupby(copied, lambda state: (state[0], state[2] is None)):
+                await self._write(table, list(same), "delete" if is_gone else "upsert")
+            return
+        copied.sort(key=lambda state: state[0])
+        for table, group in groupby(copied, lambda state: state[0]):
+            some = list(group)
+            is_plain = self._copies[table].is_plain
+            # All rows go before any comes where two of them may have exchanged what is to be unique.
+            await self._write(table, [state for state in some if state[2] is None or not is_plain], "delete")
+            coming = [state for state in some if state[2] is not None]
+            await self._write(table, coming, "upsert" if is_plain else "insert")
+
+    async def _write(
+        self, table: str, states: list[RowState], how: Literal["delete", "insert", "upsert"]
+    ) -> None:
+        if not states:
+            return
+        copy = self._copies[table]
+        match how:
+            case "delete":
+                await self._connection.run(copy.delete, [[key for _, key, _ in states]])
+            case "insert":
+                await self._connection.run(copy.insert, [[image for _, _, image in states]])
+            case "upsert":
+                await self._connection.run(copy.upsert, [[image for _, _, image in states]])
+
+    async def check_deferred(self) -> None:
+        """Check now what COMMIT would check, and let what comes next be checked at its own COMMIT."""
+        await self._connection.execute("set constraints all immediate")
+        if self._deferred:
+            await self._connection.execute(f"set constraints {self._deferred} deferred")
+
+    async def set_sequences(self, inserted: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
+        """Let sequences go on as they did in a recording that ``inserted`` these rows, by table."""
+        for sequence in self._sequences:
+            if sequence.table is None or sequence.column is None:
+                continue
+            given = [row.get(sequence.column) for row in inserted.get(sequence.table, ())]
+            following = min((number for number in given if isinstance(number, int)), default=None)
+            if following is None:
+                most = await self._connection.fetch_value(
+                    f"select pg_catalog.max({quote(sequence.column)}) from pg_temp.{quote(sequence.table)}"
+                )
+                following = (most or 0) + 1
+            await self._set_sequence(sequence.name, following, is_called=False)
+
+    async def set_base(self) -> None:
+        """Make this the beginning that `reset` comes back to."""
+        for row in await self._connection.fetch(QUERIES.list_world_sequences):
+            state = await self._connection.fetch_row(f"select last_value, is_called from {row['name']}")
+            assert state is not None, "a sequence has one row"
+            self._sequences.append(
+                _Sequence(
+                    row["name"],
+                    row["table_name"],
+                    row["column_name"],
+                    state["last_value"],
+                    state["is_called"],
+                )
+            )
+        await self._connection.execute(f"savepoint {BASE}")
+
+    async def reset(self) -> None:
+        """Go back to the beginning."""
+        await self._connection.execute(f"rollback to savepoint {BASE}")
+        await self._connection.reset_in_transaction()
+        for sequence in self._sequences:
+            await self._set_sequence(sequence.name, sequence.last_value, is_called=sequence.is_called)
+
+    async def _set_sequence(self, name: str, value: int, *, is_called: bool) -> None:
+        await self._connection.fetch_value("select pg_catalog.setval($1, $2, $3)", name, value, is_called)
+
+
+async def make_mover(connection: Connection, schema: str, copied: AbstractSet[str]) -> WorldMover:
+    """Return what moves the world that stands on ``connection``, whose tables ``copied`` of ``schema`` are copies."""
+    columns: dict[str, list[Row]] = {}
+    if copied:
+        for row in await connection.fetch(QUERIES.list_world_columns, schema, sorted(copied)):
+            columns.setdefault(row["table_name"], []).append(row)
+    unique = await connection.fetch(QUERIES.list_world_unique)
+    not_plain = {row["table_name"] for row in unique}
+    copies = {
+        table: _describe(schema, table, rows, is_plain=table not in not_plain)
+        for table, rows in columns.items()
+    }
+    deferred = await connection.fetch(QUERIES.list_world_deferred)
+    references = await connection.fetch_value(QUERIES.count_world_references)
+    return WorldMover(connection, copies, [row["name"] for row in deferred], has_references=bool(references))
+
+
+def _describe(schema: str, table: str, columns: Sequence[Row], *, is_plain: bool) -> _Copy:
+    stored = [quote(row["column_name"]) for row in columns if not row["is_generated"]]
+    keys = [quote(row["column_name"]) for row in columns if row["is_key"]]
+    names = ", ".join(stored)
+    records = (
+        "pg_catalog.unnest($1::pg_catalog.text[]) m (image), "
+        f"pg_catalog.json_populate_record(null::{quote(schema)}.{quote(table)}, m.image::pg_catalog.json) r"
+    )
+    values = ", ".join(f"r.{name}" for name in stored)
+    insert = (
+        f"insert into pg_temp.{quote(table)} ({names}) overriding system value select {values} from {records}"
+    )
+    others = ", ".join(f"{name} = excluded.{name}" for name in stored if name not in keys)
+    return _Copy(
+        insert=insert,
+        upsert=f"{insert} on conflict ({', '.join(keys)}) do {f'update set {others}' if others else 'nothing'}",
+        delete=(
+            f"delete from pg_temp.{quote(table)} t using {records} "
+            f"where {' and '.join(f't.{key} = r.{key}' for key in keys)}"
+        ),
+        is_plain=is_plain,
+    )

@@ -1,0 +1,279 @@
+"""What each statement of a recording could see, and which rows change on the way from one to the next.
+
+A world is built as of one snapshot, the first. Where the recording saw several (each statement of READ
+COMMITTED its own, each of several transactions its own), the world *moves*: the rows that others
+changed between two snapshots are set to what the later one saw. Everything here decides, from the
+record and the log of changes; `flux.supervisor.world` does it.
+
+Three things make a move more than a difference of two snapshots:
+
+- What the execution wrote itself is never moved: the replay writes it. A snapshot knows its own
+  transaction no better than any other, so own ids are passed over.
+- A row that somebody else changed and that the execution changed afterwards stays as the replay left it.
+- A statement of READ COMMITTED that waits for a row's lock goes on with the row as the other one left it,
+  although its snapshot does not see that. So rows that a recorded statement wrote are moved on before it
+  runs (`Timeline.find_relocked`).
+
+Within a key, changes follow each other in the order of their ``seq``, and a snapshot sees a beginning of
+that order: the row's lock sees to it. So the last change that is seen is the row.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+
+import attrs
+
+from flux.execution import Execution, Transaction
+from flux.store.postgres import Isolation
+
+SUBSETS_OF_MAX = 4
+"""Of so many transactions that were committed while a statement began, all subsets may have been what it saw."""
+
+
+@attrs.frozen
+class Snapshot:
+    """What a statement can see, as ``pg_current_snapshot()`` says it."""
+
+    xmin: int
+    """Transactions with lower ids are over."""
+    xmax: int
+    """Those from here on had not ended, most of them not begun."""
+    running: frozenset[int]
+    """Between the two, those that had not ended."""
+    also: frozenset[int] = frozenset()
+    """Seen although all this says otherwise: a guess between two snapshots."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """Read ``xmin:xmax:xid,xid``."""
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
+
+    def __str__(self) -> str:
+        """As PostgreSQL writes it."""
+        assert not self.also, "a guess is nothing that PostgreSQL could say"
+        return f"{self.xmin}:{self.xmax}:{','.join(str(xid) for xid in sorted(self.running))}"
+
+    def sees(self, xid: int) -> bool:
+        """Whether it sees what a committed transaction did."""
+        return xid in self.also or xid < self.xmin or (xid < self.xmax and xid not in self.running)
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorts snapshots of one database by when they were taken: what ends leaves the running or raises xmax."""
+        return self.xmax, -len(self.running)
+
+
+@attrs.frozen
+class Moment:
+    """What one recorded call could see."""
+
+    transaction: int
+    """Which of the recorded transactions it was in, from 0."""
+    before: Snapshot
+    """What it saw, or the first of what it may have seen."""
+    after: Snapshot | None = None
+    """The last of what it may have seen, where that is another."""
+
+
+@attrs.frozen
+class RowChange:
+    """A committed change of a row, as the log has it."""
+
+    seq: int
+    """Its place among all changes."""
+    table: str
+    key: str
+    """The primary key, as the log writes it."""
+    xid: int
+    before: str | None = attrs.field(repr=False)
+    """The row's image before it; None where there was none."""
+    after: str | None = attrs.field(repr=False)
+    """The row's image after it; None where there was none any more."""
+    call: int | None = None
+    """The recorded call that made it, where that is the execution's own."""
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Which row it is."""
+        return self.table, self.key
+
+
+@attrs.frozen
+class RowState:
+    """A row as it is to be from now on."""
+
+    table: str
+    key: str
+    image: str | None = attrs.field(repr=False)
+    """As JSON; None where there is none."""
+
+
+class Timeline:
+    """What the calls of one recording could see; see the module."""
+
+    def __init__(self, original: Execution, schema: str) -> None:
+        """``original`` has its committed mutations too; ``schema`` is where its tables are."""
+        transactions = original.transactions
+        assert transactions, "an execution without a transaction saw nothing"
+        self.transactions = transactions
+        self._own = frozenset(each.xid for each in transactions if each.xid is not None)
+        self._made_by = {(xid, ordinal): call for xid, ordinal, call in original.ordinals}
+        self._wrote: dict[int, set[tuple[str, str]]] = {}
+        for mutation in original.mutations:
+            if mutation.schema == schema and mutation.key is not None and mutation.call is not None:
+                self._wrote.setdefault(mutation.call, set()).add((mutation.table, mutation.key))
+        failed = {
+            call.request.seq
+            for call in original.calls
+            if call.result is not None and call.result.error is not None
+        }
+        self.moments: dict[int, Moment] = {}
+        """By the recorded call's number, those that did not simply see what the first snapshot sees."""
+        self.has_unknown = False
+        """Statements of READ COMMITTED whose own snapshots are not on record."""
+        for number, transaction in enumerate(transactions):
+            self._add(number, transaction, failed)
+        every = [
+            Snapshot.parse(transactions[0].snapshot),
+            *(
+                snapshot
+                for moment in self.moments.values()
+                for snapshot in (moment.before, moment.after)
+                if snapshot
+            ),
+        ]
+        self.first = every[0]
+        """What the world is built as of."""
+        self.last = max(every, key=_age)
+        """What it moves to at most."""
+        self.changes: tuple[RowChange, ...] = ()
+        """What changed between the two, and the execution's own; in order. Whoever has the log, puts it here."""
+
+    def _add(self, number: int, transaction: Transaction, failed: AbstractSet[int]) -> None:
+        start = Snapshot.parse(transaction.snapshot)
+        if transaction.isolation == Isolation.READ_COMMITTED and not transaction.statements:
+            self.has_unknown = True
+        if number or transaction.statements:
+            self.moments[transaction.begun_by] = Moment(number, start)
+        following = [
+            Snapshot.parse(each.before) if each.before else start for each in transaction.statements[1:]
+        ]
+        for each, upper in itertools.zip_longest(transaction.statements, following):
+            before = Snapshot.parse(each.before) if each.before else start
+            after = Snapshot.parse(each.after) if each.after else None
+            if each.call in failed and upper is not None and upper != before:
+                # It failed before anybody could ask what it had seen; what came next had seen more.
+                after = upper
+            self.moments[each.call] = Moment(number, before, after)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Ids of the recorded transactions that wrote something."""
+        return tuple(str(xid) for xid in sorted(self._own))
+
+    def find_call(self, xid: int, ordinal: int) -> int | None:
+        """Return which recorded call made the changes of an ordinal; None for those of others."""
+        return self._made_by.get((xid, ordinal), 0) if xid in self._own else None
+
+    def list_candidates(self, moment: Moment) -> Iterator[Snapshot]:
+        """Give all that a statement may have seen, the likeliest first."""
+        yield moment.before
+        if moment.after is None:
+            return
+        between = list(
+            dict.fromkeys(
+                change.xid
+                for change in self.changes
+                if change.call is None and self._has_come(change.xid, moment.before, moment.after)
+            )
+        )
+        if not between:
+            return
+        yield moment.after
+        sizes = range(1, len(between))
+        tried = (
+            itertools.chain.from_iterable(itertools.combinations(between, size) for size in sizes)
+            if len(between) <= SUBSETS_OF_MAX
+            else (between[:size] for size in sizes)
+        )
+        for some in tried:
+            yield attrs.evolve(moment.before, also=moment.before.also | frozenset(some))
+
+    def find_moved(self, here: Snapshot, there: Snapshot, done: AbstractSet[int]) -> tuple[RowState, ...]:
+        """Return the rows that ``there`` sees otherwise than ``here``; ``done`` are recorded calls that were made."""
+        if here == there:
+            return ()
+        back: dict[tuple[str, str], RowChange] = {}
+        ahead: dict[tuple[str, str], RowChange] = {}
+        for change in self._list_foreign(done):
+            if self._has_come(change.xid, here, there):
+                ahead[change.row] = change
+            elif self._has_come(change.xid, there, here):
+                back.setdefault(change.row, change)
+        gone = [(change.seq, RowState(*change.row, change.before)) for change in back.values()]
+        come = [(change.seq, RowState(*change.row, change.after)) for change in ahead.values()]
+        # What is taken back, the last change first: a row goes before what it refers to.
+        return tuple(state for _, state in sorted(gone, key=_seq, reverse=True) + sorted(come, key=_seq))
+
+    def find_relocked(self, call: int, here: Snapshot, done: AbstractSet[int]) -> tuple[RowState, ...]:
+        """Return the rows that a recorded call wrote and that others had changed since ``here``: as it found them."""
+        wrote = self._wrote.get(call)
+        moment = self.moments.get(call)
+        if not wrote or moment is None or moment.after is None:
+            return ()
+        found: dict[tuple[str, str], RowChange] = {}
+        for change in self._list_foreign(done):
+            if change.row in wrote and self._has_come(change.xid, here, moment.after):
+                found[change.row] = change
+        return tuple(
+            RowState(*change.row, change.after)
+            for change in sorted(found.values(), key=lambda each: each.seq)
+        )
+
+    def _list_foreign(self, done: AbstractSet[int]) -> Sequence[RowChange]:
+        """Return the changes of others that nothing of the replay's own lies above, in order."""
+        covered: dict[tuple[str, str], int] = {}
+        for change in self.changes:
+            if change.call is not None and change.call in done:
+                covered[change.row] = change.seq
+        return [
+            change
+            for change in self.changes
+            if change.call is None and change.seq > covered.get(change.row, -1)
+        ]
+
+    @staticmethod
+    def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:
+        return there.sees(xid) and not here.sees(xid)
+
+
+def _seq(item: tuple[int, RowState]) -> int:
+    return item[0]
+
+
+@attrs.frozen
+class Span:
+    """What a world is to be able to move through."""
+
+    first: Snapshot
+    last: Snapshot
+    own: tuple[str, ...]
+    """Ids of the recorded transactions that wrote something."""
+    moves: bool
+    """Whether it is more than one snapshot of one transaction."""
+
+    @classmethod
+    def of(cls, timelines: Sequence[Timeline]) -> "Span":
+        """Return what the recordings saw, from the first to the last."""
+        every = [snapshot for timeline in timelines for snapshot in (timeline.first, timeline.last)]
+        first, last = min(every, key=_age), max(every, key=_age)
+        own = tuple(xid for timeline in timelines for xid in timeline.own)
+        return cls(
+            first, last, own, first != last or sum(len(timeline.transactions) for timeline in timelines) > 1
+        )
+
+
+def _age(snapshot: Snapshot) -> tuple[int, int]:
+    return snapshot.age
