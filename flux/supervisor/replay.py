@@ -208,7 +208,14 @@ class _Run:
             if plan is None:
                 break
             try:
-                async with open_world(self._backing.guests, self._backing.token, plan) as world:
+                async with open_world(
+                    self._backing.guests,
+                    self._backing.token,
+                    plan,
+                    Timeline(self._original, self._schema),
+                    atomic=self._runnable.function.atomic,
+                    isolation=self._runnable.isolation,
+                ) as world:
                     replayed = await self._run_in(world)
                     self.notes += world.notes
             except WorldError as error:
