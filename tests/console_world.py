@@ -36,6 +36,7 @@ from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, commit_parameters, make_record
 from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_door import Door
+from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
 from flux.supervisor.replay import Replay
@@ -114,6 +115,11 @@ class WorldHost:
 
     async def rehearse(self, original: Execution) -> Replay:
         raise AssertionError(original)
+
+    async def interleave(
+        self, executions: Sequence[Execution], on: str | None, *, check: str | None, in_turn: bool
+    ) -> Interleaved:
+        raise AssertionError((executions, on, check, in_turn))
 
     async def export(self, original: Execution) -> bytes:
         raise AssertionError(original)

@@ -218,6 +218,7 @@ class Seen:
 class CountingStub:
     """A server on loopback that answers by path and keeps what reached it.
 
+    ``/meet/WHERE`` answers once a second request is there.
     ``/hang`` never answers, ``/status/N`` answers N, ``/bytes/N`` N bytes 0 to 255 again and again,
     ``/slow/MS`` waits; anything else gets ``{"ok": true}``.
     """
@@ -225,6 +226,8 @@ class CountingStub:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self._released = threading.Event()
+        self._meetings: dict[str, threading.Barrier] = {}
+        self._meeting_lock = threading.Lock()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -242,7 +245,9 @@ class CountingStub:
                     stub._released.wait(120)
                     self.close_connection = True
                     return
-                if word == "status":
+                if word == "meet":
+                    stub._wait_for_two(self.path)
+                elif word == "status":
                     status, content = int(rest[0]), b'{"error": "as asked"}'
                 elif word == "bytes":
                     size, kind = int(rest[0]), "application/octet-stream"
@@ -265,6 +270,12 @@ class CountingStub:
     def url(self, path: str) -> str:
         """The URL of ``path`` here."""
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def _wait_for_two(self, place: str) -> None:
+        with self._meeting_lock:
+            meeting = self._meetings.setdefault(place, threading.Barrier(2))
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(REQUEST_S_MAX)
 
     def close(self) -> None:
         """End it, and let go of requests that it left hanging."""

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import click
 
-from flux.cli import moments, render
+from flux.cli import moments, render, together
 from flux.cli.client import INVOKE_TIMEOUT_S, Client, open_client
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, UsageError
@@ -23,6 +23,7 @@ from flux.cli.record import Record
 from flux.cli.replay import FINE, MARKS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, wrap
 from flux.cli.settings import settings
+from flux.cli.together import replay_together
 from flux.cli.trace_list import canonical_filter
 from flux.cli.window import find_window
 from flux.errors import FluxError
@@ -55,24 +56,51 @@ class Replayed:
 @click.option("--on", metavar="CODE", default=".", show_default=True,
               help="The code to run: . is the project's folder as it is, anything else a commit.")  # fmt: skip
 @click.option("-q", "--query", "query", metavar="FILTER", shell_complete=filter_words,
-              help="Only those that match; without it, those with a status of 500 and up.")  # fmt: skip
+              help="Only those that match; without it, those with status 500 and up (--interleave: all).")  # fmt: skip
+@click.option("--interleave", is_flag=True,
+              help="All at once, in the recorded order of what they did to the database.")  # fmt: skip
+@click.option("--check", metavar="SQL",
+              help="With --interleave: a SELECT of what must not be; rows at the end are a finding.")  # fmt: skip
+@click.option("--in-turn", is_flag=True,
+              help="With --interleave: also one after another, where no race can be.")  # fmt: skip
 @click.option("--strict", is_flag=True,
               help="Take nothing for fine but what was replayed to its end: past it is a finding too.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1, 32), default=WORKERS, show_default=True,
               help="How many are replayed at once.")  # fmt: skip
-def command(window: str, on: str, query: str | None, strict: bool, workers: int) -> int:
+def command(
+    window: str,
+    on: str,
+    query: str | None,
+    interleave: bool,
+    check: str | None,
+    in_turn: bool,
+    strict: bool,
+    workers: int,
+) -> int:
     """Replay the executions of a time window, with nothing leaving.
 
     WINDOW is A..B (14:00..14:05, dates, RFC 3339), last:15m, or the name of a pinned incident.
     """
     said = settings()
+    if (check is not None or in_turn) and not interleave:
+        raise UsageError("flux incident replay: --check and --in-turn are for --interleave", remedy="add --interleave")
     client, story = open_client(), Screen.stderr(colour=False if said.no_color else None)
-    text = make_filter(client, window, query)
+    text = make_filter(client, window, query if query or not interleave else "-trigger:replay")
     summaries = list_executions(client, text)
     if not said.quiet:
         story.line(f"{len(summaries)} executions match {text}")
+    if interleave:
+        answer = replay_together(client, summaries, on, check, in_turn=in_turn)
+        screen = Screen.stdout()
+        if said.json:
+            screen.write_raw_json(json.dumps(answer.data, ensure_ascii=False))
+        else:
+            screen.page(together.lines(answer, on, screen.width))
+        return 0 if answer.text("verdict") in together.FINE else EXIT_FINDING
     clients = [client, *(open_client() for _ in range(min(workers, len(summaries)) - 1))]
     replayed = replay_all(clients, summaries, on, None if said.quiet else story)
+    if not said.quiet and (overlap := together.overlapping_line(summaries)) is not None:
+        story.line(Piece(overlap, "dim"))
     fine = STRICTLY_FINE if strict else FINE
     screen = Screen.stdout()
     if said.json:

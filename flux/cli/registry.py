@@ -30,6 +30,7 @@ HELPERS = frozenset(
         "render",
         "screen",
         "settings",
+        "together",
         "window",
     }
 )

@@ -282,7 +282,7 @@ async def apply_user_migrations(
             }
             if migration.path not in applied:
                 await connection.execute(f"set local search_path to {quote_identifier(guest['schema_name'])}")
-                await _run_migration(connection, migration)
+                await run_migration(connection, migration)
                 # What it set for its session would decide what our own statements mean.
                 await connection.execute(
                     "set local session authorization default; set local role none; "
@@ -307,7 +307,8 @@ async def apply_user_migrations(
     return done
 
 
-async def _run_migration(connection: Connection, migration: UserMigration) -> None:
+async def run_migration(connection: Connection, migration: UserMigration) -> None:
+    """Run a migration in the transaction that is open; raise `MigrationFailedError` where a statement fails."""
     script = migration.sql.removeprefix("\ufeff")
     statements = split_script(script)
     for statement in statements:

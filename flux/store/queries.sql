@@ -528,3 +528,198 @@ select c.relname as table_name,
        (select count(*) from pg_catalog.pg_policy y where y.polrelid = c.oid) as policies
 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p');
+
+-- -----------------------------------------------------------------------------------------------------------
+-- A database of its own for executions that run again at once
+-- -----------------------------------------------------------------------------------------------------------
+
+-- name: find_ephemeral_place
+-- What a database like this one is made of, and what this role may do.
+select current_user as role, r.rolsuper or r.rolcreatedb as may_create, r.rolsuper as is_superuser,
+       pg_catalog.current_database() as database, pg_catalog.to_json(d) as properties,
+       pg_catalog.left(pg_catalog.replace((select value from flux.instance where key = 'id'), '-', ''), 8) as instance
+from pg_catalog.pg_roles r, pg_catalog.pg_database d
+where r.rolname = current_user and d.datname = pg_catalog.current_database();
+
+-- name: lock_ephemeral
+-- Held for as long as an ephemeral database lives: who can take it has found a leftover.
+select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1, 0));
+
+-- name: unlock_ephemeral
+-- The name is nobody's any more.
+select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended($1, 0));
+
+-- name: list_ephemeral
+-- Databases and roles whose names begin like those of this installation's ephemeral databases.
+select d.datname::text as name, true as is_database from pg_catalog.pg_database d where pg_catalog.starts_with(d.datname::text, $1)
+union all
+select r.rolname::text, false from pg_catalog.pg_roles r where pg_catalog.starts_with(r.rolname::text, $1)
+order by is_database desc, name;
+
+-- name: list_ephemeral_extensions
+-- Extensions beside the one that every database has, with their schemas; "trusted" ones can do nothing outside of a database.
+select e.extname::text as name, n.nspname::text as schema_name, bool_or(v.trusted) as trusted
+from pg_catalog.pg_extension e
+join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+left join pg_catalog.pg_available_extension_versions v on v.name = e.extname and v.version = e.extversion
+where e.extname <> 'plpgsql'
+group by 1, 2 order by 1;
+
+-- name: list_ephemeral_ddl
+-- Statements that make the objects of a schema anew, in a database that has none: by phase, and in each phase in any order
+-- that works. Names come out as search_path has them: empty, so that all but the system's are qualified.
+-- Phase 1 comes before the rows, 2 behind them, 3 last. $2 is a guest's role, $3 the one that stands for it.
+with place as (select oid, nspname from pg_catalog.pg_namespace where nspname = $1),
+member as (select d.classid, d.objid from pg_catalog.pg_depend d where d.deptype = 'e'),
+relation as (
+    select c.*, n.nspname from pg_catalog.pg_class c join place n on n.oid = c.relnamespace
+    where not exists (select from member m where m.classid = 'pg_catalog.pg_class'::regclass and m.objid = c.oid))
+select 1 as phase, 'type' as kind, t.typname::text as name,
+       pg_catalog.format('create type %I.%I as enum (%s)', n.nspname, t.typname,
+           (select pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', ' order by e.enumsortorder)
+            from pg_catalog.pg_enum e where e.enumtypid = t.oid)) as statement
+from pg_catalog.pg_type t join place n on n.oid = t.typnamespace
+where t.typtype = 'e' and not exists (select from member m where m.classid = 'pg_catalog.pg_type'::regclass and m.objid = t.oid)
+union all
+select 1, 'domain', t.typname, pg_catalog.format('create domain %I.%I as %s%s%s%s', n.nspname, t.typname,
+           pg_catalog.format_type(t.typbasetype, t.typtypmod), ' default ' || t.typdefault,
+           case when t.typnotnull then ' not null' end,
+           (select pg_catalog.string_agg(pg_catalog.format(' constraint %I %s', k.conname, pg_catalog.pg_get_constraintdef(k.oid)), '')
+            from pg_catalog.pg_constraint k where k.contypid = t.oid and k.contype = 'c'))
+from pg_catalog.pg_type t join place n on n.oid = t.typnamespace
+where t.typtype = 'd' and not exists (select from member m where m.classid = 'pg_catalog.pg_type'::regclass and m.objid = t.oid)
+union all
+select 1, 'type', c.relname, pg_catalog.format('create type %I.%I as (%s)', c.nspname, c.relname,
+           (select pg_catalog.string_agg(pg_catalog.format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
+            from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped))
+from relation c where c.relkind = 'c'
+union all
+select 1, 'sequence', c.relname, pg_catalog.format('create sequence %I.%I as %s increment by %s minvalue %s maxvalue %s start with %s cache %s%s',
+           c.nspname, c.relname, pg_catalog.format_type(q.seqtypid, null), q.seqincrement, q.seqmin, q.seqmax, q.seqstart, q.seqcache,
+           case when q.seqcycle then ' cycle' end)
+from relation c join pg_catalog.pg_sequence q on q.seqrelid = c.oid where c.relkind = 'S'
+union all
+select case when p.prosqlbody is null then 1 else 2 end, 'function', p.proname, pg_catalog.pg_get_functiondef(p.oid)
+from pg_catalog.pg_proc p join place n on n.oid = p.pronamespace join pg_catalog.pg_language l on l.oid = p.prolang
+where p.prokind in ('f', 'p') and not exists (select from member m where m.classid = 'pg_catalog.pg_proc'::regclass and m.objid = p.oid)
+union all
+select 1, 'table', c.relname, pg_catalog.format('create table %I.%I (%s)%s', c.nspname, c.relname,
+           (select pg_catalog.string_agg(pg_catalog.format('%I %s%s%s%s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+                case when a.attcollation <> t.typcollation then (
+                    select pg_catalog.format(' collate %I.%I', s.nspname, o.collname)
+                    from pg_catalog.pg_collation o join pg_catalog.pg_namespace s on s.oid = o.collnamespace where o.oid = a.attcollation) end,
+                case a.attgenerated
+                    when 's' then pg_catalog.format(' generated always as (%s) stored', pg_catalog.pg_get_expr(d.adbin, d.adrelid))
+                    when 'v' then pg_catalog.format(' generated always as (%s)', pg_catalog.pg_get_expr(d.adbin, d.adrelid)) end,
+                case when a.attnotnull then ' not null' end), ', ' order by a.attnum)
+            from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+            left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+            where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+           ' partition by ' || pg_catalog.pg_get_partkeydef(c.oid))
+from relation c where c.relkind in ('r', 'p')
+union all
+select 1, case when c.relispartition then 'partition' else 'inheritance' end, c.relname,
+       case when c.relispartition
+            then pg_catalog.format('alter table %I.%I attach partition %I.%I %s', n.nspname, parent.relname, c.nspname, c.relname,
+                                   pg_catalog.pg_get_expr(c.relpartbound, c.oid))
+            else pg_catalog.format('alter table %I.%I inherit %I.%I', c.nspname, c.relname, n.nspname, parent.relname) end
+from relation c join pg_catalog.pg_inherits i on i.inhrelid = c.oid
+join pg_catalog.pg_class parent on parent.oid = i.inhparent join pg_catalog.pg_namespace n on n.oid = parent.relnamespace
+where c.relkind in ('r', 'p')
+union all
+select 2, 'constraint', c.relname || '.' || k.conname, pg_catalog.format('alter table %I.%I add constraint %I %s', c.nspname, c.relname, k.conname,
+           pg_catalog.pg_get_constraintdef(k.oid))
+from relation c join pg_catalog.pg_constraint k on k.conrelid = c.oid
+where c.relkind in ('r', 'p') and k.contype in ('p', 'u', 'x', 'c', 'f') and k.conparentid = 0 and k.conislocal
+union all
+select 2, 'index', i.relname, pg_catalog.pg_get_indexdef(x.indexrelid)
+from relation c join pg_catalog.pg_index x on x.indrelid = c.oid join pg_catalog.pg_class i on i.oid = x.indexrelid
+where c.relkind in ('r', 'p') and x.indisvalid and not i.relispartition
+  and not exists (select from pg_catalog.pg_constraint k where k.conindid = x.indexrelid and k.contype in ('p', 'u', 'x'))
+union all
+select 2, 'view', c.relname, pg_catalog.format('create %sview %I.%I%s as %s', case c.relkind when 'm' then 'materialized ' end, c.nspname, c.relname,
+           ' with (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')', pg_catalog.pg_get_viewdef(c.oid))
+from relation c where c.relkind in ('v', 'm')
+union all
+select 3, 'trigger', c.relname || '.' || g.tgname, pg_catalog.pg_get_triggerdef(g.oid)
+from relation c join pg_catalog.pg_trigger g on g.tgrelid = c.oid
+join pg_catalog.pg_proc p on p.oid = g.tgfoid join pg_catalog.pg_namespace f on f.oid = p.pronamespace
+where not g.tgisinternal and g.tgparentid = 0 and g.tgenabled in ('O', 'A') and f.nspname <> 'flux'
+union all
+select 3, 'row policies', c.relname, pg_catalog.format('alter table %I.%I enable row level security', c.nspname, c.relname)
+from relation c where c.relrowsecurity
+union all
+select 3, 'row policy', c.relname || '.' || p.polname,
+       pg_catalog.format('create policy %I on %I.%I as %s for %s to %s%s%s', p.polname, c.nspname, c.relname,
+           case when p.polpermissive then 'permissive' else 'restrictive' end,
+           case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+           case when 0 = any (p.polroles) then 'public' else pg_catalog.quote_ident($3) end,
+           ' using (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')',
+           ' with check (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')')
+from relation c join pg_catalog.pg_policy p on p.polrelid = c.oid
+where 0 = any (p.polroles) or exists (select from pg_catalog.pg_roles r where r.rolname = $2 and r.oid = any (p.polroles))
+union all
+select 3, 'rights', c.relname, pg_catalog.format('grant %s on %I.%I to %I', w.word, c.nspname, c.relname, $3)
+from relation c, unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) w(word)
+where c.relkind in ('r', 'p', 'v', 'm') and pg_catalog.has_table_privilege($2, c.oid, w.word)
+union all
+select 3, 'rights', c.relname, pg_catalog.format('grant %s on sequence %I.%I to %I', w.word, c.nspname, c.relname, $3)
+from relation c, unnest(array['select', 'usage', 'update']) w(word)
+where c.relkind = 'S' and pg_catalog.has_sequence_privilege($2, c.oid, w.word)
+order by phase, kind, name;
+
+-- name: list_ephemeral_columns
+-- The columns of a schema's tables, with what gives a value where nobody does. Partitions are left out: their roots
+-- have the rows, and the same columns.
+select c.relname::text as table_name, a.attname::text as column_name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) as type_name, a.attgenerated <> '' as is_generated,
+       case when a.attgenerated = '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end as default_expression,
+       (select pg_catalog.format('%I.%I', s.nspname, q.relname)
+        from pg_catalog.pg_depend p join pg_catalog.pg_class q on q.oid = p.objid and q.relkind = 'S'
+        join pg_catalog.pg_namespace s on s.oid = q.relnamespace
+        where p.classid = 'pg_catalog.pg_class'::regclass and p.refclassid = 'pg_catalog.pg_class'::regclass
+          and p.refobjid = c.oid and p.refobjsubid = a.attnum and p.deptype in ('a', 'i') limit 1) as sequence_name,
+       a.attidentity <> '' as is_identity, c.relispartition as is_partition
+from pg_catalog.pg_class c
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_catalog.pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
+where n.nspname = $1 and c.relkind in ('r', 'p')
+  and not exists (select from pg_catalog.pg_depend e where e.classid = 'pg_catalog.pg_class'::regclass and e.objid = c.oid and e.deptype = 'e')
+order by c.relname, a.attnum;
+
+-- name: list_ephemeral_neighbours
+-- Of each table of a schema: tables whose rows are needed where its own are, by foreign keys in either direction;
+-- and the texts of triggers' functions on it, which may name more.
+select c.relname::text as table_name, r.relname::text as neighbour, null as body
+from pg_catalog.pg_constraint k
+join pg_catalog.pg_class c on c.oid = k.conrelid join pg_catalog.pg_class r on r.oid = k.confrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where k.contype = 'f' and n.nspname = $1
+union
+select c.relname::text, null, p.prosrc
+from pg_catalog.pg_trigger g join pg_catalog.pg_class c on c.oid = g.tgrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace join pg_catalog.pg_proc p on p.oid = g.tgfoid
+join pg_catalog.pg_namespace f on f.oid = p.pronamespace
+where not g.tgisinternal and n.nspname = $1 and f.nspname <> 'flux';
+
+-- name: list_ephemeral_texts
+-- Views and functions of a schema with their texts, which name the tables that they read or write.
+select c.relname::text as name, pg_catalog.pg_get_viewdef(c.oid) as body
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relkind in ('v', 'm')
+union all
+select p.proname::text, coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc)
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace where n.nspname = $1 and p.prokind in ('f', 'p');
+
+-- name: list_changes_of_others
+-- Tables of a schema that were changed between two snapshots by transactions that are none of $4, and by how many.
+select m.table_name, count(distinct m.xid)::int as transactions
+from flux.mutation m
+where m.committed and m.schema_name = $1 and m.xid >= pg_catalog.pg_snapshot_xmin($2)
+  and not pg_catalog.pg_visible_in_snapshot(m.xid, $2) and pg_catalog.pg_visible_in_snapshot(m.xid, $3)
+  and not m.xid::text = any ($4)
+group by m.table_name order by m.table_name;
+
+-- name: list_blockers
+-- Of each server process, those that hold a lock it waits for.
+select p.pid, pg_catalog.pg_blocking_pids(p.pid) as blockers from unnest($1::int[]) p(pid);

@@ -23,6 +23,7 @@ from flux.hostcalls.clock import SystemClock
 from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.http import HttpClient
 from flux.hostcalls.secret import TenantSecrets
+from flux.store.ephemeral import drop_leftovers
 from flux.store.migrate import Prepared, ensure_guest, prepare
 from flux.store.postgres import Connection, ConnectionLost, ConnectOptions, DatabaseError, Pool
 from flux.store.queries import QUERIES
@@ -73,6 +74,7 @@ async def open_backing(
             role = await ensure_guest(connection, tenant.name, tenant.schema, password)
             description = f"{socket.gethostname()}, process {os.getpid()}"
             await connection.execute(QUERIES.add_supervisor, digest, description)
+            await drop_leftovers(connection, options)
         stack.push_async_callback(_withdraw_token, owner, digest)
         with trio.fail_after(RECOVERY_S):
             recovered = await recover(journal_folder, DatabaseStore(owner))

@@ -34,6 +34,7 @@ from flux.store.replays import list_replays
 from flux.supervisor import metrics
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
+from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_query import Query, flag, needed, number, read_data, read_query
 from flux.supervisor.console_replay import ReplayDesk, ReplayHost
 from flux.supervisor.evidence import gather_evidence
@@ -108,7 +109,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DiffHost, Protocol):
+class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -201,6 +202,8 @@ class Console:
                 ask = self._for(self._replays.incident, name)
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
+            case ["interleave"]:
+                ask, method, allowed = partial(self._interleave, request.body), "POST", ("on",)
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -271,6 +274,9 @@ class Console:
     async def _case(self, name: str) -> HttpResponse:
         _, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
         return HttpResponse(200, _CASE, await self._host.export(execution))
+
+    async def _interleave(self, body: bytes, query: Query) -> Document:
+        return await answer_interleave(self._pool, self._host, self._find, body, query.get("on"))
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

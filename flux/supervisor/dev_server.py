@@ -52,6 +52,7 @@ from flux.supervisor.flux_folder import (
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 from flux.supervisor.host import FunctionHost, Publisher, list_grants
+from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
 from flux.supervisor.recovery import Recovered
@@ -278,13 +279,16 @@ class _Server:
                 cgroups=self._isolation.cgroups,
                 on_output=self._story.output,
             )
-            replayer = Replayer(Shelf(deployments, self._root), self._backing, Tenant().schema)
+            shelf = Shelf(deployments, self._root)
+            replayer = Replayer(shelf, self._backing, Tenant().schema)
+            interleaver = Interleaver(shelf, self._backing, Tenant().schema)
             every_s = self._project.config.recording.self_check_s
             self_check = SelfCheck(self._backing, replayer, deployments, self._story.note, every_s=every_s)
             host = FunctionHost(
                 deployments,
                 self._executor,
                 replayer,
+                interleaver,
                 self._backing,
                 lambda: [self_check.describe(), *self._checks()],
                 self._counters,

@@ -14,6 +14,7 @@ from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Backing, Executor, Runnable
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.inputs import parse_json
+from flux.supervisor.interleave import Interleaved, Interleaver
 from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
@@ -53,6 +54,7 @@ class FunctionHost:
         deployments: Deployments,
         executor: Executor,
         replayer: Replayer,
+        interleaver: Interleaver,
         backing: Backing,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
@@ -60,6 +62,7 @@ class FunctionHost:
         self._deployments = deployments
         self._executor = executor
         self._replayer = replayer
+        self._interleaver = interleaver
         self._backing = backing
         self._checks = checks
         self._counters = counters
@@ -124,6 +127,12 @@ class FunctionHost:
     ) -> Replay:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
         return await keep_replay(self._backing, await self._replayer.replay(original, on, answers, live))
+
+    async def interleave(
+        self, executions: Sequence[Execution], on: str | None, *, check: str | None, in_turn: bool
+    ) -> Interleaved:
+        """See `flux.supervisor.console_interleave.InterleaveHost.interleave`."""
+        return await self._interleaver.interleave(executions, on, check=check, in_turn=in_turn)
 
     async def rehearse(self, original: Execution) -> Replay:
         """See `flux.supervisor.console_diff.DiffHost.rehearse`. Nobody asked to see it, so it is not stored."""

@@ -108,8 +108,8 @@ class Replayer:
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
         ``rehearses``: its own code is run as other code is, in the database as it was, and shows what differs by itself.
         """
-        _check_whole(original)
-        value = _read_value(original.trigger)
+        check_whole(original)
+        value = read_value(original.trigger)
         sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
         async with self._borrow(original, sha, is_recorded=on is None) as borrowed:
             deployment = borrowed.deployment
@@ -137,7 +137,7 @@ class Replayer:
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
-        _check_whole(original)
+        check_whole(original)
         assert self._backing is not None, "what is to be exported was stored"
         return await export_case(original, self._shelf.deployments, self._backing.secrets)
 
@@ -335,7 +335,8 @@ class _Run:
         )
 
 
-def _check_whole(execution: Execution) -> None:
+def check_whole(execution: Execution) -> None:
+    """Raise `UnreplayableError` unless all is on record that a replay needs."""
     if execution.replay_of is not None:
         raise UnreplayableError(
             "it is a replay itself",
@@ -359,8 +360,8 @@ def _list_doubts(original: Execution, judgement: Judgement) -> tuple[str, ...]:
     )
 
 
-def _read_value(trigger: Trigger) -> object:
-    """Return the function's input as it was made of the request."""
+def read_value(trigger: Trigger) -> object:
+    """Return the function's input as it was made of the request; raise `UnreplayableError` where there was none."""
     try:
         if trigger.kind != "http":
             return parse_json(trigger.body)

@@ -14,7 +14,7 @@ import trio
 
 from flux.commit import find_commit, write_commit
 from flux.execution import Execution
-from flux.project import SourceVersion, hash_artifact, read_project
+from flux.project import Migration, SourceVersion, hash_artifact, list_migrations, read_project
 from flux.supervisor.deployments import Deployments, LiveDeployment
 
 KEPT = 2
@@ -64,6 +64,18 @@ class Shelf:
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""
         return await trio.to_thread.run_sync(find_commit, self._root, ref)
+
+    async def list_migrations(self, sha: str | None) -> tuple[Migration, ...]:
+        """Return the migrations of a commit, or with None those of the folder as it is now."""
+        if sha is None:
+            return await trio.to_thread.run_sync(lambda: list_migrations(read_project(self._root)))
+
+        def read() -> tuple[Migration, ...]:
+            with tempfile.TemporaryDirectory(prefix="flux-commit-") as folder:
+                write_commit(self._root, sha, Path(folder))
+                return list_migrations(read_project(Path(folder)))
+
+        return await trio.to_thread.run_sync(read)
 
     @contextlib.asynccontextmanager
     async def borrow_commit(self, sha: str) -> AsyncIterator[LiveDeployment]:

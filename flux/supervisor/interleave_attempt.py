@@ -1,0 +1,144 @@
+"""One execution that runs again beside others: its sandbox, its session, and a host that performs statements only."""
+
+import attrs
+import trio
+
+from flux.execution import Execution, Raised, Returned
+from flux.hostcall import HostCallRequest, HostCallResult
+from flux.hostcalls.base import CallContext
+from flux.limits import format_duration
+from flux.matching import Counterparts
+from flux.matching_session import MatchingSession
+from flux.redact import Redactor
+from flux.supervisor.drive import drive
+from flux.supervisor.execute import Backing, Runnable
+from flux.supervisor.interleave_database import GatedDatabase
+from flux.supervisor.perform import HostTable
+from flux.supervisor.replay import TELLING_RUNTIMES, WORKER_S_MAX, UnreplayableError
+from flux.supervisor.replay_hosts import RefusingHost
+from flux.supervisor.start_document import make_document
+from flux.verdict import Replayed
+
+HELD_S_MAX = 120.0
+"""How long one may take that is held back. By its own clock, which is that of its record, its limit is its own."""
+
+
+class Attempt:
+    """One execution, run again."""
+
+    def __init__(
+        self,
+        backing: Backing,
+        runnable: Runnable,
+        value: object,
+        recorded: Execution,
+        database: GatedDatabase,
+    ) -> None:
+        self._runnable = runnable
+        self._value = value
+        self._recorded = recorded
+        self._database = database
+        self._secrets = backing.secrets.of_execution(recorded.seed)
+        self._redactor = Redactor(runnable.rules, recorded.seed, self._secrets.stand_ins())
+        self._context = CallContext(
+            tenant=backing.tenant,
+            function=runnable.function.name,
+            grants=runnable.grants,
+            limits=runnable.bounds.limits,
+            clock=backing.clock,
+            entropy=backing.entropy,
+            database=database,
+            http=None,
+            secrets=self._secrets,
+        )
+
+    async def run(self) -> Replayed:
+        """Run it to its end, its transaction included; return what it did."""
+        recorded, runnable = self._recorded, self._runnable
+        limits = runnable.bounds.limits
+        tells_waits = runnable.function.runtime in TELLING_RUNTIMES
+        session = MatchingSession(
+            recorded.calls,
+            started_at_ns=recorded.started_at_ns,
+            seed=recorded.seed,
+            has_world=True,
+            tells_waits=tells_waits,
+            timeout_s=limits.timeout_s,
+        )
+        # The session ends it by the time of the record. Being held back takes none of that.
+        patient = attrs.evolve(runnable.bounds, limits=attrs.evolve(limits, timeout_s=HELD_S_MAX))
+        document = make_document(
+            recorded, recorded.trigger, limits, runnable.middleware, self._value, tells_waits=tells_waits
+        )
+        try:
+            with trio.fail_after(WORKER_S_MAX):
+                worker = await runnable.sandbox.acquire(fresh=True)
+        except trio.TooSlowError:
+            raise UnreplayableError(
+                f"no worker was free within {WORKER_S_MAX:g} s", remedy="the machine is busy: try again"
+            ) from None
+        try:
+            driven = await drive(
+                worker,
+                document,
+                session,
+                _GatedHost(self._context, self._redactor, self._database, recorded),
+                patient,
+                redactor=self._redactor,
+                tells_waits=tells_waits,
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                await runnable.sandbox.release(worker, reusable=False)
+        waited_for = session.stalled_on if driven.outcome is None and driven.divergence is None else None
+        outcome = driven.outcome or runnable.bounds.kill("timeout", format_duration(limits.timeout_s))
+        keeps = driven.divergence is None and isinstance(outcome, Returned)
+        error = await self._database.finish(keeps=keeps)
+        if error is not None:
+            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
+        execution = attrs.evolve(
+            recorded,
+            deployment=runnable.deployment.id,
+            sha=runnable.deployment.sha,
+            dirty=runnable.deployment.dirty,
+            outcome=self._redactor.outcome(outcome),
+            elapsed_ns=driven.elapsed_ns,
+            calls=session.calls,
+            logs=session.logs,
+            mutations=(),
+            transactions=tuple(self._database.transactions),
+            level=runnable.sandbox.level,
+            limits=runnable.limits,
+            fuel=driven.fuel,
+            served_before=0,
+        )
+        return Replayed(execution, driven.divergence, waited_for, session.fidelity)
+
+
+class _GatedHost(RefusingHost):
+    """Performs statements, and tells the database which recorded ones they are."""
+
+    def __init__(
+        self, context: CallContext, redactor: Redactor, database: GatedDatabase, recorded: Execution
+    ) -> None:
+        self._table = HostTable(context)
+        self._redactor = redactor
+        self._database = database
+        self._recorded = Counterparts(recorded.calls)
+
+    def is_immediate(self, name: str) -> bool:
+        """See `flux.supervisor.drive.Host.is_immediate`."""
+        return not name.startswith("db.")
+
+    async def perform(self, request: HostCallRequest) -> HostCallResult:
+        """Perform a statement; refuse anything else."""
+        if not request.name.startswith("db."):
+            return await super().perform(request)
+        counterpart = self._recorded.take(self._redactor.request(request))
+        if counterpart is not None:
+            self._database.counterparts[request.seq] = counterpart
+        return await self._table.perform(request)
+
+    def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:
+        """See `flux.supervisor.drive.Host.cancelled`."""
+        return self._table.cancelled(request, elapsed_ns)
