@@ -66,13 +66,22 @@ async def test_a_rush_is_prepared_for_and_forgotten_again(
         assert zygote is not None
         await settled(sandbox, zygote)
         assert len(children_of(zygote)) == 2
-        async with trio.open_nursery() as nursery:
-            for _ in range(40):
-                nursery.start_soon(run, sandbox)
-        seen = 0
-        while len(children_of(zygote)) != 2 or seen <= 2:
-            seen = max(seen, len(children_of(zygote)))
-            await trio.sleep(0.01)
+        waited = 0
+        async with trio.open_nursery() as watching:
+
+            async def watch() -> None:
+                nonlocal waited
+                while True:
+                    waited = max(waited, len(sandbox._idle))
+                    await trio.sleep(0.01)
+
+            watching.start_soon(watch)
+            async with trio.open_nursery() as rush:
+                for _ in range(40):
+                    rush.start_soon(run, sandbox)
+            while len(children_of(zygote)) != 2 or waited <= 2:  # noqa: ASYNC110 - a zygote tells nobody
+                await trio.sleep(0.01)
+            watching.cancel_scope.cancel()
         assert is_hello(await run(sandbox))
 
 
