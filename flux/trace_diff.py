@@ -400,10 +400,12 @@ class _Comparison:
         ]
         failures = [find_failure(side.execution) for side in (self._a, self._b)]
         signatures = [None if failure is None else failure.signature for failure in failures]
+        # Another request that passes mends nothing.
+        requests = "; their requests differ" if input_ else ""
         if signatures[0] is not None and signatures[1] is None:
-            return Verdict.FIXED, f"A fails, B answers {self._b.execution.status}"
+            return Verdict.FIXED, f"A fails, B answers {self._b.execution.status}{requests}"
         if signatures[0] is None and signatures[1] is not None:
-            return Verdict.REGRESSED, f"A answers {self._a.execution.status}, B fails"
+            return Verdict.REGRESSED, f"A answers {self._a.execution.status}, B fails{requests}"
         both = "neither fails"
         if signatures[0] is not None:
             both = (

@@ -24,7 +24,7 @@ from flux.failure import Failure, Kind, find_abort, find_empty_query, list_user_
 from flux.mutation import Mutation
 from flux.why_calls import RULES as CALL_RULES
 from flux.why_calls import grant_text
-from flux.why_case import Case, clean, history_command, make_command, place_in, took
+from flux.why_case import Case, clean, history_command, place_in, took
 from flux.why_rules import ENDINGS, SURROUNDINGS, VALUES
 
 __all__ = ["Count", "Evidence", "Fact", "OtherFailure", "RowWriter", "Why", "explain"]
@@ -187,10 +187,9 @@ def _next(case: Case) -> tuple[str, ...]:
         steps.append(f"flux trace {name}" if seq is not None else None)
     steps += _pages(case)
     if not failure.is_answer:
-        if _NAME.fullmatch(execution.function) and case.evidence.peers:
-            # Executions of the same function that passed: what did they do otherwise?
-            passed = f"function:{execution.function} status:<500"
-            steps.append(make_command("flux", "trace", "list", "-q", passed))
+        if case.evidence.peers:
+            # The nearest execution of the same function that passed: what did it do otherwise?
+            steps.append(f"flux trace diff {case.evidence.peers[0].name} {name}")
         here = case.evidence.count
         steps.append("flux errors" if here is not None and here.failures > 1 else None)
     return tuple(dict.fromkeys(step for step in steps if step is not None))[:NEXT_MAX]

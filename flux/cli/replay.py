@@ -7,6 +7,7 @@ nothing was decided.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -351,6 +352,11 @@ def _next(replay: Record) -> list[str | tuple[str, str]]:
     commands: list[str | tuple[str, str]] = []
     if replay.maybe_text("on") is None:
         commands.append((f"flux replay {name} --on .", "on the project's folder as it is"))
+    else:
+        on = replay.text("on")
+        # A branch may be called almost anything.
+        other = on if on == "." else shlex.quote(f"{name}@{on}")
+        commands.append((f"flux trace diff {name} {other}", "both sides, value by value"))
     if replay.text("verdict") not in FINE:
         commands.append((f"flux why {name}", "why it failed then"))
     return [*commands, (f"flux trace {name}", "everything it did")]

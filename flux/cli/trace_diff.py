@@ -6,6 +6,7 @@ was answered, and where in the code. What was left out (ids, times, random text)
 the end; ``--all`` shows it. On a narrow terminal the two sides stand beneath each other.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 
 import click
@@ -17,6 +18,7 @@ from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap
 from flux.cli.settings import settings
+from flux.sanitize import sanitize
 
 STYLES = {
     "IDENTICAL": ("=", "bold green"),
@@ -314,12 +316,12 @@ def _whole_call(call: Record, width: int, *, whole: bool) -> list[Line]:
 def _differences(found: Sequence[Record], width: int, indent: int, *, whole: bool) -> list[Line]:
     """Each value that differs, with both its sides."""
     shown = found if whole else found[:DIFFERENCES_SHOWN]
-    column = min(COLUMN_MAX, max((cells(one.text("where")) for one in shown), default=0))
+    places = [_where(one) for one in shown]
+    column = min(COLUMN_MAX, max(map(cells, places), default=0))
     result: list[Line] = []
-    for one in shown:
+    for one, where in zip(shown, places, strict=True):
         a, b = (_side(one, name) for name in ("a", "b"))
         mark = "≈" if one.flag("follows") else "≠"
-        where = one.text("where")
         room = width - indent - column - 4
         one_line = f"{a} → {b}"
         head: list[Piece | str] = [" " * indent, Piece(mark + " ", MARK_STYLES[mark])]
@@ -334,6 +336,12 @@ def _differences(found: Sequence[Record], width: int, indent: int, *, whole: boo
     if len(shown) < len(found):
         result.append([" " * indent, Piece(f"… {len(found) - len(shown)} more (-v)", "dim")])
     return result
+
+
+def _where(difference: Record) -> str:
+    """The path to a value; a parameter, which has a number only, with the column that it is for."""
+    where, name = sanitize(difference.text("where")), difference.maybe_text("name")
+    return f"{where} ({sanitize(name)})" if name and where.startswith("arguments.args[") else where
 
 
 def _cut_middle(text: str, width: int) -> str:
@@ -356,12 +364,11 @@ def _rest(diff: Record, width: int, *, whole: bool) -> list[Line]:
     if diff.data.get("outcome") is None:
         result += [[], [Piece("  outcome  ", "bold"), Piece("not known for both sides", "dim")]]
     elif diff.records("outcome"):
-        result += [
-            [],
-            [Piece("  outcome", "bold")],
-            *_differences(diff.records("outcome"), width, 4, whole=whole),
-        ]
-        result += _errors(diff, width)
+        errors = _errors(diff, width)
+        # What was raised is told with its place.
+        told = ("outcome", "error") if errors else ()
+        found = [one for one in diff.records("outcome") if one.text("where") not in told]
+        result += [[], [Piece("  outcome", "bold")], *_differences(found, width, 4, whole=whole), *errors]
     state = diff.data.get("state")
     if state is not None:
         result += _pairs("state", diff.records("state"), _row_title, width, whole=whole)
@@ -493,7 +500,8 @@ def _next(diff: Record) -> list[str | tuple[str, str]]:
     if verdict == "REGRESSED" and replay is None:
         commands.append((f"flux why {b}", "why B fails"))
     if replay is not None:
-        commands.append((f"flux replay {a} --on {replay.text('on')}", "where each answer came from"))
+        on = shlex.quote(replay.text("on"))  # A branch may be called almost anything.
+        commands.append((f"flux replay {a} --on {on}", "where each answer came from"))
     elif diff.record("a").data.get("error") is not None and verdict != "FIXED":
         commands.append((f"flux trace diff {a} .", "A on the project's folder"))
     first = diff.maybe_record("first_difference")

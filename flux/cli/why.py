@@ -74,9 +74,9 @@ def lines(why: Record, trace: Record | None, width: int, *, whole: bool, quiet: 
 
 _PURPOSES = (
     ("flux replay ", "would the code here still fail?"),
-    ("flux trace list ", "those that did not fail"),
+    ("flux trace diff ", "beside one that passed"),
     ("flux trace ", "everything it did"),
-    ("flux state history ", "the row's versions, and who made them"),
+    ("flux state history ", "the row's versions, and by whom"),
     ("flux errors", "failures by kind"),
     ("flux explain ", "what the code means"),
 )

@@ -102,7 +102,7 @@ def _masked_json(masked: Masked) -> Document:
 
 
 def _difference_json(difference: Difference) -> Document:
-    shown: Document = {"where": difference.where}
+    shown: Document = {"where": difference.where, "name": difference.name or None}
     for side, value in (("a", difference.a), ("b", difference.b)):
         if value is not ABSENT:
             shown[side] = show_value(value)

@@ -133,7 +133,7 @@ def test_a_failure_begins_where_the_passing_one_did_more(shop: Shop) -> None:
     a, b = shop.sign_up(plan="pro"), shop.sign_up(status=500)
     diff = shop.server.json("trace", "diff", a, b, exit_code=1)
     assert diff["verdict"] == "REGRESSED"
-    assert diff["input"] == [{"where": "body.plan", "a": "pro", "follows": False}]
+    assert diff["input"] == [{"where": "body.plan", "name": "plan", "a": "pro", "follows": False}]
     first = diff["first_difference"]
     assert (first["part"], first["mark"], first["b"]) == ("call", "−", None)
     assert (first["a"]["seq"], first["a"]["location"]["line"]) == (2, 15)

@@ -261,7 +261,7 @@ def test_composite_keys_are_written_as_the_command_reads_them() -> None:
 
 def test_only_commands_that_exist_are_offered() -> None:
     known = re.compile(
-        r"flux (replay q?\w{8} --on \.|trace q?\w{8}( --call \d+)?|trace list -q '[^']*'"
+        r"flux (replay q?\w{8} --on \.|trace q?\w{8}( --call \d+)?|trace diff q?\w{8} q?\w{8}"
         r"|state history (-- )?\S+ .+|errors|explain FLX\d{3})"
         r"|add to (flux\.toml: \[functions\.\w+\] http = \[\"[^\"]+\"\]|\.env\.local: \w+=\.\.\.)"
     )
