@@ -25,8 +25,6 @@ BY_ADDRESSES = {
     "shows_addresses": 'ctx.log.info(f"made',
 }
 """Functions that depend on where objects lie, each with the line that shows it first."""
-SELDOM = {"compares_addresses_as_tasks_end"}
-"""Those of them that a few orders do not always bring out."""
 OTHERS = {"goes_through_sets_of_text", "draws_with_numpy", "fails_in_a_group"}
 
 
@@ -50,12 +48,11 @@ def test_what_depends_on_addresses_is_told_from_all_else_with_its_line(
     found = dict(zip(names, trio.run(repeat.find_escapes, KIND, [recordings[name] for name in names]), strict=True))
     causes = {name: escape.cause for name, escape in found.items() if escape}
     assert set(causes.values()) == {"addresses"}
-    assert BY_ADDRESSES.keys() - SELDOM <= causes.keys() <= BY_ADDRESSES.keys()
+    assert causes.keys() == BY_ADDRESSES.keys()
     lines = (PROGRAMS / "process" / "orders.py").read_text(encoding="utf-8").splitlines()
     for name, text in BY_ADDRESSES.items():
         escape = found[name]
-        if escape is None:
-            continue  # One of `SELDOM`, as was asserted.
+        assert escape is not None
         if text is None:
             assert (escape.position, escape.divergence.kind) == (None, "outcome")
         else:

@@ -41,6 +41,10 @@ _SCRATCH_BLOCKS: dict[int, int] = {size: 40 if size <= 96 else 15 for size in _S
 """How many of each size: more than the fork loop has in hand at one time, Python's own lists of objects to use
 again included, and few enough to lie in a pool's first page: a worker pays a fault for each page. Larger blocks
 it gives back in the order in which it takes them."""
+SMALL_BYTES = 128
+"""Objects of classes without many fields are no larger, and an execution makes hundreds before it comes to its own."""
+SHUFFLED_POOLS = 3
+"""Of each size up to that, one of each other size: all of them must be in the new arena."""
 _SPARE_SLOTS = 60
 """For blocks that the zygote gives back though it had them before."""
 _LEFT_BLOCKS_MAX = 100
@@ -160,10 +164,11 @@ def _read_free_blocks() -> tuple[dict[int, int], int]:
 def _shuffle(number: int) -> list[object]:
     """Leave free blocks of each size in an order that follows from ``number``; return what must be held for it."""
     generator, kept = random.Random(number), list[object]()
-    for size, make in zip(_SIZES, _MAKERS, strict=True):  # A pool of each: all of them are in the new arena.
-        blocks = _make_blocks(make, (_POOL_BYTES - _POOL_HEADER_BYTES) // size)
-        # A pool that is empty is given up, and its order with it; so one block stays.
-        kept.append(blocks.pop())
+    for size, make in zip(_SIZES, _MAKERS, strict=True):
+        in_pool = (_POOL_BYTES - _POOL_HEADER_BYTES) // size
+        blocks = _make_blocks(make, in_pool * (SHUFFLED_POOLS if size <= SMALL_BYTES else 1))
+        # A pool that is empty is given up, and its order with it; so one block of each stays.
+        kept += [blocks.pop(index) for index in range(len(blocks) - 1, -1, -in_pool)]
         generator.shuffle(blocks)
         while blocks:
             blocks.pop()
