@@ -64,13 +64,15 @@ _OPERAND = struct.Struct("=I")
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A half of an argument, masked, has one of these values."""
+    """A half of an argument, masked, has one of these values, or none of them."""
 
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
     upper: bool = False
     """Whether it is the upper half: for pointers."""
+    excludes: bool = False
+    """Whether it must have none of the values."""
 
 
 Rule = tuple[Test, ...]
@@ -294,7 +296,8 @@ def _assemble_rule(rule: Rule) -> bytes:
         comparisons = b""
         for left, value in enumerate(reversed(test.values)):
             # On a match skip the comparisons that are left; on the last mismatch skip the whole rule.
-            comparisons = _instruction(_EQUAL, value, left, 0 if left else behind) + comparisons
+            jumps = (left + behind, 0) if test.excludes else (left, 0 if left else behind)
+            comparisons = _instruction(_EQUAL, value, *jumps) + comparisons
         at = _ARGUMENTS_AT + 8 * test.argument + 4 * test.upper
         head = _instruction(_LOAD, at) + _instruction(_AND, test.mask)
         code = head + comparisons + code

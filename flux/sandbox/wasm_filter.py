@@ -32,8 +32,9 @@ _THREAD = (0x3D0F00, 0x7D0F00)
 _WRITABLE, _EXECUTABLE = 2, 4
 _MAP_TYPE, _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_GROWS_DOWN, _MAP_HUGE = 0xF, 0x02, 0x20, 0x100, 0x40000
 _F_ADD_SEALS = 1033
-_FCNTL = (0, 1, 2, 3, 4, 1030)
-"""Duplicate, read and set flags: as `flux.sandbox.jail_seccomp` has it."""
+_FCNTL = (1, 2, 3, 4)
+"""Read and set flags: as `flux.sandbox.jail_seccomp` has it, but nothing is duplicated: each thing has one number."""
+_WIRE, _SHUT_RD = 3, 0
 _FIONBIO = 0x5421
 _PR_SET_NAME, _PR_GET_SECCOMP, _PR_GET_NO_NEW_PRIVS = 15, 21, 39
 _SOL_SOCKET, _BUFFER_SIZES, _KIND_AND_ERROR = 1, (7, 8), (3, 4, 38, 39)
@@ -41,7 +42,7 @@ _AF_UNIX, _SOCK_TYPE, _SOCK_STREAM = 1, 0xF, 1
 
 SERVING: Sequence[str] = (
     *("read", "write", "readv", "writev", "close"),
-    *("recvfrom", "recvmsg", "sendto", "getsockname", "shutdown"),
+    *("recvfrom", "recvmsg", "sendto", "getsockname"),
     *("poll", "ppoll", "epoll_ctl", "epoll_wait", "epoll_pwait"),
     *("munmap", "mremap", "brk", "madvise", "membarrier", "futex", "rseq", "set_robust_list"),
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack"),
@@ -51,6 +52,11 @@ SERVING: Sequence[str] = (
 )
 """Calls that a serving process may make whatever their arguments. ``sendmsg`` is not among them: a descriptor
 that is sent is one that somebody else has to close."""
+
+_GUESTS_WIRES: Mapping[str, Sequence[Rule]] = {
+    # A guest that has to go finds that nothing more is said to it. The host's own line is not a guest's.
+    "shutdown": [(Test(0, (_WIRE,), excludes=True), Test(1, (_SHUT_RD,)))],
+}
 
 _PRIVATE_MEMORY: Mapping[str, Sequence[Rule]] = {
     # A file, or private memory, which RLIMIT_DATA counts; never executable.
@@ -63,6 +69,7 @@ _PRIVATE_MEMORY: Mapping[str, Sequence[Rule]] = {
 
 SERVING_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     **_PRIVATE_MEMORY,
+    **_GUESTS_WIRES,
     "mprotect": [(Test(2, (0,), _EXECUTABLE),)],
     "fcntl": [(Test(1, _FCNTL),)],
     "ioctl": [(Test(1, (_FIONBIO,)),)],
@@ -78,7 +85,6 @@ LOADING: Sequence[str] = (
         "pread64",
         "preadv",
         "lseek",
-        "dup",
         "stat",
         "fstat",
         "lstat",
@@ -106,6 +112,7 @@ LOADING: Sequence[str] = (
 LOADING_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     **ONLY_IF,
     **_PRIVATE_MEMORY,
+    **_GUESTS_WIRES,
     # Compiled code: written first, executable then, never both.
     "mprotect": [(Test(2, (0, _WRITABLE, _EXECUTABLE), _WRITABLE | _EXECUTABLE),)],
     "fcntl": [(Test(1, (*_FCNTL, _F_ADD_SEALS)),)],

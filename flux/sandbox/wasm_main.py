@@ -356,8 +356,12 @@ def _hand_over(path: str, compiled: bytes) -> None:
     with open(descriptor, "wb") as file:
         file.write(compiled)
         file.flush()
-        with socket.socket(fileno=os.dup(CONTROL)) as control:
+        # Not with a duplicate: nobody may have another number for this line (`flux.sandbox.wasm_filter`).
+        control = socket.socket(fileno=CONTROL)
+        try:
             socket.send_fds(control, [json.dumps({"compiled": path}).encode() + b"\n"], [descriptor])
+        finally:
+            control.detach()
 
 
 def _print(text: str) -> None:

@@ -61,8 +61,6 @@ OF_THE_HOST = {
     *("start_a_thread", "receive_descriptors_from_the_host"),
     # A guest reserves 4 GiB of addresses, so there is no limit on those. Its time is the supervisor's to end.
     *("reserve_all_addresses", "raise_limit_as", "raise_limit_cpu"),
-    # It shuts its guests' lines, by the same call; that its own is shut is its own loss, as when it exits.
-    "close_the_wire_of_the_host",
 }
 WHILE_LOADING = {
     # Images of memories are kept in files without a name, and compiled code is handed over in one.

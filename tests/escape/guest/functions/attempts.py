@@ -759,12 +759,11 @@ def listen_on_the_wire(targets: Targets) -> object:
 
 @attempt_to
 def send_a_descriptor_to_the_host(targets: Targets) -> object:
-    wire = os.dup(3)
     data = (ctypes.c_char * 1)(b"\n")
     vector = (ctypes.c_ulong * 2)(ctypes.addressof(data), 1)
     control = ctypes.create_string_buffer(struct.pack("QiiiI", 20, 1, 1, 0, 0), 24)
     header = (ctypes.c_ulong * 7)(0, 0, ctypes.addressof(vector), 1, ctypes.addressof(control), 24, 0)
-    return call(46, wire, header, 0)
+    return call(46, 3, header, 0)
 
 
 @attempt_to
@@ -792,6 +791,22 @@ def enlarge_the_buffer_of_the_wire(targets: Targets) -> object:
 @attempt_to
 def close_the_wire_of_the_host(targets: Targets) -> object:
     return call(48, 3, 2)
+
+
+@attempt_to
+def stop_reading_the_wire_of_the_host(targets: Targets) -> object:
+    return call(48, 3, 0)
+
+
+@attempt_to
+def close_the_wire_of_the_host_as_a_wide_number(targets: Targets) -> object:
+    return call(48, 1 << 32 | 3, 0)
+
+
+@attempt_to
+def close_the_wire_of_the_host_by_another_number(targets: Targets) -> object:
+    other = call(72, 3, 0, 40)
+    return call(48, other, 0)
 
 
 @attempt_to
