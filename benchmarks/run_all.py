@@ -44,6 +44,7 @@ SCRIPTS = (
     Script("capture", ("--rows", "1", "50")),
     Script("why_store"),
     Script("start"),
+    Script("replay"),
 )
 
 

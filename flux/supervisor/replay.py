@@ -106,7 +106,7 @@ class Replayer:
 
         ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
-        ``rehearses``: its own code is run as other code is, in the database as it was, and shows what differs by itself.
+        ``rehearses``: its own code is run as other code is, in the database as it was, to show what differs by itself.
         """
         check_whole(original)
         value = read_value(original.trigger)
