@@ -92,7 +92,7 @@ async def open_world(
         span = None if timeline is None else Span.of([timeline])
         built = await build(connection, token, plan, span)
         if timeline is not None:
-            timeline.changes = read_changes(built.changes, timeline)
+            timeline.take_changes(read_changes(built.changes, timeline))
         world = WorldDatabase(connection, built, timeline, atomic=atomic, isolation=isolation)
         await world.start()
         yield world
@@ -216,7 +216,9 @@ class WorldDatabase:
                 "what each statement saw is not on record, so all see what the first of its transaction saw"
             )
         if not self.is_comparable:
-            notes.append("it sees one snapshot where the recording saw several, so answers may differ for that reason")
+            notes.append(
+                "it sees one snapshot where the recording saw several, so answers may differ for that reason"
+            )
         notes += [
             f"rows of {table} that others changed meanwhile are as they left them, whatever the replay wrote there"
             for table in sorted(self._moved_over)

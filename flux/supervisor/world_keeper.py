@@ -116,7 +116,7 @@ class WorldKeeper:
         is_whole = False
         try:
             timeline = group.timelines[key]
-            timeline.changes = read_changes(kept.built.changes, timeline)
+            timeline.take_changes(read_changes(kept.built.changes, timeline))
             world = WorldDatabase(kept.connection, kept.built, timeline, atomic=atomic, isolation=isolation)
             await world.start(group.plans[key].inserted)
             self.lent += 1

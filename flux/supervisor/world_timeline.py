@@ -19,7 +19,7 @@ that order: the row's lock sees to it. So the last change that is seen is the ro
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import attrs
@@ -148,8 +148,19 @@ class Timeline:
         """What the world is built as of."""
         self.last = max(every, key=_age)
         """What it moves to at most."""
-        self.changes: tuple[RowChange, ...] = ()
-        """What changed between the two, and the execution's own; in order. Whoever has the log, puts it here."""
+        self._own_changes: list[RowChange] = []
+        self._foreign: dict[int, list[RowChange]] = {}
+        """What others changed, by their transactions."""
+
+    def take_changes(self, changes: Iterable[RowChange]) -> None:
+        """Take from the log what changed between the first snapshot and the last, and the recording's own; in order."""
+        self._own_changes.clear()
+        self._foreign.clear()
+        for change in changes:
+            if change.call is not None:
+                self._own_changes.append(change)
+            else:
+                self._foreign.setdefault(change.xid, []).append(change)
 
     def _add(self, number: int, transaction: Transaction, failed: AbstractSet[int]) -> None:
         start = Snapshot.parse(transaction.snapshot)
@@ -182,13 +193,7 @@ class Timeline:
         yield moment.before
         if moment.after is None:
             return
-        between = list(
-            dict.fromkeys(
-                change.xid
-                for change in self.changes
-                if change.call is None and self._has_come(change.xid, moment.before, moment.after)
-            )
-        )
+        between = [xid for xid in self._foreign if _has_come(xid, moment.before, moment.after)]
         if not between:
             return
         yield moment.after
@@ -206,12 +211,9 @@ class Timeline:
         if here == there:
             return ()
         back: dict[tuple[str, str], RowChange] = {}
-        ahead: dict[tuple[str, str], RowChange] = {}
-        for change in self._list_foreign(done):
-            if self._has_come(change.xid, here, there):
-                ahead[change.row] = change
-            elif self._has_come(change.xid, there, here):
-                back.setdefault(change.row, change)
+        for change in self._list_foreign(there, here, done):
+            back.setdefault(change.row, change)
+        ahead = {change.row: change for change in self._list_foreign(here, there, done)}
         gone = [(change.seq, RowState(*change.row, change.before)) for change in back.values()]
         come = [(change.seq, RowState(*change.row, change.after)) for change in ahead.values()]
         # What is taken back, the last change first: a row goes before what it refers to.
@@ -223,30 +225,35 @@ class Timeline:
         moment = self.moments.get(call)
         if not wrote or moment is None or moment.after is None:
             return ()
-        found: dict[tuple[str, str], RowChange] = {}
-        for change in self._list_foreign(done):
-            if change.row in wrote and self._has_come(change.xid, here, moment.after):
-                found[change.row] = change
+        found = {
+            change.row: change
+            for change in self._list_foreign(here, moment.after, done)
+            if change.row in wrote
+        }
         return tuple(
             RowState(*change.row, change.after)
             for change in sorted(found.values(), key=lambda each: each.seq)
         )
 
-    def _list_foreign(self, done: AbstractSet[int]) -> Sequence[RowChange]:
-        """Return the changes of others that nothing of the replay's own lies above, in order."""
-        covered: dict[tuple[str, str], int] = {}
-        for change in self.changes:
-            if change.call is not None and change.call in done:
-                covered[change.row] = change.seq
-        return [
+    def _list_foreign(self, here: Snapshot, there: Snapshot, done: AbstractSet[int]) -> list[RowChange]:
+        """Return what others changed that ``there`` sees and ``here`` does not, in order, without the rows that the
+        replay itself has changed since."""
+        come = [
             change
-            for change in self.changes
-            if change.call is None and change.seq > covered.get(change.row, -1)
+            for xid, changes in self._foreign.items()
+            if _has_come(xid, here, there)
+            for change in changes
         ]
+        if not come:
+            return []
+        covered = {change.row: change.seq for change in self._own_changes if change.call in done}
+        return sorted(
+            (change for change in come if change.seq > covered.get(change.row, -1)), key=lambda each: each.seq
+        )
 
-    @staticmethod
-    def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:
-        return there.sees(xid) and not here.sees(xid)
+
+def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:
+    return there.sees(xid) and not here.sees(xid)
 
 
 def _seq(item: tuple[int, RowState]) -> int:

@@ -58,6 +58,7 @@ insert into rates select n, n / 3.0 from generate_series(1, 30) n;
 insert into still values (1, 'one'), (2, 'two');
 grant select, insert, update, delete on all tables in schema public to flux_guest_main;
 """
+READS_A_STEP = (5, 25)
 BATCH = 40
 """Executions that are recorded, and then asked again, at a time."""
 AT_ONCE = 6
@@ -84,7 +85,7 @@ READS: tuple[tuple[str, Callable[[random.Random], list[Any]]], ...] = (
     ("select count(distinct at) from rates", lambda _chance: []),
     ("select s.what, now() from still s", lambda _chance: []),
     (
-        "with some as (select * from accounts where id % 3 = $1) select count(*) from some",
+        "with part as (select * from accounts where id % 3 = $1) select count(*) from part",
         lambda c: [c.randint(0, 2)],
     ),
 )
@@ -199,7 +200,7 @@ async def _step(guest: ScriptedGuest, chance: random.Random) -> None:
         await guest.call(*sql(statement, *make(chance)))
     if chance.random() < 0.05:
         await guest.call(*sql(LOCKING, chance.randint(1, 45)))
-    for _ in range(chance.randint(2, 8)):
+    for _ in range(chance.randint(*READS_A_STEP)):
         statement, make = chance.choice(READS)
         await guest.call(*sql(statement, *make(chance)))
 
@@ -344,8 +345,14 @@ async def reread(world: ExecutionWorld, recorded: list[tuple[Execution, bool]], 
         tally.built += keeper.built
 
 
-async def run(database: Database, folder: Path, reads: int, seed: int = 0) -> Tally:
-    """Record and re-answer until ``reads`` reads have been asked again."""
+async def run(
+    database: Database,
+    folder: Path,
+    reads: int,
+    seed: int = 0,
+    tell: Callable[[Tally], None] = lambda _tally: None,
+) -> Tally:
+    """Record and re-answer until ``reads`` reads have been asked again; ``tell`` hears how far it is."""
     tally = Tally()
     async with open_world(database, folder / "journal", guest_connections=AT_ONCE + 2) as world:
         database.psql(SCHEMA)
@@ -356,6 +363,7 @@ async def run(database: Database, folder: Path, reads: int, seed: int = 0) -> Ta
                     nursery.start_soon(write_on, pool, seed + number)
                 while tally.reads < reads:
                     await _run_batch(world, pool, tally, seed)
+                    tell(tally)
                     seed += BATCH
                 nursery.cancel_scope.cancel()
         finally:
@@ -371,6 +379,14 @@ async def _run_batch(world: ExecutionWorld, pool: Pool, tally: Tally, seed: int)
     await reread(world, recorded, tally)
     tally.recorded_s += between - began
     tally.reread_s += time.monotonic() - between
+
+
+def _tell(tally: Tally) -> None:
+    print(
+        f"{tally.equal} of {tally.reads} reads, {len(tally.different)} differences",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 async def _prepare(database: Database) -> None:
@@ -389,7 +405,7 @@ def main(arguments: list[str] | None = None) -> int:
         database = create_database(server)
         prepared: Callable[[Database], Awaitable[None]] = _prepare
         trio.run(prepared, database)
-        tally = trio.run(run, database, Path(scratch), options.reads, options.seed)
+        tally = trio.run(run, database, Path(scratch), options.reads, options.seed, _tell)
     print(tally.report())
     return 0 if tally.equal == tally.reads and not tally.different else 1
 
