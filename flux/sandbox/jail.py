@@ -24,6 +24,7 @@ import attrs
 from flux.errors import OperatorError
 from flux.sandbox import cgroups
 from flux.sandbox.addresses import describe_addresses
+from flux.sandbox.jail_arenas import describe_folding
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.jail_privileges import CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN, has_capabilities
 
@@ -79,7 +80,8 @@ class LayerFinding:
 
 def make_command(plan: Plan) -> list[str]:
     """Return the command that starts ``plan``; its environment is `ENVIRONMENT`."""
-    return [sys.executable, "-s", "-P", "-m", "flux.sandbox.jail_main", plan.encode()]
+    start = "jail_main" if plan.runs_wasm else "jail_start"
+    return [sys.executable, "-s", "-P", "-m", f"flux.sandbox.{start}", plan.encode()]
 
 
 def find_tenant_uid(tenant: str) -> int | None:
@@ -205,6 +207,8 @@ def describe_findings(
     if findings or not wasm:
         # No wall, so it may be missing; it is told all the same. Wasm guests see no address.
         lines.append(_line("addresses", describe_addresses()))
+        # Nor does anything but the cost of a fork depend on this.
+        lines.append(_line("pages", describe_folding()))
     return lines
 
 

@@ -37,6 +37,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from flux.sandbox import jail_checks
+from flux.sandbox.jail_arenas import Arenas
 from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
 from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent, tell_end_of_parent
 from flux.sandbox.jail_namespaces import separate, shrink_root
@@ -71,8 +72,8 @@ SYSTEM_LIBRARIES = (
 """Shared objects that Python's own modules load, and time zones. Nothing in them is anybody's secret."""
 
 
-def main(arguments: list[str]) -> None:
-    """Build the jail that ``arguments`` describe and live in it."""
+def main(arguments: list[str], arenas: Arenas | None = None) -> None:
+    """Build the jail that ``arguments`` describe and live in it; ``arenas`` is where Python's memory is gathered."""
     plan = Plan.decode(arguments[0])
     die_with_parent(plan.parent)
     if plan.control != CONTROL:
@@ -102,6 +103,7 @@ def main(arguments: list[str]) -> None:
                 ready,
                 warm=plan.warm,
                 prepare_confining=prepare_confining,
+                fold=arenas.fold if arenas is not None else _leave,
                 shuffle=plan.shuffle,
             )
 
@@ -358,6 +360,11 @@ def prepare_confining(holds_clock: bool) -> Confine:
         worker_filter.install()
 
     return confine
+
+
+def _leave(_fresh: range) -> None:
+    """Leave the zygote's memory where it is: there is no place of its own for it."""
+
 
 def _confine_host() -> None:
     """Tighten the jail around a process of wasm guests whose code is loaded."""

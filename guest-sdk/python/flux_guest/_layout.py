@@ -76,8 +76,8 @@ class Layout:
         """Blocks that are taken for good."""
         self._scratch: list[list[object]] = []
         """For each size, blocks that are the fork loop's to use."""
-        self._fresh = range(0)
-        """Addresses of the memory that nobody has used."""
+        self.fresh = range(0)
+        """Addresses of the memory that nobody has used; empty with another allocator than Python's own."""
 
     def settle(self, shuffle: int = 0) -> None:
         """Take every free block; then, with ``shuffle``, leave fresh ones in an order that follows from it."""
@@ -103,7 +103,7 @@ class Layout:
             self._held.append(largest)
             _, pools = _read_free_blocks()
         first = id(largest[-1]) & -_POOL_BYTES
-        self._fresh = range(first, first + _ARENA_POOLS_LEFT * _POOL_BYTES)
+        self.fresh = range(first, first + _ARENA_POOLS_LEFT * _POOL_BYTES)
         if shuffle:
             self._held.append(_shuffle(shuffle))
 
@@ -128,7 +128,7 @@ class Layout:
     def _take(self, make: Callable[[], object], slots: list[object]) -> list[object]:
         """Fill ``slots`` with blocks that are not fresh, all there are."""
         index = 0
-        while id(block := make()) not in self._fresh and index < _TAKEN_BLOCKS_MAX:
+        while id(block := make()) not in self.fresh and index < _TAKEN_BLOCKS_MAX:
             if index == len(slots):
                 slots.append(None)  # Not as a rule: a list that grows allocates on the way.
             slots[index] = block

@@ -54,6 +54,8 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(_DESCRIPTORS.size)
 
 Confine = Callable[[int], None]
 """Tightens the jail around a worker; takes the seconds of processor time that it may use."""
+Fold = Callable[[range], object]
+"""Puts the memory that workers will share where it is shared cheaply; takes the addresses of what they won't."""
 
 
 class _Forking:
@@ -221,7 +223,7 @@ class Zygote:
     def _say(self, message: dict[str, Any]) -> None:
         self._control.sendall(json.dumps(message).encode() + b"\n")
 
-    def run(self, functions: str, prepare_confining: Callable[[bool], Confine]) -> None:
+    def run(self, functions: str, prepare_confining: Callable[[bool], Confine], fold: Fold) -> None:
         """Import, report, and fork until the host closes the control socket."""
         self._say({"clock": self._machine.level, "detail": self._machine.detail})
         self._layout.settle(self._shuffle)
@@ -243,6 +245,7 @@ class Zygote:
         sys._getframe()  # A signal's handler is given this frame's object, which is then kept: have it made now.
         self._layout.settle(self._shuffle)
         gc.freeze()  # Collecting in a worker would write to every page it shares with us.
+        fold(self._layout.fresh)
         self._layout.give_scratch()
         # Nothing from here on may be kept: workers forked later would find it in their memory.
         while True:
@@ -349,16 +352,18 @@ def main(
     *,
     warm: bool,
     prepare_confining: Callable[[bool], Confine],
+    fold: Fold,
     shuffle: int = 0,
 ) -> None:
     """Serve a project.
 
     ``prepare_confining`` is told whether the clock is held, and returns what each worker calls before it runs
-    anything. With ``shuffle``, objects lie in another order than without (`flux_guest._layout`).
+    anything; ``fold`` is called before the first of them is forked. With ``shuffle``, objects lie in another order
+    than without (`flux_guest._layout`).
     """
     faulthandler.register(signal.SIGUSR1, all_threads=False)  # The host asks where an import hangs.
     os.chdir(project)
     control = socket.socket(fileno=CONTROL)
     forking = _Forking()
     worker = _worker.Worker(project, warm=warm, machine=machine)
-    Zygote(Path(project), control, worker, machine, forking, shuffle).run(functions, prepare_confining)
+    Zygote(Path(project), control, worker, machine, forking, shuffle).run(functions, prepare_confining, fold)
