@@ -25,8 +25,8 @@ from pathlib import Path
 
 import attrs
 
-START_S_MAX = 30.0
-STOP_S_MAX = 20.0
+START_S_MAX = 120.0
+STOP_S_MAX = 60.0
 AS_UID_1000 = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 
 

@@ -91,9 +91,13 @@ def is_hello(frame: list[Any] | None) -> bool:
 def children_of(pid: int) -> set[int]:
     """Children of all threads of a process, zombies included."""
     found: set[int] = set()
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The thread has ended since.
-            found |= {int(word) for word in file.read_text().split()}
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return found  # It has ended since.
+    for thread in threads:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # The thread has.
+            found |= {int(word) for word in (thread / "children").read_text().split()}
     return found
 
 
