@@ -43,6 +43,7 @@ NAME_BYTES_MAX = 255
 """What Linux allows one part of a path."""
 HEAD_BYTES_MAX = 200
 TEXT_CHARACTERS_MAX = 200
+_FOLDER = re.compile(rb"/[^\x00-\x1f\x7f]{1,1024}")
 
 _FIRST_LINE = re.compile(rb"fluxcase ([1-9][0-9]{0,8})", re.ASCII)
 _SECOND_LINE = re.compile(rb"([0-9a-f]{64}) ([0-9]{1,12}) ([0-9]{1,12})", re.ASCII)
@@ -82,6 +83,8 @@ class Made(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """What the interpreter is built for: ``linux-x86_64``."""
     environment: str
     """Key of the environment that holds the deployment's packages; empty when it needs none."""
+    folder: bytes
+    """Where the deployment's files were, as Python functions saw it: absolute, and it ends with the deployment's id."""
 
 
 @attrs.frozen
@@ -186,6 +189,8 @@ def decode_case(data: bytes) -> Case:
     ):
         if len(text) > TEXT_CHARACTERS_MAX:
             raise _no_case("a text that says what made it is too long")
+    if _FOLDER.fullmatch(found.made.folder) is None:
+        raise _no_case("the folder that its code was in has no name")
     try:
         execution = codec.decode(Execution, found.execution)
     except CodecError as error:

@@ -6,6 +6,7 @@ replay needs it. Any other password, or the value of a secret that stands in the
 it was a secret, is a reason to write no case at all: to take it out of the code would make other code of it.
 """
 
+import os
 import re
 import sys
 import sysconfig
@@ -57,6 +58,7 @@ def make_case_file(execution: Execution, project: Project, secrets: TenantSecret
         python=describe_python(),
         machine=sysconfig.get_platform(),
         environment="" if requirements is None else make_key(requirements, project.root),
+        folder=os.fsencode(project.root.absolute()),
     )
     case = Case(execution, files, made, hidden)
     for file in files:

@@ -18,10 +18,11 @@ from pathlib import Path
 import attrs
 import trio
 
+from flux import codec
 from flux.brought import BroughtAnswer
 from flux.case_file import Case, CaseFile
 from flux.errors import OperatorError
-from flux.execution import Level
+from flux.execution import Execution, Level
 from flux.project import find_requirements, read_project
 from flux.supervisor.case_export import describe_python
 from flux.supervisor.deployments import Deployments, with_isolation
@@ -33,6 +34,8 @@ from flux.supervisor.shelf import Shelf
 from flux.tenant import Tenant
 
 STRICT = "strict"
+SUFFIX_MAX = 240
+"""Part of a name; Linux allows 255 bytes."""
 
 
 class CaseNotForHereError(OperatorError):
@@ -60,22 +63,9 @@ async def open_offline(
     ``isolation`` is the level of walls around all code; None: what the code's own ``flux.toml`` says, so never for
     a case's.
     """
-    with tempfile.TemporaryDirectory(prefix="flux-case-") as folder:
-        artifacts = Path(folder) / "artifacts"
-        artifacts.mkdir(mode=0o700)
-        packages = Path(folder) if root is None else root / ".flux"
+    with contextlib.ExitStack() as folders:
         async with trio.open_nursery() as nursery:
-            walls = Isolation(Tenant())
-            deployments = Deployments(
-                nursery,
-                artifacts,
-                Environments(packages / ENVIRONMENTS, installs=False),
-                Tenant(),
-                idle_workers=1,
-                isolation=isolation,
-                on_output=on_output,
-            )
-            yield OfflineReplayer(deployments, artifacts, root, isolation, walls)
+            yield OfflineReplayer(nursery, folders, root, isolation, on_output)
             nursery.cancel_scope.cancel()
 
 
@@ -84,18 +74,20 @@ class OfflineReplayer:
 
     def __init__(
         self,
-        deployments: Deployments,
-        artifacts: Path,
+        nursery: trio.Nursery,
+        folders: contextlib.ExitStack,
         root: Path | None,
         isolation: str | None,
-        walls: Isolation,
+        on_output: Callable[[str], None],
     ) -> None:
-        self._artifacts = artifacts
+        self._nursery = nursery
+        self._folders = folders
         self._root = root
         self._isolation = isolation
-        self._walls = walls
-        shelf = Shelf(deployments, artifacts if root is None else root)
-        self._replayer = Replayer(shelf, None, Tenant().schema)
+        self._on_output = on_output
+        self._walls = Isolation(Tenant())
+        self._places: dict[int, tuple[Path, Replayer]] = {}
+        """Folders for artifacts and what runs them, by the length of a deployment's path."""
 
     async def replay(
         self, case: Case, on: str | None = None, answers: Mapping[int, BroughtAnswer] | None = None
@@ -105,41 +97,87 @@ class OfflineReplayer:
         Raises what keeps it from being run: `CaseNotForHereError`, `EnvironmentMissingError`,
         `IsolationUnavailableError` and their kin.
         """
+        artifacts, replayer = self._provide_place(case)
         if on is None:
-            return await self._replay_own(case, answers or {})
+            return await self._replay_own(case, artifacts / case.artifact, replayer, answers or {})
         if self._root is None:
             raise NoCodeHereError(
                 "there is no project here to replay the case on", remedy="go into the project's folder"
             )
         await self._walls.probe(with_isolation(read_project(self._root), self._isolation))
-        replay = await self._replayer.replay(case.execution, on, answers or {})
+        replay = await replayer.replay(case.execution, on, answers or {})
         return attrs.evolve(replay, notes=(*replay.notes, *_compare(case, replay)))
 
-    async def _replay_own(self, case: Case, answers: Mapping[int, BroughtAnswer]) -> Replay:
+    def _provide_place(self, case: Case) -> tuple[Path, Replayer]:
+        """Return a folder for artifacts whose names are as long as that of the case's deployment was, if possible."""
+        length = len(case.made.folder)
+        if length not in self._places:
+            folder = self._folders.enter_context(_folder_of_length(length - len("/") - len(case.artifact)))
+            packages = Path(folder) if self._root is None else self._root / ".flux"
+            deployments = Deployments(
+                self._nursery,
+                Path(folder),
+                Environments(packages / ENVIRONMENTS, installs=False),
+                Tenant(),
+                idle_workers=1,
+                isolation=self._isolation,
+                on_output=self._on_output,
+            )
+            shelf = Shelf(deployments, Path(folder) if self._root is None else self._root)
+            self._places[length] = (Path(folder), Replayer(shelf, None, Tenant().schema))
+        return self._places[length]
+
+    async def _replay_own(
+        self, case: Case, folder: Path, replayer: Replayer, answers: Mapping[int, BroughtAnswer]
+    ) -> Replay:
         assert self._isolation is not None, "a case does not choose its own walls"
         _check_python(case)
-        folder = self._artifacts / case.artifact
-        if not folder.is_dir():
-            await trio.to_thread.run_sync(unpack, case.files, folder)
+        await trio.to_thread.run_sync(unpack, case.files, folder)
         await trio.to_thread.run_sync(_check_packages, case, folder)
         await self._walls.probe(with_isolation(read_project(folder), self._isolation))
+        there, here = case.made.folder, os.fsencode(folder)
         # The files are those of the case, which may lack a password that the deployment's had.
-        original = attrs.evolve(case.execution, deployment=case.artifact)
-        replay = await self._replayer.replay(original, None, answers)
-        recorded, here = case.execution.level, replay.replayed.execution.level
-        if recorded.kind != here.kind or recorded.meter != here.meter:
+        original = attrs.evolve(_move(case.execution, there, here), deployment=case.artifact)
+        replay = await replayer.replay(original, None, answers)
+        recorded, level = case.execution.level, replay.replayed.execution.level
+        if recorded.kind != level.kind or recorded.meter != level.meter:
             raise CaseNotForHereError(
-                f"it ran in {_describe_engine(recorded)}, and here it would run in {_describe_engine(here)}",
+                f"it ran in {_describe_engine(recorded)}, and here it would run in {_describe_engine(level)}",
                 remedy=f"replay it with Flux {case.made.flux}, which recorded it",
             )
-        notes = (*replay.notes, *case.hidden, *_compare(case, replay))
         # It ran on the deployment's own code all the same.
         deployment = attrs.evolve(replay.deployment, id=case.execution.deployment)
-        return attrs.evolve(replay, original=case.execution, deployment=deployment, notes=notes)
+        return attrs.evolve(
+            replay,
+            original=case.execution,
+            deployment=deployment,
+            replayed=attrs.evolve(replay.replayed, execution=_move(replay.replayed.execution, here, there)),
+            notes=(*replay.notes, *case.hidden, *_compare(case, replay)),
+        )
+
+
+def _folder_of_length(length: int) -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder whose path has ``length`` bytes, or as few as it can have."""
+    shortest = len(os.fsencode(tempfile.gettempdir())) + len("/f12345678")  # What tempfile makes of a prefix.
+    return tempfile.TemporaryDirectory(prefix="f", suffix="x" * min(max(0, length - shortest), SUFFIX_MAX))
+
+
+def _move(execution: Execution, old: bytes, new: bytes) -> Execution:
+    """Return the execution as if the code had been in another folder, whose name is as long.
+
+    Python shows where code lies: in tracebacks that a function logs, in warnings, as ``__file__``. Where a case is
+    unpacked is nobody's choice, and is not what a replay is about.
+    """
+    stored = codec.encode(execution)
+    if len(old) != len(new) or old not in stored:
+        return execution
+    return codec.decode(Execution, stored.replace(old, new))
 
 
 def unpack(files: tuple[CaseFile, ...], folder: Path) -> None:
-    """Write ``files``, whose names `flux.case_file` has checked, into a new folder that guests can read."""
+    """Write ``files``, whose names `flux.case_file` has checked, into a folder that guests can read; once."""
+    if folder.is_dir():
+        return  # Named by what is in it, in a folder of ours.
     folder.mkdir(mode=0o755)
     for file in files:
         # surrogateescape, as names are bytes on this system.

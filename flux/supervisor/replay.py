@@ -49,6 +49,8 @@ from flux.verdict import Judgement, Replayed, Verdict, judge
 
 WORKER_S_MAX = 60.0
 """How long a replay waits for a worker."""
+COMMIT_FAILED = "CommitFailed"
+"""The error of a function that has returned and whose transaction could not be committed: it has no frames."""
 WORKING_TREE = "."
 """The folder as it is now, in the words of the command line."""
 NO_DATABASE = "there is no database here: statements are answered as they were, and no other one is"
@@ -190,7 +192,11 @@ class _Run:
         if divergence is None and driven.outcome is not None:
             divergence = session.find_missing(driven.fuel)
         # Stopped where the recording was cut: it has done all that is on record.
-        execution = self._describe_run(driven, session, outcome if driven.outcome is None else driven.outcome)
+        ended = outcome if driven.outcome is None else driven.outcome
+        if isinstance(ended, Returned) and _failed_to_commit(outcome):
+            # The function had returned; what failed is what came behind that, and is on record.
+            ended = outcome
+        execution = self._describe_run(driven, session, ended)
         if divergence is None and execution.outcome != outcome:
             divergence = Divergence("outcome", 0, _describe(original), _describe(execution))
         self.sources = {call.request.seq: Source.RECORDED for call in session.calls}
@@ -261,11 +267,15 @@ class _Run:
             and isinstance(outcome, Returned)
             and (error := await world.finish()) is not None
         ):
-            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
+            outcome = Raised(COMMIT_FAILED, f"ERROR {error.code}: {error.message}")
         self.sources = session.sources
         self.notes = tuple(
             f"call {seq} was never made, so its answer was not needed" for seq in session.left_over
         )
+        if world is None and isinstance(outcome, Returned) and _failed_to_commit(original.outcome):
+            # All that it asked of the database is what was asked then, so nothing speaks for another end.
+            outcome = original.outcome
+            self.notes += ("it was the commit that failed, and there is none here: its failure is that of then",)
         return Replayed(
             self._describe_run(driven, session, outcome),
             driven.divergence,
@@ -371,6 +381,11 @@ def read_value(trigger: Trigger) -> object:
         raise UnreplayableError(
             f"its function never ran: {error}", remedy="the request was refused as it came; send another"
         ) from error
+
+
+def _failed_to_commit(outcome: Outcome) -> bool:
+    """Whether the function had returned and its transaction could not be committed."""
+    return isinstance(outcome, Raised) and outcome.type == COMMIT_FAILED and not outcome.frames
 
 
 def _describe(execution: Execution) -> str:

@@ -23,7 +23,7 @@ from flux.cli.replay import CASE_SUFFIX
 from flux.execution import Returned
 from tests.failing_executions import call, execution, query
 
-MADE = Made("0.1.0", "cpython-3.11", "linux-x86_64", "")
+MADE = Made("0.1.0", "cpython-3.11", "linux-x86_64", "", b"/home/a/shop/.flux/artifacts/0123456789abcdef")
 FILES = (
     CaseFile(b"flux.toml", b'[project]\nname = "shop"\n'),
     CaseFile(b"functions/pay.py", b"def pay(): ...\n"),
@@ -108,8 +108,9 @@ def test_a_case_with_any_byte_altered_is_refused() -> None:
         (pack(content_of(make_case(), record_format=codec.FORMAT_VERSION + 1)), "its execution has format 2"),
         (pack(content_of(make_case(), record_format=codec.FORMAT_VERSION - 1)), "its execution has format 0"),
         (pack(content_of(make_case(), execution=b"\x90")), "its execution can't be read"),
-        (pack(content_of(make_case(), made=["0", "", "", "", "more"])), "not that of a case"),
-        (pack(content_of(make_case(), made=["0" * 500, "", "", ""])), "too long"),
+        (pack(content_of(make_case(), made=["0", "", "", "", b"/x", "more"])), "not that of a case"),
+        (pack(content_of(make_case(), made=["0" * 500, "", "", "", b"/x"])), "too long"),
+        (pack(content_of(make_case(), made=["0", "", "", "", b"x/\x00"])), "has no name"),
         (pack(content_of(make_case(), files="no list")), "not that of a case"),
         (pack(b"\xdd\xff\xff\xff\xff"), "not that of a case"),
         (pack(b"\x91" * 200_000), "not that of a case"),
