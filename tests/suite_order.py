@@ -9,6 +9,7 @@ import pytest
 
 SECONDS = {
     "acceptance/test_bad_input.py": 35,
+    "acceptance/test_case_files.py": 30,
     "acceptance/test_cli_client.py": 35,
     "acceptance/test_dev_story.py": 45,
     "acceptance/test_init.py": 30,
@@ -30,6 +31,7 @@ SECONDS = {
     "faults/test_hostile_guests.py": 50,
     "faults/test_journal_faults.py": 18,
     "faults/test_kill_9.py": 85,
+    "guests/test_cases.py": 15,
     "guests/test_programs.py": 15,
     "guests/test_repeat.py": 25,
     "guests/test_repeat_python.py": 25,

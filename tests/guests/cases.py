@@ -119,7 +119,7 @@ KINDS: dict[str, Callable[[], list[Program]]] = {
 FOLDERS = {"python": "programs", "javascript": "javascript", "wasi": "repeated/wasi"}
 FUNCTIONS = "guests"
 """Where a project has them, a folder a kind."""
-ALONE = {"javascript": ("limits.js",)}
+ALONE = {"javascript": ("limits.js",), "wasi": ("asks_five_at_once.wat", "recurses_for_ever.wat")}
 """Files whose functions have the names of others of another kind: they are left out where both are there."""
 
 
@@ -153,20 +153,20 @@ def make_project(root: Path, programs: Mapping[str, Sequence[Program]], port: in
     (project / ".env.local").write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
     for kind in programs:
         source, target = HERE / FOLDERS[kind], project / FUNCTIONS / kind
-        if kind == "wasi":
-            assemble(source, target)
-            continue
         left_out = ALONE.get(kind, ()) if len(programs) > 1 else ()
+        if kind == "wasi":
+            assemble(source, target, left_out)
+            continue
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", *left_out))
     return project
 
 
-def assemble(source: Path, target: Path) -> None:
+def assemble(source: Path, target: Path, left_out: Sequence[str]) -> None:
     """Make modules of the programs in WebAssembly's text form."""
     engine = Engine()
     target.mkdir(parents=True)
     prelude = (source / "prelude.txt").read_text(encoding="utf-8")
-    for path in sorted(source.glob("*.wat")):
+    for path in sorted(path for path in source.glob("*.wat") if path.name not in left_out):
         module = engine.assemble(f"(module\n{prelude}\n{path.read_text(encoding='utf-8')})")
         (target / path.with_suffix(".wasm").name).write_bytes(module)
 
