@@ -1,16 +1,20 @@
 """Three races over two concurrent requests each, as handlers: recorded for real, and what repairs them.
 
-The requests meet at a stub between what they read and what they write, so the race is in every record of theirs
-and never a matter of luck. ``python -m tests.races --times 100`` records each race so often and
-replays each record at once; whoever counts is the database's own final state, asked by a second ``psql``.
+The requests meet between what they read and what they write, at a lock that a ``psql`` holds until both wait for it:
+so the race is in every record of theirs and never a matter of luck. In a replay nobody holds it.
+
+``python -m tests.races --times 100`` records each race so often and replays each record at once; whoever counts is the
+database's own final state, asked by a second ``psql``.
 """
 
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,15 @@ from typing import Any
 import attrs
 
 from tests.conftest import Database
-from tests.dev_process import Answer, CountingStub, DevServer, counting_stub, running_dev, write_project
+from tests.dev_process import (
+    START_S_MAX,
+    Answer,
+    CountingStub,
+    DevServer,
+    counting_stub,
+    running_dev,
+    write_project,
+)
 from tests.postgres_server import running_postgres
 
 SCHEMA = """
@@ -41,7 +53,7 @@ STUB = "http://127.0.0.1:PORT"
 
 
 async def meet(ctx, input):
-    await ctx.http.post(STUB + "/meet/" + input["meet"])
+    await ctx.db.execute("select pg_advisory_xact_lock_shared($1)", input["meet"])
 
 
 @function("POST /subscribe")
@@ -61,6 +73,7 @@ async def deposit(ctx, input):
     await meet(ctx, input)
     balance = row["balance"] + input["amount"]
     await ctx.db.execute("update wallet set balance = $2 where id = $1", input["wallet"], balance)
+    await ctx.http.post(STUB + "/receipts", json={"wallet": input["wallet"]})
     return {"balance": balance}
 
 
@@ -78,6 +91,10 @@ async def order(ctx, input):
 UNIQUE = "alter table subscription add constraint once unique (user_id, forum_id);"
 
 
+Changes = tuple[tuple[str, str], ...]
+"""What stands in the handlers' text, and what is to stand there."""
+
+
 @attrs.frozen
 class Race:
     """One of them."""
@@ -87,14 +104,14 @@ class Race:
     """JSON of the two requests; N is the round's number."""
     check: str
     """Of what must not be."""
-    half_fixes: Mapping[str, tuple[tuple[str, str], ...]]
+    half_fixes: Mapping[str, Changes]
     """What people try first, as changes of the handlers' text, by what it is."""
-    fixes: Mapping[str, tuple[tuple[str, str], ...]]
+    fixes: Mapping[str, Changes]
 
 
 DOUBLE = Race(
     "/subscribe",
-    ('{"user": N, "forum": 1, "meet": "s-N"}', '{"user": N, "forum": 1, "meet": "s-N"}'),
+    ('{"user": N, "forum": 1, "meet": N}', '{"user": N, "forum": 1, "meet": N}'),
     "select user_id, forum_id, count(*) from subscription group by 1, 2 having count(*) > 1",
     {
         "looks once more": (
@@ -118,7 +135,7 @@ UNIQUE_FIX = (
 """Goes with the migration `UNIQUE`."""
 LOST = Race(
     "/deposit",
-    ('{"wallet": N, "amount": 10, "meet": "d-N"}', '{"wallet": N, "amount": 10, "meet": "d-N"}'),
+    ('{"wallet": N, "amount": 10, "meet": N}', '{"wallet": N, "amount": 10, "meet": N}'),
     "select id, balance from wallet where balance not in (100, 120)",
     {
         "one transaction": (
@@ -132,13 +149,13 @@ LOST = Race(
         ),
         "adds in place": (
             ("update wallet set balance = $2 where id = $1", "update wallet set balance = balance + $2 where id = $1"),
-            ('input["wallet"], balance)\n    return', 'input["wallet"], input["amount"])\n    return'),
+            ('input["wallet"], balance)\n    await ctx.http', 'input["wallet"], input["amount"])\n    await ctx.http'),
         ),
     },
 )  # fmt: skip
 OVERSELL = Race(
     "/order",
-    ('{"product": N, "customer": 1, "meet": "o-N"}', '{"product": N, "customer": 2, "meet": "o-N"}'),
+    ('{"product": N, "customer": 1, "meet": N}', '{"product": N, "customer": 2, "meet": N}'),
     "select id, stock from product where stock < 0",
     {
         "locks another row": (
@@ -151,10 +168,16 @@ OVERSELL = Race(
         "for update": (
             ("select stock from product where id = $1", "select stock from product where id = $1 for update"),
         ),
-        "serializable": (('isolation="read committed"', 'isolation="serializable"'),),
+        "serializable": (
+            ('"POST /order", isolation="read committed"', '"POST /order", isolation="serializable"'),
+        ),
     },
 )  # fmt: skip
 RACES = {"double subscription": DOUBLE, "lost update": LOST, "oversell": OVERSELL}
+CHECK_ALL = " union all ".join(
+    f"select '{name}' as race from ({race.check}) wrong" for name, race in RACES.items()
+)
+"""Finds a row with the race's name for each thing that must not be."""
 MOMENT = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
 CHECKSUM = """
 select md5(coalesce(string_agg(t, ',' order by t), '')) from (
@@ -173,28 +196,59 @@ class Arena:
     stub: CountingStub
     rounds: int = 0
 
-    def record(self, race: Race) -> list[str]:
-        """Let the two requests of a race run at the same time; return the executions' names."""
+    def record(self, *races: Race) -> list[str]:
+        """Let the two requests of each race run at the same time; return the executions' names."""
         self.rounds += 1
+        place = self.rounds
         answers: list[Answer] = []
 
-        def ask(body: str) -> None:
-            answers.append(
-                self.server.request("POST", race.path, json.loads(body.replace("N", str(self.rounds))))
-            )
+        def ask(path: str, body: str) -> None:
+            answers.append(self.server.request("POST", path, json.loads(body.replace("N", str(place)))))
 
-        threads = [threading.Thread(target=ask, args=(body,)) for body in race.bodies]
-        for thread in threads:
-            thread.start()
+        threads = [
+            threading.Thread(target=ask, args=(race.path, body)) for race in races for body in race.bodies
+        ]
+        waiting = (
+            f"select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = {place}"
+        )
+        with self._holding(place):
+            for thread in threads:
+                thread.start()
+            deadline = time.monotonic() + START_S_MAX
+            while self.database.psql(waiting) != str(len(threads)):
+                assert time.monotonic() < deadline, "they never met"
+                time.sleep(0.01)
         for thread in threads:
             thread.join()
-        assert [answer.status for answer in answers] == [200, 200], [answer.body for answer in answers]
+        assert {answer.status for answer in answers} == {200}, [answer.body for answer in answers]
         return [answer.flux_id for answer in answers]
 
-    def save(self, changes: tuple[tuple[str, str], ...] = ()) -> None:
-        """Write the handlers as they were at first, but for ``changes``; wait until they are served."""
+    @contextlib.contextmanager
+    def _holding(self, place: int) -> Iterator[None]:
+        """Keep others waiting at ``place``."""
+        server = self.database.server
+        psql = subprocess.Popen(
+            [server.bin_dir / "psql", "-XqAt", "-h", server.host, "-p", str(server.port), "-U", server.user,
+             self.database.name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert psql.stdin is not None
+        assert psql.stdout is not None
+        try:
+            psql.stdin.write(f"select pg_advisory_lock({place});\nselect 'held';\n")
+            psql.stdin.flush()
+            while psql.stdout.readline() != "held\n":
+                assert psql.poll() is None, "psql has ended"
+            yield
+        finally:
+            psql.stdin.close()
+            psql.wait()
+            psql.stdout.close()
+
+    def save(self, *repairs: Changes) -> None:
+        """Write the handlers as they were at first, but for ``repairs``; wait until they are served."""
         content = HANDLERS
-        for old, new in changes:
+        for old, new in (change for changes in repairs for change in changes):
             assert content.count(old) == 1, old
             content = content.replace(old, new)
         content = content.replace("PORT", str(self.stub.port))
@@ -206,15 +260,20 @@ class Arena:
 
     def interleave(self, names: list[str], check: str | None, *, on: str = ".", in_turn: bool = False) -> Any:
         """Replay executions at once, as the command line asks for it; nobody outside may notice."""
+        answer = self.ask(names, check, on=on, in_turn=in_turn)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def ask(self, names: list[str], check: str | None, *, on: str = ".", in_turn: bool = False) -> Answer:
+        """As `interleave`, whatever the answer is."""
         before = self.look()
         place = json.loads((self.server.project / ".flux" / "dev.json").read_text())
         body = {"executions": names, "in_turn": in_turn, **({} if check is None else {"check": check})}
         answer = self.server.request(
             "POST", f"/_flux/api/interleave?on={on}", body, {"authorization": f"Bearer {place['token']}"}
         )
-        assert answer.status == 200, answer.body
         assert self.look() == before
-        return answer.json
+        return answer
 
     def look(self) -> tuple[object, ...]:
         """What must be the same after any replay: the stub's counter, the rows, the databases and the roles."""

@@ -10,7 +10,7 @@ Three parts, opened in this order and closed in the reverse::
 
     place      a name, two roles and a lock that says that somebody is using them
     original   the schema and its rows, as of one snapshot; made once
-    copies     one for each run, made by the server from the original and dropped after it
+    copies     one for each run but the last, made by the server from the original and dropped after it
 
 All in it belongs to a role that can't log in and has no other rights, not to Flux's own: a function
 with SECURITY DEFINER must not get to do there what Flux may do.
@@ -142,13 +142,20 @@ class Place:
             ) from error
 
     @contextlib.asynccontextmanager
-    async def open_copy(self, original: Original, connections: int) -> AsyncIterator[tuple[Pool, Pool]]:
-        """Give a copy of ``original``: connections of the run's role, and of Flux's own to look at it."""
-        self._copies += 1
-        name = f"{self.name}_{self._copies}"
+    async def open_run(
+        self, original: Original, connections: int, *, is_last: bool
+    ) -> AsyncIterator[tuple[Pool, Pool]]:
+        """Give a database for one run: connections of the run's role, and of Flux's own to look at it.
+
+        The last run has the original itself, and leaves it changed.
+        """
+        name = original.name
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(_drop, self._options, [name], [])
-            await self._create(name, original.name)
+            if not is_last:
+                self._copies += 1
+                name = f"{self.name}_{self._copies}"
+                stack.push_async_callback(_drop, self._options, [name], [])
+                await self._create(name, original.name)
             guests = Pool(
                 attrs.evolve(self._options, user=self.role, password=self._password, database=name),
                 connections,

@@ -247,6 +247,8 @@ class _Group:
                     remedy="flux function list shows what there is",
                 )
             self._runnables.append(runnable)
+        self._told: set[str] = set()
+        """What of the secrets was not as it was."""
         self._rows_then: Mapping[str, Counter[str]] = {}
         self._values = [read_value(chain[0].trigger) for chain in chains]
 
@@ -262,19 +264,24 @@ class _Group:
                     self._open_world(str(self._earliest)) as (world_connection, world),
                     self._backing.owner.acquire() as production,
                 ):
+                    if self._check is not None:
+                        # Before anything is made: one that can't be asked is told at once.
+                        await _ask(world_connection, rewrite(self._check, self._schema, world.shadowed))
                     original = await place.make(production, world_connection, names, migrations)
                 notes = (*world.notes, *original.notes)
                 async with self._open_world(str(self._end_snapshot())) as (end, world):
                     found_then = await self._find_then(end, world, original)
                 needed: set[str] = set()
-                async with place.open_copy(original, len(self._runs)) as (guests, owner):
+                count = len(self._runs)
+                async with place.open_run(original, count, is_last=not in_turn) as (guests, owner):
                     gated = await self._run_all(Interleaving(self._runs), original, guests, owner, needed)
                 turns = None
                 if in_turn and not needed:
-                    async with place.open_copy(original, len(self._runs)) as (guests, owner):
+                    async with place.open_run(original, count, is_last=True) as (guests, owner):
                         turns = await self._run_all(_line_up(self._runs), original, guests, owner, needed)
                 if not needed:
-                    return gated, turns, found_then, (*notes, *await self._list_others())
+                    notes = (*notes, *await self._list_others(), *sorted(self._told))
+                    return gated, turns, found_then, notes
                 await place.drop(original)
                 names |= needed
         raise UnreplayableError(
@@ -405,10 +412,9 @@ class _Group:
                 atomic=runnable.function.atomic,
                 isolation=runnable.isolation,
             )
+            again = Attempt(self._backing, runnable, self._values[number], recorded, database)
             try:
-                replayed = await Attempt(
-                    self._backing, runnable, self._values[number], recorded, database
-                ).run()
+                replayed = await again.run()
             finally:
                 with trio.CancelScope(shield=True):
                     await database.close()
@@ -419,7 +425,8 @@ class _Group:
         is_recorded = recorded.deployment == runnable.deployment.id
         # What others write otherwise is read otherwise: on changed code that says nothing about the database.
         judged = replayed if is_recorded else attrs.evolve(replayed, fidelity=Fidelity())
-        return RunResult(chain[-1], replayed, attempt, judge(chain[-1], judged))
+        self._told |= set(again.secrets.tell())
+        return RunResult(chain[-1], replayed, attempt, again.secrets.explain(judge(chain[-1], judged)))
 
     async def _compare(self, connection: Connection, table: str) -> TableRows:
         then = self._rows_then[table]

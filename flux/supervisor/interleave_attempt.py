@@ -16,7 +16,9 @@ from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
 from flux.supervisor.replay import TELLING_RUNTIMES, WORKER_S_MAX, UnreplayableError
 from flux.supervisor.replay_hosts import RefusingHost
+from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.start_document import make_document
+from flux.synthetic import list_synthetic
 from flux.verdict import Replayed
 
 HELD_S_MAX = 120.0
@@ -40,6 +42,7 @@ class Attempt:
         self._database = database
         self._secrets = backing.secrets.of_execution(recorded.seed)
         self._redactor = Redactor(runnable.rules, recorded.seed, self._secrets.stand_ins())
+        self.secrets = ReplayedSecrets(self._secrets, self._redactor)
         self._context = CallContext(
             tenant=backing.tenant,
             function=runnable.function.name,
@@ -86,6 +89,7 @@ class Attempt:
                 patient,
                 redactor=self._redactor,
                 tells_waits=tells_waits,
+                hears=self.secrets.hear,
             )
         finally:
             with trio.CancelScope(shield=True):
@@ -112,7 +116,8 @@ class Attempt:
             fuel=driven.fuel,
             served_before=0,
         )
-        return Replayed(execution, driven.divergence, waited_for, session.fidelity)
+        synthetic = list_synthetic(recorded, has_secrets=self.secrets.are_whole)
+        return Replayed(execution, driven.divergence, waited_for, session.fidelity, synthetic=synthetic)
 
 
 class _GatedHost(RefusingHost):
