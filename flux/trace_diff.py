@@ -22,7 +22,6 @@ import enum
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import islice
 from typing import Generic, TypeVar
 
 import attrs
@@ -37,6 +36,7 @@ from flux.trace_ends import compare_outcomes, compare_triggers
 from flux.trace_noise import Noise, NoiseFilter, Place, Value, is_transport
 from flux.trace_values import (
     ABSENT,
+    TEXT_CHARACTERS_MAX,
     Difference,
     compare_answers,
     compare_questions,
@@ -47,6 +47,10 @@ from flux.trace_values import (
 
 DIFFERENCES_MAX = 500
 """Of one pair; a body of megabytes may differ in each of its numbers."""
+MASKED_MAX = 2000
+"""Of one pair, listed and counted."""
+HEARD_MAX = 200
+"""So many texts are looked for inside of others."""
 FOLLOWS_CHARACTERS_MIN = 3
 """A shorter text occurs in others by chance."""
 
@@ -76,7 +80,7 @@ class Mark(enum.StrEnum):
     ONLY_A = "−"
     ONLY_B = "+"
     NOT_SEEN = "?"
-    """Only one side has it, and the other one was stopped before."""
+    """Only one side has it, or was answered, and the other one was stopped before."""
 
 
 class Part(enum.StrEnum):
@@ -184,7 +188,8 @@ class Diff:
     streams: int
     """Reads of clocks and randomness, and waits, on both sides: not compared."""
     cut: bool
-    """A pair differs in more than `DIFFERENCES_MAX` leaves; the rest was not looked at."""
+    """A pair differs in more than `DIFFERENCES_MAX` leaves, or more than `MASKED_MAX` were left out of it: the rest is
+    not in here."""
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -251,17 +256,22 @@ class _Comparison:
     ) -> tuple[Found, ...]:
         """Return what is no noise. ``hears``: the code was told these values, so what it does next may follow."""
         found: list[Found] = []
-        for difference in islice(differences, DIFFERENCES_MAX + 1):
-            if len(found) == DIFFERENCES_MAX:
-                self._cut = True
-                break
+        left_out = 0
+        for difference in differences:
             values = self._noise.find_noise(difference, scope)
             if is_transport(difference, of_input=scope == Part.INPUT):
                 values = (Value(Noise.TRANSPORT, difference.where, ""),)
             if values:
-                self._masked.append(Masked(scope, difference, values))
+                # All are looked at, for the one behind them that is no noise. Not all need to be kept.
+                left_out += 1
+                if left_out <= MASKED_MAX:
+                    self._masked.append(Masked(scope, difference, values))
                 continue
+            if len(found) == DIFFERENCES_MAX:
+                self._cut = True
+                break
             found.append(Found(difference, scope != Part.INPUT and self._heard.explains(difference)))
+        self._cut |= left_out > MASKED_MAX
         if hears:
             for each in found:
                 self._heard.add(each.difference)
@@ -287,8 +297,12 @@ class _Comparison:
             call, counterpart = one[each.left], other[each.right]
             scope = f"call {call.request.seq}"
             found = self._sift(compare_questions(call.request, counterpart.request), scope)
-            found += self._sift(compare_answers(call, counterpart), scope, hears=True)
+            is_seen = self._is_open(self._a, call) is self._is_open(self._b, counterpart)
+            if is_seen:
+                found += self._sift(compare_answers(call, counterpart), scope, hears=True)
             mark = _mark(found)
+            if mark is Mark.SAME and not is_seen:
+                mark = Mark.NOT_SEEN
             if each.grade is Grade.REORDERED:
                 if not in_order.is_open(each):
                     mark = Mark.REORDERED if mark is Mark.SAME else mark
@@ -296,6 +310,11 @@ class _Comparison:
                     self._reordered += 1
             pairs.append(Pair(mark, call, counterpart, found, each.grade, scope))
         return tuple(pairs)
+
+    @staticmethod
+    def _is_open(side: Side, call: HostCall) -> bool:
+        """Whether a call has no answer because its side was stopped while it waited."""
+        return side.stopped is not None and call.result is None
 
     def _make_single(
         self, each: Aligned, one: Sequence[HostCall], other: Sequence[HostCall]
@@ -428,10 +447,20 @@ class _Heard:
 
     def __init__(self) -> None:
         self._pairs: set[tuple[str, str]] = set()
+        self._texts: list[tuple[str, str]] = []
+        """Those that may stand inside of longer texts."""
 
     def add(self, difference: Difference) -> None:
-        if difference.a is not ABSENT and difference.b is not ABSENT:
-            self._pairs.add((_tell(difference.a), _tell(difference.b)))
+        if difference.a is ABSENT or difference.b is ABSENT:
+            return
+        pair = (_tell(difference.a), _tell(difference.b))
+        if (
+            pair not in self._pairs
+            and len(self._texts) < HEARD_MAX
+            and min(map(len, pair)) >= FOLLOWS_CHARACTERS_MIN
+        ):
+            self._texts.append(pair)
+        self._pairs.add(pair)
 
     def explains(self, difference: Difference) -> bool:
         a, b = difference.a, difference.b
@@ -439,12 +468,9 @@ class _Heard:
             return False
         if (_tell(a), _tell(b)) in self._pairs:
             return True
-        if not isinstance(a, str) or not isinstance(b, str):
+        if not isinstance(a, str) or not isinstance(b, str) or len(a) > TEXT_CHARACTERS_MAX:
             return False
-        return any(
-            min(len(one), len(other)) >= FOLLOWS_CHARACTERS_MIN and one in a and a.replace(one, other) == b
-            for one, other in self._pairs
-        )
+        return any(one in a and a.replace(one, other) == b for one, other in self._texts)
 
 
 class _Order:

@@ -28,7 +28,7 @@ from email.utils import parsedate_to_datetime
 
 import attrs
 
-from flux import calls, values
+from flux import calls, ids, values
 from flux.execution import Execution, Returned
 from flux.hostcall import HostCall, HostCallRequest
 from flux.matching_session import READING_WORDS
@@ -37,6 +37,7 @@ from flux.sql_rules import get_first_word
 from flux.trace_values import (
     ABSENT,
     DEPTH_MAX,
+    TEXT_CHARACTERS_MAX,
     WORDS,
     Difference,
     list_leaves,
@@ -134,6 +135,9 @@ class Side:
     def of(cls, execution: Execution) -> "Side":
         """Read what ``execution`` shows."""
         started_ns = execution.started_at_ns
+        if execution.replay_of is not None:
+            # A replay lives in the time of what it replays, whenever it is run.
+            started_ns = ids.get_unix_ms(execution.replay_of) * 1_000_000
         given: dict[str, bool] = {}
         given_ids: dict[str, bool] = {}
         for is_given, name, leaf in _find_leaves(execution):
@@ -279,7 +283,8 @@ class NoiseFilter:
             match value:
                 case str():
                     whole = hide(value)
-                    return whole if whole != value else WORDS.sub(hide_word, value)
+                    is_taken_apart = whole == value and len(value) <= TEXT_CHARACTERS_MAX
+                    return WORDS.sub(hide_word, value) if is_taken_apart else whole
                 case bool() | None:
                     return value
                 case int() | Decimal():

@@ -32,7 +32,7 @@ MARK_STYLES = {"=": "dim", "≈": "cyan", "≠": "yellow", "↕": "yellow", "+":
 MARK_WORDS = {
     "≈": "≈ follows from the request or from an earlier answer",
     "↕": "↕ in another order",
-    "?": "? not reached by the other side, which was stopped before",
+    "?": "? not seen: the other side was stopped before",
 }
 LEFT_OUT = (
     ("ids", "id", "ids"),

@@ -8,7 +8,10 @@ is not answered as it was makes the diff worthless, and it is refused.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
+
+import trio
 
 from flux.brought import BroughtAnswer
 from flux.errors import FluxError, OperatorError
@@ -22,6 +25,7 @@ from flux.supervisor.present_diff import diff_json
 from flux.supervisor.present_replay import is_stopped
 from flux.supervisor.replay import Replay
 from flux.trace_diff import Diff, Mark, Side, compare
+from flux.trace_noise import Place
 
 
 class UndecidedError(OperatorError):
@@ -60,7 +64,7 @@ class DiffDesk:
         """Compare two executions."""
         summary_a, a = await self._read(name_a)
         summary_b, b = await self._read(name_b)
-        diff = compare(Side.of(a), Side.of(b))
+        diff = await _compare(Side.of(a), Side.of(b))
         notes = _list_doubts(diff)
         return self._describe(diff, summary_a, summary_json(summary_b), query, replay=None, notes=notes)
 
@@ -93,8 +97,8 @@ class DiffDesk:
 
     async def _compare_replay(self, original: Execution, replay: Replay) -> tuple[Diff, tuple[str, ...]]:
         """Return the diff, and what is to be said of how noise was told in it."""
-        side = Side(replay.replayed.execution, replay.judgement.reason if is_stopped(replay) else None, True)
-        diff = compare(Side.of(original), side)
+        side = Side(replay.replayed.execution, _why_stopped(replay), True)
+        diff = await _compare(Side.of(original), side)
         notes: tuple[str, ...] = ()
         if diff.first is not None and Source.WORLD in replay.sources.values():
             try:
@@ -102,8 +106,8 @@ class DiffDesk:
             except FluxError as error:
                 notes = (f"what differs from run to run is told by rules alone: {error.message}",)
             else:
-                own = compare(Side.of(original), Side(rehearsed.replayed.execution, None, True))
-                diff = compare(Side.of(original), side, own.learned)
+                own = await _compare(Side.of(original), Side(rehearsed.replayed.execution, None, True))
+                diff = await _compare(Side.of(original), side, own.learned)
                 notes = ("what differs from run to run was learned from a replay on its own code",)
         _check_faithful(replay, diff)
         return diff, notes
@@ -127,6 +131,22 @@ class DiffDesk:
         return diff_json(
             diff, diff.verdict, summary_json(a), b, replay=replay, notes=notes, shows_all=shows_all
         )
+
+
+def _why_stopped(replay: Replay) -> str | None:
+    """Why a replay did not come to an end of its own; None if it did."""
+    if not is_stopped(replay):
+        return None
+    replayed = replay.replayed
+    if replayed.divergence is not None:
+        return f"call {replayed.divergence.seq} asks for what the record does not answer"
+    assert replayed.waited_for is not None
+    return f"call {replayed.waited_for.seq} is not answered within the time limit"
+
+
+async def _compare(a: Side, b: Side, learned: AbstractSet[Place] = frozenset()) -> Diff:
+    # Bodies of megabytes take seconds, and others are being served.
+    return await trio.to_thread.run_sync(compare, a, b, learned)
 
 
 def _check_faithful(replay: Replay, diff: Diff) -> None:

@@ -13,7 +13,11 @@ from tests.conftest import Database
 from tests.dev_process import CountingStub, DevServer, counting_stub, running_dev, write_project
 from tests.postgres_server import PostgresServer
 
-SCHEMA = """create table users (
+SCHEMA = """create table orders (
+    id uuid default gen_random_uuid() primary key, at timestamptz default clock_timestamp(),
+    code text default substr(md5(random()::text), 1, 7), cents int
+);
+create table users (
     id bigint generated always as identity (start with 41) primary key, email text not null, plan text, token text
 );"""
 PYTHON = """\
@@ -35,6 +39,13 @@ async def create_user(ctx, input):
     charge = await ctx.http.post(STUB + f"/users/{user['id']}/charges", json={"cents": amount(input.get("plan"))})
     ctx.log.info(f"made user {user['id']}", token=user["token"])
     return {"id": user["id"], "token": user["token"], "ok": charge.json()["ok"]}
+
+
+@function("POST /orders")
+async def order(ctx, input):
+    made = await ctx.db.query_one("insert into orders (cents) values ($1) returning id, at, code", input["cents"])
+    await ctx.http.post(STUB + "/orders/" + str(made["id"]), json={"code": made["code"], "at": str(made["at"])})
+    return {"order": made["id"], "code": made["code"]}
 
 
 def amount(plan):
@@ -138,7 +149,7 @@ def test_a_failure_begins_where_the_passing_one_did_more(shop: Shop) -> None:
     assert (first["part"], first["mark"], first["b"]) == ("call", "−", None)
     assert (first["a"]["seq"], first["a"]["location"]["line"]) == (2, 15)
     assert diff["only_b"] == [
-        {"file": "functions/shop.py", "function": "amount", "lines": [22], "whole": True}
+        {"file": "functions/shop.py", "function": "amount", "lines": [29], "whole": True}
     ]
     marks = [(pair["mark"], (pair["a"] or pair["b"])["committed"]) for pair in diff["state"]]
     assert ("≠", True) in marks, "the row was committed on one side and rolled back on the other"
@@ -174,6 +185,29 @@ def test_a_changed_amount_is_the_first_difference_on_the_folder(shop: Shop) -> N
     changed = [one for one in first["differences"] if one["where"] == "arguments.body.cents"]
     assert [(one["a"], one["b"]) for one in changed] == [(900, 90)]
     assert diff["state"] is None
+
+
+def test_what_the_database_makes_up_anew_for_a_replay_is_noise(shop: Shop) -> None:
+    answer = shop.server.request("POST", "/orders", {"cents": 900})
+    assert answer.status == 200, answer.body
+    a = answer.flux_id
+    shop.save(
+        PYTHON.replace(
+            '    await ctx.http.post(STUB + "/orders/"',
+            '    ctx.log.info("made")\n    await ctx.http.post(STUB + "/orders/"',
+        )
+    )
+    diff = shop.server.json("trace", "diff", a, ".", exit_code=1)
+    first = diff["first_difference"]
+    # Where the request carries an id that was never recorded, nobody answers it: that is not seen, and no difference.
+    assert (diff["verdict"], [call["mark"] in "=?" for call in diff["calls"]]) == (
+        "BEHAVIOUR CHANGED",
+        [True, True],
+    )
+    assert (first["part"], first["a"], first["b"]["message"]) == ("log", None, "made")
+    other = shop.server.request("POST", "/orders", {"cents": 900}).flux_id
+    noise = shop.server.json("trace", "diff", a, other, exit_code=1)
+    assert [call["mark"] for call in noise["calls"]] == ["≠", "≈"], "a code of seven letters may be anything"
 
 
 def test_a_terminal_is_told_in_its_width_and_no_recorded_text_reaches_it(shop: Shop) -> None:

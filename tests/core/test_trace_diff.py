@@ -1,7 +1,8 @@
 """Pairs of small executions, and what a person who reads both would say of them."""
 
+import json
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -9,6 +10,7 @@ import pytest
 
 from flux.execution import Execution, Interrupted, LogLine, Raised, Returned, Trigger
 from flux.hostcall import HostCall
+from flux.ids import make_execution_id
 from flux.trace_diff import Diff, First, Part, Side, Verdict, compare
 from tests.failing_executions import STARTED_NS, at, call, execute, execution, failed, frame, http, query, row
 
@@ -314,6 +316,9 @@ def test_a_replay_that_was_stopped_shows_neither_its_end_nor_what_it_would_have_
     assert (found.verdict, found.outcome, found.state) == (Verdict.BEHAVIOUR_CHANGED, None, None)
     assert sorted(marks(found)) == ["+", "=", "=", "?"]
     assert found.only_a == ()
+    # The same question, which nobody answered there: what it would have heard is not known either.
+    unheard = Side(execution(OK, READ, attrs.evolve(WRITE, result=None)), "no database", is_replay=True)
+    assert marks(compare(Side.of(execution(OK, READ, WRITE)), unheard)) == "=?"
 
 
 def test_where_nothing_differs_and_one_did_not_end_there_is_no_verdict() -> None:
@@ -349,6 +354,36 @@ def test_stand_ins_of_hidden_values_are_left_out_and_counted() -> None:
     a, b = (execution(OK, execute(1, "update t set a = $1", [f"redacted:{n * 12}"])) for n in ("a", "b"))
     found = diff(a, b)
     assert (found.verdict, found.left_out["redacted"]) == (Verdict.IDENTICAL, 1)
+
+
+def test_a_difference_behind_any_amount_of_noise_is_found() -> None:
+    def answer(salt: int, last: str) -> Execution:
+        made = [str(uuid.UUID(int=salt << 64 | number)) for number in range(1, 3001)]
+        return execution(Returned(200, (), json.dumps([*made, last]).encode()))
+
+    found = diff(answer(1, "paid"), answer(2, "open"))
+    assert found.outcome is not None
+    assert [one.difference.where for one in found.outcome] == ["body[3000]"]
+    assert (found.verdict, found.cut) == (Verdict.BEHAVIOUR_CHANGED, True)
+    same = diff(answer(1, "paid"), answer(2, "paid"))
+    assert (same.verdict, same.cut) == (Verdict.IDENTICAL, True)
+
+
+def test_a_replay_lives_in_the_time_of_what_it_replays() -> None:
+    def tick(at_ns: int) -> HostCall:
+        return execute(1, "update t set at = $1", [datetime.fromtimestamp(at_ns / 1e9, UTC)])
+
+    original = attrs.evolve(
+        execution(OK, tick(STARTED_NS)), id=make_execution_id(STARTED_NS // 1_000_000, bytes(10))
+    )
+    replayed = attrs.evolve(
+        execution(OK, tick(STARTED_NS + 300_000)),
+        trigger=attrs.evolve(original.trigger, kind="replay"),
+        started_at_ns=STARTED_NS + 86_400 * SECOND,
+        replay_of=original.id,
+    )
+    found = diff(original, replayed)
+    assert (found.verdict, found.left_out["times"], found.state) == (Verdict.IDENTICAL, 1, None)
 
 
 def renumber(call: HostCall, seq: int) -> HostCall:
