@@ -94,7 +94,8 @@ class Killed:
     """A limit ended the function."""
 
     limit: str
-    """``timeout``, ``memory``, ``host_calls``, ``log``, ``body``, ``frame`` or ``protocol``."""
+    """``timeout``, ``memory``, ``host_calls``, ``log``, ``body``, ``response``, ``frame`` or ``protocol``; or
+    ``neighbours``: what all functions of its process held together was too much, and it was the one to go."""
     allowed: str
     """The limit's value as people write it: ``10s``, ``256MiB``."""
     origin: str

@@ -69,6 +69,8 @@ class Kind(enum.StrEnum):
     STATEMENT_REFUSED = "statement_refused"
     LIMIT_TIMEOUT = "limit_timeout"
     LIMIT_MEMORY = "limit_memory"
+    EVICTED = "evicted"
+    """It was ended for the memory that it and its neighbours held together."""
     LIMIT_HOST_CALLS = "limit_host_calls"
     LIMIT_LOG = "limit_log"
     LIMIT_BODY = "limit_body"
@@ -100,6 +102,7 @@ KIND_OF_SQLSTATE = {
 _KIND_OF_LIMIT = {
     "timeout": Kind.LIMIT_TIMEOUT,
     "memory": Kind.LIMIT_MEMORY,
+    "neighbours": Kind.EVICTED,
     "host_calls": Kind.LIMIT_HOST_CALLS,
     "log": Kind.LIMIT_LOG,
     "body": Kind.LIMIT_BODY,

@@ -119,6 +119,22 @@ def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tu
     failure = find_failure(original)
     if failure is None or failure.is_answer:
         return _judge_healthy(original, replayed, pairs)
+    verdict, reason = _judge_failed(original, failure, replayed, pairs)
+    if failure.kind is Kind.EVICTED and _came_to_its_end(verdict, replayed):
+        return Verdict.OUTSIDE, "it was ended for the memory that its neighbours held too, and a replay has none"
+    return verdict, reason
+
+
+def _came_to_its_end(verdict: Verdict, replayed: Replayed) -> bool:
+    """Whether the replay did all that is on record, whatever it did then."""
+    divergence = replayed.divergence
+    is_over = divergence is not None and divergence.kind in ("outcome", "fuel")
+    return is_over or verdict in (Verdict.SAME_FAILURE, Verdict.PASSED, Verdict.PAST_IT, Verdict.OUTSIDE)
+
+
+def _judge_failed(
+    original: Execution, failure: Failure, replayed: Replayed, pairs: Sequence[Pair]
+) -> tuple[Verdict, str]:
     if replayed.divergence is not None:
         return _judge_stopped(replayed.divergence, pairs)
     if replayed.waited_for is not None:

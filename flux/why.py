@@ -120,6 +120,8 @@ def _killed_words(outcome: Killed) -> str:
             return f"it ran longer than its limit, {allowed}"
         case "memory":
             return f"it needed more memory than its limit, {allowed}"
+        case "neighbours":
+            return f"all running functions held more memory than they may together, {allowed}, and it had to go"
         case "host_calls":
             return f"it made more host calls than its limit, {allowed}"
         case "log":

@@ -89,7 +89,7 @@ def limit(case: Case) -> Iterator[Fact]:
     outcome = case.execution.outcome
     if not isinstance(outcome, Killed) or find_awaited(case.execution) is not None:
         return
-    if outcome.limit not in ("protocol", "frame"):
+    if outcome.limit not in ("protocol", "frame", "neighbours"):
         text = f"its limit, {clean(outcome.allowed, 40)}, {name_origin(outcome.origin)}"
         yield Fact(RECORDED, "limit-origin", text)
     if outcome.detail and outcome.limit != "memory":

@@ -733,6 +733,19 @@ FAILING: tuple[Told, ...] = (
         "Killed: it needed more memory than its limit, 256MiB",
     ),
     Told(
+        "the memory of all functions together",
+        execution(
+            Killed(
+                "neighbours", "1GiB", "Flux's default",
+                "the 9 running functions hold all of 1024 MiB: this one held most, 200 MiB, and was ended",
+            ),
+            query(1, "select 1", [], ["n"], [[1]], position=at(12)),
+        ),
+        "evicted", None, None, "Killed neighbours create_user",
+        (("● limit", "the 9 running functions hold all of 1024 MiB: this one held most, 200 MiB, and was ended"),),
+        "Killed: all running functions held more memory than they may together, 1GiB, and it had to go",
+    ),
+    Told(
         "the limit of host calls, in a loop",
         execution(
             Killed("host_calls", "3", "flux.toml:7", "call 4 would have been db.query"),

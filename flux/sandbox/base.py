@@ -16,6 +16,16 @@ from flux.execution import Level
 
 
 @attrs.frozen
+class Eviction:
+    """Why a guest was ended, or not begun, that had done nothing wrong by itself."""
+
+    why: str
+    """A sentence."""
+    bytes_max: int
+    """The memory that all guests of its process may hold together."""
+
+
+@attrs.frozen
 class Exit:
     """How a worker ended."""
 
@@ -28,6 +38,8 @@ class Exit:
     nobody is left who could say how it ended."""
     is_stopped: bool = False
     """It was stopped where `Meter.stop_at` had said."""
+    eviction: Eviction | None = None
+    """It had to go for what it and its neighbours held together."""
 
 
 @attrs.frozen

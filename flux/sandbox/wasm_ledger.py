@@ -54,7 +54,8 @@ class Ledger:
     """The guests of one process, and what they hold. See the module."""
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
+        """What all of them may hold."""
         self._places: set[Place] = set()
         self._held_bytes = 0
         self._freed = trio.Event()
@@ -64,7 +65,7 @@ class Ledger:
         """Wait until there is room for a guest that begins with so much memory; raise `NoRoomError`."""
         wanted = memory_bytes + GUEST_BYTES
         give_up_at = trio.current_time() + ROOM_PATIENCE_S
-        while self._places and self._held_bytes + wanted > self._bytes_max:
+        while self._places and self._held_bytes + wanted > self.bytes_max:
             if trio.current_time() > give_up_at:
                 raise NoRoomError(
                     self._describe(f"there was no room for one more within {ROOM_PATIENCE_S:g} s")
@@ -84,7 +85,7 @@ class Ledger:
             return
         self._held_bytes += held - place.held_bytes
         place.held_bytes = held
-        if self._held_bytes > self._bytes_max:
+        if self._held_bytes > self.bytes_max:
             self._end_largest()
 
     def _end_largest(self) -> None:
@@ -103,4 +104,4 @@ class Ledger:
         self._freed = trio.Event()
 
     def _describe(self, what: str) -> str:
-        return f"the {len(self._places)} running functions hold all of {self._bytes_max >> 20} MiB: {what}"
+        return f"the {len(self._places)} running functions hold all of {self.bytes_max >> 20} MiB: {what}"

@@ -30,7 +30,6 @@ import hashlib
 import json
 import mmap
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -266,7 +265,7 @@ class Host:
         try:
             place = await self._ledger.enter(door, begun.memory_bytes)
         except NoRoomError as error:
-            await _say_no_memory(door, str(error))
+            await self._say_evicted(door, str(error))
             return
 
         def book(memory_bytes: int) -> None:
@@ -279,9 +278,14 @@ class Host:
                 assert self._interpreter is not None and scripts is not None
                 await run_script(self._interpreter, scripts, door, start, on_pause=book)
             if door.ended is not None:
-                await _say_no_memory(door, door.ended)
+                await self._say_evicted(door, door.ended)
         finally:
             self._ledger.leave(place)
+
+    async def _say_evicted(self, door: SocketDoor, why: str) -> None:
+        """Tell of a guest that was ended, or not begun, for the memory that others hold."""
+        told = {"evicted": why, "bytes_max": self._ledger.bytes_max}
+        await door.send_last(b"0%b\n" % json.dumps(told).encode())
 
     # Trying
 
@@ -299,12 +303,6 @@ class Host:
             await run_module(self.engine, module, FileTree({}), SocketDoor(theirs), start)
             said = ours.recv(PIPE_BYTES).partition(b" ")[2].splitlines()[0]
         return str(json.loads(said)[1]["body"])
-
-
-async def _say_no_memory(door: SocketDoor, why: str) -> None:
-    """Tell of a guest that was ended, or not begun, for the memory that others hold."""
-    text = json.dumps(f"\nflux: {why}\nMemoryError\n")
-    await door.send_last(f'2{text}\n0{{"signal": {signal.SIGKILL.value}}}\n'.encode())
 
 
 def _find_writable_code() -> list[tuple[int, int]]:

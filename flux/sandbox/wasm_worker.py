@@ -16,7 +16,7 @@ import socket
 import attrs
 import trio
 
-from flux.sandbox.base import Exit, Reading
+from flux.sandbox.base import Eviction, Exit, Reading
 from flux.sandbox.wasm_world import ORDER
 
 RECEIVE_BYTES = 1 << 18
@@ -24,6 +24,7 @@ OUTPUT_CHARACTERS_MAX = 64 * 1024
 LINE_BYTES_MAX = 1 << 20
 """A line of the host process's own has at most 64 KiB of text, escaped."""
 NO_WORD = "the process that runs wasm functions ended it without a word, or was killed: see the server's output"
+WHY_CHARACTERS_MAX = 500
 UNHEARD_BYTES_MAX = 64 * 2**20
 """A guest that is over sends what was on its way, and no more."""
 FUEL_MAX = 2**63 - 1
@@ -140,6 +141,9 @@ class WasmWorker:
                     self._reading = Reading(fuel, memory if _HASH.fullmatch(memory) else "")
                 case {"stopped": True} if line[0] == _EXIT:
                     self._set_exit(Exit(None, None, is_stopped=True))
+                case {"evicted": str(why), "bytes_max": int(bytes_max)} if line[0] == _EXIT:
+                    eviction = Eviction(why[:WHY_CHARACTERS_MAX], bytes_max)
+                    self._set_exit(Exit(None, signal.SIGKILL, self.take_output(), eviction=eviction))
                 case {"exit_code": int(code)} if 0 <= code <= 255:
                     self._end(code, None)
                 case {"signal": int(number)} if 0 < number < 65:

@@ -22,6 +22,7 @@ for what its host says:
     0{"exit_code": 3}              it has ended without an answer
     0{"signal": 11}                and so has this one, by a trap
     0{"stopped": true}             and this one was stopped where it was to be
+    0{"evicted": "why", "bytes_max": 1073741824}    all of them held more than that, and it had to go
 
 The other way, the start document may have an *order* in front, a line ``O{...}`` of what the
 supervisor wants of this guest's host: "stop_fuel", where it is to be stopped; "memory", to

@@ -532,14 +532,11 @@ class _Conversation:
             return cut.outcome
         if exited is None:
             return self._bounds.kill("protocol", "PROTOCOL.md", "it closed its door without an answer and went on")
-        *before, last = exited.output.strip().splitlines() or [""]
-        if last.strip() == "MemoryError":
+        if exited.eviction is not None:
+            return self._bounds.kill("neighbours", format_size(exited.eviction.bytes_max), exited.eviction.why)
+        if exited.output.strip().rpartition("\n")[2].strip() == "MemoryError":
             limit = format_size(self._bounds.limits.memory_bytes_max)
-            # A process that runs many guests says why one of them had to go.
-            detail = "MemoryError while the worker was starting or ending"
-            if before and before[-1].startswith("flux: "):
-                detail = before[-1].removeprefix("flux: ")
-            return self._bounds.kill("memory", limit, detail)
+            return self._bounds.kill("memory", limit, "MemoryError while the worker was starting or ending")
         if exited.signal == signal.SIGKILL:
             # Not by us: we stop listening before we kill. By whom, nobody can tell.
             reason = (

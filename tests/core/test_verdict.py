@@ -109,6 +109,26 @@ def test_waiting_for_what_never_came_is_outside() -> None:
     )
 
 
+EVICTED = Killed("neighbours", "1GiB", "Flux's default", "this one held most, 200 MiB, and was ended")
+
+
+def test_who_was_ended_for_its_neighbours_memory_failed_from_outside_if_it_gets_as_far() -> None:
+    original = execution(EVICTED, READ, CHARGE)
+    went_on = Divergence("outcome", 0, "killed", "answered 200")
+    new = Divergence("call", 3, None, WRITE.request)
+    for replayed in (
+        Replayed(execution(OK, READ, CHARGE)),
+        Replayed(execution(OK, READ, CHARGE), went_on),
+        Replayed(execution(EVICTED, READ, CHARGE)),
+        Replayed(execution(EVICTED, READ, CHARGE, WRITE), new),
+    ):
+        judged = judge(original, replayed)
+        assert judged.verdict is Verdict.OUTSIDE and "neighbours" in judged.reason
+    other = attrs.evolve(CHARGE, request=attrs.evolve(CHARGE.request, name="http.other"))
+    left = Divergence("call", 2, CHARGE.request, other.request)
+    assert judge(original, Replayed(execution(EVICTED, READ, other), left)).verdict is Verdict.DIVERGED
+
+
 def test_waiting_for_something_else_is_another_failure() -> None:
     sleep = call(3, "clock.sleep", [60], open=True)
     replayed = Replayed(execution(OK, READ, CHARGE, sleep), waited_for=sleep.request)

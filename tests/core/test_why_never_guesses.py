@@ -118,7 +118,10 @@ outcomes: st.SearchStrategy[Outcome] = st.one_of(
         st.none() | st.integers(0, 7), texts,
     ),
     st.builds(
-        Killed, st.sampled_from(["timeout", "memory", "host_calls", "log", "response", "frame", "protocol", "?"]),
+        Killed,
+        st.sampled_from(
+            ["timeout", "memory", "neighbours", "host_calls", "log", "response", "frame", "protocol", "?"]
+        ),
         texts, texts,
         texts | st.sampled_from([f"MemoryError at {FILES[0]}:7 in f"]),
     ),

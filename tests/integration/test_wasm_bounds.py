@@ -8,10 +8,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
+from flux.execution import Killed, Returned
+from flux.failure import Kind, find_failure
+from flux.hostcall import HostCallRequest, HostCallResult
+from flux.limits import Limits
+from flux.redact import RedactionRules, Redactor
 from flux.sandbox import wasm
 from flux.sandbox.base import SandboxUnavailableError
 from flux.sandbox.conformance import Talk, make_document
@@ -21,6 +27,11 @@ from flux.sandbox.wasm_engine import FIBER_STACK_BYTES, Engine
 from flux.sandbox.wasm_ledger import GUEST_BYTES, ROOM_PATIENCE_S, Ledger, NoRoomError
 from flux.sandbox.wasm_module import BadFunctionFileError, load_module
 from flux.sandbox.wasm_process import Compiled, keep_compiled
+from flux.session import Divergence, RecordSession, ReplaySession, Session
+from flux.supervisor.drive import Bounds, Driven, Host, drive
+from flux.verdict import Replayed, Verdict, judge
+from tests.failing_executions import execution as failing
+from tests.guests.record_and_replay import RefusingHost
 from tests.wasm_guests import assemble, assemble_text
 
 MIB = 2**20
@@ -34,6 +45,14 @@ export const hold = defineFunction(async ({ input, ctx }) => {
   const held = [];
   for (let n = 0; n < input.mib; n++) held.push(new Uint8Array(1 << 20).fill(1));
   await ctx.call("test.echo", ["holds"]);
+  return held.length;
+});
+// Takes them after it has heard something, and waits for nothing more.
+export const gather = defineFunction(async ({ input, ctx }) => {
+  await ctx.call("test.echo", ["begins"]);
+  const held = [];
+  for (let n = 0; n < input.mib; n++) held.push(new Uint8Array(1 << 20).fill(1));
+  for (let n = 0; n < 3e6; n++) held[n % input.mib][n % 100] = n;
   return held.length;
 });
 """
@@ -81,9 +100,9 @@ async def test_the_guest_that_holds_most_goes_when_all_hold_too_much(project: Pa
         # The large one waits for its answer, and has asked for nothing more.
         assert await large.receive() == b""
         exited = await large.wait_exit()
-        told, last = exited.output.splitlines()[-2:]
-        assert exited.signal == signal.SIGKILL and last == "MemoryError"
-        assert "hold all of 160 MiB: this one held most" in told
+        assert exited.signal == signal.SIGKILL and exited.eviction is not None
+        assert exited.eviction.bytes_max == 160 * MIB
+        assert "hold all of 160 MiB: this one held most" in exited.eviction.why
         # The others notice nothing.
         middle_talk = Talk(middle)
         await middle_talk.hear_call()
@@ -95,6 +114,79 @@ async def test_the_guest_that_holds_most_goes_when_all_hold_too_much(project: Pa
             await sandbox.release(worker, reusable=False)
         assert await echo(sandbox) == "x"
         assert sandbox.restarts == 0
+
+
+class Slow(RefusingHost):
+    """Answers who holds memory once it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.told = trio.Event(), trio.Event()
+
+    def is_immediate(self, name: str) -> bool:
+        return not name
+
+    async def perform(self, request: HostCallRequest) -> HostCallResult:
+        if json.loads(request.arguments) == ["holds"]:
+            self.asked.set()
+            await self.told.wait()
+        return HostCallResult(request.arguments)
+
+
+async def run_guest(sandbox: WasmSandbox, document: bytes, session: Session, host: Host) -> Driven:
+    worker = await sandbox.acquire()
+    try:
+        bounds = Bounds(Limits(), {})
+        return await drive(
+            worker, document, session, host, bounds, redactor=Redactor(RedactionRules(), bytes(32))
+        )
+    finally:
+        await sandbox.release(worker, reusable=False)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_replay_of_a_guest_that_went_for_its_neighbours_says_that_they_are_not_there(
+    project: Path, waits: bool
+) -> None:
+    document = make_document("hold", mib=100) if waits else make_document("gather", mib=200)
+    recorded = RecordSession()
+    driven: list[Driven] = []
+    async with running(project, all_memory_bytes_max=160 * MIB) as sandbox:
+        neighbour, host = Slow(), Slow()
+
+        async def run_evicted() -> None:
+            driven.append(await run_guest(sandbox, document, recorded, host))
+            neighbour.told.set()
+
+        async def run_neighbour(mib: int) -> None:
+            done = await run_guest(sandbox, make_document("hold", mib=mib), RecordSession(), neighbour)
+            assert isinstance(done.outcome, Returned)
+
+        async with trio.open_nursery() as nursery:
+            if waits:
+                nursery.start_soon(run_evicted)
+                await host.asked.wait()
+                nursery.start_soon(run_neighbour, 70)
+            else:
+                nursery.start_soon(run_neighbour, 30)
+                await neighbour.asked.wait()
+                nursery.start_soon(run_evicted)
+    (evicted,) = driven
+    assert isinstance(evicted.outcome, Killed)
+    assert (evicted.outcome.limit, evicted.outcome.allowed) == ("neighbours", "160MiB")
+    original = failing(evicted.outcome, *recorded.calls, logs=recorded.logs, fuel=evicted.fuel)
+    assert [call.result is None for call in original.calls] == ([True] if waits else [False])
+    failure = find_failure(original)
+    assert failure is not None and failure.kind is Kind.EVICTED
+
+    session = ReplaySession(original.calls, original.logs, ended=False, cut=None, fuel=original.fuel)
+    async with running(project, all_memory_bytes_max=160 * MIB) as sandbox:
+        again = await run_guest(sandbox, document, session, RefusingHost())
+    # The one comes to its wait and is stopped there, the other goes on to its end.
+    assert (again.outcome is None) is waits and again.divergence is None
+    execution = attrs.evolve(original, outcome=again.outcome or original.outcome, calls=session.calls)
+    divergence = None if waits else Divergence("outcome", 0, "killed", "answered 200")
+    judged = judge(original, Replayed(execution, divergence))
+    assert judged.verdict is Verdict.OUTSIDE and "neighbours" in judged.reason
 
 
 class WantedDoor:
