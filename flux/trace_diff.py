@@ -486,7 +486,7 @@ class _Order:
         ]
 
     def is_open(self, each: Aligned) -> bool:
-        """Whether each call that it changed places with was another task's, which lived at the same time."""
+        """Whether each call that it changed places with was asked at the same time, or by a task that lived then."""
         assert each.left is not None and each.right is not None
         for left, right in self._pairs:
             if (left < each.left) is (right < each.right) or left == each.left:
@@ -499,16 +499,24 @@ class _Order:
         return True
 
     def _are_concurrent(self, side: int, first: int, second: int) -> bool:
-        tasks = [self._sides[side][index].request.task for index in (first, second)]
+        one, other = self._sides[side][first], self._sides[side][second]
+        if one.started_ns < _find_end(other) and other.started_ns < _find_end(one):
+            return True  # Both were asked before either was answered: not every runtime tells tasks apart.
+        tasks = (one.request.task, other.request.task)
         (began, ended), (other_began, other_ended) = (self._lives[side][task] for task in tasks)
         return tasks[0] != tasks[1] and began <= other_ended and other_began <= ended
+
+
+def _find_end(call: HostCall) -> float:
+    """When a call was answered; never, when it was not."""
+    return float("inf") if call.result is None else call.started_ns + call.result.elapsed_ns
 
 
 def _find_lives(calls: Sequence[HostCall]) -> dict[int, tuple[float, float]]:
     """When each task asked first and heard last."""
     lives: dict[int, tuple[float, float]] = {}
     for call in calls:
-        ended = call.started_ns + call.result.elapsed_ns if call.result is not None else float("inf")
+        ended = _find_end(call)
         began, last = lives.get(call.request.task, (call.started_ns, ended))
         lives[call.request.task] = (min(began, call.started_ns), max(last, ended))
     return lives
