@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database, create_database
-from tests.dev_process import DevServer, environment, running_dev, start_dev, wait_ready, write_project
+from tests.dev_process import (
+    COMMAND_S_MAX,
+    STOP_S_MAX,
+    DevServer,
+    environment,
+    running_dev,
+    start_dev,
+    wait_ready,
+    write_project,
+)
 from tests.faults.test_kill_9 import list_processes
 from tests.postgres_server import PostgresServer, running_postgres
 
@@ -61,27 +70,33 @@ def tailing(server: DevServer, *arguments: str) -> Iterator[list[dict[str, objec
         assert process.stderr is not None
         with process.stderr:
             process.stderr.read()
-        assert process.wait(20) == 130
+        assert process.wait(STOP_S_MAX) == 130
         reader.join()
 
 
 def wait_count(lines: list[dict[str, object]], count: int) -> None:
     """Wait until ``count`` lines are there, then a little longer, in case there are more."""
-    deadline = time.monotonic() + 60
-    while len(lines) < count and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(lines) >= count)
     time.sleep(0.5)
 
 
 def wait_tailing(server: DevServer, lines: list[dict[str, object]]) -> str:
-    """Wait until the tail is connected: a request is shown. Return its name."""
-    deadline = time.monotonic() + 30
+    """Wait until the tail is connected: a request is shown, and the last one too. Return its name."""
+    deadline = time.monotonic() + COMMAND_S_MAX
     while not lines and time.monotonic() < deadline:
         server.request("GET", "/quick/0")
         time.sleep(0.2)
-    assert lines
-    time.sleep(0.5)
-    return str(lines[-1]["name"])
+    # Others may be on their way: they come before this one.
+    last = server.request("GET", "/quick/0").flux_id
+    wait_until(lambda: any(line["name"] == last for line in lines))
+    return last
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + COMMAND_S_MAX
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
 
 
 @pytest.fixture
