@@ -26,8 +26,8 @@ from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import IsolationUnavailableError, find_tenant_uid, probe_jail
 from flux.sandbox.process import ProcessSandbox
 from tests.escape.unprivileged import command_as_nobody
+from tests.zygote_world import PATIENCE_S, descendants_of, family_of_sandbox, wait_gone
 
-PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 _CORE_LAYERS = ["descriptors", "environment", "limits", "privileges", "landlock", "seccomp"]
@@ -99,26 +99,6 @@ async def run(sandbox: ProcessSandbox, function: str = "hello", memory_bytes_max
         await sandbox.release(worker, reusable=False)
 
 
-def family_of_sandbox() -> set[int]:
-    """What this process has started, but for the servers that other tests of this process share."""
-    family = set()
-    for pid in descendants_of(os.getpid()):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # It has ended since.
-        if b"postgres" not in command:
-            family.add(pid)
-    return family
-
-
-def descendants_of(pid: int) -> set[int]:
-    found: set[int] = set()
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        found |= {int(word) for word in file.read_text().split()}
-    return found.union(*map(descendants_of, found))
-
-
 def family_of(sandbox: ProcessSandbox) -> set[int]:
     """Return every process of the sandbox, from the one that is our child on."""
     assert sandbox.zygote_pid is not None
@@ -139,18 +119,6 @@ def count_descriptors() -> int:
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-async def wait_gone(*pids: int) -> None:
-    def runs(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-
-    with trio.fail_after(PATIENCE_S):
-        while any(map(runs, pids)):  # noqa: ASYNC110 - strangers' processes tell nobody
-            await trio.sleep(0.01)
 
 
 def probe(level: str, user: str, *before: str) -> "subprocess.CompletedProcess[str]":
