@@ -79,6 +79,7 @@ class CodecError(FluxError):
     """Bytes that should be a record, or a part of one, and are not."""
 
     code = "FLX710"
+    exit_code = 6
 
 
 @attrs.frozen
@@ -186,7 +187,9 @@ def _decompressed(body: bytes, format_version: int) -> bytes:
     if format_version != FORMAT_VERSION:
         raise CodecError(
             f"this record has format {format_version}; this Flux reads {FORMAT_VERSION}",
-            remedy="a newer Flux wrote it: upgrade this one",
+            remedy="a newer Flux wrote it: upgrade this one"
+            if format_version > FORMAT_VERSION
+            else "no Flux that is known wrote that: find out who has changed the row",
         )
     try:
         size = zstandard.frame_content_size(body)

@@ -66,6 +66,9 @@ LOG_PAGE = 200
 COUNTED_MAX = 100_000
 """Counts look at so many of the latest executions."""
 
+ROWS_GONE = "its row changes are not in the store any more"
+"""Says ``completeness`` of an execution that changed rows, of which the log of changes has none."""
+
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Before everything that was recorded."""
 
@@ -170,6 +173,8 @@ async def get_execution(
         make_mutation(each, calls.get((int(each["xid"]), each["ordinal"]))) for each in rows[:mutations_max]
     ]
     mutations = _merge(execution.mutations, logged, calls)
+    if execution.mutation_count and not mutations:
+        sentences += (ROWS_GONE,)
     return summary, attrs.evolve(execution, mutations=mutations, completeness=sentences)
 
 

@@ -24,7 +24,7 @@ from flux import ids
 from flux.brought import BroughtAnswer
 from flux.deployment import Deployment
 from flux.errors import OperatorError
-from flux.execution import Execution, Killed, Outcome, Raised, Returned, Trigger
+from flux.execution import Execution, Interrupted, Killed, Outcome, Raised, Returned, Trigger
 from flux.failure import find_failure
 from flux.hostcalls.base import CallContext
 from flux.hostcalls.secret import TenantSecrets
@@ -32,6 +32,7 @@ from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
+from flux.store.reading import ROWS_GONE
 from flux.store.world import WorldError
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
@@ -110,7 +111,7 @@ class Replayer:
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
         ``rehearses``: its own code is run as other code is, in the database as it was, to show what differs by itself.
         """
-        check_whole(original)
+        check_whole(original, needs_rows=False)
         value = read_value(original.trigger)
         sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
         async with self._borrow(original, sha, is_recorded=on is None) as borrowed:
@@ -139,7 +140,7 @@ class Replayer:
 
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
-        check_whole(original)
+        check_whole(original, needs_rows=False)
         assert self._backing is not None, "what is to be exported was stored"
         return await export_case(original, self._shelf.deployments, self._backing.secrets)
 
@@ -206,6 +207,10 @@ class _Run:
         if self._backing is None:
             replayed = await self._run_in(None)
             self.notes = (NO_DATABASE, *self.notes)
+            return replayed
+        if ROWS_GONE in self._original.completeness:
+            replayed = await self._run_in(None)
+            self.notes = (f"the database could not be rebuilt: {ROWS_GONE}", *self.notes)
             return replayed
         written: frozenset[str] = frozenset()
         why_none: tuple[str, ...] = ()
@@ -345,16 +350,25 @@ class _Run:
         )
 
 
-def check_whole(execution: Execution) -> None:
-    """Raise `UnreplayableError` unless all is on record that a replay needs."""
+def check_whole(execution: Execution, *, needs_rows: bool = True) -> None:
+    """Raise `UnreplayableError` unless all is on record that a replay needs.
+
+    Without ``needs_rows`` the rows that it changed may be gone: its own code does without them.
+    """
     if execution.replay_of is not None:
         raise UnreplayableError(
             "it is a replay itself",
             remedy=f"flux replay {ids.make_name(execution.replay_of)} replays what it replayed",
         )
-    if execution.completeness:
+    if isinstance(execution.outcome, Interrupted):
         raise UnreplayableError(
-            f"its record is not whole: {'; '.join(execution.completeness)}",
+            f"it was cut off, and where it would have gone from there is not on record: {execution.outcome.reason}",
+            remedy=f"flux trace {execution.name} shows what it had done",
+        )
+    missing = [sentence for sentence in execution.completeness if needs_rows or sentence != ROWS_GONE]
+    if missing:
+        raise UnreplayableError(
+            f"its record is not whole: {'; '.join(missing)}",
             remedy=f"flux trace {execution.name} shows what there is",
         )
 
