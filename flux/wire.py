@@ -20,7 +20,7 @@ To the guest, one for each call with an id, in the order of completion::
     [id, null, value, now_ns]
     [id, {"name": ..., "message": ..., "code": ..., "details": {...}}, null, now_ns]
 
-A sandbox that counts what its guests burn (*fuel*: `flux.sandbox.wasm_engine`) puts the count
+A sandbox that counts what its guests burn (*fuel*: `flux.sandbox.wasm_isolate`) puts the count
 in front of each frame that a guest begins, ``1<fuel> <frame>``. Each line of the guest's has
 it, whatever is in it, so no guest can say it of itself.
 """

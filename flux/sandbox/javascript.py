@@ -14,10 +14,11 @@ import attrs
 
 from flux.sandbox.javascript_engine import LOAD_MEMORY_BYTES, Handles, Interpreter, Realm, ScriptWorld, Thrown
 from flux.sandbox.javascript_modules import BOOT, SDK, UnresolvedImportError, resolve
-from flux.sandbox.wasm_engine import PointerError, Template, Trapped
+from flux.sandbox.wasm_isolate import PointerError, Trapped
 from flux.sandbox.wasm_module import NEARLY_FULL, say_failure, say_over
 from flux.sandbox.wasm_wasi import GuestExit
 from flux.sandbox.wasm_world import NOTHING, Door, DoorClosedError, FileTree, Start
+from flux.sandbox.wasmtime_seam import Template
 from flux.typescript import UnsupportedSyntaxError, erase_types
 
 LINE_OF_STACK = re.compile(r"^\s*at (?:.* \()?(?P<file>.+?):(?P<line>\d+)(?::\d+)?\)?$")

@@ -26,19 +26,11 @@ import flux
 from flux.errors import OperatorError
 from flux.sandbox.javascript_modules import SDK, UnresolvedImportError, resolve
 from flux.sandbox.wasm_binary import Anatomy, FormatError, make_first_image, make_image, relink
-from flux.sandbox.wasm_engine import (
-    Engine,
-    Instance,
-    Isolate,
-    Linker,
-    Module,
-    PointerError,
-    Template,
-    list_imports,
-    rehearse,
-)
+from flux.sandbox.wasm_engine import Engine, Linker, list_imports
+from flux.sandbox.wasm_isolate import Instance, Isolate, PointerError, rehearse
 from flux.sandbox.wasm_wasi import define_wasi
 from flux.sandbox.wasm_world import Door, FileTree, Start, World
+from flux.sandbox.wasmtime_seam import Module, Template
 
 DISTRIBUTION = "qjs-wasi-reactor.wasm"
 INTERPRETER_FILE = "qjs-wasi-reactor/qjs-wasi-reactor.wasm"

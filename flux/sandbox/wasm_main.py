@@ -48,11 +48,12 @@ from flux.sandbox.javascript import LoadedScripts, load_scripts, run_script
 from flux.sandbox.javascript_engine import Interpreter
 from flux.sandbox.wasm_cache import CompiledCode, make_key
 from flux.sandbox.wasm_door import SocketDoor
-from flux.sandbox.wasm_engine import Engine, Linker, Module
+from flux.sandbox.wasm_engine import Engine, Linker
 from flux.sandbox.wasm_ledger import Ledger, NoRoomError
 from flux.sandbox.wasm_module import BadFunctionFileError, LoadedModule, load_module, run_module
 from flux.sandbox.wasm_wasi import define_all
 from flux.sandbox.wasm_world import DoorClosedError, FileTree, Start
+from flux.sandbox.wasmtime_seam import Module
 
 CONTROL = 3
 UNUSABLE_STATUS = 72

@@ -20,21 +20,11 @@ from typing import Any
 import attrs
 
 from flux.sandbox.wasm_binary import START, FormatError, read_custom, split
-from flux.sandbox.wasm_engine import (
-    OUT_OF_FUEL,
-    BadModuleError,
-    Engine,
-    Isolate,
-    Linker,
-    Module,
-    PointerError,
-    Template,
-    Trapped,
-    list_exports,
-    rehearse,
-)
+from flux.sandbox.wasm_engine import BadModuleError, Engine, Linker, list_exports
+from flux.sandbox.wasm_isolate import OUT_OF_FUEL, Isolate, PointerError, Trapped, rehearse
 from flux.sandbox.wasm_wasi import GuestExit, define_all
 from flux.sandbox.wasm_world import Door, DoorClosedError, FileTree, Start, World
+from flux.sandbox.wasmtime_seam import Module, Template
 
 SECTION = "flux"
 COMMAND, REACTOR, INITIALIZE = "_start", "flux_run", "_initialize"

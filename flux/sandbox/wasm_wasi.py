@@ -7,7 +7,7 @@ printed.
 
 What one call costs us has a bound as well. A guest pays with fuel for its own steps only, so it
 could otherwise keep the thread that all share with one that is cheap for it and dear for us. For
-the same reason each of them may take a breath (`flux.sandbox.wasm_engine`).
+the same reason each of them may take a breath (`flux.sandbox.wasm_calls`).
 
 Addresses and lengths come from the guest: `Isolate.read` and `write` check each one
 against its memory, and what is held on its behalf has a bound.
@@ -23,7 +23,9 @@ from typing import TypeVar
 import attrs
 import trio
 
-from flux.sandbox.wasm_engine import HostFunction, Import, Isolate, Linker, Wait
+from flux.sandbox.wasm_calls import HostFunction, Wait
+from flux.sandbox.wasm_engine import Import, Linker
+from flux.sandbox.wasm_isolate import Isolate
 from flux.sandbox.wasm_world import (
     DEVICE,
     OUTGOING_BYTES_MAX,

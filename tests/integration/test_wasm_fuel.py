@@ -21,7 +21,7 @@ from flux.grants import Grants
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
-from flux.sandbox import wasm_engine
+from flux.sandbox import wasm_isolate
 from flux.sandbox.base import Reading, Worker
 from flux.sandbox.conformance import make_document
 from flux.sandbox.wasm import WasmSandbox, default_folder
@@ -445,7 +445,7 @@ async def test_wherever_a_guest_is_ended_its_replay_is_stopped_in_the_same_state
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It takes a breath after each call, and may be ended in each; the machine is another, so answers come later."""
-    monkeypatch.setattr(wasm_engine, "BREATH_S", -1.0)
+    monkeypatch.setattr(wasm_isolate, "BREATH_S", -1.0)
     engine = Engine()
     module = load_module(engine, "functions/f.wasm", assemble_text(ASKING))
     start = attrs.evolve(make_start("f"), wants_memory=True)
