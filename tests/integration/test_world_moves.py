@@ -1,0 +1,305 @@
+"""A world shows each statement what its own snapshot saw, and is put back to its beginning for the next replay.
+
+What is right was said by PostgreSQL when the execution was recorded: each answer that a world gives is laid beside
+the recorded one.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from flux import values
+from flux.execution import Execution, Returned
+from flux.hostcall import HostCall
+from flux.hostcalls.base import HostCallFailed
+from flux.sandbox.scripted import ScriptedGuest
+from flux.store.postgres import connect
+from flux.store.reading import get_execution
+from flux.supervisor.world import WorldDatabase
+from flux.supervisor.world_keeper import WorldKeeper, open_keeper
+from tests.conftest import Database
+from tests.execution_world import ExecutionWorld, open_world, sql
+
+SCHEMA = """
+create table accounts (id int primary key, name text unique, amount numeric);
+create table rates (id int primary key, rate int);
+insert into accounts select n, 'n' || n, n * 10 from generate_series(1, 5) n;
+insert into rates select n, n from generate_series(1, 5) n;
+create table numbered (id int generated always as identity primary key, what text);
+create table seats (id int primary key, number int unique deferrable initially deferred);
+grant select, insert, update, delete on all tables in schema public to flux_guest_main;
+"""
+ACCOUNTS = "select * from accounts order by id"
+RATES = "select * from rates order by id"
+Say = Callable[[str], Awaitable[str]]
+"""Lets another client run SQL, to its end."""
+Play = Callable[[ScriptedGuest, Say], Awaitable[None]]
+
+
+@pytest.fixture
+async def world(database: Database, tmp_path: Path) -> AsyncIterator[ExecutionWorld]:
+    async with open_world(database, tmp_path / "journal") as opened:
+        database.psql(SCHEMA)
+        yield opened
+
+
+@pytest.fixture
+async def keeper(world: ExecutionWorld) -> AsyncIterator[WorldKeeper]:
+    async with open_keeper(world.backing.guests, world.backing.token, "public") as opened:
+        yield opened
+
+
+async def record(world: ExecutionWorld, play: Play, **options: Any) -> Execution:
+    """Run ``play`` as a function; return what is on record of it."""
+
+    async def say(statement: str) -> str:
+        return await trio.to_thread.run_sync(world.database.psql, statement)
+
+    async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
+        await play(guest, say)
+        return "done"
+
+    executed = await world.run(script, **options)
+    assert isinstance(executed.outcome, Returned), executed.outcome
+    await world.settle()
+    pool = world.database.pool(1)
+    try:
+        return (await get_execution(pool, executed.execution.id))[1]
+    finally:
+        await pool.aclose()
+
+
+async def ask_again(lent: WorldDatabase, original: Execution) -> int:
+    """Ask all that was recorded; see that the answers are the recorded ones; return how many they are."""
+    calls = {call.request.seq: call for call in original.calls}
+    lent.follow(calls.get)
+    for call in calls.values():
+        assert call.result is not None
+        assert await repeat(lent, call) == (
+            call.result.value if call.result.error is None else call.result.error.code
+        ), call
+    return len(calls)
+
+
+async def repeat(lent: WorldDatabase, call: HostCall) -> object:
+    """Ask one thing again; return its answer as it is recorded, or the code of its error."""
+    arguments = values.decode(call.request.arguments)
+    assert isinstance(arguments, list)
+    seq = call.request.seq
+    try:
+        match call.request.name:
+            case "db.begin":
+                return values.encode(await lent.begin(arguments[0], seq))
+            case "db.commit":
+                await lent.commit(arguments[0], seq)
+                return values.encode(None)
+            case "db.rollback":
+                await lent.rollback(arguments[0], seq)
+                return values.encode(None)
+        answer = await lent.run(arguments[0], arguments[1], seq)
+    except HostCallFailed as failed:
+        return failed.error.code
+    return values.encode(attrs.asdict(answer))
+
+
+async def each_sees_its_own(guest: ScriptedGuest, say: Say) -> None:
+    await guest.call(*sql(ACCOUNTS))
+    await say("update accounts set amount = 0 where id = 1; delete from rates where id = 2")
+    await guest.call(*sql("update accounts set amount = amount + 1 where id = 3 returning amount"))
+    await guest.call(*sql(ACCOUNTS))
+    await say("insert into accounts values (9, 'n9', 9); update rates set rate = 77 where id = 1")
+    await guest.call(*sql("select a.id, r.rate from accounts a join public.rates r using (id) order by id"))
+    await guest.call(*sql(ACCOUNTS))
+
+
+async def a_block_is_undone(guest: ScriptedGuest, say: Say) -> None:
+    await guest.call(*sql("update accounts set amount = 1 where id = 1"))
+    depth = await guest.call("db.begin", None)
+    await say("update rates set rate = 5; update accounts set name = 'other' where id = 2")
+    await guest.call(*sql(RATES))
+    await guest.call(*sql("update accounts set amount = 2, name = 'mine' where id = 4"))
+    await guest.call("db.rollback", depth)
+    await say("update accounts set amount = 3 where id in (2, 4); delete from rates where id = 3")
+    await guest.call(*sql(ACCOUNTS))
+    await guest.call(*sql(RATES))
+
+
+async def names_are_exchanged(guest: ScriptedGuest, say: Say) -> None:
+    await guest.call(*sql("update accounts set amount = 1 where id = 5"))
+    await say("update accounts set name = 'x' where id = 1; update accounts set name = 'n1' where id = 2")
+    await say("update accounts set name = 'n2' where id = 1")
+    await guest.call(*sql(ACCOUNTS))
+
+
+async def others_write_above_its_own(guest: ScriptedGuest, say: Say) -> None:
+    """With several transactions; with one, the others would wait for it for ever."""
+    await guest.call(*sql("update accounts set amount = amount + 5 where id = 1 returning amount"))
+    await say("update accounts set amount = amount * 2 where id = 1; update rates set rate = rate + 1")
+    depth = await guest.call("db.begin", None)
+    await guest.call(*sql(ACCOUNTS))
+    await guest.call(*sql("delete from accounts where id = 1"))
+    await guest.call(*sql("select now() - now()"))
+    await say("update rates set rate = rate + 1")
+    await guest.call(*sql(RATES))
+    await guest.call("db.commit", depth)
+    await say("insert into accounts values (1, 'n1', 1)")
+    await guest.call(*sql(ACCOUNTS))
+    depth = await guest.call("db.begin", "read committed")
+    await guest.call(*sql("insert into seats values (1, 8), (2, 8)"))
+    with pytest.raises(RuntimeError):
+        await guest.call("db.commit", depth)
+    await guest.call(*sql("select count(*) from seats"))
+    with pytest.raises(RuntimeError):
+        await guest.call(*sql("insert into seats values (1, 9), (2, 9)"))
+    await guest.call(*sql("insert into seats values (1, 1), (2, 2)"))
+
+
+ATOMIC = (each_sees_its_own, a_block_is_undone, names_are_exchanged)
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("play", [*ATOMIC, others_write_above_its_own])
+async def test_each_statement_sees_what_it_saw(
+    world: ExecutionWorld, keeper: WorldKeeper, play: Play, isolation: str
+) -> None:
+    atomic = play in ATOMIC
+    original = await record(world, play, atomic=atomic, isolation=isolation)
+    world.database.psql("update accounts set amount = -1; delete from rates")
+    for _ in range(2):
+        async with keeper.lend(original, atomic=atomic, isolation=isolation) as lent:
+            assert await ask_again(lent, original) >= 2
+    assert (keeper.built, keeper.lent) == (1, 2)
+
+
+async def test_a_statement_that_waited_for_a_row_goes_on_with_the_row_of_the_other(
+    world: ExecutionWorld, keeper: WorldKeeper
+) -> None:
+    other = await connect(world.database.options())
+    async with trio.open_nursery() as nursery:
+        await other.begin()
+        await other.execute("update accounts set amount = amount + 100, name = 'theirs' where id = 1")
+
+        async def let_go_once_it_waits() -> None:
+            waiting = "select count(*) from pg_locks where not granted"
+            while await trio.to_thread.run_sync(world.database.psql, waiting) == "0":  # noqa: ASYNC110 - the server's state
+                await trio.sleep(0.01)
+            await other.commit()
+
+        async def play(guest: ScriptedGuest, say: Say) -> None:
+            await guest.call(*sql(ACCOUNTS))
+            nursery.start_soon(let_go_once_it_waits)
+            await guest.call(
+                *sql("update accounts set amount = amount + 1 where id = 1 returning amount, name")
+            )
+            await guest.call(*sql(ACCOUNTS))
+            await guest.call(*sql("select * from accounts where id = 1 for update"))
+
+        original = await record(world, play, isolation="read committed")
+    await other.aclose()
+    updated = original.calls[1].result
+    assert updated is not None and b'"111"' in updated.value
+    async with keeper.lend(original) as lent:
+        assert await ask_again(lent, original) == 4
+
+
+async def test_a_new_statement_sees_what_the_recorded_one_before_it_saw(
+    world: ExecutionWorld, keeper: WorldKeeper
+) -> None:
+    async def play(guest: ScriptedGuest, say: Say) -> None:
+        await guest.call(*sql(RATES))
+        await say("update rates set rate = 50 where id = 5")
+        await guest.call(*sql(RATES))
+        await say("update rates set rate = 60 where id = 5")
+
+    original = await record(world, play, isolation="read committed")
+    question = "select rate from rates where id = 5"
+    async with keeper.lend(original) as lent:
+        lent.follow({call.request.seq: call for call in original.calls}.get)
+        heard = [(await lent.run(question, [], 100)).rows]
+        await lent.run(RATES, [], 1)
+        heard.append((await lent.run(question, [], 101)).rows)
+        await lent.run(RATES, [], 2)
+        heard.append((await lent.run(question, [], 102)).rows)
+    assert heard == [[[5]], [[5]], [[50]]]
+    async with keeper.lend(original, isolation="repeatable read") as lent:
+        lent.follow({call.request.seq: call for call in original.calls}.get)
+        await lent.run(RATES, [], 1)
+        heard_of = [lent.is_comparable]
+        await lent.run(RATES, [], 2)
+        assert [*heard_of, lent.is_comparable] == [True, False]
+        assert "one snapshot" in " ".join(lent.notes)
+        with pytest.raises(HostCallFailed, match="isolation 'repeatable read'"):
+            await lent.begin("serializable", 103)
+
+
+async def test_executions_that_ran_near_each_other_share_a_world(
+    world: ExecutionWorld, keeper: WorldKeeper
+) -> None:
+    async def play(guest: ScriptedGuest, say: Say) -> None:
+        await guest.call(*sql("insert into numbered (what) values ('mine') returning id"))
+        await guest.call(*sql(ACCOUNTS))
+        await guest.call(*sql("select now()"))
+        await say("update accounts set amount = amount + 1")
+
+    originals = [await record(world, play) for _ in range(5)]
+    keeper.expect(originals)
+    for original in [*originals, *reversed(originals)]:
+        async with keeper.lend(original) as lent:
+            assert await ask_again(lent, original) == 3
+    assert (keeper.built, keeper.lent) == (1, 10)
+    # A table more than any of them wrote: another world, which then serves all.
+    for original in originals:
+        async with keeper.lend(original, frozenset({"rates"})) as lent:
+            assert (await lent.run("update rates set rate = 0", [], 50)).tag == "UPDATE 5"
+            assert await ask_again(lent, original) == 3
+    assert keeper.built == 2
+    assert world.database.psql("select sum(rate) from rates") == "15"
+
+
+async def test_a_world_in_which_something_is_left_is_not_lent_again(
+    world: ExecutionWorld, keeper: WorldKeeper
+) -> None:
+    async def play(guest: ScriptedGuest, say: Say) -> None:
+        await guest.call(*sql(ACCOUNTS))
+
+    original = await record(world, play)
+    async with keeper.lend(original) as lent:
+        await lent.run("do $$ begin execute 'prepare mine as select 1'; end $$", [], 1)
+    async with keeper.lend(original) as lent:
+        await lent.run("select set_config('flux.world_now', '2001-01-01', false), pg_advisory_lock(7)", [], 1)
+    assert keeper.built == 2
+    async with keeper.lend(original) as lent:
+        assert (await lent.run("select extract(year from now())::int > 2001", [], 1)).rows == [[True]]
+        assert world.database.psql("select count(*) from pg_locks where locktype = 'advisory'") == "0"
+    assert keeper.built == 2
+    with pytest.raises(ValueError, match="somebody"):
+        async with keeper.lend(original) as lent:
+            raise ValueError("somebody has failed")
+    async with keeper.lend(original) as lent:
+        assert await ask_again(lent, original) == 1
+    assert keeper.built == 3
+
+
+async def test_a_world_grows_only_so_old(world: ExecutionWorld) -> None:
+    async def play(guest: ScriptedGuest, say: Say) -> None:
+        await guest.call(*sql(ACCOUNTS))
+
+    original = await record(world, play)
+    guests = world.backing.guests
+    async with open_keeper(guests, world.backing.token, "public", life_s_max=0.0) as keeper:
+        for _ in range(2):
+            async with keeper.lend(original) as lent:
+                assert await ask_again(lent, original) == 1
+        assert keeper.built == 2
+        # Nobody asks for another, and it goes all the same.
+        await world.settle()
+        assert (
+            world.database.psql(
+                "select count(*) from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()"
+            )
+            == "0"
+        )
