@@ -34,6 +34,7 @@ from flux.mutation import Mutation
 from flux.trace_code import Ran, list_code
 from flux.trace_ends import compare_outcomes, compare_triggers
 from flux.trace_noise import Noise, NoiseFilter, Place, Value, is_transport
+from flux.trace_order import CallOrder, add_tasks
 from flux.trace_values import (
     ABSENT,
     TEXT_CHARACTERS_MAX,
@@ -234,7 +235,7 @@ class _Comparison:
         calls = self._compare_calls()
         state = None
         if not (self._a.is_replay or self._b.is_replay):
-            state = self._compare_rows()
+            state = self._compare_rows(calls)
         logs = self._compare_logs()
         outcome = None
         if (self._a.stopped is None and self._b.stopped is None) or one == other:
@@ -285,10 +286,18 @@ class _Comparison:
             for side in (self._a, self._b)
         )
         aligned = align_keys(
-            [make_key(self._noise.hide_own(call.request, is_left=True)) for call in one],
-            [make_key(self._noise.hide_own(call.request, is_left=False)) for call in other],
+            *add_tasks(
+                [
+                    (make_key(self._noise.hide_own(call.request, is_left=True)), call.request.task)
+                    for call in one
+                ],
+                [
+                    (make_key(self._noise.hide_own(call.request, is_left=False)), call.request.task)
+                    for call in other
+                ],
+            )
         )
-        in_order = _Order(one, other, aligned)
+        in_order = CallOrder(one, other, aligned)
         pairs: list[Pair[HostCall]] = []
         for each in aligned:
             if each.left is None or each.right is None:
@@ -332,52 +341,66 @@ class _Comparison:
 
     # --- rows and lines ------------------------------------------------------------------------
 
-    def _compare_rows(self) -> tuple[Pair[Mutation], ...]:
-        def key_of(mutation: Mutation) -> Key:
-            shape = (mutation.schema, mutation.table, mutation.op)
-            return Key((*shape, mutation.key, mutation.before, mutation.after), shape)
+    def _compare_rows(self, calls: Sequence[Pair[HostCall]]) -> tuple[Pair[Mutation], ...]:
+        places: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        for place, pair in enumerate(calls):
+            if pair.a is not None and pair.b is not None:
+                places[0][pair.a.request.seq] = place
+                places[1][pair.b.request.seq] = place
 
-        def differences(a: Mutation, b: Mutation) -> Iterable[Difference]:
+        def make_row_key(mutation: Mutation, is_left: bool) -> Key:
+            # What counterparts wrote are counterparts; what other calls wrote may be the same all the same.
+            place = places[not is_left].get(mutation.call, -1) if mutation.call is not None else -1
+            shape = (place, mutation.schema, mutation.table, mutation.op)
+            rows = (mutation.key, mutation.before, mutation.after)
+            hidden = [
+                None if row is None else self._noise.hide_in(read_row(row), is_left=is_left) for row in rows
+            ]
+            return Key((*shape, *hidden), shape)
+
+        def find(a: Mutation, b: Mutation) -> Iterable[Difference]:
             yield from find_differences(a.committed, b.committed, "committed", fixed=True)
             for field in ("key", "before", "after"):
                 left, right = getattr(a, field), getattr(b, field)
                 if left != right:
                     yield from find_differences(read_row(left), read_row(right), field)
 
-        rows = (self._a.execution.mutations, self._b.execution.mutations)
-        return self._pair(*rows, key_of, differences, Part.STATE)
+        return self._pair(
+            self._a.execution.mutations, self._b.execution.mutations, make_row_key, find, Part.STATE
+        )
 
     def _compare_logs(self) -> tuple[Pair[LogLine], ...]:
-        def key_of(log: LogLine) -> Key:
+        def make_line_key(log: LogLine, is_left: bool) -> Key:
             function = None if log.position is None else (log.position.file, log.position.function)
             shape = (function, log.level, normalise_message(log.message))
-            return Key((*shape, log.message, log.fields), shape)
+            hidden = self._noise.hide_in([log.message, read(log.fields)], is_left=is_left)
+            return Key((function, log.level, hidden), shape)
 
-        def differences(a: LogLine, b: LogLine) -> Iterable[Difference]:
+        def find(a: LogLine, b: LogLine) -> Iterable[Difference]:
             yield from find_differences(a.message, b.message, "message")
             if a.fields != b.fields:
                 yield from find_differences(read(a.fields), read(b.fields), "fields")
 
-        return self._pair(self._a.execution.logs, self._b.execution.logs, key_of, differences, Part.LOG)
+        return self._pair(self._a.execution.logs, self._b.execution.logs, make_line_key, find, Part.LOG)
 
     def _pair(
         self,
         one: Sequence[T],
         other: Sequence[T],
-        key_of: Callable[[T], Key],
-        differences: Callable[[T, T], Iterable[Difference]],
+        make: Callable[[T, bool], Key],
+        find: Callable[[T, T], Iterable[Difference]],
         part: Part,
     ) -> tuple[Pair[T], ...]:
         """Pair what has no order of its own: where tasks run at once, lines and rows come as they come."""
         pairs: list[Pair[T]] = []
-        for each in align_keys([key_of(item) for item in one], [key_of(item) for item in other]):
+        for each in align_keys([make(item, True) for item in one], [make(item, False) for item in other]):
             a = None if each.left is None else one[each.left]
             b = None if each.right is None else other[each.right]
             if a is None or b is None:
                 pairs.append(Pair(self._mark_single(is_left=b is None), a, b))
                 continue
             scope = f"{part.value} {(each.left or 0) + 1}"
-            found = self._sift(differences(a, b), scope)
+            found = self._sift(find(a, b), scope)
             pairs.append(Pair(_mark(found), a, b, found, None, scope))
         return tuple(pairs)
 
@@ -471,55 +494,6 @@ class _Heard:
         if not isinstance(a, str) or not isinstance(b, str) or len(a) > TEXT_CHARACTERS_MAX:
             return False
         return any(one in a and a.replace(one, other) == b for one, other in self._texts)
-
-
-class _Order:
-    """Whether calls that came in another order might as well have come in the first."""
-
-    def __init__(
-        self, one: Sequence[HostCall], other: Sequence[HostCall], aligned: Sequence[Aligned]
-    ) -> None:
-        self._sides = (one, other)
-        self._lives = (_find_lives(one), _find_lives(other))
-        self._pairs = [
-            (each.left, each.right) for each in aligned if each.left is not None and each.right is not None
-        ]
-
-    def is_open(self, each: Aligned) -> bool:
-        """Whether each call that it changed places with was asked at the same time, or by a task that lived then."""
-        assert each.left is not None and each.right is not None
-        for left, right in self._pairs:
-            if (left < each.left) is (right < each.right) or left == each.left:
-                continue
-            if not any(
-                self._are_concurrent(side, *places)
-                for side, places in enumerate(((left, each.left), (right, each.right)))
-            ):
-                return False
-        return True
-
-    def _are_concurrent(self, side: int, first: int, second: int) -> bool:
-        one, other = self._sides[side][first], self._sides[side][second]
-        if one.started_ns < _find_end(other) and other.started_ns < _find_end(one):
-            return True  # Both were asked before either was answered: not every runtime tells tasks apart.
-        tasks = (one.request.task, other.request.task)
-        (began, ended), (other_began, other_ended) = (self._lives[side][task] for task in tasks)
-        return tasks[0] != tasks[1] and began <= other_ended and other_began <= ended
-
-
-def _find_end(call: HostCall) -> float:
-    """When a call was answered; never, when it was not."""
-    return float("inf") if call.result is None else call.started_ns + call.result.elapsed_ns
-
-
-def _find_lives(calls: Sequence[HostCall]) -> dict[int, tuple[float, float]]:
-    """When each task asked first and heard last."""
-    lives: dict[int, tuple[float, float]] = {}
-    for call in calls:
-        ended = _find_end(call)
-        began, last = lives.get(call.request.task, (call.started_ns, ended))
-        lives[call.request.task] = (min(began, call.started_ns), max(last, ended))
-    return lives
 
 
 # --- small things ----------------------------------------------------------------------------------

@@ -173,7 +173,6 @@ class NoiseFilter:
         self._names = self._a.id_names | self._b.id_names
         self._renamed: dict[str, str] = {}
         self._renamed_back: dict[str, str] = {}
-        self._placeholders: dict[bool, dict[str, str]] = {True: {}, False: {}}
 
     def find_noise(self, difference: Difference, scope: str = "") -> tuple[Value, ...]:
         """Return the values that stand for each other in ``difference`` if it says nothing; else none.
@@ -261,47 +260,53 @@ class NoiseFilter:
 
         What both sides have stays: there it tells one question from another.
         """
-        side, other = (self._a, self._b) if is_left else (self._b, self._a)
-        placeholders = self._placeholders[is_left]
-
-        def hide_word(match: re.Match[str]) -> str:
-            return hide(match[0])
-
-        def hide(text: str) -> str:
-            if text in other.leaves:
-                return text
-            time = _read_time(text)
-            if time is not None and time[1] != "date" and side.is_near(time[0]):
-                return "<time>"
-            is_own = text in side.own or text in side.inserted
-            is_made = text not in side.came_in and (
-                _UUID.fullmatch(text) or _find_token_form(text) is not None
-            )
-            return placeholders.setdefault(text, f"<{len(placeholders)}>") if is_own or is_made else text
-
-        def walk(value: object, depth: int) -> object:
-            match value:
-                case str():
-                    whole = hide(value)
-                    is_taken_apart = whole == value and len(value) <= TEXT_CHARACTERS_MAX
-                    return WORDS.sub(hide_word, value) if is_taken_apart else whole
-                case bool() | None:
-                    return value
-                case int() | Decimal():
-                    return hide(str(value))
-                case dict() if depth < DEPTH_MAX:
-                    return {key: walk(item, depth + 1) for key, item in value.items()}
-                case list() if depth < DEPTH_MAX:
-                    return [walk(item, depth + 1) for item in value]
-            return value
-
         arguments = read(request.arguments)
         match arguments:
             case [str(sql), *rest] if request.name.startswith("db."):
-                hidden: object = [sql, *(walk(item, 0) for item in rest)]
+                hidden: object = [sql, *(self._hide(item, is_left) for item in rest)]
             case _:
-                hidden = walk(arguments, 0)
-        return attrs.evolve(request, arguments=values.encode_json_canonical(hidden))
+                hidden = self._hide(arguments, is_left)
+        return attrs.evolve(request, arguments=_encode(hidden))
+
+    def hide_in(self, value: object, *, is_left: bool) -> bytes:
+        """Return a value with the same placeholders, in canonical form."""
+        return _encode(self._hide(value, is_left))
+
+    def _hide(self, value: object, is_left: bool, depth: int = 0) -> object:
+        match value:
+            case str():
+                whole = self._hide_text(value, is_left)
+                if whole != value or len(value) > TEXT_CHARACTERS_MAX:
+                    return whole
+                return WORDS.sub(lambda word: self._hide_text(word[0], is_left), value)
+            case bool() | None:
+                return value
+            case int() | Decimal():
+                return self._hide_text(str(value), is_left)
+            case dict() if depth < DEPTH_MAX:
+                return {key: self._hide(item, is_left, depth + 1) for key, item in value.items()}
+            case list() if depth < DEPTH_MAX:
+                return [self._hide(item, is_left, depth + 1) for item in value]
+        return str(value)
+
+    def _hide_text(self, text: str, is_left: bool) -> str:
+        side, other = (self._a, self._b) if is_left else (self._b, self._a)
+        if text in side.inserted:  # A number occurs on the other side by chance, in a time or a count.
+            return text if text in other.inserted else "<id>"
+        if text in other.leaves:
+            return text
+        time = _read_time(text)
+        if time is not None and time[1] != "date" and side.is_near(time[0]):
+            return "<time>"
+        is_made = text not in side.came_in and (_UUID.fullmatch(text) or _find_token_form(text) is not None)
+        return "<id>" if is_made or text in side.own else text
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return values.encode_json_canonical(value)
+    except UnicodeEncodeError:  # Half a character is in no encoding of Unicode.
+        return repr(value).encode("utf-8", "backslashreplace")
 
 
 def is_transport(difference: Difference, *, of_input: bool) -> bool:
@@ -312,7 +317,7 @@ def is_transport(difference: Difference, *, of_input: bool) -> bool:
 
 def is_id_name(name: str) -> bool:
     """Whether something of this name holds an id."""
-    return name in ("id", "uuid", "guid", "pk") or name.endswith(("_id", "_ids", "_uuid"))
+    return name in ("id", "ids", "uuid", "guid", "pk") or name.endswith(("_id", "_ids", "_uuid"))
 
 
 # --- forms -----------------------------------------------------------------------------------------

@@ -283,7 +283,13 @@ def _compare_errors(a: HostCallError | None, b: HostCallError | None) -> Iterato
     yield from find_differences(a.code, b.code, "error.code", fixed=True)
     yield from find_differences(a.message, b.message, "error.message")
     if a.details != b.details:
-        yield from find_differences(read(a.details), read(b.details), "error.details")
+        details, others = (_without_duration(read(error.details)) for error in (a, b))
+        yield from find_differences(details, others, "error.details")
+
+
+def _without_duration(details: object) -> object:
+    """Return an error's details without how long it took to come about, which says as little as all durations."""
+    return _without(details, ("elapsed_ms",)) if isinstance(details, dict) else details
 
 
 def _compare_rows(a: Mapping[str, object], b: Mapping[str, object]) -> Iterator[Difference]:
@@ -323,6 +329,7 @@ def _url_of(request: HostCallRequest) -> str:
 
 WORDS = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]+)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?"
+    r"|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
     r"|\w+(?:-\w+)*|.",
     re.DOTALL,
 )

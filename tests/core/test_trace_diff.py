@@ -351,6 +351,57 @@ def test_what_was_learned_from_its_own_code_is_noise_but_no_number() -> None:
     assert where(found) == ["result.rows[0].b"]
 
 
+def test_how_long_an_error_took_is_not_compared_and_how_long_it_was_to_wait_is() -> None:
+    def timed_out(elapsed_ms: float, limit_s: float) -> Execution:
+        error = failed("HttpTimeout", "no answer", "FLX409", elapsed_ms=elapsed_ms, limit_s=limit_s)
+        return execution(OK, call(1, "http.request", ["GET", A_HOST, {}], error=error))
+
+    assert diff(timed_out(5_000.123, 5), timed_out(5_001.5, 5)).verdict is Verdict.IDENTICAL
+    assert where(diff(timed_out(5_000, 5), timed_out(5_000, 6))) == ["error.details.limit_s"]
+
+
+def test_a_library_s_own_http_has_its_date_within_a_text() -> None:
+    def answer(second: int) -> Execution:
+        head = f"HTTP/1.1 200 OK\r\nDate: Tue, 25 Nov 2025 14:22:{second:02d} GMT\r\n\r\n"
+        received = attrs.evolve(call(1, "net.recv", ["a.example:443#1", 65536, 5], head))
+        return attrs.evolve(execution(OK, received), started_at_ns=STARTED_NS + (second - 19) * SECOND)
+
+    found = diff(answer(19), answer(40))
+    assert (found.verdict, found.left_out["times"]) == (Verdict.IDENTICAL, 1)
+
+
+def test_racing_tasks_find_their_own_counterparts_though_every_value_is_another() -> None:
+    def run(salt: int, order: list[int]) -> Execution:
+        """Three tasks insert a row each, and the database numbers them as they come."""
+        made: list[HostCall] = []
+        rows = []
+        for number, task in enumerate(order, 1):
+            token = str(uuid.UUID(int=salt << 64 | task + 1))
+            id = salt * 100 + number
+            insert = query(
+                number, "insert into users (token) values ($1) returning id", [token], ["id"], [[id]]
+            )
+            made.append(attrs.evolve(in_task(insert, task), started_ns=number, answered=number))
+            rows.append(row("insert", None, {"id": id, "token": token}, call=number, committed=True))
+        ids = [salt * 100 + order.index(task) + 1 for task in (1, 2, 3)]
+        answer = Returned(200, (), json.dumps({"ids": ids}).encode())
+        return attrs.evolve(execution(answer, *made), mutations=tuple(rows))
+
+    found = diff(run(1, [2, 1, 3]), run(2, [3, 2, 1]))
+    assert (found.verdict, set(marks(found))) == (Verdict.IDENTICAL, {"="}), found.reason
+    assert found.left_out["ids"] == 6
+    assert found.left_out["order"] > 0
+
+
+def test_half_a_character_in_a_record_stops_nothing() -> None:
+    def run(word: str) -> Execution:
+        said = attrs.evolve(execution(OK, READ), logs=(LogLine(0, "info", f"\ud800 {word}"),))
+        return attrs.evolve(said, outcome=Raised("E\udfff", f"\ud800{word}", ()))
+
+    assert diff(run("a"), run("a")).verdict is Verdict.IDENTICAL
+    assert diff(run("a"), run("b")).verdict is Verdict.BEHAVIOUR_CHANGED
+
+
 def test_stand_ins_of_hidden_values_are_left_out_and_counted() -> None:
     a, b = (execution(OK, execute(1, "update t set a = $1", [f"redacted:{n * 12}"])) for n in ("a", "b"))
     found = diff(a, b)
