@@ -268,13 +268,14 @@ async def main() -> int:
     parser.add_argument("--kind", choices=sorted(KINDS), default="python")
     parser.add_argument("--file", type=Path, help="this case, and no program")
     parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--every", type=int, default=1, help="only each so-manieth program")
     parser.add_argument("--load", type=int, default=0, help="processes that only compute, beside it")
     said = parser.parse_args()
     refused: dict[str, str] = {}
     if said.file is not None:
         cases: tuple[Case, ...] = (decode_case(said.file.read_bytes()),)
     else:
-        cases, refused = await record_on_a_server_of_its_own(said.kind)
+        cases, refused = await record_on_a_server_of_its_own(said.kind, said.every)
     with loaded(said.load):
         tally = await replay(cases, said.runs)
     outcomes = Counter(case.execution.outcome.kind for case in cases)
@@ -290,13 +291,13 @@ async def main() -> int:
     return int(bool(tally.different))
 
 
-async def record_on_a_server_of_its_own(kind: str) -> tuple[tuple[Case, ...], dict[str, str]]:
+async def record_on_a_server_of_its_own(kind: str, every: int = 1) -> tuple[tuple[Case, ...], dict[str, str]]:
     """Record all programs of a kind with a PostgreSQL that is gone afterwards as well."""
     with running_postgres() as server, tempfile.TemporaryDirectory(prefix="flux-cases-") as folder:
         server.psql("create database cases")
         root = Path(folder)
         root.chmod(0o755)  # noqa: ASYNC240 - nobody waits for us
-        recorded = await record([kind], root, Database(server, "cases"))
+        recorded = await record([kind], root, Database(server, "cases"), every)
     return recorded.cases, recorded.refused
 
 
