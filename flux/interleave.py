@@ -7,9 +7,9 @@ and *gates* are enough to have the same again, whatever the machine is doing::
 
     begin of t      waits for the commit of every v that t saw
     commit of v     waits for the begin of every t that must not see v
-    statement of t  waits until every v that had ended when it was answered has made all its own
+    statement of t  waits until every v that it had to wait for has made all its own
 
-The third is for locks: a statement that had to wait for ``v`` is not to come before it and make ``v``
+The third is for locks: a statement that waited for ``v`` is not to come before it now and make ``v``
 wait instead. The recorded order keeps all gates, so code that does what was recorded is never stopped by one for
 good. Changed code may be: it makes other transactions, or holds a lock that another one needs
 in front of its gate. Whoever runs it then asks `Interleaving.find_stuck` and relaxes the gate
@@ -79,8 +79,13 @@ class Claim:
     """A statement that may have had to wait for a lock."""
 
     call: Call
+    asked_ns: int
     answered_ns: int
-    """Nanoseconds since the Unix epoch."""
+    """Both in nanoseconds since the Unix epoch, and as the asker saw it: the server may have been done before."""
+    failed: bool = False
+    """It was answered with an error."""
+    is_bracketed: bool = False
+    """The record has the snapshots right before and right after it, as in READ COMMITTED."""
 
 
 @attrs.frozen
@@ -238,7 +243,8 @@ class Interleaving:
             (n for n, one in enumerate(self._runs[run].parts[found].views) if one.call <= call), default=0
         )
         gate = self._view_gate(run, found, view)
-        return attrs.evolve(gate, waits_for=gate.waits_for | self._list_ahead(run, found, call))
+        ahead = self._list_ahead(run, found, call, self._runs[run].parts[found].views[view])
+        return attrs.evolve(gate, waits_for=gate.waits_for | ahead)
 
     def commit(self, run: int, *, wrote: bool) -> Gate:
         """It commits the open transaction, which has written something or not."""
@@ -355,17 +361,30 @@ class Interleaving:
             if not view.most.sees(part.xid)
         }
 
-    def _list_ahead(self, run: int, part: int, call: Call) -> AbstractSet[Event]:
-        """Return what others had stated who had ended when the statement ``call`` was answered."""
+    def _list_ahead(self, run: int, part: int, call: Call, view: View) -> AbstractSet[Event]:
+        """Return the statements of those that the recorded statement ``call`` had to wait for, as far as can be told.
+
+        Of READ COMMITTED that is exact: who committed while it ran. Elsewhere a statement that waited for somebody
+        who then committed fails, so only those that failed are asked. Who was rolled back in the meantime may have
+        held the lock as well.
+        """
         claim = next((one for one in self._runs[run].parts[part].claims if one.call == call), None)
         if claim is None:
             return frozenset()
+
+        def may_have_waited(other: Part) -> bool:
+            if not other.leaves_something or other.xid is None:
+                return other.may_hold_locks and claim.asked_ns < other.ended_ns <= claim.answered_ns
+            if claim.is_bracketed:
+                return view.most.sees(other.xid) and not view.least.sees(other.xid)
+            return claim.failed and not view.most.sees(other.xid) and other.ended_ns <= claim.answered_ns
+
         return {
             Event(Kind.STATED, number, index)
             for number, other in enumerate(self._runs)
             if number != run
             for index, one in enumerate(other.parts)
-            if one.may_hold_locks and one.ended_ns <= claim.answered_ns
+            if may_have_waited(one)
         }
 
     def _reached(self, run: int, part: int) -> tuple[Event, ...]:

@@ -36,6 +36,7 @@ from flux.sql_world import WORLD_SCHEMA, rewrite
 from flux.store.ephemeral_ddl import EPHEMERAL_SQL, find_needed_tables
 from flux.store.migrate import UserMigration, run_migration
 from flux.store.postgres import (
+    CannotConnect,
     Connection,
     ConnectionLost,
     ConnectOptions,
@@ -177,12 +178,14 @@ class Place:
         connection = await connect(self._options)
         try:
             await connection.execute(
-                f"create role {owner} nologin {nothing}; "
+                # As the owner of a database it owns "public" there: by inheritance, and of nothing else.
+                f"create role {owner} nologin {nothing.removesuffix('noinherit')} inherit; "
                 f"create role {role} login {nothing} password '{self._password}'; "
                 f"alter role {role} set search_path = {path}"
             )
             if not self._found["is_superuser"]:
-                await connection.execute(f"grant {owner} to current_user")
+                # To make what is to be the owner's, and to end the sessions of the other.
+                await connection.execute(f"grant {owner}, {role} to current_user")
         except DatabaseError as error:
             raise EphemeralDatabaseError(
                 f"its roles can't be made: {error.report.message}", remedy="Flux's role needs CREATEROLE"
@@ -240,10 +243,19 @@ class Place:
             notes = await self._make_extensions(connection, extensions)
             schema = quote_identifier(self._schema)
             owner = quote_identifier(self._owner_role)
+            role = quote_identifier(self.role)
+            await connection.execute(f"set role {owner}")
+            try:
+                await connection.execute(
+                    f"create schema if not exists {schema}; alter schema {schema} owner to {owner}; "
+                    f"revoke all on schema {schema} from public; grant usage on schema {schema} to {role}"
+                )
+            except DatabaseError as error:
+                if error.sqlstate != "42501":
+                    raise
+                # "public" of PostgreSQL 14 is the superuser's, and everybody may use it.
             await connection.execute(
-                f"create schema if not exists {schema}; revoke all on schema {schema} from public; "
-                f"alter schema {schema} owner to {owner}; set role {owner}; {EPHEMERAL_SQL}; "
-                f"grant usage on schema {schema}, {WORLD_SCHEMA} to {quote_identifier(self.role)}; "
+                f"{EPHEMERAL_SQL}; grant usage on schema {WORLD_SCHEMA} to {role}; "
                 # Texts of functions are read when they are called, by then all is there.
                 "set check_function_bodies = off"
             )
@@ -369,30 +381,35 @@ async def drop_leftovers(connection: Connection, options: ConnectOptions) -> lis
         if not await connection.fetch_value(QUERIES.lock_ephemeral, place):
             continue
         try:
-            await _drop(
+            is_gone = await _drop(
                 options,
                 [name for name, is_database in names if is_database],
                 [name for name, is_database in names if not is_database],
             )
         finally:
             await connection.fetch_value(QUERIES.unlock_ephemeral, place)
-        dropped.append(place)
+        if is_gone:
+            dropped.append(place)
     return dropped
 
 
-async def _drop(options: ConnectOptions, databases: Sequence[str], roles: Sequence[str]) -> None:
-    """Drop databases, whoever is in them, and then roles that own nothing any more."""
+async def _drop(options: ConnectOptions, databases: Sequence[str], roles: Sequence[str]) -> bool:
+    """Drop databases, whoever is in them, and then roles that own nothing any more; say whether all are gone.
+
+    What can't be dropped now, because the server is gone or is too busy, is found by `drop_leftovers`.
+    """
     with trio.move_on_after(DROP_S_MAX, shield=True):
-        # What can't be dropped now, because the server is gone, is found by `drop_leftovers`.
-        with contextlib.suppress(OSError, ConnectionLost, OperatorError):
+        with contextlib.suppress(CannotConnect, ConnectionLost, DatabaseError):
             connection = await connect(options)
             try:
                 for name in databases:
                     await connection.execute(f"drop database if exists {quote_identifier(name)} with (force)")
                 for name in roles:
                     await connection.execute(f"drop role if exists {quote_identifier(name)}")
+                return True
             finally:
                 await connection.aclose()
+    return False
 
 
 async def _run_all(connection: Connection, statements: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -24,7 +24,7 @@ import trio
 
 from flux.calls import read_statement
 from flux.deployment import Deployment
-from flux.errors import OperatorError
+from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Transaction
 from flux.interleave import (
     Claim,
@@ -153,6 +153,8 @@ class Interleaver:
         self._shelf = shelf
         self._backing = backing
         self._schema = schema
+        self._lock = trio.Lock()
+        """One at a time: each takes as many workers and connections as ran at one moment then."""
 
     async def interleave(
         self,
@@ -181,7 +183,7 @@ class Interleaver:
                 remedy="a narrower window",
             )
         sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
-        async with contextlib.AsyncExitStack() as stack:
+        async with self._lock, contextlib.AsyncExitStack() as stack:
             if on is None:
                 live = await stack.enter_async_context(self._shelf.borrow_recorded(chains[0][0]))
             elif sha is None:
@@ -373,7 +375,7 @@ class _Group:
                 async with trio.open_nursery() as running:
                     for number in range(len(self._chains)):
                         running.start_soon(run, number)
-            except* UnreplayableError as group:
+            except* FluxError as group:
                 raise _first(group) from None
             watching.cancel_scope.cancel()
         found = None
@@ -504,14 +506,18 @@ def _list_claims(
 ) -> tuple[Claim, ...]:
     """Return the statements of one of an execution's transactions that may have waited for a lock."""
     end = min((one.begun_by for one in transactions if one.begun_by > begun_by), default=None)
+    # Of one that failed, the snapshot behind it is not known.
+    bracketed = {one.call for transaction in transactions for one in transaction.statements if one.after}
     claims = []
     for call in execution.calls:
         seq, statement = call.request.seq, read_statement(call)
         if statement is None or call.result is None or seq < begun_by or (end is not None and seq >= end):
             continue
         if get_first_word(statement.sql) not in READING_WORDS or locks_rows(statement.sql):
-            answered_ns = execution.started_at_ns + call.started_ns + call.result.elapsed_ns
-            claims.append(Claim((attempt, seq), answered_ns))
+            asked_ns = execution.started_at_ns + call.started_ns
+            answered_ns = asked_ns + call.result.elapsed_ns
+            failed, is_bracketed = call.result.error is not None, seq in bracketed
+            claims.append(Claim((attempt, seq), asked_ns, answered_ns, failed, is_bracketed))
     return tuple(claims)
 
 
@@ -555,6 +561,6 @@ async def _ask(connection: Connection, check: str) -> tuple[str, ...]:
     return tuple(sorted(row["image"] for row in rows))
 
 
-def _first(group: BaseExceptionGroup[UnreplayableError]) -> UnreplayableError:
+def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
     one = group.exceptions[0]
     return _first(one) if isinstance(one, BaseExceptionGroup) else one

@@ -13,7 +13,9 @@ from tests.conftest import Database
 from tests.dev_process import write_project
 from tests.postgres_server import PostgresServer
 from tests.races import (
+    BUMP,
     CHECK_ALL,
+    CLEAN,
     DOUBLE,
     HANDLERS,
     LOST,
@@ -28,8 +30,6 @@ from tests.races import (
     open_arena,
 )
 
-CLEAN = "truncate subscription, orders; update wallet set balance = 100; update product set stock = 1"
-"""Leaves none of the wrong rows of the test before."""
 TIMES = 5
 """``python -m tests.races --times 100`` is the same at length."""
 
@@ -160,6 +160,16 @@ def test_the_command_says_what_it_saw_and_ends_as_the_verdict_does(arena: Arena)
     assert fixed["verdict"] == "fixed"
     alone = arena.server.command("incident", "replay", window, "-q", "status:200")
     assert "2 of these ran at the same time as another" in alone.stderr
+
+
+def test_a_request_that_the_database_gave_up_and_that_was_run_again_does_so_again(arena: Arena) -> None:
+    since = arena.database.psql(MOMENT)
+    arena.record(BUMP)
+    told = arena.server.json("incident", "replay", f"{since}..2100-01-01", "--interleave", exit_code=1)
+    assert (told["verdict"], told["together"]["relaxed_gates"]) == ("reproduced", 0), told["reason"]
+    attempts = [one["attempts"] for one in told["together"]["executions"]]
+    assert sorted(one["recorded"] for one in attempts) == [1, 2]
+    assert all(one["recorded"] == one["replayed"] for one in attempts)
 
 
 def test_what_can_not_be_asked_is_refused_with_its_reason(arena: Arena) -> None:

@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from flux.store.ephemeral import PREFIX, EphemeralDatabaseError, Original, Place, drop_leftovers, open_place
-from flux.store.migrate import ensure_guest
+from flux.store.migrate import ensure_guest, prepare
 from flux.store.postgres import ConnectionLost, DatabaseError, Pool
 from flux.store.queries import QUERIES
 from flux.store.world import WorldPlan, build_world
-from tests.conftest import Database
+from tests.conftest import Database, create_database
 from tests.postgres_server import PostgresServer
 
 TOKEN = b"token of the tests"
@@ -87,12 +87,13 @@ class Parts:
     production: Database
     owner: Pool
     guests: Pool
+    guest_role: str = GUEST
 
     @contextlib.asynccontextmanager
     async def open_original(self, names: frozenset[str]) -> AsyncIterator[tuple[Place, Original]]:
         """An original of the tables as they are now."""
         snapshot = self.production.psql("select pg_current_snapshot()")
-        async with open_place(self.owner, "public", GUEST) as place, self.guests.acquire() as world:
+        async with open_place(self.owner, "public", self.guest_role) as place, self.guests.acquire() as world:
             try:
                 plan = WorldPlan("public", snapshot, datetime(2026, 1, 2, tzinfo=UTC), frozenset())
                 await build_world(world, TOKEN, plan)
@@ -269,6 +270,35 @@ async def test_without_the_right_to_create_databases_it_is_refused_with_the_reme
     await pool.aclose()
     production.psql("drop owned by modest; drop role modest")
     assert count_left(production) == "0 0"
+
+
+async def test_a_role_that_is_no_superuser_needs_no_more_than_to_create_databases_and_roles(
+    postgres: PostgresServer,
+) -> None:
+    postgres.psql("create role plain login createdb createrole")
+    database = create_database(postgres)
+    database.psql(f"alter database {database.name} owner to plain; alter schema public owner to plain")
+    pool = Pool(database.options("plain"), 4)
+    try:
+        async with pool.acquire() as connection:
+            await prepare(connection)
+            await connection.execute(SCHEMA)
+            role = await ensure_guest(connection, "plain", "public", "of no use on this socket")
+            await connection.run(QUERIES.add_supervisor, [sha256(TOKEN).digest(), "tests"])
+        guests = Pool(database.options(role), 2)
+        parts = Parts(database, pool, guests, role)
+        async with (
+            parts.open_original(frozenset({"orders"})) as (place, original),
+            place.open_run(original, 1, is_last=True) as (runs, _),
+            runs.acquire() as connection,
+        ):
+            assert await connection.fetch_value("select count(*) from users") == 2
+        await guests.aclose()
+        assert count_left(database) == "0 0"
+    finally:
+        await pool.aclose()
+        postgres.psql(f"drop database {database.name} with (force)")
+        postgres.psql("drop role flux_guest_plain; drop role plain")
 
 
 async def test_what_reaches_out_of_the_schema_is_refused_by_name(production: Database) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from flux.interleave import (
     Blocked,
+    Claim,
     Gate,
     Interleaving,
     Kind,
@@ -278,3 +279,30 @@ def test_a_snapshot_is_read_as_postgres_writes_it() -> None:
     assert Snapshot.parse("7:7:").sees(6)
     assert not Snapshot.parse("7:7:").sees(7)
     assert Kind.COMMIT == "commit"
+
+
+def test_a_statement_that_waited_for_another_run_comes_behind_its_statements_again() -> None:
+    bracket = View((1, 2), Snapshot(101, frozenset({100})), Snapshot(102, frozenset({101})))
+    second = Part((view(1, 101, 100), bracket), 101, True, (Claim((1, 2), 5, 9, is_bracketed=True),), 10)
+    runs = [run_of(Part((view(1, 100),), 100, True, (Claim((1, 2), 4, 5),), 6)), run_of(second)]
+    gates = Interleaving(runs)
+    gates.passed(gates.begin(1, (1, 1)))
+    waiting = gates.state(1, (1, 2))
+    assert not gates.is_open(waiting), "the other one had the lock first"
+    gates.passed(gates.begin(0, (1, 1)))
+    gates.passed(gates.state(0, (1, 2)))
+    commit = gates.commit(0, wrote=True)
+    assert gates.is_open(waiting), "it may come and wait, as it did"
+    assert gates.is_open(commit)
+
+
+def test_a_statement_that_failed_for_another_run_comes_behind_it_again_and_one_that_did_not_is_free() -> None:
+    first = run_of(Part((view(1, 100),), 100, True, (), 6))
+    for failed, ended_ns, is_free in ((True, 6, False), (False, 6, True), (True, 10, True)):
+        claim = Claim((1, 2), 5, 9, failed=failed)
+        gates = Interleaving(
+            [attrs.evolve(first, parts=(attrs.evolve(first.parts[0], ended_ns=ended_ns),)),
+             run_of(Part((view(1, 101, 100),), 101, False, (claim,), 10))]
+        )  # fmt: skip
+        gates.passed(gates.begin(1, (1, 1)))
+        assert gates.is_open(gates.state(1, (1, 2))) == is_free
