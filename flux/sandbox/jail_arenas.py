@@ -83,6 +83,15 @@ class Arenas:
         """Where the memory ends that has been asked for."""
         return int(struct.unpack_from("=Q", self._table)[0])
 
+    def fill_up(self) -> None:
+        """Ask for memory up to the end of a huge page. To be called before a fork.
+
+        What is asked for after one is another mapping to the kernel, and no huge page lies in two.
+        """
+        end = self.end
+        # Refused where there is a limit on memory already: one huge page less.
+        _libc.mprotect(end, -end % HUGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE)
+
     def fold(self, fresh: range) -> int:
         """Have huge pages where there is memory all through, but for ``fresh`` and what comes after; return how many.
 

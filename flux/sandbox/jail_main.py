@@ -86,6 +86,8 @@ def main(arguments: list[str], arenas: Arenas | None = None) -> None:
         # The clock is taken over where /proc can still be read, and wasm guests' engine made ready where its
         # files can. A probe tells how that went.
         ready = module.prepare(plan) if plan.runs_wasm else module.prepare()
+        if arenas is not None:
+            arenas.fill_up()
         abi = _build(plan)
     except (LayerRefusedError, OSError) as error:
         _refuse(error)

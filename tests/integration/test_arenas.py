@@ -81,6 +81,24 @@ print(json.dumps({"outside": outside, "pages": pages, "huge_kb": read_kb("AnonHu
         assert told["pages"] == 0
 
 
+def test_a_fork_on_the_way_leaves_no_huge_page_in_two_halves() -> None:
+    pages, huge, works = tell("""
+import os
+arenas = jail_arenas.gather()
+kept = make(9)
+while arenas.end % jail_arenas.HUGE_BYTES == 0:
+    kept += make(1)
+arenas.fill_up()
+if (pid := os.fork()) != 0:
+    os._exit(os.waitpid(pid, 0)[1])
+kept += make(9)
+arenas._heap = 0
+huge = (arenas.end - arenas.begin) // jail_arenas.HUGE_BYTES
+print(json.dumps([arenas.fold(range(arenas.end, arenas.end)), huge, jail_arenas.describe_folding()[:4] == "huge"]))
+""")
+    assert pages == (huge if works else 0)
+
+
 def test_memory_that_nobody_has_used_yet_stays_in_small_pages() -> None:
     pages, below = tell("""
 arenas = jail_arenas.gather()

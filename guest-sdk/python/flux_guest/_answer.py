@@ -18,6 +18,7 @@ from flux_guest._context import HttpResponse, Response
 BODY_FREE = (204, 205, 304)
 """Statuses whose answers have no body (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HALVES = re.compile("[\ud800-\udfff]")
 _VALUE_REFUSED = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "date", "keep-alive", "proxy-connection", "te", "trailer"}
@@ -50,7 +51,7 @@ def describe_answer(value: Any) -> dict[str, Any]:
         body, content_type = str(value), "text/plain; charset=utf-8"
     else:
         body, content_type = encode_body(value), "application/json"
-    if isinstance(body, str) and (found := re.search("[\ud800-\udfff]", body)):
+    if isinstance(body, str) and not body.isascii() and (found := _HALVES.search(body)):
         raise AnswerError(f"the answer has half a character ({found[0]!r}, a lone surrogate), which no UTF-8 has")
     if not any(name == "content-type" for name, _ in headers):
         headers.append(["content-type", content_type])
@@ -75,7 +76,7 @@ def _read_headers(response: Response) -> list[list[str]]:
 def encode_body(value: Any) -> str:
     """Return JSON text for an answer's body; raise `AnswerError` that names the place which JSON has no form for."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_default)
+        return _encoder.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise AnswerError(f"the answer can't be JSON: {_find_trouble(value) or error}") from error
 
@@ -89,6 +90,9 @@ def _default(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     return _values.default_for_body(value)
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_default)
 
 
 def _find_trouble(value: Any) -> str:

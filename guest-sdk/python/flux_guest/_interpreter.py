@@ -14,7 +14,6 @@ C code that reads a clock or draws randomness by itself is held where the machin
 import _posixsubprocess
 import _thread
 import asyncio
-import hashlib
 import io
 import os
 import random
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 from flux_guest import _sockets_names, _sockets_select, _sockets_tls
 from flux_guest._channel import Channel
 from flux_guest._clock import take_clock
+from flux_guest._digests import sha256
 from flux_guest._entropy import Entropy, Generators
 from flux_guest._loop import HostLoop
 from flux_guest._machine import Machine
@@ -73,13 +73,13 @@ class Interpreter:
         self._network.begin()
         self._generators.begin(seed)
         self._numpy.begin(seed)
-        random.seed(hashlib.sha256(seed + b"random").digest())
+        random.seed(sha256(seed + b"random").digest())
         for index, reference in enumerate(self._unseeded):
             generator = reference()
             if generator is not None:
-                generator.seed(hashlib.sha256(seed + b"module" + index.to_bytes(4)).digest())
+                generator.seed(sha256(seed + b"module" + index.to_bytes(4)).digest())
         # uuid1 looks for a network card's address, and remembers the last time.
-        uuid._node = int.from_bytes(hashlib.sha256(seed + b"node").digest()[:6]) | 1 << 40  # type: ignore[attr-defined]
+        uuid._node = int.from_bytes(sha256(seed + b"node").digest()[:6]) | 1 << 40  # type: ignore[attr-defined]
         uuid._last_timestamp = None  # type: ignore[attr-defined]
         if (tempfile := sys.modules.get("tempfile")) is not None:
             # A generator that an execution before this one may have made.

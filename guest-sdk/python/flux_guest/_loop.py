@@ -257,7 +257,8 @@ class HostLoop(SocketLoop):
         Tasks are cancelled, as `asyncio.run` does. A call that was made and never awaited is waited for
         if the function ended well (it was meant to happen), and cancelled otherwise.
         """
-        left = self.list_tasks()
+        # As a rule there was one task, and it has ended. Looking for others would cost each worker pages of memory.
+        left = self.list_tasks() if self._task_count > 1 or not well else []
         if left and well:
             names = ", ".join(_describe_task(task) for task in left[:5])
             text = f"the function returned while {len(left)} of its tasks ran; they are cancelled: {names}"

@@ -11,7 +11,6 @@ running has ended before.
 
 import asyncio
 import gc
-import hashlib
 import inspect
 import mmap
 import os
@@ -26,6 +25,7 @@ from flux_guest import _validation, _values
 from flux_guest._answer import AnswerError, describe_answer
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
+from flux_guest._digests import sha256
 from flux_guest._interpreter import Interpreter
 from flux_guest._leftovers import Leftovers
 from flux_guest._lines import LineReader
@@ -157,7 +157,7 @@ class Worker:
 
     def _call(self, registered: Registered, start: dict[str, Any]) -> Any:
         channel = self._channel
-        generator = random.Random(hashlib.sha256(bytes.fromhex(start["seed"]) + b"ctx").digest())
+        generator = random.Random(sha256(bytes.fromhex(start["seed"]) + b"ctx").digest())
         described = {**start["request"], "execution": start["execution"]}
         names = start["middleware"]
         unknown = [name for name in names if name not in MIDDLEWARE]
