@@ -55,6 +55,7 @@ DRIFT_NS_MAX = 5 * NS
 """Times far from the start are alike if their distances from it differ by no more than the executions took,
 and by no more than this."""
 TOKEN_CHARACTERS_MIN = 16
+TOKEN_CHARACTERS_MAX = 1000
 
 
 class Noise(enum.StrEnum):
@@ -221,8 +222,7 @@ class NoiseFilter:
             return None
         if _UUID.fullmatch(a) and _UUID.fullmatch(b):
             return Noise.ID if self._rename(a, b) else None
-        form = _find_token_form(a)
-        if form is not None and form == _find_token_form(b):
+        if _are_tokens(a, b):
             return Noise.TOKEN if self._rename(a, b) else None
         return None
 
@@ -298,7 +298,7 @@ class NoiseFilter:
         time = _read_time(text)
         if time is not None and time[1] != "date" and side.is_near(time[0]):
             return "<time>"
-        is_made = text not in side.came_in and (_UUID.fullmatch(text) or _find_token_form(text) is not None)
+        is_made = text not in side.came_in and (_UUID.fullmatch(text) or _is_token(text))
         return "<id>" if is_made or text in side.own else text
 
 
@@ -338,18 +338,34 @@ def _untag(value: object) -> object:
     return value
 
 
-def _find_token_form(text: str) -> tuple[str, int] | None:
-    """Return what kind of random text this looks like and how long it is, its prefix included; None for others."""
-    prefix = _PREFIX.match(text)
-    assert prefix is not None  # It matches nothing, too.
-    random = text[prefix.end() :]
-    if not TOKEN_CHARACTERS_MIN <= len(random) <= 1000:
+def _split_prefix(text: str) -> tuple[str, str]:
+    found = _PREFIX.match(text)
+    assert found is not None  # It matches nothing, too.
+    return found[0], text[found.end() :]
+
+
+def _find_form(text: str) -> str | None:
+    """Return what kind of random text this looks like, or None."""
+    if not TOKEN_CHARACTERS_MIN <= len(text) <= TOKEN_CHARACTERS_MAX:
         return None
-    for form, pattern in (("ulid", _ULID), ("hex", _HEX), ("mixed", _MIXED)):
-        if pattern.fullmatch(random):
-            # Services' ids vary in length a little; the prefix says what they are of.
-            return f"{prefix[0]}{form}", len(random) if not prefix[0] else 0
-    return None
+    forms = (("ulid", _ULID), ("hex", _HEX), ("mixed", _MIXED))
+    return next((form for form, pattern in forms if pattern.fullmatch(text)), None)
+
+
+def _is_token(text: str) -> bool:
+    return _find_form(text) is not None or _find_form(_split_prefix(text)[1]) is not None
+
+
+def _are_tokens(a: str, b: str) -> bool:
+    """Whether two texts are random in the same way."""
+    (prefix, rest), (other_prefix, other_rest) = _split_prefix(a), _split_prefix(b)
+    if prefix and prefix == other_prefix:
+        # Services' ids vary in length a little.
+        return _find_form(rest) is not None and _find_form(rest) == _find_form(other_rest)
+    if prefix and other_prefix:
+        return False  # A charge is no refund.
+    # A random text may begin like a prefix by chance.
+    return len(a) == len(b) and _find_form(a) is not None and _find_form(a) == _find_form(b)
 
 
 def _is_of_one_form(a: object, b: object) -> bool:
@@ -357,7 +373,7 @@ def _is_of_one_form(a: object, b: object) -> bool:
     left, right = _untag(a), _untag(b)
     if not isinstance(left, str) or not isinstance(right, str):
         return False
-    return len(left) == len(right) or _find_token_form(left) == _find_token_form(right) is not None
+    return len(left) == len(right) or _are_tokens(left, right)
 
 
 def _read_time(value: object) -> tuple[int, str] | None:

@@ -393,6 +393,30 @@ def test_racing_tasks_find_their_own_counterparts_though_every_value_is_another(
     assert found.left_out["order"] > 0
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "is_noise"),
+    [
+        (
+            "bjt_rTG97hrNb7DF55f5c1o7sBy3wdr3",
+            "x-H659_xV8YNyxUhdu49oItmbprq-ucu",
+            True,
+        ),  # The first has no prefix.
+        ("ch_3NxyzAB12cd34EF56gh", "ch_9MabcdEF98zy76WV5", True),
+        ("ch_3NxyzAB12cd34EF56gh", "re_9MabcdEF98zy76WV54x", False),
+        ("0123456789abcdef", "fedcba9876543210", True),
+        ("0123456789abcdef", "fedcba98765432100", False),
+        ("01ARZ3NDEKTSV4RRFFQ69G5FAV", "01BX5ZZKBKACTAV9WEVGEMMVRZ", True),
+        ("sku-large-blue-12345", "sku-small-blue-12345", False),
+        ("a@b.com", "c@d.com", False),
+        ("confirmed", "cancelled", False),
+    ],
+)
+def test_random_text_is_told_from_words(a: str, b: str, is_noise: bool) -> None:
+    one, other = (execution(OK, execute(1, "update t set a = $1", [text])) for text in (a, b))
+    assert (diff(one, other).left_out["tokens"] == 1) is is_noise
+    assert (diff(one, other).verdict is Verdict.IDENTICAL) is is_noise
+
+
 def test_half_a_character_in_a_record_stops_nothing() -> None:
     def run(word: str) -> Execution:
         said = attrs.evolve(execution(OK, READ), logs=(LogLine(0, "info", f"\ud800 {word}"),))
