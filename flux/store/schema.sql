@@ -1181,7 +1181,8 @@ begin
 end $$;
 
 -- What changed between two snapshots, where statements of one execution saw several; and its own changes ("own" has its
--- transactions' ids), after which others may have changed the same rows.
+-- transactions' ids), after which others may have changed the same rows. More than "until" sees: a snapshot does not
+-- name its own transaction among the running ones, so of two with one xmax the later can't be told for sure.
 create function flux.world_moves(token bytea, since pg_snapshot, until pg_snapshot, own text[], count_max int)
 returns table (seq bigint, table_name text, key text, xid text, ordinal int, before text, after text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
@@ -1192,7 +1193,7 @@ begin
         select m.seq, m.table_name, m.key, m.xid::text, m.ordinal, m.before::text, m.after::text
         from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
         where m.committed and m.xid >= pg_snapshot_xmin(since) and not pg_visible_in_snapshot(m.xid, since)
-          and (pg_visible_in_snapshot(m.xid, until) or m.xid = any (own::xid8[]))
+          and (m.xid < pg_snapshot_xmax(until) or m.xid = any (own::xid8[]))
         order by m.seq limit count_max;
 end $$;
 

@@ -9,12 +9,14 @@ that any of them wrote, and moves on to what the one that is replayed saw (`flux
 that was lent goes back to its beginning before it is lent again. One that can't be put back, or in which something
 unforeseen has happened, is thrown away.
 
-A world's transaction keeps the server from cleaning up behind everybody else. So it has a greatest age, after which
-it is not lent again, and is closed as soon as nobody has it.
+A world's transaction keeps the server from cleaning up behind everybody else, and who would change a table's shape has
+to wait for it. So a world has a greatest age, after which it is not lent again, and one that nobody asks for is closed
+after a moment.
 """
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 import attrs
@@ -28,10 +30,14 @@ from flux.supervisor.world_timeline import Span, Timeline
 
 LIFE_S_MAX = 60.0
 """How old a world may be when it is lent."""
+IDLE_S_MAX = 2.0
+"""How long a world is kept while nobody has it: from one replay of a series to the next."""
 SHARED_BY_MAX = 50
 """Executions that one world serves: what changed between them is held in memory, and moved over for each."""
 IDLE_MAX = 2
 """Worlds that are kept while nobody has them: each takes a connection of the guests'."""
+GROUPS_MAX = 64
+"""Groups that are remembered: of an older one, executions are taken by themselves again."""
 
 
 @attrs.define
@@ -57,6 +63,11 @@ class _Kept:
     built: Built
     built_at: float
     """By trio's clock."""
+    idle_since: float = 0.0
+
+    def find_deadline(self, life_s_max: float) -> float:
+        """Return when it is to be closed if nobody takes it."""
+        return min(self.built_at + life_s_max, self.idle_since + IDLE_S_MAX)
 
 
 class WorldKeeper:
@@ -68,6 +79,8 @@ class WorldKeeper:
         self._schema = schema
         self._life_s_max = life_s_max
         self._groups: dict[bytes, _Group] = {}
+        """By the execution's id."""
+        self._remembered: deque[_Group] = deque()
         self._idle: list[_Kept] = []
         self._changed = trio.Event()
         self.built = 0
@@ -92,6 +105,10 @@ class WorldKeeper:
                 frozenset().union(*(plan.written for _, plan, _ in some)),
             )
             self._groups.update(dict.fromkeys(group.plans, group))
+            self._remembered.append(group)
+            if len(self._remembered) > GROUPS_MAX:
+                for key in self._remembered.popleft().plans:
+                    del self._groups[key]
 
     @contextlib.asynccontextmanager
     async def lend(
@@ -125,6 +142,7 @@ class WorldKeeper:
         finally:
             # What ended otherwise may still be in the middle of something.
             if is_whole and len(self._idle) < IDLE_MAX:
+                kept.idle_since = trio.current_time()
                 self._idle.append(kept)
                 self._changed.set()
             else:
@@ -176,13 +194,13 @@ class WorldKeeper:
     async def expire(self) -> None:
         """Close idle worlds when they are too old; runs until it is cancelled."""
         while True:
-            deadline = min((kept.built_at + self._life_s_max for kept in self._idle), default=math.inf)
+            deadline = min((kept.find_deadline(self._life_s_max) for kept in self._idle), default=math.inf)
             self._changed = trio.Event()
             with trio.move_on_at(deadline):
                 await self._changed.wait()
                 continue
             now = trio.current_time()
-            for kept in [kept for kept in self._idle if now - kept.built_at >= self._life_s_max]:
+            for kept in [kept for kept in self._idle if kept.find_deadline(self._life_s_max) <= now]:
                 self._idle.remove(kept)
                 await self._close(kept)
 

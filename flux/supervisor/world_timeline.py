@@ -61,7 +61,11 @@ class Snapshot:
 
     @property
     def age(self) -> tuple[int, int]:
-        """Sorts snapshots of one database by when they were taken: what ends leaves the running or raises xmax."""
+        """Sorts snapshots of one database by when they were taken: what ends leaves the running or raises xmax.
+
+        Sure for those that begin a transaction. One that is taken within does not name its own transaction among the
+        running ones, so of two with the same xmax either may be the later one.
+        """
         return self.xmax, -len(self.running)
 
 

@@ -19,6 +19,7 @@ from flux.hostcalls.base import HostCallFailed
 from flux.sandbox.scripted import ScriptedGuest
 from flux.store.postgres import connect
 from flux.store.reading import get_execution
+from flux.supervisor import world_keeper
 from flux.supervisor.world import WorldDatabase
 from flux.supervisor.world_keeper import WorldKeeper, open_keeper
 from tests.conftest import Database
@@ -284,22 +285,36 @@ async def test_a_world_in_which_something_is_left_is_not_lent_again(
     assert keeper.built == 3
 
 
-async def test_a_world_grows_only_so_old(world: ExecutionWorld) -> None:
-    async def play(guest: ScriptedGuest, say: Say) -> None:
+@pytest.mark.parametrize("life_s_max", [0.0, 1000.0])
+async def test_a_world_grows_only_so_old_and_is_not_kept_for_nobody(
+    world: ExecutionWorld, life_s_max: float
+) -> None:
+    async def play(guest: ScriptedGuest, _say: Say) -> None:
         await guest.call(*sql(ACCOUNTS))
 
     original = await record(world, play)
     guests = world.backing.guests
-    async with open_keeper(guests, world.backing.token, "public", life_s_max=0.0) as keeper:
+    async with open_keeper(guests, world.backing.token, "public", life_s_max=life_s_max) as keeper:
         for _ in range(2):
             async with keeper.lend(original) as lent:
                 assert await ask_again(lent, original) == 1
-        assert keeper.built == 2
+        assert keeper.built == 2 or life_s_max
         # Nobody asks for another, and it goes all the same.
         await world.settle()
-        assert (
-            world.database.psql(
-                "select count(*) from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()"
-            )
-            == "0"
+        holding = (
+            "select count(*) from pg_stat_activity where backend_xmin is not null and pid <> pg_backend_pid()"
         )
+        assert world.database.psql(holding) == "0"
+
+
+async def test_of_many_groups_the_latest_are_remembered(
+    world: ExecutionWorld, keeper: WorldKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def play(guest: ScriptedGuest, _say: Say) -> None:
+        await guest.call(*sql(ACCOUNTS))
+
+    monkeypatch.setattr(world_keeper, "GROUPS_MAX", 1)
+    originals = [await record(world, play) for _ in range(2)]
+    for original in [*originals, *originals]:
+        async with keeper.lend(original) as lent:
+            assert await ask_again(lent, original) == 1

@@ -1192,7 +1192,7 @@ begin
         select m.seq, m.table_name, m.key, m.xid::text, m.ordinal, m.before::text, m.after::text
         from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
         where m.committed and m.xid >= pg_snapshot_xmin(since) and not pg_visible_in_snapshot(m.xid, since)
-          and (pg_visible_in_snapshot(m.xid, until) or m.xid = any (own::xid8[]))
+          and (m.xid < pg_snapshot_xmax(until) or m.xid = any (own::xid8[]))
         order by m.seq limit count_max;
 end $$;
 
