@@ -1181,7 +1181,8 @@ begin
 end $$;
 
 -- What changed between two snapshots, where statements of one execution saw several; and its own changes ("own" has its
--- transactions' ids), after which others may have changed the same rows.
+-- transactions' ids), after which others may have changed the same rows. More than "until" sees: a snapshot does not
+-- name its own transaction among the running ones, so of two with one xmax the later can't be told for sure.
 create function flux.world_moves(token bytea, since pg_snapshot, until pg_snapshot, own text[], count_max int)
 returns table (seq bigint, table_name text, key text, xid text, ordinal int, before text, after text)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
