@@ -382,11 +382,9 @@ async def _run_batch(world: ExecutionWorld, pool: Pool, tally: Tally, seed: int)
 
 
 def _tell(tally: Tally) -> None:
-    print(
-        f"{tally.equal} of {tally.reads} reads, {len(tally.different)} differences",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"{tally.equal} of {tally.reads} reads", file=sys.stderr)
+    for each in tally.different[:SHOWN_MAX]:
+        print(f"  {each}", file=sys.stderr)
 
 
 async def _prepare(database: Database) -> None:
