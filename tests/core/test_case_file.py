@@ -23,7 +23,7 @@ from flux.cli.replay import CASE_SUFFIX
 from flux.execution import Returned
 from tests.failing_executions import call, execution, query
 
-MADE = Made("0.1.0", "cpython-3.11", "linux-x86_64", "", b"/home/a/shop/.flux/artifacts/0123456789abcdef")
+MADE = Made("0.1.0", "cpython-3.11", "linux-x86_64", "", b"/srv/shop/.flux/artifacts/0123456789abcdef")
 FILES = (
     CaseFile(b"flux.toml", b'[project]\nname = "shop"\n'),
     CaseFile(b"functions/pay.py", b"def pay(): ...\n"),
