@@ -463,12 +463,157 @@ where a.backend_xid::text in (select (t.xid::xid8)::xid::text from pg_catalog.un
   and pg_catalog.starts_with(a.usename::text, 'flux_guest_') and pg_catalog.pg_has_role(a.usesysid, 'usage');
 
 -- name: world_ddl
--- The first change of a table's shape since a snapshot; null when there is none. No casts, as in commit_record.
-select flux.world_ddl($1, $2) as change;
+-- Changes of anything's shape since a snapshot, oldest first. No casts, as in commit_record.
+select d.command, d.object_type, d.object_identity, d.dropped from flux.world_ddl($1, $2) d;
 
 -- name: world_changes
 -- Tables whose rows have changed since a snapshot.
-select c.table_name, c.keyless from flux.world_changes($1, $2) c;
+select c.schema_name, c.table_name, c.keyless from flux.world_changes($1, $2) c;
+
+-- name: world_shapes
+-- Tables that had other names or columns when a snapshot was taken, or are gone; "columns" is as flux.table_shape has them.
+select s.relid, s.table_name, s.now_name, s.columns, s.names as old_names from flux.world_shapes($1, $2) s;
+
+-- name: world_migrations
+-- Migrations of the project that had been applied when a snapshot was taken.
+select m.name from flux.world_migrations($1, $2) m;
+
+-- name: list_world_relations
+-- Tables and views of a schema. Definitions name all that is not the system's with its schema: search_path sees to that.
+select c.relname as name, c.oid as relid, c.relkind::pg_catalog.text as kind, c.relrowsecurity as has_policies,
+       case when c.relkind = 'p' then pg_catalog.pg_get_partkeydef(c.oid) end as partition_key,
+       case when c.relispartition then (select p.relname from pg_catalog.pg_inherits i join pg_catalog.pg_class p on p.oid = i.inhparent
+                                        where i.inhrelid = c.oid) end as parent,
+       case when c.relispartition then pg_catalog.pg_get_expr(c.relpartbound, c.oid) end as bound,
+       case when c.relispartition then pg_catalog.pg_get_partition_constraintdef(c.oid) end as partition_check,
+       not c.relispartition and exists (select from pg_catalog.pg_inherits i where (i.inhparent = c.oid and c.relkind = 'r') or i.inhrelid = c.oid)
+           as inherits,
+       case when c.relkind = 'v' then pg_catalog.pg_get_viewdef(c.oid) end as definition,
+       c.reloptions as options,
+       exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.oid and r.rulename <> '_RETURN') as has_rules
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p', 'v', 'm');
+
+-- name: list_world_columns
+-- The columns of tables of a schema, in their order, with what makes their values when nobody gives one.
+select c.relname as table_name, a.attname as name, a.attnum as number,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) as type,
+       (select pg_catalog.quote_ident(cn.nspname) || '.' || pg_catalog.quote_ident(co.collname)
+        from pg_catalog.pg_collation co join pg_catalog.pg_namespace cn on cn.oid = co.collnamespace
+        join pg_catalog.pg_type ty on ty.oid = a.atttypid
+        where co.oid = a.attcollation and a.attcollation <> ty.typcollation) as collation,
+       a.attnotnull as is_required, a.attidentity::pg_catalog.text as identity, a.attgenerated::pg_catalog.text as generated,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression,
+       coalesce(k.conkey is not null, false) as is_key,
+       (select s.relname from pg_catalog.pg_depend e join pg_catalog.pg_class s on s.oid = e.objid and s.relkind = 'S'
+        where e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and e.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          and e.refobjid = c.oid and e.refobjsubid = a.attnum and e.deptype in ('a', 'i') limit 1) as sequence
+from pg_catalog.pg_class c
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+left join pg_catalog.pg_constraint k on k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey)
+where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p')
+order by c.relname, a.attnum;
+
+-- name: list_world_constraints
+-- Keys, checks and exclusions of tables of a schema, and indexes that are of no constraint. Of a partition, what is its own.
+select c.relname as table_name, k.conname as name, k.contype::pg_catalog.text as kind, pg_catalog.pg_get_constraintdef(k.oid) as definition
+from pg_catalog.pg_constraint k
+join pg_catalog.pg_class c on c.oid = k.conrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = any ($2) and k.contype in ('p', 'u', 'x', 'c') and k.coninhcount = 0
+union all
+select c.relname, x.relname, case when i.indisunique then 'ui' else 'i' end, pg_catalog.pg_get_indexdef(i.indexrelid)
+from pg_catalog.pg_index i
+join pg_catalog.pg_class c on c.oid = i.indrelid
+join pg_catalog.pg_class x on x.oid = i.indexrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = any ($2) and i.indisvalid and not x.relispartition
+  and not exists (select from pg_catalog.pg_constraint k where k.conindid = i.indexrelid and k.conrelid = c.oid and k.contype in ('p', 'u', 'x'))
+order by 1, 3, 2;
+
+-- name: list_world_unique_indexes
+-- What must be unique in tables of a schema: the expressions that are compared, and which rows at all.
+select c.relname as table_name, x.relname as name,
+       (select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k, true) order by k)
+        from pg_catalog.generate_series(1, i.indnkeyatts) k) as expressions,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) as predicate,
+       i.indisexclusion as is_exclusion
+from pg_catalog.pg_index i
+join pg_catalog.pg_class c on c.oid = i.indrelid
+join pg_catalog.pg_class x on x.oid = i.indexrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = any ($2) and (i.indisunique or i.indisexclusion)
+order by 1, 2;
+
+-- name: list_world_foreign_keys
+-- Foreign keys from and to tables of a schema.
+select k.oid as number, k.conname as name, n.nspname as child_schema, c.relname as child, pn.nspname as parent_schema, p.relname as parent,
+       (select pg_catalog.array_agg(a.attname order by u.i) from pg_catalog.unnest(k.conkey) with ordinality u(n, i)
+        join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.n) as child_columns,
+       (select pg_catalog.array_agg(a.attname order by u.i) from pg_catalog.unnest(k.confkey) with ordinality u(n, i)
+        join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.n) as parent_columns,
+       k.confmatchtype::pg_catalog.text as match, k.confdeltype::pg_catalog.text as on_delete, k.confupdtype::pg_catalog.text as on_update,
+       k.condeferrable as is_deferrable, k.condeferred as is_deferred, pg_catalog.pg_get_constraintdef(k.oid) as definition
+from pg_catalog.pg_constraint k
+join pg_catalog.pg_class c on c.oid = k.conrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+join pg_catalog.pg_class p on p.oid = k.confrelid
+join pg_catalog.pg_namespace pn on pn.oid = p.relnamespace
+where k.contype = 'f' and k.conparentid = 0 and (n.nspname = $1 or pn.nspname = $1)
+order by k.conname, c.relname;
+
+-- name: list_world_triggers
+-- Triggers of the user's on tables and views of a schema; those of a partition that its table gave it are left out.
+select c.relname as table_name, t.tgname as name, pg_catalog.pg_get_triggerdef(t.oid) as definition,
+       pn.nspname as function_schema, p.proname as function_name, l.lanname as language, t.tgtype & 1 = 1 as is_row
+from pg_catalog.pg_trigger t
+join pg_catalog.pg_class c on c.oid = t.tgrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+join pg_catalog.pg_proc p on p.oid = t.tgfoid
+join pg_catalog.pg_namespace pn on pn.oid = p.pronamespace
+join pg_catalog.pg_language l on l.oid = p.prolang
+where n.nspname = $1 and not t.tgisinternal and t.tgparentid = 0 and t.tgenabled in ('O', 'A') and pn.nspname <> 'flux'
+order by 1, 2;
+
+-- name: list_world_policies
+-- Row policies of tables of a schema.
+select c.relname as table_name, y.polname as name, y.polpermissive as is_permissive, y.polcmd::pg_catalog.text as command,
+       (select pg_catalog.array_agg(case when r = 0 then 'public' else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(r)) end)
+        from pg_catalog.unnest(y.polroles) r) as roles,
+       pg_catalog.pg_get_expr(y.polqual, y.polrelid) as using_expression,
+       pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid) as check_expression
+from pg_catalog.pg_policy y
+join pg_catalog.pg_class c on c.oid = y.polrelid
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relrowsecurity
+order by 1, 2;
+
+-- name: list_world_functions
+-- Functions and procedures of a schema that are the user's own.
+select p.proname as name, l.lanname as language, p.prosrc as body, pg_catalog.pg_get_functiondef(p.oid) as definition,
+       p.proconfig as settings, p.prosecdef as is_definers, p.prosqlbody is not null as is_atomic
+from pg_catalog.pg_proc p
+join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+join pg_catalog.pg_language l on l.oid = p.prolang
+where n.nspname = $1 and p.prokind in ('f', 'p')
+  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid and d.deptype = 'e')
+order by 1, 4;
+
+-- name: list_schema_sequences
+-- Sequences of a schema, and which column's each is.
+select s.sequencename as name, s.data_type::pg_catalog.text as type, s.start_value, s.min_value, s.max_value, s.increment_by, s.cycle, s.last_value,
+       o.relname as table_name, a.attname as column_name
+from pg_catalog.pg_sequences s
+join pg_catalog.pg_namespace n on n.nspname = s.schemaname
+join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = s.sequencename
+left join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.oid
+     and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.refobjsubid > 0 and d.deptype in ('a', 'i')
+left join pg_catalog.pg_class o on o.oid = d.refobjid
+left join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+where s.schemaname = $1
+order by 1;
 
 -- name: world_moves
 -- What changed between two snapshots, and an execution's own changes.
@@ -478,11 +623,6 @@ select m.seq, m.table_name, m.key, m.xid, m.ordinal, m.before, m.after from flux
 -- Constraints of temporary tables that are checked at COMMIT unless told otherwise.
 select c.conname as name from pg_catalog.pg_constraint c
 where c.condeferred and c.connamespace = pg_catalog.pg_my_temp_schema();
-
--- name: count_world_references
--- Foreign keys among temporary tables.
-select pg_catalog.count(*) from pg_catalog.pg_constraint c
-where c.contype = 'f' and c.connamespace = pg_catalog.pg_my_temp_schema();
 
 -- name: list_world_unique
 -- Temporary tables in which more than the primary key is unique.
@@ -500,34 +640,16 @@ left join pg_catalog.pg_class t on t.oid = d.refobjid
 left join pg_catalog.pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
 where c.relkind = 'S' and c.relnamespace = pg_catalog.pg_my_temp_schema();
 
--- name: list_world_tables
--- Names of the tables of a schema.
-select c.relname as table_name
-from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relkind in ('r', 'p');
+-- name: world_has_written
+-- Whether this transaction has written to a table of a user's.
+select flux.world_has_written($1);
 
--- name: list_world_columns
--- The columns of tables of a schema, in their order, with what makes their values when nobody gives one.
-select c.relname as table_name, c.oid as relid, a.attname as column_name, a.attidentity <> '' as is_identity,
-       a.attgenerated <> '' as is_generated, pg_catalog.pg_get_expr(d.adbin, d.adrelid) as default_expression,
-       coalesce(a.attnum = any (k.conkey), false) as is_key
-from pg_catalog.pg_class c
-join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-left join pg_catalog.pg_constraint k on k.conrelid = c.oid and k.contype = 'p'
-where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p')
-order by c.relname, a.attnum;
-
--- name: list_world_gaps
--- What a copy of a table does not have: foreign keys from it and to it, and triggers of the user's.
-select c.relname as table_name,
-       (select count(*) from pg_catalog.pg_constraint f where f.contype = 'f' and (f.conrelid = c.oid or f.confrelid = c.oid)) as foreign_keys,
-       (select count(*) from pg_catalog.pg_trigger t join pg_catalog.pg_proc p on p.oid = t.tgfoid
-        where t.tgrelid = c.oid and not t.tgisinternal and p.pronamespace <> 'flux'::regnamespace) as triggers,
-       (select count(*) from pg_catalog.pg_policy y where y.polrelid = c.oid) as policies
-from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relname = any ($2) and c.relkind in ('r', 'p');
+-- name: list_world_standing
+-- What is in a session's temporary schema: tables, views, sequences, and functions.
+select c.relname as name, c.relkind::pg_catalog.text as kind from pg_catalog.pg_class c
+where c.relnamespace = pg_catalog.pg_my_temp_schema() and c.relkind in ('r', 'p', 'v', 'S')
+union all
+select p.proname, 'function' from pg_catalog.pg_proc p where p.pronamespace = pg_catalog.pg_my_temp_schema();
 
 -- -----------------------------------------------------------------------------------------------------------
 -- A database of its own for executions that run again at once

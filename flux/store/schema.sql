@@ -239,6 +239,17 @@ create table flux.ddl (
 comment on table flux.ddl is 'Changes of the users'' schema, from event triggers.';
 create index ddl_xid on flux.ddl (xid);
 
+create table flux.table_shape (
+    seq          bigint generated always as identity primary key,
+    relid        oid not null,
+    xid          xid8 not null,
+    schema_name  text not null,
+    table_name   text not null,
+    columns      json not null              -- [{"number":1,"name":"id","type":"integer","key":true}]: attnum outlives a rename
+);
+comment on table flux.table_shape is 'What columns each of the users'' tables had, from which transaction on.';
+create index table_shape_relid on flux.table_shape (relid, seq);
+
 -- ---------------------------------------------------------------------------------------------------------
 -- Partitions by day
 -- ---------------------------------------------------------------------------------------------------------
@@ -857,6 +868,23 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     where w.name <> '!flux_depth' or strpos((flux.capture_arguments(rel))[1], 'c') > 0
 $$;
 
+-- Notes the columns of a table, if they are not as they were noted last.
+create function flux.note_shape(rel oid) returns void
+language sql set search_path = pg_catalog, pg_temp as $$
+    insert into flux.table_shape (relid, xid, schema_name, table_name, columns)
+    select rel, pg_current_xact_id(), n.nspname, c.relname, now_.columns
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    cross join lateral (
+        select coalesce(json_agg(json_build_object('number', a.attnum, 'name', a.attname, 'type', format_type(a.atttypid, a.atttypmod),
+                                                   'key', exists (select from pg_constraint k where k.conrelid = rel and k.contype = 'p'
+                                                                    and a.attnum = any (k.conkey)))
+                                 order by a.attnum), '[]') as columns
+        from pg_attribute a where a.attrelid = rel and a.attnum > 0 and not a.attisdropped) now_
+    left join lateral (select s.schema_name, s.table_name, s.columns from flux.table_shape s where s.relid = rel order by s.seq desc limit 1) last on true
+    where c.oid = rel and (last.schema_name, last.table_name, last.columns::text) is distinct from (n.nspname::text, c.relname::text, now_.columns::text)
+$$;
+
 -- Installs what is missing on one table; cheap and lock-free when nothing is.
 create function flux.track(rel oid) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -864,6 +892,7 @@ declare
     wanted record;
     changed boolean := false;
 begin
+    perform flux.note_shape(rel);
     for wanted in select t.command from flux.capture_triggers(rel) t where not t.ok loop
         execute wanted.command;
         changed := true;
@@ -1083,7 +1112,8 @@ begin
     -- To name the functions below; there is nothing else in "flux" that a guest may touch.
     execute format('grant usage on schema flux to %I', role_wanted);
     execute format('grant execute on function flux.commit_record, flux.mark_transaction, flux.world_changes, '
-                   'flux.world_undo, flux.world_ddl to %I', role_wanted);
+                   'flux.world_undo, flux.world_images, flux.world_rows, flux.world_ddl, flux.world_shapes, '
+                   'flux.world_migrations, flux.world_has_written to %I', role_wanted);
     execute format('grant execute on function flux.world_moves to %I', role_wanted);
     insert into flux.guest (tenant, role_name, schema_name) values (tenant_name, role_wanted, schema_name_wanted)
     on conflict (tenant) do update set role_name = excluded.role_name, schema_name = excluded.schema_name;
@@ -1152,17 +1182,23 @@ end $$;
 -- A replay asks these on a guest's connection, before anything of the guest's runs there, with the token as a
 -- parameter. What they tell is of the tables in the guest's own schema, which it may read anyway.
 
--- Tables whose rows have changed since a snapshot was taken; "keyless" has changes of rows without a primary key.
-create function flux.world_changes(token bytea, snapshot pg_snapshot) returns table (table_name text, keyless boolean)
+-- Tables whose rows have changed since a snapshot was taken; "keyless" has changes of rows without a primary key. Of
+-- other schemas, only those that the guest may read.
+create function flux.world_changes(token bytea, snapshot pg_snapshot) returns table (schema_name text, table_name text, keyless boolean)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
     perform flux.check_token(token);
     return query
-        select m.table_name, bool_or(m.key is null)
-        from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name
-        where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
-        group by m.table_name;
+        select c.schema_name, c.table_name, c.keyless
+        from (select m.schema_name, m.table_name, bool_or(m.key is null) as keyless
+              from flux.mutation m
+              where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
+              group by 1, 2) c
+        where exists (select from flux.guest g where g.role_name = session_user and g.schema_name = c.schema_name)
+           or exists (select from pg_class r join pg_namespace n on n.oid = r.relnamespace
+                      where n.nspname = c.schema_name and r.relname = c.table_name
+                        and has_schema_privilege(session_user, n.oid, 'usage') and has_any_column_privilege(session_user, r.oid, 'select'));
 end $$;
 
 -- Each row of them that has changed since, as the snapshot saw it: before the first change that it did not see.
@@ -1197,24 +1233,242 @@ begin
         order by m.seq limit count_max;
 end $$;
 
--- The first change of any user table's shape since; null when there is none.
-create function flux.world_ddl(token bytea, snapshot pg_snapshot) returns text
+-- All images of a table's rows since, for a table whose rows have no key: +1 a row that was, -1 one that came.
+create function flux.world_images(token bytea, snapshot pg_snapshot, wanted text) returns table (image json, count int)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
     perform flux.check_token(token);
-    return (select d.command || ' ' || d.object_identity from flux.ddl d
-            where d.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(d.xid, snapshot)
-            order by d.seq limit 1);
+    return query
+        select i.image, i.count
+        from flux.mutation m join flux.guest g on g.role_name = session_user and m.schema_name = g.schema_name,
+             lateral (values (m.before, 1), (m.after, -1)) i(image, count)
+        where m.committed and m.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(m.xid, snapshot)
+          and m.table_name = wanted and i.image is not null;
 end $$;
 
--- What tells the time in a world. It stands in front of pg_catalog there, and nowhere else.
+-- All rows of a table of the guest's schema, as they are now and whatever its row policies say: a world's copy has
+-- the policies of its own.
+create function flux.world_rows(token bytea, wanted text) returns setof record
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set row_security = off as $$
+begin
+    perform flux.check_token(token);
+    return query execute (
+        select format('select * from %I.%I', g.schema_name, wanted) from flux.guest g where g.role_name = session_user);
+end $$;
+
+-- The changes of anything's shape since, oldest first.
+create function flux.world_ddl(token bytea, snapshot pg_snapshot)
+returns table (command text, object_type text, object_identity text, dropped boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select d.command, d.object_type, d.object_identity, d.dropped from flux.ddl d
+        where d.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(d.xid, snapshot)
+        order by d.seq;
+end $$;
+
+-- Tables of the guest's schema that had another shape then, and those that were made since: as they were, by what
+-- flux.table_shape has of them. "now_name" is null where one is gone, "columns" where it was not there yet or is not known.
+create function flux.world_shapes(token bytea, snapshot pg_snapshot)
+returns table (relid oid, table_name text, now_name text, columns json, names json)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select h.relid, h.table_name, c.relname::text, h.columns,
+               -- Every name that a column has had, for images of all times.
+               (select json_agg(distinct jsonb_build_array(s.table_name, l.value ->> 'name', (l.value ->> 'number')::int))
+                from flux.table_shape s, json_array_elements(s.columns) l where s.relid = h.relid)
+        from (select r.relid, then_.table_name, then_.columns, guest.schema_name
+              from (select distinct s.relid from flux.table_shape s) r
+              cross join (select g.schema_name from flux.guest g where g.role_name = session_user) guest
+              left join lateral (
+                  select s.schema_name, s.table_name, s.columns from flux.table_shape s
+                  where s.relid = r.relid and (s.xid < pg_snapshot_xmin(snapshot) or pg_visible_in_snapshot(s.xid, snapshot))
+                  order by s.seq desc limit 1) then_ on true
+              where exists (select from flux.table_shape s where s.relid = r.relid and s.schema_name = guest.schema_name
+                              and s.xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(s.xid, snapshot))
+                 or then_.schema_name = guest.schema_name and not exists (select from pg_class c where c.oid = r.relid)) h
+        left join pg_class c on c.oid = h.relid and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = h.schema_name);
+end $$;
+
+-- Migrations of the project that had been applied then.
+create function flux.world_migrations(token bytea, snapshot pg_snapshot) returns table (name text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform flux.check_token(token);
+    return query
+        select a.name from flux.migration_applied a join flux.guest g on g.tenant = a.tenant and g.role_name = session_user
+        where a.xid < pg_snapshot_xmin(snapshot) or pg_visible_in_snapshot(a.xid, snapshot);
+end $$;
+
+-- Whether this transaction has written to a table of a user's.
+create function flux.world_has_written(token bytea) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform flux.check_token(token);
+    return exists (select from flux.mutation m where m.xid = pg_current_xact_id_if_assigned());
+end $$;
+
+-- What stands in front of pg_catalog in a world, and nowhere else. All of it runs with the rights of the guest, in a
+-- READ ONLY transaction.
 create schema flux_world;
 grant usage on schema flux_world to public;
+
+-- The time is that of the record, and stands.
 create function flux_world.now() returns timestamptz language sql stable parallel safe as $$
     select pg_catalog.current_setting('flux.world_now')::pg_catalog.timestamptz $$;
 create function flux_world.transaction_timestamp() returns timestamptz language sql stable parallel safe as $$ select flux_world.now() $$;
 create function flux_world.statement_timestamp() returns timestamptz language sql stable parallel safe as $$ select flux_world.now() $$;
 create function flux_world.clock_timestamp() returns timestamptz language sql volatile parallel safe as $$ select flux_world.now() $$;
+create function flux_world.timeofday() returns text language sql volatile parallel safe as $$
+    select pg_catalog.to_char(flux_world.now(), 'Dy Mon DD HH24:MI:SS.US YYYY TZ') $$;
+create function flux_world.age(timestamp) returns interval language sql stable parallel safe as $$
+    select pg_catalog.age(flux_world.now()::pg_catalog.date::pg_catalog.timestamp, $1) $$;
+create function flux_world.age(timestamptz) returns interval language sql stable parallel safe as $$
+    select pg_catalog.age(flux_world.now()::pg_catalog.date::pg_catalog.timestamptz, $1) $$;
+
+-- Chance is a count of what was drawn, and a seed: the same in each replay of the same code.
+create function flux_world.draw() returns text language plpgsql volatile as $$
+declare
+    setting constant pg_catalog.text := pg_catalog.current_setting('flux.world_draws', true);
+    drawn constant pg_catalog.int8 := case when setting ~ '^[0-9]{1,15}$' then setting::pg_catalog.int8 else 0 end + 1;
+begin
+    perform pg_catalog.set_config('flux.world_draws', drawn::pg_catalog.text, true);
+    return pg_catalog.md5(pg_catalog.concat(pg_catalog.current_setting('flux.world_seed', true), ' ', drawn));
+end $$;
+create function flux_world.random() returns float8 language sql volatile as $$
+    -- 52 bits: as many as a fraction of float8 has.
+    select ('x' || pg_catalog.left(flux_world.draw(), 13))::bit(52)::pg_catalog.int8 / 4503599627370496::pg_catalog.float8 $$;
+create function flux_world.gen_random_uuid() returns uuid language sql volatile as $$
+    select pg_catalog.overlay(pg_catalog.overlay(flux_world.draw(), '4', 13), 'a', 17)::pg_catalog.uuid $$;
+create function flux_world.uuid_generate_v4() returns uuid language sql volatile as $$ select flux_world.gen_random_uuid() $$;
+create function flux_world.gen_random_bytes(int) returns bytea language sql volatile as $$
+    select pg_catalog.substring(pg_catalog.string_agg(pg_catalog.decode(flux_world.draw(), 'hex'), ''), 1, $1)
+    from pg_catalog.generate_series(1, ($1 + 15) / 16) $$;
+do $do$ begin
+    -- Newer servers have more of it; an older one must go on refusing it.
+    if pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 170000 then
+        create function flux_world.random(int, int) returns int language sql volatile as
+            $$ select pg_catalog.floor(flux_world.random() * ($2::pg_catalog.int8 - $1 + 1))::pg_catalog.int8::pg_catalog.int4 + $1 $$;
+        create function flux_world.random(bigint, bigint) returns bigint language sql volatile as
+            $$ select (pg_catalog.floor(flux_world.random()::pg_catalog.numeric * ($2::pg_catalog.numeric - $1 + 1)) + $1)::pg_catalog.int8 $$;
+        create function flux_world.random(numeric, numeric) returns numeric language sql volatile as
+            $$ select pg_catalog.round($1 + flux_world.random()::pg_catalog.numeric * ($2 - $1), greatest(pg_catalog.scale($1), pg_catalog.scale($2))) $$;
+    end if;
+    if pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 180000 then
+        create function flux_world.uuidv4() returns uuid language sql volatile as $$ select flux_world.gen_random_uuid() $$;
+        create function flux_world.uuidv7() returns uuid language sql volatile as
+            $$ select (pg_catalog.lpad(pg_catalog.to_hex(pg_catalog.floor(extract(epoch from flux_world.now()) * 1000)::pg_catalog.int8), 12, '0') || '7'
+                       || pg_catalog.overlay(pg_catalog.left(flux_world.draw(), 19), 'a', 4))::pg_catalog.uuid $$;
+    end if;
+end $do$;
+
+-- A world stops a statement that it can't answer truly. Its supervisor knows the SQLSTATE, and the guest's code does not go on.
+create function flux_world.refuse(reason text) returns boolean language plpgsql volatile as $$
+begin
+    raise exception using errcode = 'FX316', message = reason;
+end $$;
+
+-- What the record shows of values that nobody can make again: the n-th row that a table was given has, in a column, what the
+-- n-th had. pg_temp.flux_given holds them; where in it a table is, two sequences say, which no savepoint takes back. They
+-- are only ever set: nextval() would change what lastval() says.
+create function flux_world.given(place text, number text) returns text language plpgsql volatile as $$
+declare
+    found pg_catalog.text;
+begin
+    execute pg_catalog.format('select g.value from pg_temp.flux_given g, pg_temp.%I s where g.place = $1 and g.ordinal = s.last_value + 1',
+                              'flux_at_' || number) into found using place;
+    return found;
+end $$;
+
+-- Sets what a sequence gives next, or its last number where that is past its end.
+create function flux_world.start(sequence regclass, number bigint) returns bigint language sql volatile as $$
+    select pg_catalog.setval($1, least(greatest($2, s.seqmin), s.seqmax), $2 > s.seqmax)
+    from pg_catalog.pg_sequence s where s.seqrelid = $1 $$;
+
+-- The trigger that counts them. Arguments: the table's number, then places and sequences: a sequence is to give next what
+-- the record has next. A row that met a conflict, and one whose statement failed, drew a value and is not in the record: so
+-- each statement starts from the rows that were really made.
+create function flux_world.follow_record() returns trigger language plpgsql as $$
+declare
+    at_sequence constant pg_catalog.text := 'pg_temp.flux_at_' || tg_argv[0];
+    in_sequence constant pg_catalog.text := 'pg_temp.flux_in_' || tg_argv[0];
+    place pg_catalog.int8;
+    next pg_catalog.int8;
+begin
+    if tg_level = 'ROW' then
+        execute pg_catalog.format('select s.last_value + 1 from %s s', case when tg_when = 'BEFORE' then at_sequence else in_sequence end) into place;
+        perform pg_catalog.setval(case when tg_when = 'BEFORE' then at_sequence else in_sequence end, place);
+    else
+        execute pg_catalog.format('select s.last_value from %s s', in_sequence) into place;
+        perform pg_catalog.setval(at_sequence, place);
+    end if;
+    if tg_level = 'STATEMENT' or tg_when = 'BEFORE' then
+        for i in 1 .. tg_nargs - 1 by 2 loop
+            execute 'select g.value::pg_catalog.int8 from pg_temp.flux_given g where g.place = $1 and g.ordinal = $2'
+                into next using tg_argv[i], place + 1;
+            if next is not null then
+                perform pg_catalog.setval(tg_argv[i + 1], next, false);
+            end if;
+        end loop;
+    end if;
+    return case when tg_level = 'ROW' and tg_when = 'BEFORE' then new end;
+end $$;
+
+-- Foreign keys, which can't lead from a temporary table to another kind. Arguments: a query that says whether all is well after
+-- an INSERT or DELETE, one for an UPDATE; then SQLSTATE, constraint, schema, table and message of the error, and a query of its
+-- detail. In the queries $1 is the new row, of a DELETE the old one; $2 is the old one.
+create function flux_world.check_rows() returns trigger language plpgsql as $$
+declare
+    is_well pg_catalog.bool;
+    detail pg_catalog.text;
+begin
+    case tg_op
+        when 'INSERT' then execute tg_argv[0] into is_well using new, new;
+        when 'DELETE' then execute tg_argv[0] into is_well using old, old;
+        else execute tg_argv[1] into is_well using new, old;
+    end case;
+    if is_well then
+        return null;
+    end if;
+    if tg_op = 'DELETE' then
+        execute tg_argv[7] into detail using old, old;
+    else
+        execute tg_argv[7] into detail using new, old;
+    end if;
+    raise exception using errcode = tg_argv[2], constraint = tg_argv[3], schema = tg_argv[4], table = tg_argv[5],
+        message = tg_argv[6], detail = detail;
+end $$;
+
+-- What a foreign key does to rows that refer to one that goes or changes. Arguments: a query that says whether there are such
+-- rows; a statement; the table they are in, if it is no copy and so can't be written.
+create function flux_world.act_on_rows() returns trigger language plpgsql as $$
+declare
+    is_needed pg_catalog.bool;
+begin
+    if tg_op = 'DELETE' then
+        execute tg_argv[0] into is_needed using old, old;
+    else
+        execute tg_argv[0] into is_needed using new, old;
+    end if;
+    if not is_needed then
+        return null;
+    end if;
+    if tg_argv[2] <> '' then
+        raise exception using errcode = 'FX315', table = tg_argv[2], message = pg_catalog.format('a foreign key changes rows of %s', tg_argv[2]);
+    end if;
+    if tg_op = 'DELETE' then
+        execute tg_argv[1] using old, old;
+    else
+        execute tg_argv[1] using new, old;
+    end if;
+    return null;
+end $$;
 
 -- PostgreSQL lets everybody execute a new function. Not these.
 revoke all on all functions in schema flux from public;

@@ -5,91 +5,112 @@ and in front of the real ones,
 
 - each table that the replay writes is a temporary copy, filled with the rows of then,
 - each other table that has changed since is a view that takes the changes back,
+- functions and views that would go past these are made again (`flux.store.world_code`),
+- sequences are temporary, and give what the record shows they gave,
 
 and the rest are the real tables, which are as they were. Postgres itself refuses to write to
 anything that is not temporary, whatever the SQL says. The rows of then are the rows of now,
-with every change that the recorded snapshot did not see taken back: the log of changes has the
-image before each (``flux.mutation``), and the first of them for a row is the row as it was.
+with every change that the recorded snapshot did not see taken back (`flux.store.world_rows`).
 
-What a copy does not have (foreign keys, triggers) is told as a note: a verdict must not rest on
-a check that was not made. What can't be rebuilt raises `WorldError`.
+Where that can't be done, the thing is *refused*: whoever asks a statement that names it learns
+the reason, and everything else is answered. What is there and is not as it was is told as a
+note: a verdict must not rest on a check that was not made. `WorldError` is raised where there
+is no world at all.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from datetime import datetime
+from collections.abc import Mapping
 
 import attrs
 
-from flux.errors import OperatorError
-from flux.sql_world import WORLD_SCHEMA, rewrite
+from flux.sql_world import drop_locks, find_names, find_targets, has_upsert, locks_rows, quote, rewrite
 from flux.store.postgres import Connection
-from flux.store.queries import QUERIES
+from flux.store.world_code import SEARCH_PATH, find_written
+from flux.store.world_given import Given, give
+from flux.store.world_large import list_large_fills
+from flux.store.world_migrations import Migrated, apply_migrations
+from flux.store.world_plan import ROWS_MAX, WorldError, WorldPlan
+from flux.store.world_rows import (
+    ShownTable,
+    images_since,
+    list_names,
+    literal,
+    rows_as_of,
+    rows_by_count,
+    rows_missing,
+)
+from flux.store.world_script import Script, write_script
+from flux.store.world_shapes import list_undo_repairs
+from flux.store.world_survey import Survey, list_changed, survey
 
-_CLOCK = re.compile(r"\b((?:now|transaction_timestamp|statement_timestamp|clock_timestamp)\(\))")
+__all__ = ["NEEDS_TABLE", "REFUSED", "ROWS_MAX", "World", "WorldError", "WorldPlan", "build_world", "quote"]
+
+NEEDS_TABLE = "FX315"
+"""SQLSTATE of a statement that would write to a table which has no copy; the error names the table."""
+REFUSED = "FX316"
+"""SQLSTATE of a statement that the world can't answer truly; the message says why."""
 _TAKE_UNDO = """
 insert into pg_temp.flux_undo (table_name, key, before)
 select u.table_name, u.key, u.before from flux.world_undo($1, $2) u
 """
 """Takes down the rows that changed since, as they were. No casts: they could name a type of the guest's."""
-ROWS_MAX = 1_000_000
-"""Rows of a written table that are copied at most."""
-
-
-class WorldError(OperatorError):
-    """The database can't be rebuilt as the execution saw it."""
-
-    code = "FLX313"
-    exit_code = 6
-
-
-@attrs.frozen
-class WorldPlan:
-    """What a world is to be."""
-
-    schema: str
-    """Where the guest's tables are."""
-    snapshot: str
-    """``pg_current_snapshot()`` of the recorded transaction."""
-    started_at: datetime
-    """About when the transaction began: what ``now()`` says, unless a recorded row tells better."""
-    written: frozenset[str]
-    """Tables of the schema that are copied."""
-    inserted: Mapping[str, Sequence[Mapping[str, object]]] = attrs.Factory(dict)
-    """By table, the rows that the recorded transaction inserted, as JSON has them: they tell what its sequences gave
-    and what time it was."""
 
 
 @attrs.frozen
 class World:
     """What stands on a connection now."""
 
+    schema: str
+    """Where the guest's tables are."""
     tables: frozenset[str]
     """All tables of the schema."""
     shadowed: frozenset[str]
-    """Those of them that have a copy or a view."""
+    """Tables, views and sequences that have something in their place."""
+    copied: frozenset[str]
+    """Tables that can be written, partitions aside."""
+    partitions: frozenset[str]
+    """Their partitions."""
+    large: frozenset[str]
+    """Those of them of which only touched rows are copied."""
+    functions: frozenset[str]
+    """Functions that are made again."""
+    written_by_functions: Mapping[str, frozenset[str]]
+    """Tables that functions write to, by the functions' names."""
+    written_by_views: Mapping[str, frozenset[str]]
+    """Tables that a view's rows go to, by the views' names."""
+    given: tuple[Given, ...]
+    """What a record can show of the values that copies give."""
+    refused: Mapping[str, str]
+    """What can't be shown as it was, and why."""
     notes: tuple[str, ...]
     """What is not as it was, a sentence each."""
 
+    def rewrite(self, sql: str) -> str:
+        """Return a guest's statement as it is to run."""
+        if locks_rows(sql) and find_names(sql) & self.large:
+            # A view knows no locks, and in a world nobody else could wait for one.
+            sql = drop_locks(sql)
+        return rewrite(sql, self.schema, self.shadowed, self.functions)
 
-@attrs.frozen
-class _Column:
-    name: str
-    is_identity: bool
-    is_generated: bool
-    default: str | None
-    is_key: bool
+    def find_needed(self, sql: str) -> frozenset[str]:
+        """Return the tables that a guest's statement can only be run on as copies, and that are none."""
+        mentioned = find_names(sql)
+        names = {target.name for target in find_targets(sql) if target.schema in (None, self.schema)}
+        if locks_rows(sql):
+            names |= mentioned
+        for name in names & self.written_by_views.keys():
+            names |= self.written_by_views[name]
+        for name in mentioned & self.written_by_functions.keys():
+            names |= self.written_by_functions[name]
+        return frozenset(names & self.tables - self.copied - self.partitions)
 
-    @property
-    def counts(self) -> bool:
-        """Whether a sequence makes its values."""
-        return self.is_identity or (self.default or "").startswith("nextval(")
-
-    @property
-    def tells_time(self) -> bool:
-        """Whether its value is the time of the transaction, unless somebody gives another."""
-        return self.default in ("now()", "CURRENT_TIMESTAMP", "transaction_timestamp()")
+    def find_refusal(self, sql: str) -> str | None:
+        """Return why a guest's statement can't be answered, or None when it can."""
+        for name in sorted(find_names(sql) & self.refused.keys()):
+            return f"{name} can't be shown as it was: {self.refused[name]}"
+        targets = {target.name for target in find_targets(sql)} & self.large
+        if targets and has_upsert(sql):
+            return f"{min(targets)} is too large to copy, and so there is no ON CONFLICT on it in a replay"
+        return None
 
 
 async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> World:
@@ -97,152 +118,145 @@ async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> 
 
     Raises `WorldError`. Whoever calls ends the transaction and the session: nothing of it may be left to others.
     """
-    change = await connection.fetch_value(QUERIES.world_ddl, token, plan.snapshot)
-    if change is not None:
-        raise WorldError(
-            f"tables have changed their shape since: {change}",
-            remedy="replay it on a database whose tables are as they were, or without one",
+    found = await survey(connection, token, plan)
+    version = int(
+        await connection.fetch_value(
+            "select pg_catalog.current_setting('server_version_num')::pg_catalog.int4"
         )
-    changed = await _list_changed(connection, token, plan)
-    columns = await _list_columns(connection, plan.schema, changed | plan.written)
-    missing = plan.written - columns.keys()
-    if missing:
-        raise WorldError(
-            f"there is no table {', '.join(sorted(missing))} in {plan.schema} any more", remedy=""
-        )
-    await connection.execute("create temporary table flux_undo (table_name text, key json, before json)")
-    for table in sorted(plan.written):
-        await _make_copy(connection, plan, table, columns[table])
-    for table in sorted(changed - plan.written):
-        await connection.execute(
-            f"create temporary view {quote(table)} as {_as_of(plan.schema, table, columns[table])}"
-        )
+    )
+    script = write_script(found, plan, version)
+    await connection.fetch_value("select pg_catalog.set_config('search_path', $1, false)", SEARCH_PATH)
+    await connection.execute("set check_function_bodies = off")
+    await connection.execute(";\n".join(script.statements))
+    # Statements that the session keeps prepared would go on asking the tables that they were planned on.
+    await connection.execute("discard plans")
     await connection.begin("repeatable read", read_only=True)
+    await _take_undo(connection, token, plan, found)
+    refused = await _fill(connection, token, plan, found)
+    world = _describe(found, script, refused)
+    if pending := [each for each in plan.migrations if each.path not in found.migrations]:
+        await _set_scene(connection, plan, found)
+        await connection.commit()
+        migrated = await apply_migrations(connection, token, pending, found.catalog, script.rewriter)
+        world = _add_migrated(world, migrated)
+        await connection.begin("repeatable read", read_only=True)
+        await connection.execute("delete from pg_temp.flux_undo")
+        await _take_undo(connection, token, plan, found)
+    await give(connection, script.given, plan.inserted)
+    await _set_scene(connection, plan, found)
+    return world
+
+
+async def _take_undo(connection: Connection, token: bytes, plan: WorldPlan, found: Survey) -> None:
     await connection.execute(_TAKE_UNDO, token, plan.snapshot)
-    if not await _list_changed(connection, token, plan) <= changed:
+    for table in found.shapes.tables.values():
+        for statement in list_undo_repairs(table):
+            await connection.execute(statement)
+    known = {name for each in found.changed for name in _log_names(found.table(each))} | found.refused.keys()
+    changed = await list_changed(connection, token, plan)
+    if not {table for schema, table in changed if schema == plan.schema} <= known:
         raise WorldError("tables began to change while the world was being built", remedy="try again")
-    for table in sorted(plan.written):
-        await _fill_copy(connection, plan, table, columns[table])
-    notes = await _list_notes(connection, plan)
-    for name, value in (
-        ("search_path", f"{WORLD_SCHEMA}, pg_catalog, {quote(plan.schema)}"),
-        ("flux.world_now", _find_now(plan, columns)),
-    ):
-        await connection.fetch_value("select pg_catalog.set_config($1, $2, true)", name, value)
-    tables = await connection.fetch(QUERIES.list_world_tables, plan.schema)
-    return World(frozenset(row["table_name"] for row in tables), frozenset(changed | plan.written), notes)
 
 
-def quote(name: str) -> str:
-    """Return ``name`` as SQL writes any name."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-async def _list_changed(connection: Connection, token: bytes, plan: WorldPlan) -> frozenset[str]:
-    rows = await connection.fetch(QUERIES.world_changes, token, plan.snapshot)
-    keyless = sorted(row["table_name"] for row in rows if row["keyless"])
-    if keyless:
-        raise WorldError(
-            f"{', '.join(keyless)} has changed since and has no primary key, so its rows can't be told apart",
-            remedy="give the table a primary key; later executions can then be replayed",
-        )
-    return frozenset(row["table_name"] for row in rows)
-
-
-async def _list_columns(
-    connection: Connection, schema: str, tables: AbstractSet[str]
-) -> dict[str, tuple[_Column, ...]]:
-    rows = await connection.fetch(QUERIES.list_world_columns, schema, sorted(tables))
-    found: dict[str, list[_Column]] = {}
-    for row in rows:
-        found.setdefault(row["table_name"], []).append(
-            _Column(
-                row["column_name"],
-                row["is_identity"],
-                row["is_generated"],
-                row["default_expression"],
-                row["is_key"],
-            )
-        )
-    return {table: tuple(columns) for table, columns in found.items()}
-
-
-def _as_of(schema: str, table: str, columns: Sequence[_Column]) -> str:
-    """Return a query of the table's rows as they were; all its columns, in their order."""
-    real = f"{quote(schema)}.{quote(table)}"
-    names = ", ".join(f"t.{quote(column.name)}" for column in columns)
-    then = ", ".join(f"b.{quote(column.name)}" for column in columns)
-    literal = _literal(table)
-    # Without a key, nothing has changed since: `_list_changed` has seen to that.
-    same = (
-        " and ".join(
-            f"k.{quote(column.name)} = t.{quote(column.name)}" for column in columns if column.is_key
-        )
-        or "false"
-    )
-    return (
-        f"select {names} from {real} t where not exists (select from pg_temp.flux_undo u, "
-        f"pg_catalog.json_populate_record(null::{real}, u.key) k where u.table_name = {literal} and {same}) "
-        f"union all select {then} from pg_temp.flux_undo u, "
-        f"pg_catalog.json_populate_record(null::{real}, u.before) b "
-        f"where u.table_name = {literal} and u.before is not null"
-    )
-
-
-async def _make_copy(connection: Connection, plan: WorldPlan, table: str, columns: Sequence[_Column]) -> None:
-    copy = f"pg_temp.{quote(table)}"
-    await connection.execute(
-        f"create temporary table {quote(table)} (like {quote(plan.schema)}.{quote(table)} including all)"
-    )
-    for column in columns:
-        if column.is_generated or column.default is None:
+async def _fill(connection: Connection, token: bytes, plan: WorldPlan, found: Survey) -> dict[str, str]:
+    """Fill the copies; return what is refused, now that its rows have been counted."""
+    refused = dict(found.refused)
+    await _set(connection, "flux.filling", "on")
+    for name in sorted(found.copies):
+        table = found.table(name)
+        if name in found.large:
+            for statement in list_large_fills(table):
+                await connection.execute(statement)
             continue
-        if column.counts:
-            sequence = quote(f"{table}_{column.name}_flux_seq"[:63])
-            await connection.execute(f"create temporary sequence {sequence}")
-            await connection.execute(
-                f"alter sequence pg_temp.{sequence} owned by {copy}.{quote(column.name)}"
+        arguments: list[object] = []
+        source = None
+        if table.has_policies:
+            columns = ", ".join(
+                f"{quote(column.name)} {column.type}" for column in found.columns[table.now_name]
             )
-            default = f"pg_catalog.nextval({_literal(f'pg_temp.{sequence}')}::pg_catalog.regclass)"
-        else:
-            default = _CLOCK.sub(rf"{WORLD_SCHEMA}.\1", rewrite(column.default, plan.schema, frozenset()))
-            if default == column.default:
-                continue
-        await connection.execute(
-            f"alter table {copy} alter column {quote(column.name)} set default {default}"
-        )
-
-
-async def _fill_copy(connection: Connection, plan: WorldPlan, table: str, columns: Sequence[_Column]) -> None:
-    copy = f"pg_temp.{quote(table)}"
-    count = await connection.fetch_value(
-        f"select pg_catalog.count(*) from (select from {quote(plan.schema)}.{quote(table)} limit {ROWS_MAX + 1}) t"
-    )
-    if count > ROWS_MAX:
-        raise WorldError(
-            f"{table} has more than {ROWS_MAX:,} rows, too many to copy for a replay that writes to it",
-            remedy="replay on the code that made the record, which needs no database",
-        )
-    stored = [column for column in columns if not column.is_generated]
-    names = ", ".join(quote(column.name) for column in stored)
-    rows = _as_of(plan.schema, table, columns)
-    await connection.execute(
-        f"insert into {copy} ({names}) overriding system value select {names} from ({rows}) as_of"
-    )
-    for column in columns:
-        if column.counts:
-            given = [row.get(column.name) for row in plan.inserted.get(table, ())]
-            numbers = [number for number in given if isinstance(number, int)]
-            most = await connection.fetch_value(f"select pg_catalog.max({quote(column.name)}) from {copy}")
+            source = f"(select * from flux.world_rows($1, {literal(table.now_name)}) as r({columns}))"
+            arguments.append(token)
+        if name in found.counted:
             await connection.execute(
-                "select pg_catalog.setval(pg_catalog.pg_get_serial_sequence($1, $2), $3, false)",
-                copy, column.name, min(numbers, default=(most or 0) + 1),
+                f"insert into pg_temp.flux_counts select {literal(name)}, i.image, i.count "
+                f"from ({images_since(table)}) i where i.count <> 0",
+                token, plan.snapshot,
             )  # fmt: skip
+            if await connection.fetch_value(rows_missing(table, source), *arguments):
+                refused[name] = "its rows have no key, and are not those that the log of changes leads to"
+                continue
+        rows = rows_by_count(table, source) if name in found.counted else rows_as_of(table, source)
+        names = list_names(table.stored)
+        await connection.execute(
+            f"insert into pg_temp.{quote(name)} ({names}) overriding system value select {names} from ({rows}) as_of",
+            *arguments,
+        )
+    await _set(connection, "flux.filling", "")
+    return refused
 
 
-def _find_now(plan: WorldPlan, columns: Mapping[str, Sequence[_Column]]) -> str:
-    for table, rows in plan.inserted.items():
-        for column in columns.get(table, ()):
+async def _set_scene(connection: Connection, plan: WorldPlan, found: Survey) -> None:
+    """Give the guest's statements their time and the place where they look for names."""
+    for name, value in (
+        ("flux.world_now", _find_now(plan, found)),
+        ("flux.world_seed", plan.seed or plan.snapshot),
+        ("search_path", f"{SEARCH_PATH}, {quote(plan.schema)}"),
+    ):
+        await _set(connection, name, value)
+
+
+async def _set(connection: Connection, name: str, value: str) -> None:
+    await connection.fetch_value("select pg_catalog.set_config($1, $2, false)", name, value)
+
+
+def _describe(found: Survey, script: Script, refused: dict[str, str]) -> World:
+    catalog = found.catalog
+    # Whatever names it in a function or a view asks for it too.
+    mentions = {function.name: function.body + function.definition for function in catalog.functions}
+    mentions |= {
+        relation.name: relation.definition for relation in catalog.relations.values() if relation.definition
+    }
+    names = {name: find_names(text) for name, text in mentions.items()} if refused else {}
+    while more := {name for name in names.keys() - refused.keys() if names[name] & refused.keys()}:
+        refused |= {name: f"it asks for {min(names[name] & refused.keys())}" for name in more}
+    by_function = {function.name: find_written(catalog, [function.name]) for function in catalog.functions}
+    by_view = {
+        name: find_written(catalog, [name])
+        for name, relation in catalog.relations.items()
+        if relation.definition
+    }
+    return World(
+        schema=catalog.schema,
+        tables=frozenset(name for name, relation in catalog.relations.items() if relation.is_table),
+        shadowed=script.rewriter.relations,
+        copied=found.copies,
+        partitions=script.copied - found.copies,
+        large=found.large,
+        functions=script.rewriter.functions,
+        written_by_functions={name: tables for name, tables in by_function.items() if tables},
+        written_by_views={name: tables for name, tables in by_view.items() if tables},
+        given=script.given,
+        refused=refused,
+        notes=script.notes,
+    )
+
+
+def _add_migrated(world: World, migrated: Migrated) -> World:
+    """Return the world that ``world`` is once migrations have been applied."""
+    dropped = (world.copied | world.partitions) - migrated.relations
+    return attrs.evolve(
+        world,
+        tables=world.tables | migrated.tables,
+        shadowed=world.shadowed | migrated.relations,
+        copied=(world.copied | (migrated.tables - world.partitions)) - dropped,
+        functions=world.functions | migrated.functions,
+        refused={**world.refused, **dict.fromkeys(dropped, "a migration of the code drops or renames it")},
+    )
+
+
+def _find_now(plan: WorldPlan, found: Survey) -> str:
+    for name, rows in plan.inserted.items():
+        for column in found.columns.get(name, ()):
             for row in rows:
                 value = row.get(column.name)
                 if column.tells_time and isinstance(value, str):
@@ -250,22 +264,5 @@ def _find_now(plan: WorldPlan, columns: Mapping[str, Sequence[_Column]]) -> str:
     return plan.started_at.isoformat()
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-async def _list_notes(connection: Connection, plan: WorldPlan) -> tuple[str, ...]:
-    rows = await connection.fetch(QUERIES.list_world_gaps, plan.schema, sorted(plan.written))
-    kinds = (
-        ("foreign_keys", "foreign key", "foreign keys"),
-        ("triggers", "trigger", "triggers"),
-        ("policies", "row policy", "row policies"),
-    )
-    return tuple(
-        f"a {one} of {row['table_name']} has no effect in a replay"
-        if row[kind] == 1
-        else f"{row[kind]} {many} of {row['table_name']} have no effect in a replay"
-        for row in rows
-        for kind, one, many in kinds
-        if row[kind]
-    )
+def _log_names(table: ShownTable) -> frozenset[str]:
+    return table.old_names | {table.now_name}

@@ -10,7 +10,6 @@ go back with a transaction, and what a session keeps beside its transaction does
 """
 
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from itertools import groupby
 from typing import Literal
 
@@ -18,7 +17,9 @@ import attrs
 
 from flux.store.postgres import Connection, Row
 from flux.store.queries import QUERIES
-from flux.store.world import WorldError, quote
+from flux.store.world import World, WorldError, quote
+from flux.store.world_catalog import Column, read_columns
+from flux.store.world_given import give
 
 MOVES_MAX = 200_000
 """Changes between the first and the last snapshot of a world, at most: they are held in memory."""
@@ -74,9 +75,6 @@ class _Copy:
 class _Sequence:
     name: str
     """As regclass reads it."""
-    table: str | None
-    """The table whose values it makes; None where it stands by itself."""
-    column: str | None
     last_value: int
     """At the beginning."""
     is_called: bool
@@ -90,14 +88,12 @@ class WorldMover:
         connection: Connection,
         copies: Mapping[str, _Copy],
         deferred: Sequence[str],
-        *,
-        has_references: bool,
+        world: World,
     ) -> None:
         self._connection = connection
         self._copies = copies
         self._deferred = ", ".join(f"pg_temp.{quote(name)}" for name in deferred)
-        self._has_references = has_references
-        """Copied tables refer to each other."""
+        self._world = world
         self._sequences: list[_Sequence] = []
 
     async def set_rows(self, states: Sequence[RowState]) -> None:
@@ -107,11 +103,10 @@ class WorldMover:
             tables, keys, images = zip(*viewed, strict=True)
             await self._connection.run(_SET_VIEWED, [list(tables), list(keys), list(images)])
         copied = [state for state in states if state[0] in self._copies]
-        if self._has_references:
-            # One by one as it happened, or a row would come before the one that it refers to.
-            for (table, is_gone), same in groupby(copied, lambda state: (state[0], state[2] is None)):
-                await self._write(table, list(same), "delete" if is_gone else "upsert")
+        if not copied:
             return
+        # So that no trigger and no policy of the user's has anything to do with it.
+        await self._fill(value="on")
         copied.sort(key=lambda state: state[0])
         for table, group in groupby(copied, lambda state: state[0]):
             some = list(group)
@@ -120,6 +115,10 @@ class WorldMover:
             await self._write(table, [state for state in some if state[2] is None or not is_plain], "delete")
             coming = [state for state in some if state[2] is not None]
             await self._write(table, coming, "upsert" if is_plain else "insert")
+        await self._fill(value="")
+
+    async def _fill(self, *, value: str) -> None:
+        await self._connection.fetch_value("select pg_catalog.set_config('flux.filling', $1, true)", value)
 
     async def _write(
         self, table: str, states: list[RowState], how: Literal["delete", "insert", "upsert"]
@@ -143,17 +142,7 @@ class WorldMover:
 
     async def set_sequences(self, inserted: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         """Let sequences go on as they did in a recording that ``inserted`` these rows, by table."""
-        for sequence in self._sequences:
-            if sequence.table is None or sequence.column is None:
-                continue
-            given = [row.get(sequence.column) for row in inserted.get(sequence.table, ())]
-            following = min((number for number in given if isinstance(number, int)), default=None)
-            if following is None:
-                most = await self._connection.fetch_value(
-                    f"select pg_catalog.max({quote(sequence.column)}) from pg_temp.{quote(sequence.table)}"
-                )
-                following = (most or 0) + 1
-            await self._set_sequence(sequence.name, following, is_called=False)
+        await give(self._connection, self._world.given, inserted)
 
     async def set_base(self) -> None:
         """Make this the beginning that `reset` comes back to."""
@@ -163,8 +152,6 @@ class WorldMover:
             self._sequences.append(
                 _Sequence(
                     row["name"],
-                    row["table_name"],
-                    row["column_name"],
                     state["last_value"],
                     state["is_called"],
                 )
@@ -182,26 +169,23 @@ class WorldMover:
         await self._connection.fetch_value("select pg_catalog.setval($1, $2, $3)", name, value, is_called)
 
 
-async def make_mover(connection: Connection, schema: str, copied: AbstractSet[str]) -> WorldMover:
-    """Return what moves the world that stands on ``connection``, whose tables ``copied`` of ``schema`` are copies."""
-    columns: dict[str, list[Row]] = {}
-    if copied:
-        for row in await connection.fetch(QUERIES.list_world_columns, schema, sorted(copied)):
-            columns.setdefault(row["table_name"], []).append(row)
+async def make_mover(connection: Connection, schema: str, world: World) -> WorldMover:
+    """Return what moves ``world``, of ``schema``, which stands on ``connection``."""
+    columns = await read_columns(connection, schema, world.copied) if world.copied else {}
     unique = await connection.fetch(QUERIES.list_world_unique)
-    not_plain = {row["table_name"] for row in unique}
+    # A view has nothing to be unique by.
+    not_plain = {row["table_name"] for row in unique} | world.large
     copies = {
         table: _describe(schema, table, rows, is_plain=table not in not_plain)
         for table, rows in columns.items()
     }
     deferred = await connection.fetch(QUERIES.list_world_deferred)
-    references = await connection.fetch_value(QUERIES.count_world_references)
-    return WorldMover(connection, copies, [row["name"] for row in deferred], has_references=bool(references))
+    return WorldMover(connection, copies, [row["name"] for row in deferred], world)
 
 
-def _describe(schema: str, table: str, columns: Sequence[Row], *, is_plain: bool) -> _Copy:
-    stored = [quote(row["column_name"]) for row in columns if not row["is_generated"]]
-    keys = [quote(row["column_name"]) for row in columns if row["is_key"]]
+def _describe(schema: str, table: str, columns: Sequence[Column], *, is_plain: bool) -> _Copy:
+    stored = [quote(column.name) for column in columns if not column.generated]
+    keys = [quote(column.name) for column in columns if column.is_key]
     names = ", ".join(stored)
     records = (
         "pg_catalog.unnest($1::pg_catalog.text[]) m (image), "

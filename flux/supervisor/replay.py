@@ -233,6 +233,9 @@ class _Run:
                 # Without a world, what the record has of the database still answers.
                 why_none = (f"the database could not be rebuilt: {error.code} {error.message}",)
                 break
+            if world.refusal is not None:
+                why_none = (f"the database could not be rebuilt: {world.refusal}",)
+                break
             if world.trespass is not None:
                 why_none = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
                 break

@@ -26,11 +26,12 @@ from flux.execution import Execution
 from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.mutation import Operation
-from flux.sql_world import find_names, find_targets, locks_rows, rewrite
+from flux.sql_world import find_targets
 from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
-from flux.store.world import World, WorldError, WorldPlan, build_world
+from flux.store.world import NEEDS_TABLE, REFUSED, World, WorldError, WorldPlan, build_world
 from flux.store.world_moves import WorldMover, list_moves, make_mover
 from flux.supervisor.database import describe_failure, inward, outward
+from flux.supervisor.world_drawn import list_drawn
 from flux.supervisor.world_timeline import Moment, RowChange, RowState, Snapshot, Span, Timeline
 
 READ_ONLY = "25006"
@@ -67,6 +68,8 @@ def plan_world(original: Execution, schema: str, written: frozenset[str]) -> Wor
         started_at=datetime.fromtimestamp((original.started_at_ns + began_ns) / 1e9, UTC),
         written=frozenset(own),
         inserted=inserted,
+        drawn=list_drawn(original, schema),
+        seed=original.name,
     )
 
 
@@ -123,7 +126,7 @@ async def build(connection: Connection, token: bytes, plan: WorldPlan, span: Spa
             changes: list[Row] = []
             if span is not None and span.moves:
                 changes = await list_moves(connection, token, str(span.first), str(span.last), span.own)
-            mover = await make_mover(connection, plan.schema, plan.written)
+            mover = await make_mover(connection, plan.schema, world)
             await mover.set_base()
     except trio.TooSlowError:
         raise WorldError(
@@ -135,7 +138,7 @@ async def build(connection: Connection, token: bytes, plan: WorldPlan, span: Spa
             f"the database refused a part of the world: {error.report.message}",
             remedy="replay on the code that made the record, which needs no database",
         ) from error
-    return Built(plan, world, mover, plan.written, changes)
+    return Built(plan, world, mover, world.copied, changes)
 
 
 def read_changes(rows: list[Row], timeline: Timeline) -> tuple[RowChange, ...]:
@@ -179,7 +182,6 @@ class WorldDatabase:
         isolation: str,
     ) -> None:
         self._connection = connection
-        self._plan = built.plan
         self._world = built.world
         self._mover = built.mover
         self._copied = built.copied
@@ -206,6 +208,8 @@ class WorldDatabase:
         """Tables that the run would write and the world has no copy of."""
         self.trespass: str | None = None
         """A statement that would write past the world, which no other world could help."""
+        self.refusal: str | None = None
+        """Why a statement could not be answered as it was then."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -252,7 +256,11 @@ class WorldDatabase:
     async def run(self, sql: str, arguments: list[object], call_seq: int) -> QueryResult:
         """See `flux.hostcalls.base.Database.run`."""
         async with self._lock:
-            self.needed |= self._find_needed(sql)
+            refusal = self._world.find_refusal(sql)
+            if refusal is not None:
+                self.refusal = refusal
+                raise HostCallFailed("DatabaseError", refusal, code="FLX313")
+            self.needed |= self._world.find_needed(sql)
             if self.needed:
                 raise HostCallFailed(
                     "DatabaseError", "the world is built again with the table that this writes"
@@ -327,7 +335,7 @@ class WorldDatabase:
 
     async def _answer(self, sql: str, arguments: list[object], call: HostCall | None) -> QueryResult:
         """Run a statement where its counterpart ran, or where the world is."""
-        text = rewrite(sql, self._plan.schema, self._world.shadowed)
+        text = self._world.rewrite(sql)
         moment = self._find_moment(call)
         if call is None and find_targets(sql):
             self._wrote_otherwise = True
@@ -359,8 +367,8 @@ class WorldDatabase:
         try:
             result = await self._connection.run(text, [inward(argument) for argument in arguments])
         except Exception as error:
-            if isinstance(error, DatabaseError) and error.report.sqlstate == READ_ONLY:
-                self.trespass = sql
+            if isinstance(error, DatabaseError):
+                self._note_bound(error, sql)
             raise describe_failure(error) from error
         finally:
             if call is not None:
@@ -441,12 +449,15 @@ class WorldDatabase:
         except Exception as error:
             raise describe_failure(error) from error
 
-    def _find_needed(self, sql: str) -> frozenset[str]:
-        """Return the tables that ``sql`` can only be run on as copies, and that are none."""
-        names = {target.name for target in find_targets(sql) if target.schema in (None, self._plan.schema)}
-        if locks_rows(sql):
-            names |= find_names(sql)
-        return frozenset(names & self._world.tables - self._copied)
+    def _note_bound(self, error: DatabaseError, sql: str) -> None:
+        """Note that a statement came to where the world ends, and why."""
+        sqlstate, table = error.report.sqlstate, error.report.table
+        if sqlstate == READ_ONLY:
+            self.trespass = sql
+        elif sqlstate == NEEDS_TABLE and table is not None:
+            self.needed.add(table)
+        elif sqlstate == REFUSED:
+            self.refusal = error.report.message
 
     def _check_depth(self, verb: str, depth: int) -> None:
         if depth == 0 or depth != len(self._places):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flux.sql_world import TableName, find_names, find_targets, locks_rows, rewrite
+from flux.sql_world import TableName, drop_locks, find_drawn, find_names, find_targets, locks_rows, rewrite
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,37 @@ def test_names_are_folded_or_as_quoted() -> None:
 )
 def test_what_would_go_past_the_world_is_turned_into_it(sql: str, rewritten: str) -> None:
     assert rewrite(sql, "public", {"users"}) == rewritten
+
+
+@pytest.mark.parametrize(
+    ("sql", "rewritten"),
+    [
+        ("select total(1), public.total(2), other.total(3)",
+         "select pg_temp.total(1), pg_temp.total(2), other.total(3)"),
+        ("insert into total (a) values (total(1))", "insert into total (a) values (pg_temp.total(1))"),
+        ("select total from t", "select total from t"),
+        ("select nextval('public.numbers'), nextval('numbers')",
+         "select nextval('pg_temp.numbers'), nextval('numbers')"),
+        ("select setval('\"public\".\"numbers\"'::regclass, 3)", "select setval('pg_temp.\"numbers\"'::regclass, 3)"),
+        ("select 'public.numbers'", "select 'public.numbers'"),
+        ("select public.gen_random_uuid(), pg_catalog.random()",
+         "select flux_world.gen_random_uuid(), flux_world.random()"),
+    ],
+)  # fmt: skip
+def test_functions_and_sequences_are_those_of_the_world(sql: str, rewritten: str) -> None:
+    assert rewrite(sql, "public", {"numbers"}, {"total"}) == rewritten
+
+
+def test_locks_are_dropped_and_nothing_else() -> None:
+    assert drop_locks("select 1 from a, b for no key update of a, b skip locked") == "select 1 from a, b "
+    assert (
+        drop_locks("select * from (select 1 from a for update) x limit 2")
+        == "select * from (select 1 from a ) x limit 2"
+    )
+    assert drop_locks("select substring('x' for 3) from a") == "select substring('x' for 3) from a"
+
+
+def test_sequences_that_are_asked_for_a_number() -> None:
+    assert find_drawn(
+        "select nextval('a'), nextval('public.\"B\"'), nextval('other.c'), nextval($1)", "public"
+    ) == ("a", "B")

@@ -78,7 +78,9 @@ async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database
         f"and has_function_privilege('{GUEST}', p.oid, 'execute')"
     ).split("\n")
     assert sorted(function.partition("(")[0] for function in functions) == [
-        "flux.commit_record", "flux.mark_transaction", "flux.world_changes", "flux.world_ddl", "flux.world_undo",
+        "flux.commit_record", "flux.mark_transaction", "flux.world_changes", "flux.world_ddl", "flux.world_has_written",
+        "flux.world_images", "flux.world_migrations", "flux.world_moves", "flux.world_rows", "flux.world_shapes",
+        "flux.world_undo",
     ]  # fmt: skip
     async with open_guest(database) as guest:
         for place in named:
@@ -97,7 +99,12 @@ async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database
             "select flux.ensure_guest_role('other', 'shop', 'x')", "drop schema flux cascade",
             "select flux.world_changes('x', pg_current_snapshot())",
             "select flux.world_undo('x', pg_current_snapshot())",
-            "select flux.world_ddl(null, pg_current_snapshot())",
+            "select * from flux.world_ddl(null, pg_current_snapshot())",
+            "select * from flux.world_shapes('x', pg_current_snapshot())",
+            "select * from flux.world_migrations('x', pg_current_snapshot())",
+            "select * from flux.world_images('x', pg_current_snapshot(), 'customers')",
+            "select * from flux.world_rows('x', 'customers') as r(id int)",
+            "select flux.world_has_written('x')",
         ):  # fmt: skip
             assert await refusal(guest.connection, sql) in ("42501", "0A000"), sql
 
