@@ -13,6 +13,7 @@ SECONDS = {
     "acceptance/test_cli_client.py": 35,
     "acceptance/test_dev_story.py": 45,
     "acceptance/test_init.py": 30,
+    "acceptance/test_interleave.py": 30,
     "acceptance/test_isolation.py": 40,
     "acceptance/test_javascript.py": 50,
     "acceptance/test_libraries.py": 20,
