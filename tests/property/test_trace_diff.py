@@ -65,7 +65,7 @@ def diff(a: Execution, b: Execution) -> Diff:
     return compare(Side.of(a), Side.of(b))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(strategies.executions)
 def test_nothing_differs_from_itself_whatever_is_in_it(execution: Execution) -> None:
     found = diff(execution, execution)
@@ -74,7 +74,7 @@ def test_nothing_differs_from_itself_whatever_is_in_it(execution: Execution) -> 
     assert (found.only_a, found.only_b) == ((), ())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(small_executions(), small_executions())
 def test_seen_from_the_other_side_the_verdict_is_the_same_with_fixed_and_regressed_exchanged(
     a: Execution, b: Execution
@@ -89,7 +89,7 @@ def test_seen_from_the_other_side_the_verdict_is_the_same_with_fixed_and_regress
     )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 @given(small_executions(), small_executions())
 def test_every_call_is_shown_once_and_identical_means_that_all_say_the_same(
     a: Execution, b: Execution
@@ -106,7 +106,7 @@ def test_every_call_is_shown_once_and_identical_means_that_all_say_the_same(
         assert all(pair.a is not None and pair.b is not None for pair in found.calls)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(strategies.executions, strategies.executions)
 def test_any_two_records_can_be_compared(a: Execution, b: Execution) -> None:
     found = diff(a, b)
