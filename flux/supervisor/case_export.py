@@ -1,6 +1,7 @@
 """Making a case file of a stored execution: its record, the code that made it, and what ran that.
 
-What a record hides stays hidden, as the record is taken as it is stored. The code was never redacted, since it is
+What a record hides stays hidden, as the record is taken as it is stored; rows that were committed are redacted here, as
+the database's log of them is not. The code was never redacted, since it is
 not recorded; so here it is looked through. The password in ``flux.toml``'s address of a database is left out, as no
 replay needs it. Any other password, or the value of a secret that stands in the code or came into the record before
 it was a secret, is a reason to write no case at all: to take it out of the code would make other code of it.
@@ -13,6 +14,7 @@ import sysconfig
 from functools import partial
 from pathlib import Path
 
+import attrs
 import trio
 
 from flux import __version__, codec
@@ -21,11 +23,14 @@ from flux.config import CONFIG_NAME, parse_config
 from flux.errors import OperatorError
 from flux.execution import Execution
 from flux.hostcalls.secret import TenantSecrets
+from flux.mutation import Mutation
 from flux.project import Project, find_requirements, list_artifact_files
+from flux.redact import RedactionRules, Redactor
 from flux.store.connect_options import masked
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environment_installer import hide_passwords
 from flux.supervisor.environments import make_key
+from flux.synthetic import list_synthetic
 
 _PASSWORDS = (
     (re.compile(r"(://[^\s/:@\"']*:)[^\s@\"']+@"), r"\1***@"),
@@ -60,11 +65,29 @@ def make_case_file(execution: Execution, project: Project, secrets: TenantSecret
         environment="" if requirements is None else make_key(requirements, project.root),
         folder=os.fsencode(project.root.absolute()),
     )
+    execution = attrs.evolve(execution, mutations=_redact_rows(execution, project, secrets))
     case = Case(execution, files, made, hidden)
     for file in files:
         _check_secrets(file.content, f"{file.path.decode('utf-8', 'replace')} holds", secrets)
     _check_secrets(codec.encode(execution), "the record holds", secrets)
     return encode_case(case)
+
+
+def _redact_rows(execution: Execution, project: Project, secrets: TenantSecrets) -> tuple[Mutation, ...]:
+    """The rows that it changed, as they may be handed on.
+
+    Those that were committed come from the log of changes, which the database writes and nobody redacts. Columns that
+    rules name are redacted here. What a rule has met elsewhere may lie in any column, and the record no longer says
+    what it was: then the images are left out. A replay needs none of them.
+    """
+    rules = RedactionRules.parse(project.config.recording.redact)
+    redactor = Redactor(rules, execution.seed, secrets.of_execution(execution.seed).stand_ins())
+    rows = tuple(map(redactor.mutation, execution.mutations))
+    if not list_synthetic(execution, has_secrets=True):
+        return rows
+    return tuple(
+        attrs.evolve(row, before=None, after=None, key=None) if row.committed else row for row in rows
+    )
 
 
 def describe_python() -> str:

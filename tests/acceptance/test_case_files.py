@@ -16,7 +16,9 @@ import trio
 from flux.brought import Status
 from flux.case_file import Case, CaseFile, decode_case, encode_case, hash_files
 from flux.errors import FluxError
+from flux.execution import Execution
 from flux.hostcalls.secret import TenantSecrets
+from flux.mutation import Mutation, Operation
 from flux.project import find_requirements, read_project
 from flux.supervisor.case_export import SecretInCaseError, make_case_file
 from flux.supervisor.environments import make_key
@@ -159,6 +161,31 @@ def test_a_case_is_for_its_owners_eyes_and_holds_no_secret(cases: Cases) -> None
         assert KEY not in whole and PASSWORD not in whole and "of-a-person" not in whole
         assert case.hidden == ("flux.toml is without the password in an address",)
         assert case.made.environment == ""
+
+
+def test_rows_that_were_committed_are_handed_on_redacted_or_without_their_images(
+    cases: Cases, tmp_path: Path
+) -> None:
+    """They come from the database's own log, which nobody redacts."""
+    recorded = cases.read("signup").execution
+    artifact = tmp_path / "artifact"
+    shutil.copytree(cases.project / ".flux" / "artifacts" / recorded.deployment, artifact)
+    with (artifact / "flux.toml").open("a") as toml:
+        toml.write('\n[recording]\nredact = ["column:users.ssn"]\n')
+    image = '{"id":1,"ssn":"123-45-6789"}'
+    row = Mutation("public", "users", '{"id":1}', Operation.INSERT, None, image, committed=True, xid=7)
+
+    def hand_on(execution: Execution) -> Mutation:
+        data = make_case_file(
+            attrs.evolve(execution, mutations=(row,)), read_project(artifact), TenantSecrets({}, b"key")
+        )
+        (found,) = decode_case(data).execution.mutations
+        return found
+
+    plain = hand_on(attrs.evolve(recorded, trigger=attrs.evolve(recorded.trigger, headers=())))
+    assert plain.after is not None and '"ssn":"redacted:' in plain.after and "123-45" not in plain.after
+    # A header was redacted, and its value may lie in any column.
+    assert hand_on(recorded) == attrs.evolve(row, key=None, after=None)
 
 
 def test_a_case_on_repaired_code_passes_and_stops_at_a_statement_that_nobody_asked(cases: Cases) -> None:
