@@ -27,7 +27,6 @@ import secrets
 import signal
 import struct
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -37,7 +36,6 @@ import attrs
 import trio
 
 from flux.errors import OperatorError
-from flux.store import embedded_launcher
 from flux.store.embedded_binaries import (
     SYSTEM_FOLDER,
     PostgresBinaries,
@@ -70,6 +68,7 @@ from flux.store.embedded_folder import (
     write_settings,
 )
 from flux.store.embedded_identity import Identity, PostgresIdentityError, list_identities
+from flux.store.embedded_process import Finished, run, spawn, wait_exit, wait_gone
 
 __all__ = [
     "EmbeddedPostgres",
@@ -173,14 +172,6 @@ class PostgresExit:
     """Its last words."""
 
 
-@attrs.frozen
-class _Finished:
-    """A program that ran to its end."""
-
-    status: int
-    output: str
-
-
 @attrs.define(eq=False)
 class EmbeddedPostgres:
     """A running server. `open_embedded_postgres` makes and ends it."""
@@ -232,7 +223,7 @@ class EmbeddedPostgres:
     async def wait_died(self) -> PostgresExit:
         """Wait until the present server process ends, and say how. Any number of tasks may wait."""
         process, log_start = self._running(), self._log_start  # a restart changes both
-        status = await _wait_exit(process)
+        status = await wait_exit(process)
         return PostgresExit(status, asked=self._asked is process, log_tail=read_log_tail(self.log, log_start))
 
     async def restart(self) -> None:
@@ -253,13 +244,13 @@ class EmbeddedPostgres:
         log = open_log(self.folder, self.identity)
         try:
             self._log_start = os.fstat(log).st_size
-            self._process = _spawn(self._command(), self.identity, self.folder.path, output=log)
+            self._process = spawn(self._command(), self.identity, self.folder.path, output=log)
         finally:
             os.close(log)
         exited = False
         while not await _answers(self.address):
             with trio.move_on_after(PROBE_EVERY_S):
-                await _wait_exit(self._process)
+                await wait_exit(self._process)
                 exited = True
             if exited:
                 raise self._start_error(self._process.returncode)
@@ -300,10 +291,10 @@ class EmbeddedPostgres:
                 if process.poll() is None:
                     process.send_signal(number)
                     with trio.move_on_after(grace_s):
-                        await _wait_exit(process)
+                        await wait_exit(process)
             if process.poll() is None:
                 process.kill()
-                await _wait_exit(process)
+                await wait_exit(process)
             if process.returncode != 0:  # a postmaster that did not end by itself may leave children
                 await _end_servers(self.folder)
 
@@ -315,7 +306,7 @@ class EmbeddedPostgres:
         )
         wanted = self.address.database
         environment = attrs.evolve(self.address, database="postgres").to_environment()
-        finished = await _run(
+        finished = await run(
             [str(self.binaries.psql), "-XqAt", "-v", "ON_ERROR_STOP=1", "-v", f"wanted={wanted}", "-f", "-"],
             self.identity,
             self.folder.path,
@@ -447,20 +438,7 @@ async def _end_servers(folder: ClusterFolder) -> None:
 
 async def _wait_all_gone(folder: ClusterFolder) -> None:
     while servers := list_servers(folder):
-        await _wait_gone(servers[0].pid)
-
-
-async def _wait_gone(pid: int) -> None:
-    """Wait for a process that need not be our child."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        await trio.lowlevel.checkpoint()
-        return
-    try:
-        await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
+        await wait_gone(servers[0].pid)
 
 
 async def _choose_identity(
@@ -470,7 +448,7 @@ async def _choose_identity(
     refusals: list[str] = []
     for identity in list_identities(folder.path, user):
         # From the parent folder: the directory itself is handed over once the choice is made.
-        told = await _run([str(programs.postgres), "--version"], identity, folder.path.parent)
+        told = await run([str(programs.postgres), "--version"], identity, folder.path.parent)
         found = re.search(r"\(PostgreSQL\) (\S+)", told.output)
         if told.status == 0 and found:
             if _get_major(found[1]) < MAJOR_MIN:
@@ -508,9 +486,9 @@ async def _make_cluster(
     builtin = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     # Before 17 it is libc's; "C" is what is left where libc has no C.UTF-8.
     choices = [builtin] if major >= 17 else [["--locale=C.UTF-8"], ["--locale=C"]]
-    finished = _Finished(0, "")
+    finished = Finished(0, "")
     for locale in choices:
-        finished = await _run(
+        finished = await run(
             [
                 str(programs.initdb),
                 "--pgdata",
@@ -593,100 +571,6 @@ async def _answers(address: PostgresAddress) -> bool:
         return False
     # 57P03 is cannot_connect_now: starting up, or recovering.
     return bool(answer) and b"\0C57P03\0" not in answer
-
-
-# -- children -------------------------------------------------------------------
-
-
-def _spawn(
-    command: list[str],
-    identity: Identity,
-    folder: Path,
-    *,
-    output: int,
-    stdin: int = subprocess.DEVNULL,
-    environment: dict[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a program that ends when we do.
-
-    The kernel watches the *thread* that forks, so this is called from trio's own
-    and never from a worker thread. In a session of its own the program does not
-    hear a Ctrl-C on our terminal, which is for us: we drain, then stop it.
-    """
-    kept = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")
-    inherited = {name: os.environ[name] for name in kept if name in os.environ}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-I",
-            "-S",
-            embedded_launcher.__file__,
-            str(os.getpid()),
-            identity.argument,
-            str(folder),
-            *command,
-        ],
-        stdin=stdin,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-        # PGDATA, PGPORT, LC_ALL and the like of whoever runs us are not meant for this server.
-        env=inherited | {"LC_ALL": "C"} | (environment or {}),
-    )
-
-
-async def _run(
-    command: list[str],
-    identity: Identity,
-    folder: Path,
-    *,
-    stdin: bytes = b"",
-    environment: dict[str, str] | None = None,
-) -> _Finished:
-    """Run a program to its end. Its input and output live in memory: the disk may be full."""
-    given, output = os.memfd_create("flux-stdin"), os.memfd_create("flux-output")
-    try:
-        os.pwrite(given, stdin, 0)
-        process = _spawn(command, identity, folder, output=output, stdin=given, environment=environment)
-        try:
-            status = await _wait_exit(process)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # with the programs that it started
-                with trio.CancelScope(shield=True):
-                    await _wait_exit(process)
-                    await _wait_session_gone(process.pid)
-        return _Finished(status, os.pread(output, 64 * 1024, 0).decode("utf-8", "replace").strip())
-    finally:
-        os.close(given)
-        os.close(output)
-
-
-async def _wait_exit(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a child of ours. Any number of tasks may wait for one."""
-    while process.poll() is None:
-        await _wait_gone(process.pid)
-    await trio.lowlevel.checkpoint_if_cancelled()
-    return process.returncode
-
-
-async def _wait_session_gone(session: int) -> None:
-    """Wait until nothing of a killed session runs. They are nobody's children here, and the kernel takes its time."""
-    with trio.move_on_after(QUICK_STOP_S):
-        while _has_members(session):  # noqa: ASYNC110 - nobody tells of the end of another's child
-            await trio.sleep(0.005)
-
-
-def _has_members(session: int) -> bool:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name in the middle may hold anything, parentheses too; state, parent, group and session follow it.
-            state, _parent, _group, of_session = stat.read_text().rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue  # It has gone while we looked.
-        if int(of_session) == session and state not in "ZX":
-            return True
-    return False
 
 
 # -- words ----------------------------------------------------------------------
