@@ -371,6 +371,8 @@ class ProcessSandbox:
         if place is not None:
             self._waiting.remove(place)
             place.worker = worker
+            # From now on, not from when its task runs again: in between we would seem idle, and be made to leave.
+            self._lent += 1
             place.called.set()
         elif first:
             self._idle.appendleft(worker)
@@ -426,6 +428,7 @@ class ProcessSandbox:
             await place.called.wait()
         except trio.Cancelled:
             if place.worker is not None:  # Given to us after we were cancelled and before we noticed.
+                self._lent -= 1
                 if not self._take_back(place.worker):
                     place.worker.kill()
                     place.worker.close()
@@ -436,7 +439,6 @@ class ProcessSandbox:
         if place.error is not None:
             raise place.error
         assert place.worker is not None
-        self._lent += 1
         return place.worker
 
     async def release(self, worker: Worker, *, reusable: bool) -> None:

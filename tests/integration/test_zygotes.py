@@ -20,6 +20,7 @@ from flux.sandbox.cgroups import Cgroups, NoCgroups, describe, find_cgroups, ope
 from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import IsolationUnavailableError
 from flux.sandbox.process import CPU_GRACE_S, ProcessSandbox
+from flux.sandbox.process_worker import ProcessWorker
 from flux.sandbox.residency import Residency
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import Environments
@@ -139,6 +140,23 @@ async def test_a_process_that_nobody_asks_for_long_ends_and_comes_back(tmp_path:
         await sandbox.release(worker, reusable=False)
         await wait_gone(at_work)
         assert sandbox.restarts == 0
+
+
+async def test_who_was_just_given_a_worker_keeps_its_process_from_leaving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(write_modules(tmp_path, a=GOOD), idle_target=1) as sandbox:
+        offer = sandbox._offer
+
+        def offer_and_settle(worker: ProcessWorker, *, first: bool = False) -> None:
+            offer(worker, first=first)
+            # As another deployment does that enters at this very moment.
+            if not sandbox.is_busy:
+                sandbox.evict()
+
+        monkeypatch.setattr(sandbox, "_offer", offer_and_settle)
+        sandbox.evict()
+        assert is_hello(await run(sandbox))
 
 
 async def test_many_who_come_while_processes_leave_are_all_served(tmp_path: Path) -> None:
