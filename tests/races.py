@@ -208,8 +208,11 @@ class Arena:
     stub: CountingStub
     rounds: int = 0
 
-    def record(self, *races: Race) -> list[str]:
-        """Let the two requests of each race run at the same time; return the executions' names."""
+    def record(self, *races: Race, meanwhile: str = "select 1") -> list[str]:
+        """Let the two requests of each race run at the same time; return the executions' names.
+
+        ``meanwhile`` is run by ``psql`` when all of them have read and none has written.
+        """
         self.rounds += 1
         place = self.rounds
         answers: list[Answer] = []
@@ -230,6 +233,7 @@ class Arena:
             while self.database.psql(waiting) != str(len(threads)):
                 assert time.monotonic() < deadline, "they never met"
                 time.sleep(0.01)
+            self.database.psql(meanwhile)
         for thread in threads:
             thread.join()
         assert {answer.status for answer in answers} == {200}, [answer.body for answer in answers]

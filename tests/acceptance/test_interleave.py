@@ -172,6 +172,17 @@ def test_a_request_that_the_database_gave_up_and_that_was_run_again_does_so_agai
     assert all(one["recorded"] == one["replayed"] for one in attempts)
 
 
+def test_what_somebody_else_did_meanwhile_is_named_and_nothing_is_decided(arena: Arena) -> None:
+    names = arena.record(LOST, meanwhile="update wallet set balance = 7 where id = 1000")
+    told = arena.interleave(names, LOST.check)
+    assert told["verdict"] == "unfaithful"
+    assert told["notes"] == [
+        "wallet was changed meanwhile by 1 transaction of others, which are not replayed"
+    ]
+    [wallet] = [table for table in told["together"]["tables"] if not table["same"]]
+    assert wallet["only_recorded"] == [{"id": 1000, "balance": 7}]
+
+
 def test_what_can_not_be_asked_is_refused_with_its_reason(arena: Arena) -> None:
     names = arena.record(OVERSELL)
     for check in ("select nonsense from product", "delete from product", "select 1; select 2"):
