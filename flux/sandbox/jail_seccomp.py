@@ -60,6 +60,8 @@ _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 SECCOMP_SET_MODE_FILTER = 1
 FILTER_FLAG_ALL_THREADS = 1
 _OPERAND = struct.Struct("=I")
+JUMP_MAX = 255
+"""Instructions that a comparison can skip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +284,10 @@ def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> by
     for name, rules in only_if.items():
         body = b"".join(_assemble_rule(rule) for rule in rules) + _instruction(_RETURN, FAIL | errno.EPERM)
         program += [_instruction(_EQUAL, CALLS[name], 0, len(body) // 8), body]
-    for name in always:
-        program += [_instruction(_EQUAL, CALLS[name], 0, 1), _instruction(_RETURN, ALLOW)]
-    program.append(_instruction(_RETURN, FAIL | errno.EPERM))
+    # All of them jump to one end: the kernel translates the program for each worker anew, instruction by instruction.
+    assert len(always) <= JUMP_MAX
+    program += [_instruction(_EQUAL, CALLS[name], len(always) - at) for at, name in enumerate(always)]
+    program += [_instruction(_RETURN, FAIL | errno.EPERM), _instruction(_RETURN, ALLOW)]
     return b"".join(program)
 
 
