@@ -1,8 +1,8 @@
 """Which files of tests take long, so that they begin first.
 
 Files are handed out to several processes, one after the other. The last one to begin ends the run: were it the
-longest, everybody would wait for it. So files go in the order of the seconds that they take, by estimate, in a run of the
-whole suite, or that files of their folder may take. A wrong number costs time and nothing else.
+longest, everybody would wait for it. So files go in the order of the seconds that they take, by estimate, in a run
+of the whole suite, or that files of their folder may take. A wrong number costs time and nothing else.
 """
 
 import pytest
