@@ -19,9 +19,11 @@ from flux.hostcalls.base import HostCallFailed
 from flux.sandbox.scripted import ScriptedGuest
 from flux.store.postgres import connect
 from flux.store.reading import get_execution
+from flux.store.world_moves import list_moves
 from flux.supervisor import world_keeper
 from flux.supervisor.world import WorldDatabase
 from flux.supervisor.world_keeper import WorldKeeper, open_keeper
+from flux.supervisor.world_timeline import Snapshot
 from tests.conftest import Database
 from tests.execution_world import ExecutionWorld, open_world, sql
 
@@ -283,6 +285,29 @@ async def test_a_world_in_which_something_is_left_is_not_lent_again(
     async with keeper.lend(original) as lent:
         assert await ask_again(lent, original) == 1
     assert keeper.built == 3
+
+
+async def test_what_only_the_other_of_two_snapshots_with_one_xmax_saw_is_known_too(
+    world: ExecutionWorld,
+) -> None:
+    """A snapshot does not name its own transaction among the running ones, so that it may pass for a later one."""
+    asked = "select pg_current_snapshot()::text"
+    since = world.database.psql(asked)
+    first, second, third = [await connect(world.database.options()) for _ in range(3)]
+    for number, connection in enumerate((first, second, third)):
+        await connection.begin()
+        await connection.execute(f"insert into rates values ({100 + number}, 0)")
+    world.database.psql("insert into rates values (103, 0)")
+    earlier = str(await first.fetch_value(asked))
+    await third.commit()
+    later = world.database.psql(asked)
+    assert Snapshot.parse(earlier).age >= Snapshot.parse(later).age
+    guest = await world.backing.guests.take()
+    known = await list_moves(guest, world.backing.token, since, earlier, [])
+    assert {row["key"] for row in known} >= {'{"id":102}', '{"id":103}'}
+    await world.backing.guests.give_back(guest)
+    for connection in (first, second, third):
+        await connection.aclose()
 
 
 @pytest.mark.parametrize("life_s_max", [0.0, 1000.0])
