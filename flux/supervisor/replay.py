@@ -173,8 +173,8 @@ class _Run:
         secrets = TenantSecrets({}, b"") if backing is None else backing.secrets
         self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
-        self.sources: Mapping[int, Source] = {}
         self.secrets = ReplayedSecrets(self._secrets, self._redactor)
+        self.sources: Mapping[int, Source] = {}
         self.notes: tuple[str, ...] = ()
 
     async def run_strictly(self) -> Replayed:
