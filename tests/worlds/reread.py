@@ -60,7 +60,8 @@ grant select, insert, update, delete on all tables in schema public to flux_gues
 """
 READS_A_STEP = (5, 25)
 BATCH = 40
-"""Executions that are recorded, and then asked again, at a time."""
+"""Executions that are recorded, and then asked again, at a time; fewer where few reads are wanted."""
+BATCH_MIN = 8
 AT_ONCE = 6
 WRITERS = 2
 BECAUSE_OF_OTHERS = frozenset({"40001", "40P01", "23505"})
@@ -354,6 +355,7 @@ async def run(
 ) -> Tally:
     """Record and re-answer until ``reads`` reads have been asked again; ``tell`` hears how far it is."""
     tally = Tally()
+    size = max(BATCH_MIN, min(BATCH, reads // 100))
     async with open_world(database, folder / "journal", guest_connections=AT_ONCE + 2) as world:
         database.psql(SCHEMA)
         pool = database.pool(WRITERS + 1)
@@ -362,9 +364,9 @@ async def run(
                 for number in range(WRITERS):
                     nursery.start_soon(write_on, pool, seed + number)
                 while tally.reads < reads:
-                    await _run_batch(world, pool, tally, seed)
+                    await _run_batch(world, pool, tally, range(seed, seed + size))
                     tell(tally)
-                    seed += BATCH
+                    seed += size
                 nursery.cancel_scope.cancel()
         finally:
             await pool.aclose()
@@ -372,9 +374,9 @@ async def run(
     return tally
 
 
-async def _run_batch(world: ExecutionWorld, pool: Pool, tally: Tally, seed: int) -> None:
+async def _run_batch(world: ExecutionWorld, pool: Pool, tally: Tally, seeds: range) -> None:
     began = time.monotonic()
-    recorded = await record(world, pool, range(seed, seed + BATCH))
+    recorded = await record(world, pool, seeds)
     between = time.monotonic()
     await reread(world, recorded, tally)
     tally.recorded_s += between - began
