@@ -108,6 +108,9 @@ class WorldHost:
         execution = make_execution(function=name, trigger=Trigger("invoke", body=data))
         return Invoked(201, data, "application/json", summary_of_execution(execution))
 
+    def expect(self, originals: Sequence[Execution]) -> None:
+        raise AssertionError(originals)
+
     async def replay(
         self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer], live: frozenset[str]
     ) -> Replay:

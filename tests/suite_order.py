@@ -50,6 +50,7 @@ SECONDS = {
     "integration/test_recovery.py": 35,
     "integration/test_store_reading.py": 20,
     "integration/test_wasm_jail.py": 25,
+    "integration/test_wasm_modules.py": 65,
     "integration/test_wasm_sandbox.py": 25,
     "integration/test_world.py": 20,
     "integration/test_zygotes.py": 25,

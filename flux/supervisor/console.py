@@ -194,6 +194,8 @@ class Console:
                 ask, allowed = partial(self._diffs.compare, name, other), ("all",)
             case ["executions", name, "diff"]:
                 ask, method, allowed = partial(self._diffs.replay, name), "POST", ("on", "all")
+            case ["expect"]:
+                ask, method = self._for(self._replays.expect, request.body), "POST"
             case ["incidents"] if head.method == "POST":
                 ask, method = self._for(self._replays.pin, request.body), "POST"
             case ["incidents"]:

@@ -9,7 +9,8 @@ Consent to ``live`` is asked for by whoever talks to a person; here it has been 
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -30,6 +31,8 @@ from flux.supervisor.replay import Replay
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """Of an incident: never a time, nor anything with a colon or two dots."""
 LIVE_MAX = 32
+EXPECTED_MAX = 200
+"""Executions that are announced at once."""
 
 
 class NoSuchIncidentError(OperatorError):
@@ -47,6 +50,9 @@ class IncidentExistsError(OperatorError):
 
 class ReplayHost(Protocol):
     """Who replays."""
+
+    def expect(self, originals: Sequence[Execution]) -> None:
+        """Prepare to replay these soon. See `flux.supervisor.replay.Replayer.expect`."""
 
     async def replay(
         self,
@@ -85,6 +91,22 @@ class ReplayDesk:
         return replay_json(
             summary_json(summary), await self._host.replay(execution, query.get("on"), answers, live)
         )
+
+    async def expect(self, body: bytes) -> Document:
+        """Take note of executions that are to be replayed soon: ``{"executions": [...]}``."""
+        try:
+            said = msgspec.json.decode(body, type=dict[str, list[uuid.UUID]])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadQueryError(
+                f"the body can't be read: {error}", remedy='{"executions": ["an execution\'s UUID"]}'
+            ) from error
+        if said.keys() != {"executions"} or len(said["executions"]) > EXPECTED_MAX:
+            raise BadQueryError(
+                f"the body has at most {EXPECTED_MAX} executions, and nothing else", remedy="send the others later"
+            )
+        found = [(await reading.get_execution(self._pool, id))[1] for id in said["executions"]]
+        self._host.expect(found)
+        return {"schema": "flux.expected/1", "executions": len(found)}
 
     async def _read_answers(self, said: Any) -> Mapping[int, BroughtAnswer]:
         if not isinstance(said, dict) or not all(

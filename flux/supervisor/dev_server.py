@@ -60,6 +60,7 @@ from flux.supervisor.replay import Replayer
 from flux.supervisor.self_check import SelfCheck
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.watch import watch_project
+from flux.supervisor.world_keeper import open_keeper
 from flux.tenant import Tenant
 from flux.toml_lines import find_key_lines
 
@@ -269,7 +270,10 @@ class _Server:
 
     async def run(self, listeners: list[trio.SocketListener], stop: trio.Event, began: float) -> None:
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        async with trio.open_nursery() as nursery:
+        async with (
+            open_keeper(self._backing.guests, self._backing.token, Tenant().schema) as worlds,
+            trio.open_nursery() as nursery,
+        ):
             deployments = Deployments(
                 nursery,
                 self._flux_folder / "artifacts",
@@ -280,7 +284,7 @@ class _Server:
                 on_output=self._story.output,
             )
             shelf = Shelf(deployments, self._root)
-            replayer = Replayer(shelf, self._backing, Tenant().schema)
+            replayer = Replayer(shelf, self._backing, Tenant().schema, worlds)
             interleaver = Interleaver(shelf, self._backing, Tenant().schema)
             every_s = self._project.config.recording.self_check_s
             self_check = SelfCheck(self._backing, replayer, deployments, self._story.note, every_s=every_s)

@@ -118,6 +118,10 @@ class FunctionHost:
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
 
+    def expect(self, originals: Sequence[Execution]) -> None:
+        """See `flux.supervisor.console_replay.ReplayHost.expect`."""
+        self._replayer.expect(originals)
+
     async def replay(
         self,
         original: Execution,

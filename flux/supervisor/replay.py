@@ -14,7 +14,7 @@ What the outcome means is `flux.verdict`'s business. That a recording can't be r
 (it is cut, its code is gone) is an error with its reason, never a verdict.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import attrs
@@ -30,10 +30,12 @@ from flux.hostcalls.base import CallContext
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
+from flux.project import Migration
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
+from flux.store.queries import QUERIES
 from flux.store.reading import ROWS_GONE
-from flux.store.world import WorldError
+from flux.store.world import WorldError, WorldPlan
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import Bounds, Driven, Host, drive
@@ -44,6 +46,7 @@ from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
+from flux.supervisor.world_keeper import WorldKeeper
 from flux.supervisor.world_timeline import Timeline
 from flux.synthetic import list_synthetic
 from flux.verdict import Judgement, Replayed, Verdict, judge
@@ -89,12 +92,20 @@ class Replay:
 class Replayer:
     """Replays executions of one tenant."""
 
-    def __init__(self, shelf: Shelf, backing: Backing | None, schema: str) -> None:
+    def __init__(
+        self, shelf: Shelf, backing: Backing | None, schema: str, worlds: WorldKeeper | None = None
+    ) -> None:
         """``schema`` is where the tenant's tables are. Without ``backing`` records alone answer: there is neither a
-        database nor the value of any secret."""
+        database nor the value of any secret. ``worlds`` keeps the worlds of one replay for the next."""
         self._shelf = shelf
         self._backing = backing
         self._schema = schema
+        self._worlds = worlds
+
+    def expect(self, originals: Sequence[Execution]) -> None:
+        """Prepare to replay these soon: those that saw much the same database share a world."""
+        if self._worlds is not None:
+            self._worlds.expect([original for original in originals if ROWS_GONE not in original.completeness])
 
     async def replay(
         self,
@@ -126,8 +137,20 @@ class Replayer:
                     remedy="flux function list shows what there is",
                 )
             requests = LiveRequests(live, runnable.grants)
-            run = _Run(original, runnable, value, self._backing, self._schema, answers, requests)
             is_same = borrowed.deployment.id == original.deployment and not (answers or live or rehearses)
+            has_world = not is_same and self._backing is not None and bool(original.transactions)
+            migrations = await self._shelf.list_migrations(sha) if has_world and on is not None else ()
+            run = _Run(
+                original,
+                runnable,
+                value,
+                self._backing,
+                self._schema,
+                answers,
+                requests,
+                self._worlds,
+                migrations,
+            )
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         has_secrets = self._backing is not None and run.secrets.are_whole
         replayed = attrs.evolve(replayed, synthetic=list_synthetic(original, has_secrets=has_secrets))
@@ -162,7 +185,11 @@ class _Run:
         schema: str,
         answers: Mapping[int, BroughtAnswer],
         live: LiveRequests,
+        worlds: WorldKeeper | None,
+        migrations: Sequence[Migration],
     ) -> None:
+        self._worlds = worlds
+        self._migrations = migrations
         self._original = original
         self._runnable = runnable
         self._value = value
@@ -218,15 +245,9 @@ class _Run:
             plan = plan_world(self._original, self._schema, written)
             if plan is None:
                 break
+            plan = attrs.evolve(plan, migrations=await self._list_pending(self._backing, plan))
             try:
-                async with open_world(
-                    self._backing.guests,
-                    self._backing.token,
-                    plan,
-                    Timeline(self._original, self._schema),
-                    atomic=self._runnable.function.atomic,
-                    isolation=self._runnable.isolation,
-                ) as world:
+                async with self._open_world(self._backing, plan) as world:
                     replayed = await self._run_in(world)
                     self.notes += world.notes
             except WorldError as error:
@@ -245,6 +266,24 @@ class _Run:
         replayed = await self._run_in(None)
         self.notes = why_none + self.notes
         return replayed
+
+    async def _list_pending(self, backing: Backing, plan: WorldPlan) -> tuple[Migration, ...]:
+        """Return the migrations of the code that had not been applied then."""
+        if not self._migrations:
+            return ()
+        async with backing.guests.acquire() as connection:
+            rows = await connection.fetch(QUERIES.world_migrations, backing.token, plan.snapshot)
+        applied = {row["name"] for row in rows}
+        return tuple(migration for migration in self._migrations if migration.path not in applied)
+
+    def _open_world(self, backing: Backing, plan: WorldPlan) -> AbstractAsyncContextManager[WorldDatabase]:
+        atomic, isolation = self._runnable.function.atomic, self._runnable.isolation
+        if self._worlds is not None and not plan.migrations:
+            return self._worlds.lend(self._original, plan.written, atomic=atomic, isolation=isolation)
+        timeline = Timeline(self._original, self._schema)
+        return open_world(
+            backing.guests, backing.token, plan, timeline, atomic=atomic, isolation=isolation
+        )
 
     async def _run_in(self, world: WorldDatabase | None) -> Replayed:
         original, runnable = self._original, self._runnable

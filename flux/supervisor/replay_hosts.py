@@ -96,8 +96,13 @@ class OpenHost(RefusingHost):
         self._has_world = has_world
 
     def is_immediate(self, name: str) -> bool:
-        """See `flux.supervisor.drive.Host.is_immediate`."""
-        return not name.startswith(("db.", "http."))
+        """See `flux.supervisor.drive.Host.is_immediate`.
+
+        Statements are performed in the order in which they are asked, one after the other: as tasks of their own, those
+        that are asked together would run in any order, and a replay be another one each time. Time is simulated, so
+        nobody waits longer for it.
+        """
+        return not name.startswith("http.")
 
     async def perform(self, request: HostCallRequest) -> HostCallResult:
         """Perform a statement or an agreed request; refuse anything else."""

@@ -21,7 +21,11 @@ create table mails (id bigint generated always as identity primary key, address 
 insert into orders (item, state) values ('first', 'open');
 create function write_behind() returns bigint language plpgsql as $$
 declare n bigint;
-begin insert into public.mails (address) values ('behind@b.com') returning id into n; return n; end $$;
+begin
+    -- Nothing that reads its text can tell where it writes.
+    execute 'insert into pub' || 'lic.mails (address) values ($1) returning id' into n using 'behind@b.com';
+    return n;
+end $$;
 """
 PYTHON = """\
 import asyncio

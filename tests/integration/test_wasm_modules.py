@@ -1,7 +1,10 @@
 """Any WASI module is a function: of C, of its text form, and of somebody who wants out of the sandbox."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +17,6 @@ from flux.sandbox.wasm import WasmSandbox
 from flux.sandbox.wasm_engine import Engine
 from flux.sandbox.wasm_module import BadFunctionFileError, load_module, run_module
 from flux.sandbox.wasm_world import FileTree, Start
-from tests.c_module import compile_object, read_module
 from tests.wasm_guests import assemble, assemble_text
 from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
@@ -66,9 +68,15 @@ def exit_code(door: KeepingDoor) -> int:
 
 
 @pytest.fixture(scope="module")
-def order_total() -> bytes:
-    """The example in C, linked from the source as it is."""
-    return read_module()
+def order_total(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The example in C, built here. Where nobody has built one before, the compiler makes WASI's library first."""
+    built = tmp_path_factory.mktemp("zig") / "order_total.wasm"
+    command = [
+        *(sys.executable, "-m", "ziglang", "cc", "--target=wasm32-wasi", "-Os", "-Wall", "-Werror"),
+        *("-o", str(built), str(EXAMPLES / "order_total.c")),
+    ]
+    subprocess.run(command, check=True, timeout=900, env={**os.environ, "ZIG_LOCAL_CACHE_DIR": str(built.parent)})
+    return built.read_bytes()
 
 
 @asynccontextmanager
@@ -81,10 +89,6 @@ async def serving(project: Path, files: dict[str, bytes]) -> AsyncIterator[WasmS
         await nursery.start(sandbox.run)
         yield sandbox
         nursery.cancel_scope.cancel()
-
-
-def test_the_program_in_c_compiles_without_a_warning() -> None:
-    assert compile_object().startswith(b"\0asm")
 
 
 async def test_a_program_in_c_asks_the_database_and_answers(tmp_path: Path, order_total: bytes) -> None:

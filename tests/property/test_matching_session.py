@@ -196,7 +196,9 @@ def test_the_order_of_answers_does_not_depend_on_how_fast_the_world_is(
         session = make_session(calls, has_world=True)
         run = run_guest(changed, session, World(random.Random(speed)))
         times = [call.result.now_ns if call.result else None for call in session.calls]
-        runs.append((run.heard, run.divergence, times, session.fidelity))
+        # One that was stopped may have been so before or after the world had answered what was never heard.
+        fidelity = session.fidelity if run.divergence is None else None
+        runs.append((run.heard, run.divergence, times, fidelity))
     assert runs[0] == runs[1] == runs[2]
 
 
@@ -243,28 +245,3 @@ def test_an_alignment_has_every_question_once_and_keeps_its_word(
             one, other = make_key(pair.left.request), make_key(pair.right.request)
             assert (one.exact == other.exact) == (pair.grade in (Grade.EXACT, Grade.REORDERED))
             assert one.shape == other.shape
-
-
-rows = st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), max_size=6)
-
-
-def answer_with(found: list[list[int]]) -> bytes:
-    return msgspec.json.encode({"columns": ["a", "b"], "types": ["int4", "int4"], "rows": found, "tag": "SELECT"})
-
-
-@given(rows, rows, st.randoms(use_true_random=False))
-def test_the_order_of_rows_is_that_of_then_and_other_rows_are_unfaithful(
-    recorded: list[list[int]], other: list[list[int]], chance: random.Random
-) -> None:
-    request = HostCallRequest(1, "db.query", b'["select a, b from t",[]]', 0)
-    call = HostCall(request, HostCallResult(answer_with(recorded), now_ns=STARTED_NS), 0, answered=1)
-    moved = chance.sample(recorded, len(recorded))
-    for found in (moved, other):
-        session = make_session([call], has_world=True)
-        assert isinstance(session.decide(request, 0), Perform)
-        session.completed(1, HostCallResult(answer_with(found), now_ns=STARTED_NS))
-        session.waits()
-        ((_, heard),) = session.take_replies()
-        is_same = sorted(found) == sorted(recorded)
-        assert heard.value == answer_with(recorded if is_same else found)
-        assert (session.fidelity.equal, session.fidelity.first_unequal is None) == (int(is_same), is_same)
