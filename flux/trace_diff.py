@@ -101,7 +101,7 @@ class Side:
     execution: Execution
     stopped: str | None = None
     """Why it did not come to an end of its own; None if it did. Its outcome then means nothing."""
-    is_replay: bool = False
+    lacks_rows: bool = False
     """The rows that it changed are not on record."""
 
     @classmethod
@@ -109,7 +109,12 @@ class Side:
         """An execution from the store."""
         outcome = execution.outcome
         stopped = outcome.reason if isinstance(outcome, Interrupted) else None
-        return cls(execution, stopped, execution.trigger.kind == "replay")
+        return cls(execution, stopped, execution.trigger.kind == "replay" and lacks_rows(execution))
+
+
+def lacks_rows(replay: Execution) -> bool:
+    """Whether it is not known which rows a replay changed: there was no world, and statements were answered."""
+    return not replay.transactions and any(call.request.name.startswith("db.") for call in replay.calls)
 
 
 @attrs.frozen
@@ -234,7 +239,7 @@ class _Comparison:
         input_ = self._sift(compare_triggers(one.trigger, other.trigger), Part.INPUT, hears=True)
         calls = self._compare_calls()
         state = None
-        if not (self._a.is_replay or self._b.is_replay):
+        if not (self._a.lacks_rows or self._b.lacks_rows):
             state = self._compare_rows(calls)
         logs = self._compare_logs()
         outcome = None
@@ -359,7 +364,9 @@ class _Comparison:
             return Key((*shape, *hidden), shape)
 
         def find(a: Mutation, b: Mutation) -> Iterable[Difference]:
-            yield from find_differences(a.committed, b.committed, "committed", fixed=True)
+            if self._a.stopped is None and self._b.stopped is None:
+                # What was stopped has not come to its commit.
+                yield from find_differences(a.committed, b.committed, "committed", fixed=True)
             for field in ("key", "before", "after"):
                 left, right = getattr(a, field), getattr(b, field)
                 if left != right:

@@ -123,9 +123,14 @@ class WriterCounts:
 
 
 def make_record(execution: Execution) -> Record:
-    """Return the record of ``execution``. Of its mutations, it holds those that were rolled back."""
-    rolled_back = tuple(mutation for mutation in execution.mutations if not mutation.committed)
+    """Return the record of ``execution``. Of its mutations, it holds those that were rolled back; of a replay, all."""
+    is_replay = execution.replay_of is not None
+    rolled_back = tuple(
+        mutation for mutation in execution.mutations if is_replay or not mutation.committed
+    )
     encoded = codec.encode_execution(attrs.evolve(execution, mutations=rolled_back))
+    if is_replay:
+        rolled_back = ()  # Its world's rows are no rows of the tables, and have no place in their histories.
     columns = (*make_columns(execution, encoded.completeness), encoded.format, encoded.body)
     size_bytes = len(encoded.body) + sum(len(blob.body) for blob in encoded.blobs)
     size_bytes += sum(len(m.before or "") + len(m.after or "") for m in rolled_back)

@@ -77,6 +77,8 @@ class World:
     """Tables that functions write to, by the functions' names."""
     written_by_views: Mapping[str, frozenset[str]]
     """Tables that a view's rows go to, by the views' names."""
+    keys: Mapping[str, tuple[str, ...]]
+    """Columns of the primary keys of copied tables that have one."""
     given: tuple[Given, ...]
     """What a record can show of the values that copies give."""
     refused: Mapping[str, str]
@@ -102,6 +104,11 @@ class World:
         for name in mentioned & self.written_by_functions.keys():
             names |= self.written_by_functions[name]
         return frozenset(names & self.tables - self.copied - self.partitions)
+
+    def may_write(self, sql: str) -> bool:
+        """Whether a guest's statement may change rows, as far as its text tells."""
+        mentioned = find_names(sql)
+        return bool(find_targets(sql) or mentioned & self.written_by_functions.keys()) or "truncate" in mentioned
 
     def find_refusal(self, sql: str) -> str | None:
         """Return why a guest's statement can't be answered, or None when it can."""
@@ -235,6 +242,11 @@ def _describe(found: Survey, script: Script, refused: dict[str, str]) -> World:
         functions=script.rewriter.functions,
         written_by_functions={name: tables for name, tables in by_function.items() if tables},
         written_by_views={name: tables for name, tables in by_view.items() if tables},
+        keys={
+            name: tuple(sorted(shown.name for shown in found.table(name).key))
+            for name in found.copies
+            if found.table(name).key
+        },
         given=script.given,
         refused=refused,
         notes=script.notes,

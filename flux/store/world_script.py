@@ -40,9 +40,10 @@ _OWN_TABLES = (
     "create temporary table flux_undo (table_name text, key json, before json)",
     "create temporary table flux_counts (table_name text, image text, count bigint, primary key (table_name, image))",
     "create temporary table flux_given (place text, ordinal bigint, value text, primary key (place, ordinal))",
+    "create temporary table flux_changes (table_name text, op text, call text, before json, after json)",
 )
-"""Rows before their changes; how many of each kind there were more; what the record gives. Images are indexed by a hash
-where they are too long for a key."""
+"""Rows before their changes; how many of each kind there were more; what the record gives; what is changed.
+Images are indexed by a hash where they are too long for a key."""
 
 
 @attrs.frozen
@@ -174,6 +175,14 @@ def _write_triggers(
     ]
     keys, notes = list_key_triggers(catalog, places, rewriter.relations, dict(survey.refused), server_version)
     statements += keys
+    for name, place in places.items():
+        # Behind all others of a row.
+        noted = f"pg_temp.{quote(place)} for each"
+        call = f"execute function flux_world.note_change({literal(name)})"
+        statements += [
+            f'create trigger "~flux_change" after insert or update or delete on {noted} row {call}',
+            f'create trigger "~flux_truncate" before truncate on {noted} statement {call}',
+        ]
     for name in sorted(survey.large):
         statements += list_large_triggers(survey.table(name), survey.unique_indexes)
     notes += [

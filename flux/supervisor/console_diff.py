@@ -24,7 +24,7 @@ from flux.supervisor.present import Document, summary_json, summary_of_execution
 from flux.supervisor.present_diff import diff_json
 from flux.supervisor.present_replay import is_stopped
 from flux.supervisor.replay import Replay
-from flux.trace_diff import Diff, Mark, Side, compare
+from flux.trace_diff import Diff, Mark, Side, compare, lacks_rows
 from flux.trace_noise import Place
 
 
@@ -97,7 +97,8 @@ class DiffDesk:
 
     async def _compare_replay(self, original: Execution, replay: Replay) -> tuple[Diff, tuple[str, ...]]:
         """Return the diff, and what is to be said of how noise was told in it."""
-        side = Side(replay.replayed.execution, _why_stopped(replay), True)
+        ran = replay.replayed.execution
+        side = Side(ran, _why_stopped(replay), lacks_rows(ran))
         diff = await _compare(Side.of(original), side)
         notes: tuple[str, ...] = ()
         if diff.first is not None and Source.WORLD in replay.sources.values():
@@ -106,7 +107,8 @@ class DiffDesk:
             except FluxError as error:
                 notes = (f"what differs from run to run is told by rules alone: {error.message}",)
             else:
-                own = await _compare(Side.of(original), Side(rehearsed.replayed.execution, None, True))
+                again = rehearsed.replayed.execution
+                own = await _compare(Side.of(original), Side(again, None, lacks_rows(again)))
                 diff = await _compare(Side.of(original), side, own.learned)
                 notes = ("what differs from run to run was learned from a replay on its own code",)
         _check_faithful(replay, diff)
@@ -175,7 +177,7 @@ def _list_doubts(diff: Diff) -> tuple[str, ...]:
     if a.function != b.function:
         doubts.append("they are executions of two functions")
     if diff.state is None:
-        doubts.append("which rows a replay changes is not on record: its statements are compared instead")
+        doubts.append("which rows a replay changed is not on record: its statements are compared instead")
     if diff.cut:
         doubts.append("a pair differs in so many values that only the first were looked at")
     return tuple(doubts)

@@ -30,6 +30,7 @@ from flux.hostcalls.base import CallContext
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
+from flux.mutation import Mutation
 from flux.project import Migration
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
@@ -315,6 +316,7 @@ class _Run:
             and (error := await world.finish()) is not None
         ):
             outcome = Raised(COMMIT_FAILED, f"ERROR {error.code}: {error.message}")
+        rows = await self._list_rows(world, outcome)
         self.sources = session.sources
         self.notes = tuple(
             f"call {seq} was never made, so its answer was not needed" for seq in session.left_over
@@ -324,11 +326,21 @@ class _Run:
             outcome = original.outcome
             self.notes += ("it was the commit that failed, and there is none here: its failure is that of then",)
         return Replayed(
-            self._describe_run(driven, session, outcome),
+            self._describe_run(driven, session, outcome, rows),
             driven.divergence,
             waited_for,
             session.fidelity,
             frozenset(self._answers) - frozenset(session.left_over),
+        )
+
+    async def _list_rows(self, world: WorldDatabase | None, outcome: Outcome) -> tuple[Mutation, ...] | None:
+        """Return the rows that the replay changed in its world; None where that is not known."""
+        changes = None if world is None else await world.list_changes()
+        if changes is None:
+            return None
+        is_kept = isinstance(outcome, Returned) or not self._runnable.function.atomic
+        return tuple(
+            attrs.evolve(self._redactor.mutation(change), committed=is_kept) for change in changes
         )
 
     def _make_context(self, world: WorldDatabase | None) -> CallContext:
@@ -373,7 +385,13 @@ class _Run:
             with trio.CancelScope(shield=True):
                 await runnable.sandbox.release(worker, reusable=False)
 
-    def _describe_run(self, driven: Driven, session: Session, outcome: Outcome) -> Execution:
+    def _describe_run(
+        self,
+        driven: Driven,
+        session: Session,
+        outcome: Outcome,
+        rows: tuple[Mutation, ...] | None = None,
+    ) -> Execution:
         runnable = self._runnable
         return attrs.evolve(
             self._original,
@@ -384,7 +402,12 @@ class _Run:
             elapsed_ns=driven.elapsed_ns,
             calls=session.calls,
             logs=session.logs,
-            mutations=(),
+            mutations=rows or (),
+            mutation_count=len(rows or ()),
+            # Whoever has them knows which rows were changed.
+            transactions=()
+            if rows is None
+            else tuple(attrs.evolve(each, xid=None) for each in self._original.transactions),
             level=runnable.sandbox.level,
             limits=runnable.limits,
             fuel=driven.fuel,

@@ -1,8 +1,8 @@
 """A replay, written down: an execution of its own, and its verdict.
 
 It has its own id and the time at which it ran, the same input, and what the replay asked, said and
-answered. Rows that it changed in its world are nobody's: they are not in it. It is stored when the
-answer goes out, so whoever is told its name finds it.
+answered. Rows that it changed in its world are in its own record alone, and in no row's history. It is
+stored when the answer goes out, so whoever is told its name finds it.
 """
 
 import attrs
@@ -28,8 +28,6 @@ def make_replay_execution(backing: Backing, replay: Replay) -> Execution:
         trigger=attrs.evolve(execution.trigger, kind="replay"),
         started_at_ns=now_ns,
         outcome=outcome if is_stopped(replay) else execution.outcome,
-        mutation_count=len(execution.mutations),
-        transactions=(),
         ordinals=(),
         reads=(),
         completeness=(),

@@ -25,7 +25,7 @@ from flux import values
 from flux.execution import Execution
 from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
-from flux.mutation import Operation
+from flux.mutation import OPERATION_OF_LETTER, Mutation, Operation
 from flux.sql_world import find_targets
 from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
 from flux.store.world import NEEDS_TABLE, REFUSED, World, WorldError, WorldPlan, build_world
@@ -40,6 +40,14 @@ BUILD_S_MAX = 60.0
 """How long a world may take to be built. Its transaction keeps the server from cleaning up behind others."""
 TRIES_MAX = 8
 """Worlds that are built for one replay, each with the tables that the one before lacked."""
+
+TRANSACTION_FAILED = "25P02"
+"""SQLSTATE of anything that is asked after a statement has failed, until that is rolled back."""
+_SET_CALL = "select pg_catalog.set_config('flux.call', $1, false)"
+_LIST_CHANGES = (
+    "select table_name, op, call, before::pg_catalog.text as before, after::pg_catalog.text as after "
+    "from pg_temp.flux_changes order by ctid"
+)
 
 FindCounterpart = Callable[[int], HostCall | None]
 """Gives the recorded call that a call of the replay, by its number, is asked like."""
@@ -204,6 +212,8 @@ class WorldDatabase:
         """Statements were shown what their counterparts saw: their answers must be the recorded ones."""
         self._find_counterpart: FindCounterpart = lambda _seq: None
         self._lock = trio.Lock()
+        self._call_seq = 0
+        """The call that is performed now, or was last."""
         self.needed: set[str] = set()
         """Tables that the run would write and the world has no copy of."""
         self.trespass: str | None = None
@@ -256,6 +266,7 @@ class WorldDatabase:
     async def run(self, sql: str, arguments: list[object], call_seq: int) -> QueryResult:
         """See `flux.hostcalls.base.Database.run`."""
         async with self._lock:
+            self._call_seq = call_seq
             refusal = self._world.find_refusal(sql)
             if refusal is not None:
                 self.refusal = refusal
@@ -331,6 +342,36 @@ class WorldDatabase:
             return failed.error
         return None
 
+    async def list_changes(self) -> tuple[Mutation, ...] | None:
+        """Return the rows that were changed and not taken back, as committed; None when they are beyond asking."""
+        try:
+            rows = await self._connection.fetch(_LIST_CHANGES)
+        except DatabaseError as error:
+            if error.sqlstate == TRANSACTION_FAILED:
+                return None
+            raise
+        return tuple(self._make_mutation(row) for row in rows)
+
+    def _make_mutation(self, row: Row) -> Mutation:
+        columns = self._world.keys.get(row["table_name"])
+        key = None
+        if columns is not None:
+            image = msgspec.json.decode(row["after"] or row["before"], type=dict[str, msgspec.Raw])
+            # As the log of changes writes it.
+            parts = (f"{values.encode(name).decode()}:{bytes(image[name]).decode()}" for name in columns)
+            key = "{" + ",".join(parts) + "}"
+        return Mutation(
+            schema=self._world.schema,
+            table=row["table_name"],
+            key=key,
+            op=OPERATION_OF_LETTER[row["op"]],
+            before=row["before"],
+            after=row["after"],
+            committed=True,
+            xid=0,
+            call=int(row["call"]) if row["call"] else None,
+        )
+
     # Statements
 
     async def _answer(self, sql: str, arguments: list[object], call: HostCall | None) -> QueryResult:
@@ -365,6 +406,8 @@ class WorldDatabase:
 
     async def _ask(self, sql: str, text: str, arguments: list[object], call: HostCall | None) -> QueryResult:
         try:
+            if self._world.may_write(sql):
+                await self._connection.fetch_value(_SET_CALL, str(self._call_seq))
             result = await self._connection.run(text, [inward(argument) for argument in arguments])
         except Exception as error:
             if isinstance(error, DatabaseError):

@@ -549,3 +549,28 @@ def test_an_incident_has_a_name_and_is_replayed_by_it(shop: Shop) -> None:
     assert (answer["total"], answer["verdicts"]) == (1, {"passed": 1})
     unknown = shop.server.command("incident", "replay", "evening")
     assert (unknown.returncode, "FLX527" in unknown.stderr) == (3, True)
+
+
+def test_a_replay_keeps_the_rows_that_it_changed_and_the_tables_know_nothing_of_them(shop: Shop) -> None:
+    name = shop.fail("/signup", {"email": "rows@b.com"})
+    shop.save(
+        "shop.py",
+        ('    return {"id": user["id"], "amount": charge.json()["amount"]}',
+         '    await ctx.db.execute("update users set plan = \'team\' where id = $1", user["id"])\n'
+         '    try:\n'
+         '        async with ctx.db.transaction():\n'
+         '            await ctx.db.execute("delete from users")\n'
+         '            raise KeyError\n'
+         '    except KeyError:\n'
+         '        return {"id": user["id"]}'),
+    )  # fmt: skip
+    replayed = shop.replay(name, "--on", ".", exit_code=0)["replayed"]["execution"]
+    rows = shop.server.json("trace", replayed)["mutations"]
+    assert [(row["table"], row["op"], row["call"], row["committed"]) for row in rows] == [
+        ("users", "insert", 1, True), ("users", "update", 3, True)
+    ]  # fmt: skip
+    assert rows[1]["after"] | {"email": "rows@b.com", "plan": "team"} == rows[1]["after"]
+    number = rows[0]["after"]["id"]
+    assert rows[0]["key"] == {"id": number}
+    history = shop.server.json("state", "history", "users", str(number), exit_code=0)["versions"]
+    assert [version["execution"] for version in history if version["execution"]] == [name]

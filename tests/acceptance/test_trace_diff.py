@@ -184,7 +184,12 @@ def test_a_changed_amount_is_the_first_difference_on_the_folder(shop: Shop) -> N
     assert (diff["verdict"], first["mark"], first["a"]["seq"]) == ("BEHAVIOUR CHANGED", "≠", 3)
     changed = [one for one in first["differences"] if one["where"] == "arguments.body.cents"]
     assert [(one["a"], one["b"]) for one in changed] == [(900, 90)]
-    assert diff["state"] is None
+    # The replay's rows are those of its world.
+    assert [(pair["mark"], pair["a"]["op"], pair["b"]["op"]) for pair in diff["state"]] == [
+        ("=", "insert", "insert"),
+        ("=", "update", "update"),
+    ]
+    assert diff["state"][1]["b"]["after"]["plan"] == "pro"
 
 
 def test_what_the_database_makes_up_anew_for_a_replay_is_noise(shop: Shop) -> None:

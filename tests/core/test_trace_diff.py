@@ -311,14 +311,14 @@ def test_two_failures_are_told_apart_by_function_and_not_by_line() -> None:
 def test_a_replay_that_was_stopped_shows_neither_its_end_nor_what_it_would_have_asked() -> None:
     asked = attrs.evolve(MAIL, result=None, answered=None)
     stopped = Side(
-        execution(OK, READ, WRITE, renumber(asked, 3)), "call 3 was never recorded", is_replay=True
+        execution(OK, READ, WRITE, renumber(asked, 3)), "call 3 was never recorded", lacks_rows=True
     )
     found = compare(Side.of(execution(BUG, READ, WRITE, CHARGE)), stopped)
     assert (found.verdict, found.outcome, found.state) == (Verdict.BEHAVIOUR_CHANGED, None, None)
     assert sorted(marks(found)) == ["+", "=", "=", "?"]
     assert found.only_a == ()
     # The same question, which nobody answered there: what it would have heard is not known either.
-    unheard = Side(execution(OK, READ, attrs.evolve(WRITE, result=None)), "no database", is_replay=True)
+    unheard = Side(execution(OK, READ, attrs.evolve(WRITE, result=None)), "no database", lacks_rows=True)
     assert marks(compare(Side.of(execution(OK, READ, WRITE)), unheard)) == "=?"
 
 

@@ -1374,6 +1374,24 @@ begin
     raise exception using errcode = 'FX316', message = reason;
 end $$;
 
+-- Notes what a replay changes in its copies, in pg_temp.flux_changes. Argument: the table's name. No number of a sequence tells the
+-- order, as nextval() would change what lastval() says: rows of a table that nothing is taken from lie in the order they came.
+create function flux_world.note_change() returns trigger language plpgsql as $$
+declare
+    call constant pg_catalog.text := pg_catalog.current_setting('flux.call', true);
+begin
+    if pg_catalog.current_setting('flux.filling', true) is not distinct from 'on' then
+        return null;
+    end if;
+    if tg_op = 'TRUNCATE' then
+        execute pg_catalog.format('insert into pg_temp.flux_changes select $1, ''T'', $2, pg_catalog.to_json(t) from pg_temp.%I t', tg_table_name)
+            using tg_argv[0], call;
+        return null;
+    end if;
+    insert into pg_temp.flux_changes values (tg_argv[0], pg_catalog.left(tg_op, 1), call, pg_catalog.to_json(old), pg_catalog.to_json(new));
+    return null;
+end $$;
+
 -- What the record shows of values that nobody can make again: the n-th row that a table was given has, in a column, what the
 -- n-th had. pg_temp.flux_given holds them; where in it a table is, two sequences say, which no savepoint takes back. They
 -- are only ever set: nextval() would change what lastval() says.
