@@ -296,6 +296,10 @@ class ProcessSandbox:
                     worker.forked(host_pid, handle)
                     if handle < 0:
                         worker.close()  # We are out of descriptors; one that can't be killed is not used.
+                    elif self._zygote is not zygote:
+                        # Evicted a moment ago: it takes its workers along, and who waits has one of the next zygote's.
+                        worker.kill()
+                        worker.close()
                     else:
                         self._workers[pid] = worker
                         nursery.start_soon(worker.pump_output)
@@ -303,7 +307,8 @@ class ProcessSandbox:
                     self._fill()
                 case NotForked(reason) if self._forking:
                     self._forking.popleft().close()
-                    self._refuse_one(reason)
+                    if self._zygote is zygote:
+                        self._refuse_one(reason)
                 case Exited(pid, status):
                     exited = self._workers.pop(pid, None)
                     if exited is not None:
