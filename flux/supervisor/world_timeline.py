@@ -125,9 +125,14 @@ class Timeline:
         self._own = frozenset(each.xid for each in transactions if each.xid is not None)
         self._made_by = {(xid, ordinal): call for xid, ordinal, call in original.ordinals}
         self._wrote: dict[int, set[tuple[str, str]]] = {}
+        self._wrote_in_vain: dict[int, set[tuple[str, str]]] = {}
+        """Of them, rows whose change was rolled back; the log of changes has no place for these."""
         for mutation in original.mutations:
             if mutation.schema == schema and mutation.key is not None and mutation.call is not None:
-                self._wrote.setdefault(mutation.call, set()).add((mutation.table, mutation.key))
+                row = mutation.table, mutation.key
+                self._wrote.setdefault(mutation.call, set()).add(row)
+                if not mutation.committed:
+                    self._wrote_in_vain.setdefault(mutation.call, set()).add(row)
         failed = {
             call.request.seq
             for call in original.calls
@@ -208,7 +213,21 @@ class Timeline:
             else (between[:size] for size in sizes)
         )
         for some in tried:
-            yield attrs.evolve(moment.before, also=moment.before.also | frozenset(some))
+            if self._hangs_together(frozenset(some), between):
+                yield attrs.evolve(moment.before, also=moment.before.also | frozenset(some))
+
+    def _hangs_together(self, some: frozenset[int], between: Sequence[int]) -> bool:
+        """Whether a snapshot can see ``some`` of ``between`` and no others: of each row, a beginning of its changes."""
+        changes = sorted(
+            (change for xid in between for change in self._foreign[xid]), key=lambda each: each.seq
+        )
+        passed_over: set[tuple[str, str]] = set()
+        for change in changes:
+            if change.xid not in some:
+                passed_over.add(change.row)
+            elif change.row in passed_over:
+                return False
+        return True
 
     def find_moved(self, here: Snapshot, there: Snapshot, done: AbstractSet[int]) -> tuple[RowState, ...]:
         """Return the rows that ``there`` sees otherwise than ``here``; ``done`` are recorded calls that were made."""
@@ -251,8 +270,17 @@ class Timeline:
         if not come:
             return []
         covered = {change.row: change.seq for change in self._own_changes if change.call in done}
+        # Until it is rolled back, its lock keeps everybody else from the row: whoever changed it did so before.
+        held = set[tuple[str, str]]().union(
+            *(rows for call, rows in self._wrote_in_vain.items() if call in done)
+        )
         return sorted(
-            (change for change in come if change.seq > covered.get(change.row, -1)), key=lambda each: each.seq
+            (
+                change
+                for change in come
+                if change.seq > covered.get(change.row, -1) and change.row not in held
+            ),
+            key=lambda each: each.seq,
         )
 
 

@@ -81,6 +81,25 @@ def test_what_the_execution_wrote_is_the_replays_and_stays_above_what_was_there_
     assert made.find_moved(early, latest, {3}) == (RowState("t", "1", "later"),)
 
 
+def test_what_the_execution_wrote_in_vain_is_its_own_until_it_is_rolled_back() -> None:
+    changes = (change(1, 100, "1", "a", "b"), change(2, 100, "2", "p", "q"))
+    made = timeline(changes=changes, mutations=(attrs.evolve(wrote(3, "1"), committed=False),))
+    early, late = Snapshot.parse("100:100:"), Snapshot.parse("106:106:")
+    both = (RowState("t", "1", "b"), RowState("t", "2", "q"))
+    assert made.find_moved(early, late, frozenset()) == both
+    # It waited for the other one's change and wrote above it; no log has that write.
+    assert made.find_moved(early, late, {3}) == both[1:]
+
+
+def test_no_snapshot_sees_the_later_of_two_changes_of_a_row_alone() -> None:
+    changes = (change(1, 100, "1", "a", "b"), change(2, 101, "1", "b", "c"), change(3, 102, "2", None, "x"))
+    made = timeline(changes=changes)
+    moment = Moment(0, Snapshot.parse("100:100:"), Snapshot.parse("103:103:"))
+    guesses = [snapshot.also for snapshot in made.list_candidates(moment)]
+    assert guesses[:2] == [frozenset(), frozenset()]
+    assert set(guesses[2:]) == {frozenset({100}), frozenset({102}), frozenset({100, 101}), frozenset({100, 102})}
+
+
 def test_a_row_that_was_waited_for_is_as_the_other_one_left_it() -> None:
     statement = StatementSnapshot(3, "100:100:", "101:101:")
     changes = (
