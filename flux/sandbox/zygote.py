@@ -29,6 +29,7 @@ import fcntl
 import json
 import math
 import os
+import select
 import signal
 import socket
 import struct
@@ -297,8 +298,7 @@ class Zygote:
                 case {"importing": str(module)}:
                     return Importing(module)
                 case {"forked": int(pid)}:
-                    handle = self._descriptors.popleft() if self._descriptors else -1
-                    return Forked(pid, handle, self._check_child(handle))
+                    return self._take_child(pid, self._descriptors.popleft() if self._descriptors else -1)
                 case {"unforked": str(reason)}:
                     return NotForked(reason)
                 case {"exited": int(pid), "status": int(status)}:
@@ -311,21 +311,30 @@ class Zygote:
             raise _not_understood(line[:80]) from error
         raise _not_understood(line[:80])
 
-    def _check_child(self, handle: int) -> int:
-        """Return the process id behind a worker's pidfd, 0 when it has ended.
+    def _take_child(self, pid: int, handle: int) -> Forked:
+        """Take a worker by its pidfd.
 
         The zygote may show us any process that it can see, and we would kill it when we are done.
         """
         if handle < 0:
-            return 0
+            return Forked(pid, -1, 0)
         try:
-            pid = read_pid(handle)
-            if pid == 0 or read_parent(pid) in (self._jailed_pid, None):
-                return pid
-            raise _not_understood(b"a process that is no child of its own")
+            host_pid = read_pid(handle)
+            if host_pid == 0 or read_parent(host_pid) in (self._jailed_pid, None):
+                return Forked(pid, handle, host_pid)
+            if not self._has_died():
+                raise _not_understood(b"a process that is no child of its own")
         except BaseException:
             os.close(handle)
             raise
+        # Its parent has died, and it is another's child until it dies too. We kill nobody on a dead one's word.
+        os.close(handle)
+        return Forked(pid, -1, 0)
+
+    def _has_died(self) -> bool:
+        poll = select.poll()
+        poll.register(self._jailed, select.POLLIN)
+        return bool(poll.poll(0))
 
     # Asking it
 
