@@ -287,7 +287,9 @@ class _Server:
             replayer = Replayer(shelf, self._backing, Tenant().schema, worlds)
             interleaver = Interleaver(shelf, self._backing, Tenant().schema)
             every_s = self._project.config.recording.self_check_s
-            self_check = SelfCheck(self._backing, replayer, deployments, self._story.note, every_s=every_s)
+            self_check = SelfCheck(
+                self._backing, replayer, deployments, self._story.note, self._story.crash, every_s=every_s
+            )
             host = FunctionHost(
                 deployments,
                 self._executor,

@@ -38,14 +38,16 @@ class SelfCheck:
         replayer: Replayer,
         deployments: Deployments,
         tell: Callable[[str], None],
+        report: Callable[[BaseException], None],
         *,
         every_s: float,
     ) -> None:
-        """``tell`` is told of each execution that did not do the same again."""
+        """``tell`` is told of each execution that did not do the same again, ``report`` of a fault of Flux's own."""
         self._backing = backing
         self._replayer = replayer
         self._deployments = deployments
         self._tell = tell
+        self._report = report
         self._every_s = every_s
         self._refused: set[uuid.UUID] = set()
         """Those that could not be replayed, which are not tried again."""
@@ -60,6 +62,9 @@ class SelfCheck:
                 await self.check_one()
             except FluxError as error:  # A database that is away, a machine that is busy: the next time.
                 self._last_error = f"{error.code} {error.message}"
+            except Exception as crash:  # Requests are served all the same.
+                self._last_error = f"{type(crash).__name__}: {crash}"
+                self._report(crash)
 
     async def check_one(self) -> bool:
         """Check one execution that is to be checked; False when there is none, or when requests are running."""
