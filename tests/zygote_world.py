@@ -144,3 +144,8 @@ async def settled(sandbox: ProcessSandbox, zygote: int) -> None:
     """Wait until the workers in waiting are the zygote's only children."""
     while sandbox._forking or len(children_of(zygote)) != len(sandbox._idle):  # noqa: ASYNC110
         await trio.sleep(0.01)
+
+
+def count_held(zygote: int) -> tuple[int, int, int]:
+    """Return how many descriptors this process and the zygote hold, and the zygote's children."""
+    return descriptors(), descriptors(zygote), len(children_of(zygote))
