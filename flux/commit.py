@@ -56,6 +56,15 @@ def find_commit(root: Path, ref: str) -> str:
     return told.decode().strip()
 
 
+def find_branch(root: Path, ref: str) -> str | None:
+    """Return the branch that ``ref``, the name of a commit, is or stands on; None where it says no branch."""
+    told = run_git(
+        ["rev-parse", "--symbolic-full-name", "--verify", "--quiet", "--end-of-options", ref], folder=root
+    )
+    name = told.decode("utf-8", "surrogateescape").strip()
+    return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
+
+
 def write_commit(root: Path, sha: str, target: Path) -> None:
     """Write the files of the project in ``root`` as they are in commit ``sha`` into ``target``, an empty folder."""
     prefix = run_git(["rev-parse", "--show-prefix"], folder=root).decode("utf-8", "surrogateescape").strip()

@@ -18,6 +18,7 @@ import attrs
 
 from flux import ids, values
 from flux.brought import BroughtAnswer
+from flux.deploy_history import Deployed
 from flux.execution import (
     Execution,
     Frame,
@@ -30,12 +31,14 @@ from flux.execution import (
 )
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult, Position
 from flux.message import HttpRequest, HttpResponse, RawPath, RequestHead
+from flux.store.deployments import DeploymentSeen
 from flux.store.migrate import ensure_guest
 from flux.store.postgres import Pool, connect
 from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, commit_parameters, make_record
 from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_door import Door
+from flux.supervisor.deploy import Switch
 from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
@@ -49,7 +52,6 @@ START_NS = 1_764_079_339_504_000_000
 NOW = datetime(2025, 11, 25, 14, 3, tzinfo=UTC)
 """What the console's clock says. What a guest writes has the database's own time: see `World.run_as_guest`."""
 SUPERVISOR_TOKEN = b"supervisor" * 4
-
 
 
 def make_execution(
@@ -115,6 +117,21 @@ class WorldHost:
         self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer], live: frozenset[str]
     ) -> Replay:
         raise AssertionError((original, on, answers, live))
+
+    async def deploy(self, on: str | None) -> Switch:
+        raise AssertionError(on)
+
+    async def roll_back(self, to: str | None) -> Switch:
+        raise AssertionError(to)
+
+    async def list_deployments(self, limit: int) -> Sequence[DeploymentSeen]:
+        raise AssertionError(limit)
+
+    def current(self) -> Deployed | None:
+        raise AssertionError
+
+    def is_kept(self, deployment: str) -> bool:
+        raise AssertionError(deployment)
 
     async def rehearse(self, original: Execution) -> Replay:
         raise AssertionError(original)
@@ -226,7 +243,9 @@ async def open_world(database: Database, *, heartbeat_s: float = 10.0) -> AsyncI
     async with pool.acquire() as connection:
         await ensure_guest(connection, "main", "public", "")
         if not await connection.fetch_value("select count(*) from flux.supervisor"):
-            await connection.execute(QUERIES.add_supervisor, hashlib.sha256(SUPERVISOR_TOKEN).digest(), "test")
+            await connection.execute(
+                QUERIES.add_supervisor, hashlib.sha256(SUPERVISOR_TOKEN).digest(), "test"
+            )
     database.psql(
         "create table if not exists users (id int primary key, email text unique, plan text);"
         "grant all on users to flux_guest_main"
@@ -266,5 +285,3 @@ def read(response: HttpResponse) -> Any:
     """The document in an answer, read by another JSON implementation."""
     assert isinstance(response.body, bytes)
     return json.loads(response.body)
-
-

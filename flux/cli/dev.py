@@ -23,13 +23,20 @@ from flux.errors import FluxError
 
 if TYPE_CHECKING:
     from flux.project import Project
-    from flux.supervisor.dev_server import Route
+    from flux.supervisor.deploy import Switch
+    from flux.supervisor.story import Route
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), help="TCP port (default: flux.toml, else 4000; 0: a free one).")
-@click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
-@click.option("--clean", is_flag=True, help="Begin with an empty embedded database: all data and records are removed.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="TCP port (default: flux.toml, else 4000; 0: a free one)."
+)
+@click.option(
+    "--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one."
+)
+@click.option(
+    "--clean", is_flag=True, help="Begin with an empty embedded database: all data and records are removed."
+)
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
 def command(port: int | None, database_url: str, clean: bool, pg_user: str | None) -> int:
     """Serve this project on this machine, with its own database."""
@@ -38,11 +45,21 @@ def command(port: int | None, database_url: str, clean: bool, pg_user: str | Non
     import trio
 
     from flux.project import find_project
-    from flux.supervisor.dev_server import DevOptions, serve_dev
+    from flux.supervisor.dev_server import serve_dev
+    from flux.supervisor.server_options import ServerOptions
 
     if clean and database_url:
-        raise click.UsageError("--clean removes the embedded database; it does not touch the one of --database-url")
-    options = DevOptions(find_project(Path()), port, database_url, clean, pg_user)
+        raise click.UsageError(
+            "--clean removes the embedded database; it does not touch the one of --database-url"
+        )
+    options = ServerOptions(
+        find_project(Path()),
+        port=port,
+        database_url=database_url,
+        clean=clean,
+        pg_user=pg_user,
+        tells_why=True,
+    )
     said = settings()
     story = DevStory(Screen.stderr(colour=False if said.no_color else None), quiet=said.quiet, json=said.json)
 
@@ -89,7 +106,7 @@ INDENT = " " * 10
 
 
 class DevStory:
-    """Writes what happens to stderr. A `flux.supervisor.dev_server.Story`."""
+    """Writes what happens to stderr. A `flux.supervisor.story.Story`."""
 
     def __init__(self, screen: Screen, *, quiet: bool, json: bool) -> None:
         self._screen = screen
@@ -134,13 +151,17 @@ class DevStory:
         self._served = frozenset(routes)
         self._line()
         # Always told: programs wait for this line.
-        self._screen.line(
-            Piece("ready", "bold green"), f" in {elapsed_s:.1f} s · watching {' '.join(watched)} · ctrl-c to stop"
-        )
+        watching = f" · watching {' '.join(watched)}" if watched else ""
+        self._screen.line(Piece("ready", "bold green"), f" in {elapsed_s:.1f} s{watching} · ctrl-c to stop")
         sys.stderr.flush()
         if self._json:
             served = [
-                {"trigger": route.trigger, "path": route.path, "function": route.function, "grants": route.grants}
+                {
+                    "trigger": route.trigger,
+                    "path": route.path,
+                    "function": route.function,
+                    "grants": route.grants,
+                }
                 for route in routes
             ]
             document = {"schema": "flux.dev/1", "url": url, "pid": os.getpid(), "functions": served}
@@ -153,17 +174,32 @@ class DevStory:
             Piece(_now(), "dim"), "  reload  ", f"{what} changed → {code}",
             Piece(f"  {elapsed_s * 1000:.0f} ms", "dim"),
         )  # fmt: skip
-        # A route or a grant that has changed is why somebody saved the file.
+        self._changes(routes)
+
+    def switched(self, switch: "Switch", routes: "Sequence[Route]", *, held: bool) -> None:
+        """See `Story.switched`."""
+        deployment = switch.live.deployment
+        code = deployment.sha.removeprefix("nogit-")[:7] + "+" * deployment.dirty
+        until = " · held until a file is saved" if held else ""
+        self._line(Piece(_now(), "dim"), f"  {switch.cause.value}  {code} is served{until}")
+        self._changes(routes)
+
+    def _changes(self, routes: "Sequence[Route]") -> None:
+        """Write which routes and grants came and went: a change of these is why somebody changed the code."""
         now = frozenset(routes)
         for mark, some in (("−", self._served - now), ("+", now - self._served)):
             for route in sorted(some, key=lambda route: (route.path, route.trigger, route.function)):
-                said = "  ".join([f"{route.trigger} {route.path}".strip() or "—", route.function, *route.grants])
+                said = "  ".join(
+                    [f"{route.trigger} {route.path}".strip() or "—", route.function, *route.grants]
+                )
                 self._line(INDENT, Piece(mark, "bold"), f" {said}")
         self._served = now
 
     def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """See `Story.problem`."""
-        self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold"))
+        self._screen.line(
+            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold")
+        )
         for line in error.message.split("\n"):
             self._block([INDENT], line)
         for failure in getattr(error, "failures", ()):
@@ -171,12 +207,16 @@ class DevStory:
                 self._screen.line(INDENT, Piece(line, "dim"))
         for line in error.remedy.split("\n") if error.remedy else []:
             self._block([INDENT], line)
-        outcome = "the last good code is served" if is_serving else "nothing is served until it is mended and saved"
+        outcome = (
+            "the last good code is served" if is_serving else "nothing is served until it is mended and saved"
+        )
         self._screen.line(INDENT, Piece(outcome, "yellow"))
 
     def crash(self, error: BaseException) -> None:
         """See `Story.crash`."""
-        self._screen.line(Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {type(error).__name__}: {error}")
+        self._screen.line(
+            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {type(error).__name__}: {error}"
+        )
         for text in traceback.format_exception(error):
             for line in text.rstrip().split("\n"):
                 self._screen.line(INDENT, Piece(line, "dim"))
@@ -211,7 +251,10 @@ class DevStory:
                 pad(route.function, names),
             ]  # fmt: skip
             grants = Piece("  ".join(route.grants), "dim")
-            if not self._screen.is_terminal or line_cells(line) + 2 + cells(grants.text) <= self._screen.width:
+            if (
+                not self._screen.is_terminal
+                or line_cells(line) + 2 + cells(grants.text) <= self._screen.width
+            ):
                 self._line(*line, "  ", grants)
             else:
                 self._line(*line)

@@ -21,6 +21,7 @@ HELPERS = frozenset(
     {
         "client",
         "complete",
+        "deployed",
         "failures",
         "follow",
         "moments",

@@ -169,6 +169,41 @@ on conflict (id) do nothing;
 -- The switch to a deployment, also a switch back.
 update flux.deployment set activated_at = pg_catalog.clock_timestamp() where id = $1;
 
+-- name: add_deploy
+-- A switch to other code: tenant, deployment, sha, dirty, branch, functions, cause, runtime.
+insert into flux.deploy (tenant, deployment, sha, dirty, branch, functions, cause, runtime)
+values ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: list_deploys
+-- The latest switches, the last one first.
+select deployment, sha, dirty, branch, functions::text as functions, cause, runtime::text as runtime, at
+from flux.deploy where tenant = $1 order by id desc limit $2;
+
+-- name: list_deployments
+-- What was served, each code once with its last switch, the latest first, and how it did: executions, and those that failed.
+with seen as (
+    select d.deployment, d.sha, d.dirty, pg_catalog.max(d.id) as last, pg_catalog.min(d.at) as since, pg_catalog.count(*) as deploys
+    from flux.deploy d where d.tenant = $1 group by d.deployment, d.sha, d.dirty order by last desc limit $2
+), counted as (
+    select e.deployment, e.sha, e.dirty, pg_catalog.count(*) as executions,
+           pg_catalog.count(*) filter (where e.status >= 500) as failed
+    from flux.execution e
+    where e.tenant = $1 and e.id >= flux.uuid_floor((select pg_catalog.min(s.since) from seen s) - interval '1 day')
+      and e.trigger <> 'replay'
+    group by e.deployment, e.sha, e.dirty
+)
+select d.deployment, d.sha, d.dirty, d.branch, d.functions::text as functions, d.cause, d.runtime::text as runtime, d.at,
+       s.deploys, coalesce(c.executions, 0) as executions, coalesce(c.failed, 0) as failed
+from seen s join flux.deploy d on d.id = s.last
+left join counted c on c.deployment = s.deployment and c.sha = s.sha and c.dirty = s.dirty
+order by s.last desc;
+
+-- name: list_deployments_to_keep
+-- Whose artifacts stay: what was deployed or rolled back to on purpose, and of all that was served the latest.
+select d.deployment from flux.deploy d where d.tenant = $1 and d.cause in ('deploy', 'rollback')
+union
+(select d.deployment from flux.deploy d where d.tenant = $1 group by d.deployment order by pg_catalog.max(d.id) desc limit $2);
+
 -- name: find_previous_deployment
 -- What served before this deployment: the good end that bisect and "why" try first.
 select p.id, p.sha, p.dirty, p.created_at

@@ -50,7 +50,7 @@ async def export_case(execution: Execution, deployments: Deployments, secrets: T
 
     Raises `CodeGoneError`, `SecretInCaseError` and `flux.case_file.CaseTooLargeError`.
     """
-    project = await trio.to_thread.run_sync(deployments.find_kept, execution.deployment)
+    project = await trio.to_thread.run_sync(deployments.find_kept, execution.deployment, execution.sha)
     return await trio.to_thread.run_sync(partial(make_case_file, execution, project, secrets))
 
 

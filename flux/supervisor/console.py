@@ -32,6 +32,7 @@ from flux.store import reading
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
 from flux.supervisor import metrics
+from flux.supervisor.console_deploy import DeployDesk, DeployHost
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
@@ -109,7 +110,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, Protocol):
+class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -151,6 +152,7 @@ class Console:
         self._now = now
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
         self._diffs = DiffDesk(pool, host, self._find)
+        self._deploys = DeployDesk(host)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -206,6 +208,12 @@ class Console:
                 ask = self._for(self._case, name)
             case ["interleave"]:
                 ask, method, allowed = partial(self._interleave, request.body), "POST", ("on",)
+            case ["deployments"]:
+                ask, allowed = self._deploys.deployments, ("n",)
+            case ["deploy"]:
+                ask, method = self._for(self._deploys.deploy, request.body), "POST"
+            case ["rollback"]:
+                ask, method = self._for(self._deploys.roll_back, request.body), "POST"
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -524,6 +532,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 
 _STATUS = {
     "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX527": 404, "FLX528": 409,
+    "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
     "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
 }  # fmt: skip

@@ -1,8 +1,10 @@
 """Code that is being served, and the switch from one to the next.
 
-A project's files are copied into an *artifact*, a folder named by the hash of
-what is in it, and run from there. So what runs can't change under its feet, a
-traceback shows the lines that ran, and the same code has the same deployment id.
+A project's files are copied into an *artifact* (`flux.supervisor.artifacts`), a folder named by
+the hash of what is in it, and run from there. So what runs can't change under its feet, a
+traceback shows the lines that ran, and the same code has the same deployment id. Which functions
+there are is what the sandbox says once it has imported the code, inside of the jail: nothing of
+a project is imported here.
 
 One deployment is *current*. A new one is made ready beside it (its code imported,
 its workers forked) before the switch, which is one assignment: a request takes
@@ -10,10 +12,7 @@ whichever is current when it arrives and keeps it. The old one drains and ends.
 Code that can't be imported never becomes current: the last good code goes on.
 """
 
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,9 +29,7 @@ from flux.project import (
     Project,
     SourceVersion,
     hash_artifact,
-    list_artifact_files,
     list_function_files,
-    read_project,
     read_source_version,
 )
 from flux.redact import RedactionRules
@@ -40,36 +37,18 @@ from flux.routes import RouteTable
 from flux.sandbox.base import ImportFailedError, ImportFailure, Sandbox
 from flux.sandbox.cgroups import Cgroups
 from flux.sandbox.residency import Residency
+from flux.supervisor.artifacts import ID_DIGITS, Artifacts, describe_changing
 from flux.supervisor.drive import Bounds
 from flux.supervisor.environments import Environment, Environments
 from flux.supervisor.execute import Runnable
 from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
 
-ARTIFACTS_KEPT = 200
-"""A day of saving makes many, and records speak of some: the latest are kept. Those in use are among them."""
-
 
 class UnknownFunctionError(OperatorError):
     """``flux.toml`` names a function that the code does not declare."""
 
     code = "FLX518"
-
-
-class ArtifactError(OperatorError):
-    """The project's files can't be copied to where they run from."""
-
-    code = "FLX519"
-
-
-class CodeGoneError(OperatorError):
-    """The code of an earlier deployment can't be run any more."""
-
-    code = "FLX524"
-    exit_code = 6
-
-
-_DEPLOYMENT_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class LiveDeployment:
@@ -80,9 +59,15 @@ class LiveDeployment:
         deployment: Deployment,
         sandboxes: Sandboxes,
         runnables: Mapping[str, Runnable],
+        config: Config,
+        artifact_hash: str,
         environment: Environment | None = None,
     ) -> None:
         self.deployment = deployment
+        self.config = config
+        """What its own ``flux.toml`` says."""
+        self.artifact_hash = artifact_hash
+        """All 64 digits of what its id begins."""
         self.environment = environment
         """The project's packages, None when it needs none."""
         self.runnables = runnables
@@ -135,7 +120,7 @@ class Deployments:
     def __init__(
         self,
         nursery: trio.Nursery,
-        artifacts: Path,
+        artifacts: Artifacts,
         environments: Environments,
         tenant: Tenant,
         *,
@@ -151,7 +136,7 @@ class Deployments:
         self._residency = Residency()
         self._environments = environments
         self._tenant = tenant
-        self._artifacts = artifacts
+        self.artifacts = artifacts
         self._idle_workers = idle_workers
         self._on_output = on_output
         self.current: LiveDeployment | None = None
@@ -169,47 +154,56 @@ class Deployments:
             if version is None:
                 version = await trio.to_thread.run_sync(read_source_version, project)
         except OSError as error:
-            raise _changing(project, error) from error
+            raise describe_changing(project, error) from error
         environment = None
-        if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
+        if any(
+            file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)
+        ):
             environment = await self._environments.provide(project.root)
-        artifact_hash, folder = await trio.to_thread.run_sync(make_artifact, project, self._artifacts)
-        return await self._load(attrs.evolve(project, root=folder), artifact_hash[:16], version, environment)
+        artifact = await trio.to_thread.run_sync(self.artifacts.make, project)
+        return await self._load(
+            attrs.evolve(project, root=artifact.folder), artifact.hash, version, environment
+        )
 
-    def find_kept(self, deployment_id: str) -> Project:
-        """Return the folder of code that was deployed before, as it was; raise `CodeGoneError`."""
-        folder = self._artifacts / deployment_id
-        if _DEPLOYMENT_ID.fullmatch(deployment_id) is None or not folder.is_dir():
-            raise CodeGoneError(
-                f'the code of deployment "{deployment_id}" is not kept here',
-                remedy=f"only the latest {ARTIFACTS_KEPT} are",
-            )
-        os.utime(folder)  # It is of use again: see `prune_artifacts`.
-        project = read_project(folder)
-        found = hash_artifact(project)
-        if found[:16] != deployment_id:
-            raise CodeGoneError(
-                f"the kept code of deployment {deployment_id} is not what was deployed: its files have changed",
-                remedy=f"somebody has written to {folder}; find out who, and remove it",
-            )
-        return project
+    def find_kept(self, deployment_id: str, sha: str) -> Project:
+        """Return the folder of code that was deployed before, as it was; see `Artifacts.find`."""
+        return self.artifacts.find(deployment_id, sha)
 
-    async def prepare_kept(self, deployment_id: str, sha: str, *, dirty: bool) -> LiveDeployment:
-        """Return code that was deployed before, ready and not to become current; raise `CodeGoneError`.
+    async def prepare_kept(
+        self, deployment_id: str, sha: str, *, dirty: bool, branch: str | None = None
+    ) -> LiveDeployment:
+        """Return code that was deployed before, ready and not yet current; raise `CodeGoneError`.
 
         ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it.
         """
-        project = await trio.to_thread.run_sync(self.find_kept, deployment_id)
+        project = await trio.to_thread.run_sync(self.find_kept, deployment_id, sha)
         environment = None
-        if any(file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)):
+        if any(
+            file.runtime == "python" for file in await trio.to_thread.run_sync(list_function_files, project)
+        ):
             environment = await self._environments.provide(project.root)
-        version = SourceVersion(sha=sha, changed_files=int(dirty))
-        return await self._load(project, deployment_id, version, environment)
+        version = SourceVersion(sha=sha, branch=branch, changed_files=int(dirty))
+        return await self._load(
+            project, await trio.to_thread.run_sync(hash_artifact, project), version, environment
+        )
 
     async def _load(
-        self, project: Project, deployment_id: str, version: SourceVersion, environment: Environment | None
+        self, project: Project, artifact_hash: str, version: SourceVersion, environment: Environment | None
     ) -> LiveDeployment:
         """Start the sandboxes of an artifact; ``project`` is that folder."""
+        id = artifact_hash[:ID_DIGITS]
+        self.artifacts.enter(id)
+        try:
+            live, scope = await self._start(project, artifact_hash, version, environment)
+        except BaseException:
+            self.artifacts.leave(id)
+            raise
+        self._nursery.start_soon(self._end_when_idle, live, scope)
+        return live
+
+    async def _start(
+        self, project: Project, artifact_hash: str, version: SourceVersion, environment: Environment | None
+    ) -> tuple[LiveDeployment, trio.CancelScope]:
         project = with_isolation(project, self._isolation)
         config, folder = project.config, project.root
         sandboxes = Sandboxes(
@@ -230,7 +224,7 @@ class Deployments:
             raise ImportFailedError(error.failures, remedy=remedy) from error
         try:
             deployment = Deployment(
-                id=deployment_id,
+                id=artifact_hash[:ID_DIGITS],
                 sha=version.sha,
                 dirty=version.dirty,
                 branch=version.branch,
@@ -243,12 +237,18 @@ class Deployments:
                 function.name: make_runnable(function, deployment, sandboxes.find(function), config, rules)
                 for function in sandboxes.functions
             }
-            live = LiveDeployment(deployment, sandboxes, runnables, environment)
+            live = LiveDeployment(deployment, sandboxes, runnables, config, artifact_hash, environment)
         except BaseException:
             scope.cancel()
             raise
-        self._nursery.start_soon(_end_when_idle, live, scope)
-        return live
+        return live, scope
+
+    async def _end_when_idle(self, live: LiveDeployment, scope: trio.CancelScope) -> None:
+        try:
+            await live.wait_idle()
+        finally:
+            self.artifacts.leave(live.deployment.id)
+        scope.cancel()
 
     def activate(self, live: LiveDeployment) -> None:
         """Make ``live`` current; the one before it ends with its last request."""
@@ -296,11 +296,6 @@ class _Relay:
         self._status.started(self._scope)
 
 
-async def _end_when_idle(live: LiveDeployment, scope: trio.CancelScope) -> None:
-    await live.wait_idle()
-    scope.cancel()
-
-
 def explain_missing(failure: ImportFailure, project: Path, environment: Environment | None) -> str | None:
     """Return what to do about a module that is in no package of the project's, None when that is not why."""
     missing = re.fullmatch(r"No module named '(?P<top>\w+)[\w.]*'", failure.message)
@@ -313,65 +308,6 @@ def explain_missing(failure: ImportFailure, project: Path, environment: Environm
     if environment is None:
         return f"this project names no packages: write the one that has {top} into requirements.txt, and save"
     return f"{top} is not in {environment.source}: add the package that has it there, and save"
-
-
-def make_artifact(project: Project, artifacts: Path) -> tuple[str, Path]:
-    """Copy what the project's deployment consists of; return its hash and the folder, made or found."""
-    try:
-        artifact_hash = hash_artifact(project)
-        folder = artifacts / artifact_hash[:16]
-        if folder.is_dir():
-            os.utime(folder)  # It is of use again: see `prune_artifacts`.
-            return artifact_hash, folder
-    except OSError as error:
-        raise _changing(project, error) from error
-    try:
-        artifacts.mkdir(parents=True, exist_ok=True, mode=0o700)
-        unfinished = Path(tempfile.mkdtemp(dir=artifacts, prefix="unfinished-"))
-        try:
-            for path in list_artifact_files(project):
-                target = unfinished / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(project.root / path, target)
-            _open_to_guests(unfinished)
-            # Named by what has been copied: the files may have been saved anew since they were hashed.
-            artifact_hash = hash_artifact(attrs.evolve(project, root=unfinished))
-            folder = artifacts / artifact_hash[:16]
-            # Renamed when whole, so that a folder of this name is always all of it.
-            unfinished.rename(folder)
-            prune_artifacts(artifacts)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            if not folder.is_dir():  # Else somebody else has made the same one meanwhile.
-                raise
-    except OSError as error:
-        raise ArtifactError(
-            f"{error.filename or artifacts} can't be written: {error.strerror}",
-            remedy="free space there, or make the folder yours: ls -ld " + str(artifacts),
-        ) from error
-    return artifact_hash, folder
-
-
-def _open_to_guests(folder: Path) -> None:
-    """Let every user read the artifact: its guests may be somebody else, and only they get past its parent."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
-def prune_artifacts(artifacts: Path) -> None:
-    """Delete what was never finished, and all artifacts but the latest `ARTIFACTS_KEPT`."""
-    folders = sorted(artifacts.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    unfinished = [folder for folder in folders if folder.name.startswith("unfinished-")]
-    finished = [folder for folder in folders if folder not in unfinished]
-    for folder in (*unfinished, *finished[ARTIFACTS_KEPT:]):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _changing(project: Project, error: OSError) -> ArtifactError:
-    return ArtifactError(
-        f"{error.filename or project.root} can't be read: {error.strerror}",
-        remedy="if files are just being moved or saved, wait: the next change is noticed",
-    )
 
 
 def make_runnable(
@@ -429,7 +365,8 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
     for name in config.functions:
         if name not in names:
             line = next(
-                (origin for key, origin in config.origins.items() if key.startswith(f"functions.{name}.")), "flux.toml"
+                (origin for key, origin in config.origins.items() if key.startswith(f"functions.{name}.")),
+                "flux.toml",
             )
             raise UnknownFunctionError(
                 f"{line}  [functions.{name}] names no function: there is {', '.join(sorted(names)) or 'none'}",

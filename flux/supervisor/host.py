@@ -6,10 +6,13 @@ from typing import Any
 import trio
 
 from flux.brought import BroughtAnswer
+from flux.deploy_history import Deployed
 from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
+from flux.store.deployments import DeploymentSeen, list_deployments
 from flux.supervisor.console import Invoked, NoSuchFunctionError
+from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Backing, Executor, Runnable
 from flux.supervisor.front_door import FrontDoor
@@ -52,6 +55,7 @@ class FunctionHost:
     def __init__(
         self,
         deployments: Deployments,
+        deployer: Deployer,
         executor: Executor,
         replayer: Replayer,
         interleaver: Interleaver,
@@ -60,6 +64,7 @@ class FunctionHost:
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
     ) -> None:
         self._deployments = deployments
+        self._deployer = deployer
         self._executor = executor
         self._replayer = replayer
         self._interleaver = interleaver
@@ -96,7 +101,8 @@ class FunctionHost:
         if current is None:
             why = f": {self.failure.message}" if self.failure is not None else ""
             raise FunctionsNotReadyError(
-                f"the functions can't be run{why}", remedy="see what flux dev says, mend it, and save"
+                f"the functions can't be run{why}",
+                remedy="see what the server says on its terminal, and mend it",
             )
         runnable = current.runnables.get(name)
         if runnable is None:
@@ -117,6 +123,26 @@ class FunctionHost:
         content_type = next((value for key, value in response.headers if key.lower() == "content-type"), "")
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
+
+    async def deploy(self, on: str | None) -> Switch:
+        """See `flux.supervisor.console_deploy.DeployHost.deploy`."""
+        return await self._deployer.deploy(on)
+
+    async def roll_back(self, to: str | None) -> Switch:
+        """See `flux.supervisor.console_deploy.DeployHost.roll_back`."""
+        return await self._deployer.roll_back(to)
+
+    async def list_deployments(self, limit: int) -> Sequence[DeploymentSeen]:
+        """See `flux.supervisor.console_deploy.DeployHost.list_deployments`."""
+        return await list_deployments(self._backing.owner, self._backing.tenant, limit)
+
+    def current(self) -> Deployed | None:
+        """See `flux.supervisor.console_deploy.DeployHost.current`."""
+        return name_code(self._deployments.current)
+
+    def is_kept(self, deployment: str) -> bool:
+        """See `flux.supervisor.console_deploy.DeployHost.is_kept`."""
+        return self._deployments.artifacts.is_kept(deployment)
 
     def expect(self, originals: Sequence[Execution]) -> None:
         """See `flux.supervisor.console_replay.ReplayHost.expect`."""
@@ -151,7 +177,11 @@ class FunctionHost:
         current = self._deployments.current
         if current is None:
             return self._checks()
-        warm = {runnable.function.name: runnable.warm for runnable in current.runnables.values() if runnable.warm > 1}
+        warm = {
+            runnable.function.name: runnable.warm
+            for runnable in current.runnables.values()
+            if runnable.warm > 1
+        }
         return [*self._checks(), describe_warm(max(warm.values(), default=1), warm)]
 
     def counters(self) -> Mapping[str, float | Mapping[str, float]]:

@@ -24,6 +24,7 @@ from flux.case_file import Case, CaseFile
 from flux.errors import OperatorError
 from flux.execution import Execution, Level
 from flux.project import find_requirements, read_project
+from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.case_export import describe_python
 from flux.supervisor.deployments import Deployments, with_isolation
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
@@ -116,7 +117,7 @@ class OfflineReplayer:
             packages = Path(folder) if self._root is None else self._root / ".flux"
             deployments = Deployments(
                 self._nursery,
-                Path(folder),
+                Artifacts(Path(folder)),
                 Environments(packages / ENVIRONMENTS, installs=False),
                 Tenant(),
                 idle_workers=1,

@@ -44,7 +44,7 @@ from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
 from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
-from flux.supervisor.shelf import Shelf
+from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
 from flux.supervisor.world_keeper import WorldKeeper
@@ -106,7 +106,9 @@ class Replayer:
     def expect(self, originals: Sequence[Execution]) -> None:
         """Prepare to replay these soon: those that saw much the same database share a world."""
         if self._worlds is not None:
-            self._worlds.expect([original for original in originals if ROWS_GONE not in original.completeness])
+            self._worlds.expect(
+                [original for original in originals if ROWS_GONE not in original.completeness]
+            )
 
     async def replay(
         self,
@@ -117,7 +119,8 @@ class Replayer:
         *,
         rehearses: bool = False,
     ) -> Replay:
-        """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), or on a commit.
+        """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), on a commit, or
+        on code that somebody holds and that is not served yet (`flux.supervisor.shelf.HELD` and its id).
 
         ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
@@ -125,8 +128,9 @@ class Replayer:
         """
         check_whole(original, needs_rows=False)
         value = read_value(original.trigger)
-        sha = None if on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
-        async with self._borrow(original, sha, is_recorded=on is None) as borrowed:
+        held = on if on is not None and on.startswith(HELD) else None
+        sha = None if held or on in (None, WORKING_TREE) else await self._shelf.find_commit(str(on))
+        async with self._borrow(original, sha, held, is_recorded=on is None) as borrowed:
             deployment = borrowed.deployment
             if sha is not None:
                 # The same files may have been served as another commit, or as none.
@@ -140,7 +144,13 @@ class Replayer:
             requests = LiveRequests(live, runnable.grants)
             is_same = borrowed.deployment.id == original.deployment and not (answers or live or rehearses)
             has_world = not is_same and self._backing is not None and bool(original.transactions)
-            migrations = await self._shelf.list_migrations(sha) if has_world and on is not None else ()
+            migrations: Sequence[Migration] = ()
+            if has_world and on is not None:
+                migrations = (
+                    await self._shelf.list_migrations(sha)
+                    if held is None
+                    else self._shelf.list_held_migrations(held)
+                )
             run = _Run(
                 original,
                 runnable,
@@ -169,10 +179,12 @@ class Replayer:
         return await export_case(original, self._shelf.deployments, self._backing.secrets)
 
     def _borrow(
-        self, original: Execution, sha: str | None, *, is_recorded: bool
+        self, original: Execution, sha: str | None, held: str | None, *, is_recorded: bool
     ) -> AbstractAsyncContextManager[LiveDeployment]:
         if is_recorded:
             return self._shelf.borrow_recorded(original)
+        if held is not None:
+            return self._shelf.borrow_held(held)
         return self._shelf.borrow_working_tree() if sha is None else self._shelf.borrow_commit(sha)
 
 
@@ -282,9 +294,7 @@ class _Run:
         if self._worlds is not None and not plan.migrations:
             return self._worlds.lend(self._original, plan.written, atomic=atomic, isolation=isolation)
         timeline = Timeline(self._original, self._schema)
-        return open_world(
-            backing.guests, backing.token, plan, timeline, atomic=atomic, isolation=isolation
-        )
+        return open_world(backing.guests, backing.token, plan, timeline, atomic=atomic, isolation=isolation)
 
     async def _run_in(self, world: WorldDatabase | None) -> Replayed:
         original, runnable = self._original, self._runnable
@@ -324,7 +334,9 @@ class _Run:
         if world is None and isinstance(outcome, Returned) and _failed_to_commit(original.outcome):
             # All that it asked of the database is what was asked then, so nothing speaks for another end.
             outcome = original.outcome
-            self.notes += ("it was the commit that failed, and there is none here: its failure is that of then",)
+            self.notes += (
+                "it was the commit that failed, and there is none here: its failure is that of then",
+            )
         return Replayed(
             self._describe_run(driven, session, outcome, rows),
             driven.divergence,
@@ -339,9 +351,7 @@ class _Run:
         if changes is None:
             return None
         is_kept = isinstance(outcome, Returned) or not self._runnable.function.atomic
-        return tuple(
-            attrs.evolve(self._redactor.mutation(change), committed=is_kept) for change in changes
-        )
+        return tuple(attrs.evolve(self._redactor.mutation(change), committed=is_kept) for change in changes)
 
     def _make_context(self, world: WorldDatabase | None) -> CallContext:
         backing, runnable = self._backing, self._runnable

@@ -1,24 +1,37 @@
 """Code that replays run: of the deployment that made a record, of the folder as it is now, or of any commit.
 
 What is served is taken as it is. Anything else is made ready beside it, never becomes current,
-and stays on the shelf for a while, because replays come in groups.
+and stays on the shelf for a while, because replays come in groups. A candidate that somebody else
+made ready, and wants replays on before it is served, is lent by its id for as long as he holds it.
 """
 
 import contextlib
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import trio
 
 from flux.commit import find_commit, write_commit
+from flux.errors import OperatorError
 from flux.execution import Execution
 from flux.project import Migration, SourceVersion, hash_artifact, list_migrations, read_project
 from flux.supervisor.deployments import Deployments, LiveDeployment
 
 KEPT = 2
 """Deployments beside the served one whose workers wait for the next replay."""
+
+HELD = "deployment:"
+"""Before the id of a deployment that somebody holds: no commit is called that, as git takes what is before a colon for
+a commit and what is behind it for a path."""
+
+
+class NotHeldError(OperatorError):
+    """No deployment of this id is being made ready."""
+
+    code = "FLX545"
+    exit_code = 3
 
 
 class Shelf:
@@ -29,6 +42,7 @@ class Shelf:
         self._deployments = deployments
         self._root = root
         self._kept: OrderedDict[str, LiveDeployment] = OrderedDict()
+        self._held: dict[str, tuple[LiveDeployment, tuple[Migration, ...]]] = {}
         self._lock = trio.Lock()
         """One is made ready at a time: the next replay wants the same one, most likely."""
 
@@ -60,6 +74,47 @@ class Shelf:
 
         async with self._borrow(artifact_hash[:16], prepare) as live:
             yield live
+
+    @contextlib.contextmanager
+    def hold(self, live: LiveDeployment, migrations: Sequence[Migration] = ()) -> Iterator[None]:
+        """Lend ``live`` to replays on ``deployment:ID`` for as long as the block lasts.
+
+        It stays the caller's to retire. ``migrations`` are those of its code: a world in which it runs has them all.
+        """
+        id = live.deployment.id
+        before = self._held.get(id)
+        self._held[id] = (live, tuple(migrations))
+        try:
+            yield
+        finally:
+            if before is not None:
+                self._held[id] = before
+            else:
+                del self._held[id]
+
+    @contextlib.asynccontextmanager
+    async def borrow_held(self, on: str) -> AsyncIterator[LiveDeployment]:
+        """Give a deployment that is held; ``on`` is `HELD` and its id."""
+        await trio.lowlevel.checkpoint()
+        live, _ = self._get_held(on)
+        live.enter()
+        try:
+            yield live
+        finally:
+            live.leave()
+
+    def list_held_migrations(self, on: str) -> tuple[Migration, ...]:
+        """Return the migrations of a deployment that is held."""
+        return self._get_held(on)[1]
+
+    def _get_held(self, on: str) -> tuple[LiveDeployment, tuple[Migration, ...]]:
+        found = self._held.get(on.removeprefix(HELD))
+        if found is None:
+            raise NotHeldError(
+                f'nobody holds a deployment "{on.removeprefix(HELD)[:80]}" that is not served yet',
+                remedy="replay on a commit, or on . for the project's folder",
+            )
+        return found
 
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""

@@ -8,8 +8,8 @@ import attrs
 import pytest
 
 from flux.project import Project, hash_artifact, read_project
-from flux.supervisor import deployments
-from flux.supervisor.deployments import ArtifactError, make_artifact
+from flux.supervisor import artifacts as artifacts_module
+from flux.supervisor.artifacts import ArtifactError, Artifacts
 from tests.dev_process import write_project
 
 
@@ -29,26 +29,29 @@ def test_a_file_saved_between_the_look_and_the_copy_is_in_the_name(
         return copy(source, target)
 
     monkeypatch.setattr(shutil, "copyfile", save_first)
-    name, folder = make_artifact(project, tmp_path / "artifacts")
+    artifacts = Artifacts(tmp_path / "artifacts")
+    made = artifacts.make(project)
+    name, folder = made.hash, made.folder
     assert (folder / "functions/app.py").read_text() == "two = 2\n"
     assert name == hash_artifact(attrs.evolve(project, root=folder)) == hash_artifact(project)
     monkeypatch.undo()
     (project.root / "functions/app.py").write_text("one = 1\n")
-    _, first = make_artifact(project, tmp_path / "artifacts")
-    assert (first / "functions/app.py").read_text() == "one = 1\n"
-    assert make_artifact(project, tmp_path / "artifacts") == (first.name + hash_artifact(project)[16:], first)
+    first = artifacts.make(project)
+    assert (first.folder / "functions/app.py").read_text() == "one = 1\n"
+    assert first.folder.name == first.id == hash_artifact(project)[:16]
+    assert artifacts.make(project) == first
 
 
 def test_what_was_left_unfinished_and_what_is_old_is_deleted(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deployments, "ARTIFACTS_KEPT", 3)
+    monkeypatch.setattr(artifacts_module, "ARTIFACTS_KEPT", 3)
     artifacts = tmp_path / "artifacts"
     (artifacts / "unfinished-of-a-crash" / "functions").mkdir(parents=True)
     made = []
     for number in range(6):
         (project.root / "functions/app.py").write_text(f"one = {number}\n")
-        made.append(make_artifact(project, artifacts)[1])
+        made.append(Artifacts(artifacts).make(project).folder)
     assert {path.name for path in artifacts.iterdir()} == {folder.name for folder in made[-3:]}
 
 
@@ -56,9 +59,9 @@ def test_files_that_vanish_are_an_error_with_a_next_step(project: Project, tmp_p
     (project.root / "functions/app.py").unlink()
     (project.root / "functions").rmdir()
     with pytest.raises(Exception) as caught:
-        make_artifact(project, tmp_path / "artifacts")
+        Artifacts(tmp_path / "artifacts").make(project)
     assert getattr(caught.value, "code", "").startswith("FLX")
     (tmp_path / "file").write_text("")
     (project.root / "functions").mkdir()
     with pytest.raises(ArtifactError, match="can't be written"):
-        make_artifact(project, tmp_path / "file" / "artifacts")
+        Artifacts(tmp_path / "file" / "artifacts").make(project)

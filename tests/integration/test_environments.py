@@ -29,7 +29,7 @@ from flux.sandbox.jail import find_tenant_uid
 from flux.sandbox.jail_plan import SDK_PACKAGES
 from flux.sandbox.process import ProcessSandbox
 from flux.supervisor import environment_build
-from flux.supervisor.deployments import make_artifact
+from flux.supervisor.artifacts import Artifact, Artifacts
 from flux.supervisor.environment_build import InstallFailedError
 from flux.supervisor.environment_installer import InstallerMissingError, SourcePackageError, find_installer
 from flux.supervisor.environment_tree import EnvironmentDamagedError, RefusedPackageError, check_tree
@@ -292,13 +292,16 @@ async def test_an_artifact_has_all_that_its_environment_follows_from(world: Worl
     (world.root / "deps/base.txt").write_text("../wheels/plain-1.0-py3-none-any.whl\n")
     world.ask_for("-r deps/base.txt\n")
     project = read_project(world.root)
-    first, folder = make_artifact(project, world.root / "artifacts")
+    artifacts = Artifacts(world.root / "artifacts")
+    made = artifacts.make(project)
+    first, folder = made.hash, made.folder
     assert await world.environments.provide(folder) == attrs.evolve(await world.provide(), was_built=True)
     write_wheel(world.wheels, "plain", {"plain/__init__.py": "answer = 43\n"})
-    second, other = make_artifact(project, world.root / "artifacts")
+    made = artifacts.make(project)
+    second, other = made.hash, made.folder
     assert second != first and (other / "wheels/plain-1.0-py3-none-any.whl").is_file()
     (world.root / "pyproject.toml").write_text("[project]\ndependencies = ['unread']\n")
-    assert make_artifact(project, world.root / "artifacts") == (second, other)
+    assert artifacts.make(project) == Artifact(second, other)
 
 
 async def test_of_many_who_build_at_once_one_does_and_all_have_it(world: World) -> None:

@@ -22,6 +22,7 @@ from flux.sandbox.jail import IsolationUnavailableError
 from flux.sandbox.process import CPU_GRACE_S, ProcessSandbox
 from flux.sandbox.process_worker import ProcessWorker
 from flux.sandbox.residency import Residency
+from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import Environments
 from flux.supervisor.isolation import Isolation
@@ -192,7 +193,7 @@ async def test_what_runs_when_new_code_comes_ends_on_the_code_that_it_began_on(t
     async with trio.open_nursery() as nursery:
         deployments = Deployments(
             nursery,
-            tmp_path / "artifacts",
+            Artifacts(tmp_path / "artifacts"),
             Environments(tmp_path / "environments"),
             Tenant(),
             idle_workers=1,

@@ -1,0 +1,125 @@
+"""The console's questions about deployments: what was deployed, deploy, roll back.
+
+A deploy's body says what is to be served, ``{"on": "3f9c1e2"}``, or nothing for the project's folder as it is; a
+rollback's ``{"to": "3f9c"}``, or nothing for the one before.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from flux.deploy_history import Deployed
+from flux.store.deployments import DeploymentSeen
+from flux.supervisor.console_query import BadQueryError, Query, number
+from flux.supervisor.deploy import Switch
+from flux.supervisor.present import Document, show_moment
+
+LIST_DEFAULT = 20
+LIST_MAX = 1000
+NAME_MAX = 200
+
+
+class DeployHost(Protocol):
+    """Who deploys."""
+
+    async def deploy(self, on: str | None) -> Switch:
+        """Serve a commit, or the project's folder as it is. See `flux.supervisor.deploy.Deployer.deploy`."""
+
+    async def roll_back(self, to: str | None) -> Switch:
+        """Serve earlier code again. See `flux.supervisor.deploy.Deployer.roll_back`."""
+
+    async def list_deployments(self, limit: int) -> Sequence[DeploymentSeen]:
+        """Return what was served, the latest first."""
+
+    def current(self) -> Deployed | None:
+        """Return what is served just now."""
+
+    def is_kept(self, deployment: str) -> bool:
+        """Return whether its code is still here."""
+
+
+class DeployDesk:
+    """Answers them."""
+
+    def __init__(self, host: DeployHost) -> None:
+        self._host = host
+
+    async def deployments(self, query: Query) -> Document:
+        """List what was served, the latest first."""
+        found = await self._host.list_deployments(number(query, "n", LIST_DEFAULT, LIST_MAX))
+        current = self._host.current()
+        return {
+            "schema": "flux.deployments/1",
+            "deployments": [self._deployment_json(seen, current) for seen in found],
+        }
+
+    async def deploy(self, body: bytes) -> Document:
+        """Deploy."""
+        order = _read_order(body, ("on",))
+        return switch_json(await self._host.deploy(_read_name(order, "on")), "flux.deploy/1")
+
+    async def roll_back(self, body: bytes) -> Document:
+        """Roll back."""
+        order = _read_order(body, ("to",))
+        return switch_json(await self._host.roll_back(_read_name(order, "to")), "flux.rollback/1")
+
+    def _deployment_json(self, seen: DeploymentSeen, current: Deployed | None) -> Document:
+        deploy = seen.deploy
+        return {
+            **_code_json(deploy.code),
+            "branch": deploy.branch,
+            "functions": list(deploy.functions),
+            "current": deploy.code == current,
+            "cause": deploy.cause.value,
+            "at": show_moment(deploy.at),
+            "deploys": seen.deploys,
+            "executions": seen.executions,
+            "failed": seen.failed,
+            "runtime": dict(deploy.runtime),
+            "kept": self._host.is_kept(deploy.code.deployment),
+        }
+
+
+def switch_json(switch: Switch, schema: str) -> Document:
+    """Return how a deploy or a rollback ended."""
+    deployment = switch.live.deployment
+    return {
+        "schema": schema,
+        "deployment": deployment.id,
+        "sha": deployment.sha,
+        "dirty": deployment.dirty,
+        "branch": deployment.branch,
+        "functions": [function.name for function in deployment.functions],
+        "deployed": switch.deployed,
+        "unchanged": not switch.is_news,
+        "before": None if switch.before is None else _code_json(switch.before),
+        "migrations": list(switch.migrations),
+        "notes": list(switch.notes),
+        "gate": switch.gate,
+    }
+
+
+def _code_json(code: Deployed) -> Document:
+    return {"deployment": code.deployment, "sha": code.sha, "dirty": code.dirty}
+
+
+def _read_order(body: bytes, allowed: Sequence[str]) -> Mapping[str, Any]:
+    try:
+        order = msgspec.json.decode(body, type=dict[str, Any]) if body.strip() else {}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadQueryError(
+            f"the body can't be read: {error}", remedy=f'send {{}}, or {{"{allowed[0]}": "..."}}'
+        ) from error
+    if unknown := sorted(order.keys() - set(allowed)):
+        raise BadQueryError(f'the body has "{unknown[0][:80]}"', remedy=f"it takes {', '.join(allowed)}")
+    return order
+
+
+def _read_name(order: Mapping[str, Any], key: str) -> str | None:
+    said = order.get(key)
+    if said is not None and not (isinstance(said, str) and 0 < len(said) <= NAME_MAX):
+        raise BadQueryError(
+            f'"{key}" is no name', remedy=f"write up to {NAME_MAX} characters, or leave it out"
+        )
+    return said

@@ -1,0 +1,291 @@
+"""The one way by which code becomes current.
+
+A deploy goes through the same steps, whoever asks for it, and until the last one nothing of what is served changes::
+
+    prepare         the code is copied, its packages are there, it is imported, its workers wait
+    before_switch   whoever has a say in it looks at it: what it finds can refuse
+    migrate         the code's own migrations are applied
+    switch          the deploy is written down, and the next request takes the new code
+
+Requests that are under way stay on the code that they began on. A rollback prepares code that is kept, and migrates
+nothing: what migrations did is not undone, and its answer says so.
+
+Two at once: whoever asked last is served in the end. Each takes a number when it begins. One that comes to its switch
+and finds that a later one has switched is refused (`OvertakenError`), so that a slow deploy never takes back what
+somebody did meanwhile.
+"""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from flux.commit import find_branch, write_commit
+from flux.deploy_history import Cause, Deploy, Deployed, find_named, find_previous
+from flux.errors import OperatorError
+from flux.project import Migration, Project, SourceVersion, list_migrations, read_project
+from flux.store.deployments import add_deploy, list_deployments_to_keep, list_deploys
+from flux.store.migrate import apply_user_migrations
+from flux.supervisor.artifacts import ARTIFACTS_KEPT
+from flux.supervisor.deployments import Deployments, LiveDeployment
+from flux.supervisor.execute import Backing
+from flux.supervisor.runtime import compare_runtimes, describe_runtime
+from flux.supervisor.shelf import HELD, Shelf
+
+WRITE_S = 30.0
+"""How long writing a deploy down may take."""
+
+
+class OvertakenError(OperatorError):
+    """Something else became current while this was made ready."""
+
+    code = "FLX543"
+    exit_code = 1
+
+
+class NotWrittenDownError(OperatorError):
+    """The database did not take a deploy down."""
+
+    code = "FLX544"
+    exit_code = 5
+
+
+@attrs.frozen
+class Candidate:
+    """Code that is ready to be switched to, and is not served yet."""
+
+    live: LiveDeployment
+    """Its functions and workers. Whoever runs something on it does so between ``enter`` and ``leave``, or by a replay
+    ``on`` `on`: the shelf holds it."""
+    migrations: tuple[Migration, ...]
+    """Those of the code, applied or not: they are applied between `before_switch` and the switch."""
+    cause: Cause
+    current: LiveDeployment | None
+    """What was served when it was asked for."""
+
+    @property
+    def on(self) -> str:
+        """Its name as code to replay on: for `flux.supervisor.replay.Replayer.replay`."""
+        return f"{HELD}{self.live.deployment.id}"
+
+
+@attrs.frozen
+class Gate:
+    """What somebody found who has a say in a deploy."""
+
+    passes: bool
+    """False: it is not deployed, and what is served stays."""
+    report: Mapping[str, Any]
+    """What was found, as JSON: it becomes part of the answer, under the key ``gate``."""
+
+
+BeforeSwitch = Callable[[Candidate], Awaitable[Gate]]
+"""Looks at a candidate before the switch, for as long as it likes. What it raises refuses the deploy too."""
+
+
+@attrs.frozen
+class Switch:
+    """How a deploy ended."""
+
+    live: LiveDeployment
+    """The code that was asked for."""
+    cause: Cause
+    before: Deployed | None
+    """What was served before."""
+    deployed: bool = True
+    """False: a `Gate` refused it."""
+    is_news: bool = True
+    """False: it was served already, so nothing was switched."""
+    migrations: tuple[str, ...] = ()
+    """Paths of the migrations that were applied for it."""
+    notes: tuple[str, ...] = ()
+    """What people should know, a sentence each."""
+    gate: Mapping[str, Any] | None = None
+    """What was found before the switch; None where nobody looked."""
+
+
+class Deployer:
+    """Switches from one deployment to the next. See the module."""
+
+    def __init__(
+        self,
+        deployments: Deployments,
+        shelf: Shelf,
+        backing: Backing,
+        root: Path,
+        *,
+        probe: Callable[[Project], Awaitable[None]],
+        told: Callable[[Switch], None],
+    ) -> None:
+        """``root`` is the project's folder. ``probe`` tries the walls that a project wants; ``told`` hears of each
+        switch right after it."""
+        self._deployments = deployments
+        self._shelf = shelf
+        self._backing = backing
+        self._root = root
+        self._probe = probe
+        self._told = told
+        self._numbers = itertools.count(1)
+        self._switched = 0
+        """Number of whoever asked last of those that have switched."""
+        self._switching = trio.Lock()
+        self._preparing = trio.Lock()
+        """One deploy is made ready at a time: they are heavy. Rollbacks and saved files don't wait for them."""
+
+    async def keep_recorded(self) -> None:
+        """Take note of the artifacts that deploys on record name, so that none is taken away."""
+        found = await list_deployments_to_keep(self._backing.owner, self._backing.tenant, ARTIFACTS_KEPT)
+        self._deployments.artifacts.keep(found)
+
+    async def serve(self, project: Project, cause: Cause) -> Switch:
+        """Serve the project's folder as it is; its migrations are whoever calls' to apply."""
+        number = next(self._numbers)
+        await self._probe(project)
+        async with self._ready(await self._deployments.prepare(project), (), cause) as candidate:
+            return await self._switch(candidate, number)
+
+    async def deploy(self, on: str | None, before_switch: BeforeSwitch | None = None) -> Switch:
+        """Serve commit ``on``, or with None the project's folder as it is.
+
+        Raises what is wrong with the code or its migrations, and `OvertakenError`: then what is served stays.
+        """
+        number = next(self._numbers)
+        async with self._preparing, self._prepare(on) as candidate:
+            gate = None if before_switch is None else await before_switch(candidate)
+            if gate is not None and not gate.passes:
+                before = name_code(self._deployments.current)
+                return Switch(candidate.live, candidate.cause, before, deployed=False, gate=gate.report)
+            switch = await self._switch(candidate, number)
+        return attrs.evolve(switch, gate=None if gate is None else gate.report)
+
+    async def roll_back(self, to: str | None) -> Switch:
+        """Serve code again that was served before: the one before what is current, or the one that ``to`` begins.
+
+        Raises `NoEarlierDeployError`, `NoSuchDeployError`, `CodeGoneError` and what keeps it from being run.
+        """
+        number = next(self._numbers)
+        history = await list_deploys(self._backing.owner, self._backing.tenant)
+        current = name_code(self._deployments.current)
+        target = find_previous(history, current) if to is None else find_named(history, to)
+        async with self._restore(target, Cause.ROLLBACK) as candidate:
+            switch = await self._switch(candidate, number)
+        notes = [*compare_runtimes(dict(target.runtime), describe_runtime())]
+        if switch.is_news:
+            notes.append("migrations are not undone: the database stays as it is")
+        return attrs.evolve(switch, notes=tuple(notes))
+
+    async def resume(self) -> Switch | None:
+        """Serve what was served last, also before a restart; None when nothing is on record."""
+        number = next(self._numbers)
+        history = await list_deploys(self._backing.owner, self._backing.tenant, 1)
+        if not history:
+            return None
+        async with self._restore(history[-1], Cause.START) as candidate:
+            switch = await self._switch(candidate, number)
+        return attrs.evolve(
+            switch, notes=tuple(compare_runtimes(dict(history[-1].runtime), describe_runtime()))
+        )
+
+    # --- making ready ------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _prepare(self, on: str | None) -> AsyncIterator[Candidate]:
+        with contextlib.ExitStack() as stack:
+            version: SourceVersion | None = None
+            folder = self._root
+            if on is not None:
+                sha = await self._shelf.find_commit(on)
+                branch = await trio.to_thread.run_sync(find_branch, self._root, on)
+                version = SourceVersion(sha, branch)
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flux-commit-")))
+                await trio.to_thread.run_sync(write_commit, self._root, sha, folder)
+            project = await trio.to_thread.run_sync(read_project, folder)
+            migrations = await trio.to_thread.run_sync(list_migrations, project)
+            await self._probe(project)
+            live = await self._deployments.prepare(project, version)
+            async with self._ready(live, migrations, Cause.DEPLOY) as candidate:
+                yield candidate
+
+    @contextlib.asynccontextmanager
+    async def _restore(self, target: Deploy, cause: Cause) -> AsyncIterator[Candidate]:
+        code = target.code
+        project = await trio.to_thread.run_sync(self._deployments.find_kept, code.deployment, code.sha)
+        await self._probe(project)
+        live = await self._deployments.prepare_kept(
+            code.deployment, code.sha, dirty=code.dirty, branch=target.branch
+        )
+        async with self._ready(live, (), cause) as candidate:
+            yield candidate
+
+    @contextlib.asynccontextmanager
+    async def _ready(
+        self, live: LiveDeployment, migrations: Sequence[Migration], cause: Cause
+    ) -> AsyncIterator[Candidate]:
+        """Give a candidate; what is not current at the end of the block ends."""
+        try:
+            with self._shelf.hold(live, migrations):
+                yield Candidate(live, tuple(migrations), cause, self._deployments.current)
+        finally:
+            if live is not self._deployments.current:
+                live.retire()
+
+    # --- the switch --------------------------------------------------------------------------------
+
+    async def _switch(self, candidate: Candidate, number: int) -> Switch:
+        live, cause = candidate.live, candidate.cause
+        async with self._switching:
+            before = name_code(self._deployments.current)
+            if number < self._switched:
+                assert before is not None, "something was switched to"
+                raise OvertakenError(
+                    f"{_name_live(live).text} is not deployed: {before.text} became current while it was made ready",
+                    remedy="flux deployments shows what is served; ask again if that is to be replaced",
+                )
+            applied = await self._migrate(candidate.migrations)
+            is_news = not self._deployments.is_current(live)
+            if is_news:
+                # Whoever asked may go away: what is written down is switched to all the same.
+                with trio.CancelScope(shield=True):
+                    await self._write_down(live, cause)
+                    self._deployments.activate(live)
+                if cause in (Cause.DEPLOY, Cause.ROLLBACK):
+                    self._deployments.artifacts.keep([live.deployment.id])
+            self._switched = number
+        switch = Switch(live, cause, before, is_news=is_news, migrations=tuple(applied))
+        if is_news:
+            self._told(switch)
+        return switch
+
+    async def _write_down(self, live: LiveDeployment, cause: Cause) -> None:
+        backing = self._backing
+        with trio.move_on_after(WRITE_S) as scope:
+            await add_deploy(
+                backing.owner, backing.tenant, live.deployment, live.artifact_hash, cause, describe_runtime()
+            )
+        if scope.cancelled_caught:
+            raise NotWrittenDownError(
+                f"{_name_live(live).text} is not deployed: the database did not take the deploy down in {WRITE_S:g} s",
+                remedy="see flux doctor; flux deployments shows what is served",
+            )
+
+    async def _migrate(self, migrations: Sequence[Migration]) -> list[str]:
+        if not migrations:
+            return []
+        async with self._backing.owner.acquire() as connection:
+            applied = await apply_user_migrations(connection, self._backing.tenant, migrations)
+        self._backing.tables.forget()
+        return applied
+
+
+def name_code(live: LiveDeployment | None) -> Deployed | None:
+    """Return which code ``live`` is, as records name it."""
+    return None if live is None else _name_live(live)
+
+
+def _name_live(live: LiveDeployment) -> Deployed:
+    return Deployed(live.deployment.id, live.deployment.sha, live.deployment.dirty)

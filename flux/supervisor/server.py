@@ -1,0 +1,228 @@
+"""A server of one project: what ``flux dev`` and ``flux serve`` have in common.
+
+`open_server` starts things in the order in which they need each other, telling the story of each step, and ends them
+in reverse::
+
+    project      flux.toml and the functions' files are read
+    postgres     embedded under .flux/, or the one that a URL names
+    backing      Flux's schema, the journal's recovery, pools, the writer
+    walls        the jail is tried
+
+`Server.run` opens the port and does its caller's work beside: which code is served, and when it is another, is decided
+there, with the `Deployer`. Told to stop, it finishes the requests in flight and returns.
+"""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from flux.config import Config
+from flux.project import Project, read_project, read_source_version
+from flux.supervisor.artifacts import Artifacts
+from flux.supervisor.backing import OpenedBacking, open_backing
+from flux.supervisor.console import Console
+from flux.supervisor.console_door import Door
+from flux.supervisor.deploy import Deployer, Switch
+from flux.supervisor.deployments import Deployments
+from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
+from flux.supervisor.environments import Environments, count_packages
+from flux.supervisor.execute import Executor
+from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
+from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
+from flux.supervisor.host import FunctionHost, Publisher
+from flux.supervisor.interleave import Interleaver
+from flux.supervisor.isolation import Isolation, probing
+from flux.supervisor.live import Live
+from flux.supervisor.replay import Replayer
+from flux.supervisor.self_check import SelfCheck
+from flux.supervisor.server_address import name_server
+from flux.supervisor.server_checks import ServerChecks
+from flux.supervisor.server_options import ServerOptions
+from flux.supervisor.server_start import open_database, read_secrets, tell_backing, tell_short_secrets
+from flux.supervisor.shelf import Shelf
+from flux.supervisor.story import Story, list_routes
+from flux.supervisor.world_keeper import open_keeper
+from flux.tenant import Tenant
+
+IDLE_WORKERS = 4
+DRAIN_S = 10.0
+"""How long requests in flight may take to end once the server is told to stop."""
+
+
+@attrs.frozen
+class Running:
+    """What a server's work is done with."""
+
+    deployments: Deployments
+    deployer: Deployer
+    host: FunctionHost
+    url: str
+    """Where requests are taken."""
+
+
+@contextlib.asynccontextmanager
+async def open_server(options: ServerOptions, story: Story) -> AsyncIterator["Server"]:
+    """Give a server of the project for as long as the block lasts; raise what keeps it from starting."""
+    began = trio.current_time()
+    project = read_project(options.root)
+    version = await trio.to_thread.run_sync(read_source_version, project)
+    story.begin(project, version.branch, version.sha, version.changed_files)
+    flux_folder = prepare_flux_folder(options.root)
+    port = project.config.dev.port if options.port is None else options.port
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(held_folder(flux_folder))
+        listeners = await open_listeners(
+            options.host, port
+        )  # A port in use is known before anything is started.
+        for listener in listeners:
+            stack.push_async_callback(listener.aclose)
+        tenant = Tenant()
+        walls = await stack.enter_async_context(probing(project, tenant))
+        database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
+        secret_values = read_secrets(options.root)
+        backing_began = trio.current_time()
+        opened = await stack.enter_async_context(
+            open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
+        )
+        tell_backing(story, project, opened, trio.current_time() - backing_began)
+        tell_short_secrets(story, opened.backing)
+        yield Server(options, project, opened, story, flux_folder, walls.wait, listeners, began)
+
+
+class Server:
+    """What runs once the backing stands."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        project: Project,
+        opened: OpenedBacking,
+        story: Story,
+        flux_folder: Path,
+        wait_walls: Callable[[], Awaitable[Isolation]],
+        listeners: Sequence[trio.SocketListener],
+        began: float,
+    ) -> None:
+        self.root = options.root
+        self.project = project
+        """The project's folder as it was at the start."""
+        self.backing = opened.backing
+        self.story = story
+        self._options = options
+        self._prepared = opened.prepared
+        self._flux_folder = flux_folder
+        self._wait_walls = wait_walls
+        self._listeners = list(listeners)
+        self._began = began
+        self._live = Live()
+        self._executor = Executor(self.backing, Publisher(self._live), story.crash)
+
+    async def run(
+        self,
+        work: Callable[[Running], Awaitable[None]],
+        stop: trio.Event,
+        *,
+        told: Callable[[Running, Switch], None],
+    ) -> None:
+        """Serve until ``stop`` is set, doing ``work`` beside; ``told`` hears of each switch to other code."""
+        isolation = await self._wait_walls()
+        token = secrets.token_urlsafe(24)
+        address = name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
+        async with (
+            open_keeper(self.backing.guests, self.backing.token, Tenant().schema) as worlds,
+            trio.open_nursery() as nursery,
+        ):
+            deployments = Deployments(
+                nursery,
+                Artifacts(self._flux_folder / "artifacts", self.root, self.story.note),
+                Environments(self._flux_folder / ENVIRONMENTS, self.story.note),
+                Tenant(),
+                idle_workers=IDLE_WORKERS,
+                cgroups=isolation.cgroups,
+                on_output=self.story.output,
+            )
+
+            def get_config() -> Config:
+                current = deployments.current
+                return self.project.config if current is None else current.config
+
+            checks = ServerChecks(self.backing, self._prepared, isolation, self._executor, get_config)
+            shelf = Shelf(deployments, self.root)
+            replayer = Replayer(shelf, self.backing, Tenant().schema, worlds)
+            interleaver = Interleaver(shelf, self.backing, Tenant().schema)
+            every_s = self.project.config.recording.self_check_s
+            self_check = SelfCheck(
+                self.backing, replayer, deployments, self.story.note, self.story.crash, every_s=every_s
+            )
+
+            def hear(switch: Switch) -> None:
+                host.failure = None
+                told(running, switch)
+
+            deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
+            host = FunctionHost(
+                deployments,
+                deployer,
+                self._executor,
+                replayer,
+                interleaver,
+                self.backing,
+                lambda: [self_check.describe(), *checks.checks()],
+                checks.counters,
+            )
+            running = Running(deployments, deployer, host, address.url)
+            console = Console(self.backing.owner, self._live, host, Door(token, address.hosts))
+            front_door = FrontDoor(deployments, self._executor, console, tells_why=self._options.tells_why)
+            host.front_door = front_door
+            await deployer.keep_recorded()
+            drain = trio.Event()
+            async with trio.open_nursery() as serving:
+                await serving.start(_serve, self._listeners, front_door, drain, self.story)
+                with server_file(self._flux_folder, address.url, token):
+                    async with trio.open_nursery() as working:
+                        if every_s:
+                            working.start_soon(self_check.run)
+                        working.start_soon(work, running)
+                        await stop.wait()
+                        working.cancel_scope.cancel()
+                self.story.stopping()
+                self._live.close()
+                drain.set()
+                serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            nursery.cancel_scope.cancel()
+
+    def tell_sandbox(self, running: Running, elapsed_s: float) -> None:
+        """Say what stands around the functions that are served."""
+        current = running.deployments.current
+        assert current is not None
+        level = current.level
+        walls = f"isolation {level.isolation}, clock {level.clock}"
+        what = f"process workers ×{IDLE_WORKERS}" if level.kind == "process" else "an isolate each"
+        detail = f"{what} · {walls}"
+        if (environment := current.environment) is not None:
+            detail += f" · {count_packages(environment.packages)} of {environment.source}"
+        self.story.step("sandbox", detail, elapsed_s)
+
+    def tell_ready(self, running: Running, watched: Sequence[str] = ()) -> None:
+        """Say that requests are taken."""
+        current = running.deployments.current
+        assert current is not None
+        self.story.ready(running.url, list_routes(current), trio.current_time() - self._began, watched)
+
+
+async def _serve(
+    listeners: list[trio.SocketListener],
+    front_door: FrontDoor,
+    drain: trio.Event,
+    story: Story,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    await serve_http(
+        listeners, front_door, GatewayLimits(), drain=drain, on_crash=story.crash, task_status=task_status
+    )

@@ -1,0 +1,57 @@
+"""What a server calls itself: its URL for the command line on this machine, and the names that its console answers to.
+
+The console is closed to every ``Host`` but loopback's and those that the operator gave
+(`flux.supervisor.console_door`). ``--bind`` gives one, unless it says "all addresses": which of this machine's names
+a client uses is then nobody's choice, and the console stays on loopback, behind a tunnel for whoever is elsewhere.
+"""
+
+import ipaddress
+
+import attrs
+
+from flux.errors import OperatorError
+from flux.supervisor.server_options import LOOPBACK
+
+
+class BadAddressError(OperatorError):
+    """What is to be listened on is no address with a port."""
+
+    code = "FLX546"
+
+
+@attrs.frozen
+class ServerAddress:
+    """How a server is reached."""
+
+    url: str
+    """By the command line on the same machine."""
+    hosts: frozenset[str]
+    """Names besides loopback that the console answers to, in lower case."""
+
+
+def read_bind(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``; raise `BadAddressError`. An IPv6 address stands in brackets."""
+    host, colon, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_bracketed = bare != host
+    if not colon or not bare or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise BadAddressError(f'"{text[:200]}" is not HOST:PORT', remedy="write 127.0.0.1:4000 or [::1]:4000")
+    if is_bracketed != (":" in bare):
+        raise BadAddressError(
+            f'"{text[:200]}" is not HOST:PORT: brackets are for IPv6 addresses, and those need them',
+            remedy="write 127.0.0.1:4000 or [::1]:4000",
+        )
+    return bare, int(port)
+
+
+def name_server(host: str, port: int) -> ServerAddress:
+    """Return how a server is reached that listens on ``host``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return ServerAddress(f"http://{host}:{port}", frozenset({host.lower().rstrip(".")}))
+    if address.is_unspecified:
+        # Whoever listens on all addresses listens on loopback; "::" here is IPv6 alone, as listeners are made.
+        return ServerAddress(f"http://{LOOPBACK if address.version == 4 else '[::1]'}:{port}", frozenset())
+    shown = f"[{host}]" if address.version == 6 else host
+    return ServerAddress(f"http://{shown}:{port}", frozenset({host.lower()}))
