@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import attrs
+import trio
 
 from flux import ids, values
 from flux.brought import BroughtAnswer
@@ -237,7 +238,9 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def open_world(database: Database, *, heartbeat_s: float = 10.0) -> AsyncIterator[World]:
+async def open_world(
+    database: Database, *, heartbeat_s: float = 10.0, host: WorldHost | None = None
+) -> AsyncIterator[World]:
     """A console over ``database``, and a guest role with a table of its own."""
     pool = database.pool()
     async with pool.acquire() as connection:
@@ -250,13 +253,17 @@ async def open_world(database: Database, *, heartbeat_s: float = 10.0) -> AsyncI
         "create table if not exists users (id int primary key, email text unique, plan text);"
         "grant all on users to flux_guest_main"
     )
-    live, host = Live(), WorldHost()
+    live, host = Live(), host or WorldHost()
     door = Door(TOKEN, {"shop.example"})
-    console = Console(pool, live, host, door, now=lambda: NOW, heartbeat_s=heartbeat_s)
-    try:
-        yield World(database, pool, RecordStore(pool), live, host, console)
-    finally:
-        await pool.aclose()
+    async with trio.open_nursery() as nursery:
+        console = Console(
+            pool, live, host, door, lambda run: nursery.start_soon(run), now=lambda: NOW, heartbeat_s=heartbeat_s
+        )
+        try:
+            yield World(database, pool, RecordStore(pool), live, host, console)
+        finally:
+            await pool.aclose()
+        nursery.cancel_scope.cancel()
 
 
 def make_request(

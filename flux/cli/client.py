@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,6 +109,14 @@ class Client:
         """Ask for JSON lines; an ``endless`` stream ends only when the server or the connection goes."""
         response = self._ask("GET", path, query, None, SILENCE_MAX_S)
         return Stream(self, response, endless=endless)
+
+    def stream_work(self, *path: str, body: str, **query: object) -> "Stream":
+        """Have the server do something, and hear of it in JSON lines. Whoever goes before its end stops it."""
+        response = self._ask("POST", path, query, body, SILENCE_MAX_S)
+        if self._connection.sock is not None:
+            # Closed with a reset, which the server hears at once: one that only hangs up may still be reading.
+            self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return Stream(self, response, endless=False)
 
     def _answer(
         self,

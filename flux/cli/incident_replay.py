@@ -2,23 +2,22 @@
 
 Each is replayed as by ``flux replay``, with nothing leaving; the answer is counted by failure
 and by verdict, each verdict with its reason and an id to look at. Exit code 0 when none still
-fails, 1 when one does, or when one could not be decided.
+fails, 1 when one does, or when one could not be decided. The server replays them, and tells of each
+as it ends; who gives up waiting stops it.
 """
 
 import json
-import queue
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
 import click
 
 from flux.cli import moments, render, together
-from flux.cli.client import INVOKE_TIMEOUT_S, Client, open_client
+from flux.cli.client import Client, open_client
 from flux.cli.complete import filter_words
-from flux.cli.failures import EXIT_FINDING, UsageError
+from flux.cli.failures import EXIT_FINDING, MalformedAnswer, UsageError, of_code
 from flux.cli.record import Record
 from flux.cli.replay import FINE, MARKS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, wrap
@@ -26,20 +25,15 @@ from flux.cli.settings import settings
 from flux.cli.together import replay_together
 from flux.cli.trace_list import canonical_filter
 from flux.cli.window import find_window
-from flux.errors import FluxError
 
 PAGE = 500
 EXECUTIONS_MAX = 10_000
 """More than this in one incident are refused: say which with a narrower window or -q."""
-EXIT_NOT_WHOLE = 6
-"""What the server says with, when one execution can't be replayed at all."""
-UNREPLAYABLE = "unreplayable"
 NAMES_SHOWN = 3
+NOTES_SHOWN = 5
 WORKERS = 2
 """A replay computes, so more than there are processors to spare gain little."""
 PROGRESS_EVERY_S = 1.0
-EXPECTED = 200
-"""Executions that are announced to the server at once."""
 
 
 @attrs.frozen
@@ -49,8 +43,12 @@ class Replayed:
     summary: Record
     verdict: str
     reason: str
-    document: Mapping[str, Any] | None
-    """The server's answer; None when it could not be replayed."""
+    notes: tuple[str, ...]
+    """What of the database was not as it was."""
+    deployment: str | None
+    """The code that it ran on; None when it could not be replayed."""
+    text: str
+    """The server's answer as it was sent, so that no number loses a digit; kept for --json alone."""
 
 
 @click.command()
@@ -88,28 +86,36 @@ def command(
         raise UsageError("flux incident replay: --check and --in-turn are for --interleave", remedy="add --interleave")
     client, story = open_client(), Screen.stderr(colour=False if said.no_color else None)
     text = make_filter(client, window, query if query or not interleave else "-trigger:replay")
-    summaries = list_executions(client, text)
-    if not said.quiet:
-        story.line(f"{len(summaries)} executions match {text}")
     if interleave:
-        answer = replay_together(client, summaries, on, check, in_turn=in_turn)
-        screen = Screen.stdout()
-        if said.json:
-            screen.write_raw_json(json.dumps(answer.data, ensure_ascii=False))
-        else:
-            screen.page(together.lines(answer, on, screen.width))
-        return 0 if answer.text("verdict") in together.FINE else EXIT_FINDING
-    clients = [client, *(open_client() for _ in range(min(workers, len(summaries)) - 1))]
-    replayed = replay_all(clients, summaries, on, None if said.quiet else story)
-    if not said.quiet and (overlap := together.overlapping_line(summaries)) is not None:
-        story.line(Piece(overlap, "dim"))
+        return _replay_together(client, text, on, check, story, in_turn=in_turn)
+    replayed = replay_window(client, text, on, workers, None if said.quiet else story, keeps_text=said.json)
+    if not said.quiet:
+        summaries = [one.summary for one in replayed]
+        if (overlap := together.overlapping_line(summaries)) is not None:
+            story.line(Piece(overlap, "dim"))
     fine = STRICTLY_FINE if strict else FINE
     screen = Screen.stdout()
     if said.json:
-        screen.write_raw_json(json.dumps(make_document(window, on, replayed), ensure_ascii=False))
+        screen.write_raw_json(make_document(window, on, replayed))
     else:
         screen.page(lines(replayed, on, screen.width, fine))
     return 0 if all(one.verdict in fine for one in replayed) else EXIT_FINDING
+
+
+def _replay_together(
+    client: Client, text: str, on: str, check: str | None, story: Screen, *, in_turn: bool
+) -> int:
+    said = settings()
+    summaries = list_executions(client, text)
+    if not said.quiet:
+        story.line(f"{len(summaries)} executions match {text}")
+    answer = replay_together(client, summaries, on, check, in_turn=in_turn)
+    screen = Screen.stdout()
+    if said.json:
+        screen.write_raw_json(json.dumps(answer.data, ensure_ascii=False))
+    else:
+        screen.page(together.lines(answer, on, screen.width))
+    return 0 if answer.text("verdict") in together.FINE else EXIT_FINDING
 
 
 def make_filter(client: Client, window: str, query: str | None) -> str:
@@ -120,42 +126,51 @@ def make_filter(client: Client, window: str, query: str | None) -> str:
     return text
 
 
-def replay_all(
-    clients: Sequence[Client], summaries: Sequence[Record], on: str, story: Screen | None
+def replay_window(
+    client: Client, text: str, on: str, workers: int, story: Screen | None, *, keeps_text: bool
 ) -> list[Replayed]:
-    """Replay all, as many at once as there are clients; in the order of ``summaries``."""
-    free: queue.SimpleQueue[Client] = queue.SimpleQueue()
-    for client in clients:
-        free.put(client)
-
-    def run(summary: Record) -> Replayed:
-        client = free.get()
-        try:
-            return replay(client, summary, on)
-        finally:
-            free.put(client)
-
-    for start in range(0, len(summaries), EXPECTED):
-        # Those that saw much the same database share a world; the server has to know of them for it.
-        some = [summary.text("id") for summary in summaries[start : start + EXPECTED]]
-        clients[0].post("expect", body=json.dumps({"executions": some}))
+    """Have all that match replayed, and tell ``story`` how far it is; return them in the window's order."""
+    answers = iter(client.stream_work("replays", body=json.dumps({"q": text, "at_once": workers}), on=on))
+    head = next(answers, None)
+    if head is None:
+        raise MalformedAnswer("the answer ends before it says how many there are", remedy="see the server's log")
+    first = head.record.of_schema("flux.replays/1")
+    total, missing = int(first.number("total")), first.number("not_stored")
+    if story is not None:
+        story.line(f"{total} executions match {text}")
+    if story is not None and missing:
+        story.line(Piece(f"  {missing:g} that have just ended are not stored yet, and are not among them", "yellow"))
+    found: dict[int, Replayed] = {}
     began = told = time.monotonic()
-    replayed: list[Replayed] = []
-    with ThreadPoolExecutor(len(clients)) as executor:
-        futures = [executor.submit(run, summary) for summary in summaries]
-        try:
-            for number, future in enumerate(futures, 1):
-                replayed.append(future.result())
-                now = time.monotonic()
-                if story is not None and (number == len(futures) or now - told > PROGRESS_EVERY_S):
-                    told, left_s = now, (now - began) / number * (len(futures) - number)
-                    left = f", about {moments.duration(left_s * 1000)} left" if number < len(futures) else ""
-                    story.line(Piece(f"  {number} of {len(futures)} replayed{left}", "dim"))
-        except BaseException:
-            # One that failed, or ctrl-c: those that wait are not begun.
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return replayed
+    for answer in answers:
+        line = answer.record
+        if (end := line.maybe_record("end")) is not None:
+            if (problem := end.maybe_record("problem")) is not None:
+                raise of_code(problem.text("code"), problem.get("exit"))(
+                    problem.text("detail"), remedy=problem.text("remedy")
+                )
+            return [found[number] for number in sorted(found)]
+        if "number" not in line.data:
+            continue  # It lives.
+        found[int(line.number("number"))] = _read(line, answer.text if keeps_text else "")
+        now = time.monotonic()
+        if story is not None and (len(found) == total or now - told > PROGRESS_EVERY_S):
+            told, left_s = now, (now - began) / len(found) * (total - len(found))
+            left = f", about {moments.duration(left_s * 1000)} left" if len(found) < total else ""
+            story.line(Piece(f"  {len(found)} of {total} replayed{left}", "dim"))
+    raise MalformedAnswer("the answer ends without saying that these were all", remedy="see the server's log")
+
+
+def _read(line: Record, text: str) -> Replayed:
+    code = line.maybe_record("code")
+    return Replayed(
+        line.record("execution"),
+        line.text("verdict"),
+        line.text("reason"),
+        () if code is None else tuple(map(str, line.items("notes"))),
+        None if code is None else code.text("deployment"),
+        text,
+    )
 
 
 def list_executions(client: Client, text: str) -> list[Record]:
@@ -176,23 +191,9 @@ def list_executions(client: Client, text: str) -> list[Record]:
         before = page[-1].text("name")
 
 
-def replay(client: Client, summary: Record, on: str) -> Replayed:
-    """Replay one; that it can't be replayed is a verdict here, as others of the window can."""
-    try:
-        answer = client.post(
-            "executions", summary.text("id"), "replay", body="{}", timeout_s=INVOKE_TIMEOUT_S, on=on
-        )
-    except FluxError as error:
-        if error.exit_code != EXIT_NOT_WHOLE:
-            raise
-        return Replayed(summary, UNREPLAYABLE, f"{error.code} {error.message}", None)
-    record = answer.record.of_schema("flux.replay/1")
-    return Replayed(summary, record.text("verdict"), record.text("reason"), record.data)
-
-
-def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> Mapping[str, Any]:
+def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> str:
     """The whole answer as JSON."""
-    return {
+    counted: Mapping[str, Any] = {
         "schema": "flux.incident-replay/1",
         "window": window,
         "on": on,
@@ -207,14 +208,10 @@ def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> Mapping
             }
             for failure, ones in _group(replayed)
         ],
-        "executions": [
-            one.document
-            if one.document is not None
-            else {"execution": one.summary.data, "verdict": one.verdict, "reason": one.reason}
-            for one in replayed
-        ],
         "effects_left": 0,
     }
+    text = json.dumps(counted, ensure_ascii=False)
+    return f'{text[:-1]}, "executions": [{", ".join(one.text for one in replayed)}]}}'
 
 
 def lines(
@@ -232,6 +229,7 @@ def lines(
             for reason, names in reasons.items():
                 shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
                 result += [["            " + line] for line in wrap(f"{reason}  ({shown})", width - 12)]
+    result += _note_lines(replayed, width)
     sums = " · ".join(f"{count} {verdict}" for verdict, count in _count(replayed).items())
     result += [[], [Piece(sums or "nothing to replay", "bold")], ["0 effects left the sandbox"]]
     unfinished = [one for one in replayed if one.verdict not in fine]
@@ -239,6 +237,26 @@ def lines(
         result += render.next_lines(
             [(f"flux replay {_name(unfinished[0])} --on {on}", "the first of those")], width
         )
+    return result
+
+
+def _note_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
+    """What was not as it was, each with how many it was so for, and that not all of them ran the same code."""
+    counts: dict[str, int] = {}
+    for one in replayed:
+        for note in one.notes:
+            counts[note] = counts.get(note, 0) + 1
+    by_count = sorted(counts.items(), key=lambda each: -each[1])
+    notes = [f"{note}  ({count} of {len(replayed)})" for note, count in by_count]
+    if len(notes) > NOTES_SHOWN:
+        notes = [*notes[:NOTES_SHOWN], f"and {len(notes) - NOTES_SHOWN} other notes: --json has them"]
+    codes = {one.deployment for one in replayed if one.deployment is not None}
+    if len(codes) > 1:
+        notes.insert(0, f"the code was saved meanwhile: they ran on {len(codes)} versions of it")
+    result: list[Line] = [[]] if notes else []
+    for note in notes:
+        first, *others = wrap(note, width - 4)
+        result += [[Piece("  ! ", "yellow"), first], *[["    " + line] for line in others]]
     return result
 
 

@@ -37,7 +37,8 @@ from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_query import Query, flag, needed, number, read_data, read_query
-from flux.supervisor.console_replay import ReplayDesk, ReplayHost
+from flux.supervisor.console_replay import ReplayDesk
+from flux.supervisor.console_replays import ReplaysDesk, Start
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
 from flux.supervisor.present import (
@@ -52,6 +53,7 @@ from flux.supervisor.present import (
     version_json,
     why_json,
 )
+from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.spans import list_spans
 from flux.tenant import Tenant
 
@@ -140,10 +142,11 @@ class Console:
     """Answers everything under ``/_flux/``."""
 
     def __init__(
-        self, pool: Pool, live: Live, host: ConsoleHost, door: Door, *, schema: str = "public",
+        self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *, schema: str = "public",
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
     ) -> None:  # fmt: skip
+        """``start`` runs what goes on beside an answer."""
         self._pool = pool
         self._live = live
         self._host = host
@@ -151,6 +154,7 @@ class Console:
         self._schema = schema
         self._now = now
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
+        self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
         self._diffs = DiffDesk(pool, host, self._find)
         self._deploys = DeployDesk(host)
         self._heartbeat_s = heartbeat_s
@@ -196,6 +200,8 @@ class Console:
                 ask, allowed = partial(self._diffs.compare, name, other), ("all",)
             case ["executions", name, "diff"]:
                 ask, method, allowed = partial(self._diffs.replay, name), "POST", ("on", "all")
+            case ["replays"]:
+                ask, method, allowed = partial(self._replay_many, request.body), "POST", ("on",)
             case ["expect"]:
                 ask, method = self._for(self._replays.expect, request.body), "POST"
             case ["incidents"] if head.method == "POST":
@@ -233,7 +239,7 @@ class Console:
         if (refusal := _only(method, head)) is not None:
             return refusal
         query = read_query(head, allowed)
-        if method == "POST":
+        if method == "POST" and path != ["replays"]:  # Its answer begins as soon as the store has said which.
             return await ask(query)  # Functions have limits of their own.
         with trio.move_on_after(STORE_TIMEOUT_S):
             return await ask(query)
@@ -287,6 +293,13 @@ class Console:
 
     async def _interleave(self, body: bytes, query: Query) -> Document:
         return await answer_interleave(self._pool, self._host, self._find, body, query.get("on"))
+
+    async def _replay_many(self, body: bytes, query: Query) -> HttpResponse:
+        return await self._many.replay(body, await self._settle(), query)
+
+    def close(self) -> None:
+        """End what goes on beside answers: the supervisor shuts down."""
+        self._many.close()
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

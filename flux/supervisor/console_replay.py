@@ -10,23 +10,22 @@ Consent to ``live`` is asked for by whoever talks to a person; here it has been 
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from flux.brought import Borrowed, BroughtAnswer, Content, Status, Timeout
 from flux.calls import find_host
 from flux.errors import OperatorError
-from flux.execution import Execution
 from flux.filter import parse
 from flux.store import incidents, reading
 from flux.store.postgres import Pool
 from flux.supervisor.console_query import BadQueryError, Query
 from flux.supervisor.present import Document, show_moment, summary_json
 from flux.supervisor.present_replay import replay_json
-from flux.supervisor.replay import Replay
+from flux.supervisor.replay_many import ReplayHost
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """Of an incident: never a time, nor anything with a colon or two dots."""
@@ -46,22 +45,6 @@ class IncidentExistsError(OperatorError):
     """An incident of this name is there already."""
 
     code = "FLX528"
-
-
-class ReplayHost(Protocol):
-    """Who replays."""
-
-    def expect(self, originals: Sequence[Execution]) -> None:
-        """Prepare to replay these soon. See `flux.supervisor.replay.Replayer.expect`."""
-
-    async def replay(
-        self,
-        original: Execution,
-        on: str | None,
-        answers: Mapping[int, BroughtAnswer],
-        live: frozenset[str],
-    ) -> Replay:
-        """Run ``original`` again; nothing leaves but to ``live``. See `flux.supervisor.replay.Replayer.replay`."""
 
 
 class ReplayDesk:

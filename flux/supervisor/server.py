@@ -176,7 +176,8 @@ class Server:
                 checks.counters,
             )
             running = Running(deployments, deployer, host, address.url)
-            console = Console(self.backing.owner, self._live, host, Door(token, address.hosts))
+            door = Door(token, address.hosts)
+            console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run))
             front_door = FrontDoor(deployments, self._executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             await deployer.keep_recorded()
@@ -192,6 +193,7 @@ class Server:
                         working.cancel_scope.cancel()
                 self.story.stopping()
                 self._live.close()
+                console.close()
                 drain.set()
                 serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
             nursery.cancel_scope.cancel()
