@@ -30,6 +30,7 @@ HELPERS = frozenset(
         "registry",
         "render",
         "screen",
+        "serving",
         "settings",
         "together",
         "window",
