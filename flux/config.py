@@ -143,6 +143,17 @@ class HttpConfig:
 
 
 @attrs.frozen
+class QueueConfig:
+    """The table ``[queue]``."""
+
+    concurrency: int = 8
+    """Jobs that one server runs at once; 0: it runs none, and leaves them to others."""
+
+    lease: float = 10.0
+    """Seconds after which others take over the jobs of a server that has not been heard of."""
+
+
+@attrs.frozen
 class RecordingConfig:
     """The table ``[recording]``."""
 
@@ -169,6 +180,9 @@ class FunctionConfig:
     middleware: tuple[str, ...] | None = None
     """Names of the middleware to run before it, outermost first; None leaves the decorator's."""
 
+    concurrency: int | None = None
+    """Jobs of it that may run at once, over all servers; None: any number."""
+
     limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
     """Fields of `Limits` that this function has otherwise, by name."""
 
@@ -194,6 +208,7 @@ class Config:
     limits: Limits = attrs.field(factory=Limits)
     sandbox: SandboxConfig = SandboxConfig()
     http: HttpConfig = HttpConfig()
+    queue: QueueConfig = QueueConfig()
     recording: RecordingConfig = RecordingConfig()
     functions: Mapping[str, FunctionConfig] = attrs.field(factory=lambda: MappingProxyType({}))
     """By function name, only those that have a table."""
@@ -279,6 +294,7 @@ class _ConfigReader:
             limits=Limits(**_as_limits(limits)),
             sandbox=SandboxConfig(**tables["sandbox"]),
             http=HttpConfig(**tables["http"]),
+            queue=QueueConfig(**tables["queue"]),
             recording=RecordingConfig(**tables["recording"]),
             functions=MappingProxyType(functions),
             cron=cron,
@@ -297,6 +313,7 @@ class _ConfigReader:
             functions[name] = FunctionConfig(
                 http=values.pop("http", ()),
                 middleware=values.pop("middleware", None),
+                concurrency=values.pop("concurrency", None),
                 limits=MappingProxyType(_as_limits(values)),
             )
         return functions
@@ -429,6 +446,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "warm": integer_between(1, 1_000_000),
     },
     "http": {"allow": list_of(read_host)},
+    "queue": {"concurrency": integer_between(0, 1000), "lease": read_duration_s},
     "recording": {
         "retention_days": integer_between(1, 36_500),
         "error_retention_days": integer_between(1, 36_500),
@@ -441,6 +459,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
 _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     "http": list_of(read_host),
     "middleware": list_of(read_function_name),
+    "concurrency": integer_between(1, 1000),
     **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
 }
 

@@ -28,7 +28,8 @@ class Function:
     middleware: tuple[str, ...] | None = None
     """Names of middleware in order, or None when the decorator names none."""
     retries: int = 0
-    """How often it may be run again after a serialisation failure, beyond the default."""
+    """How often a job of it that failed is tried again; of a request, how often it may be run again after a
+    serialisation failure, beyond the default."""
 
 
 @attrs.frozen

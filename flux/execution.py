@@ -37,9 +37,13 @@ class Trigger:
     headers: tuple[tuple[str, str], ...] = ()
     """Header fields in order, names in lower case."""
     body: bytes = b""
-    """Body as it came; for an invoke the JSON of its data."""
+    """Body as it came; for an invoke the JSON of its data, for a job that of its payload."""
     correlation: tuple[tuple[str, str], ...] = ()
     """``x-request-id`` and ``traceparent`` of the caller: kept, never used as identity."""
+    job: str = ""
+    """Id of the job that this is an attempt at; empty unless ``kind`` is ``queue``."""
+    call: int | None = None
+    """Seq of the host call of the parent that caused this: its push or its invoke; None without a parent."""
 
 
 @attrs.frozen
@@ -257,9 +261,9 @@ class Execution:
     completeness: tuple[str, ...] = ()
     """What is missing from this record, a sentence each; empty: whole."""
     parent: uuid.UUID | None = None
-    """The execution that caused this one; a replay has none."""
+    """The execution that caused this one: it pushed or invoked it, or was the attempt before; a replay has none."""
     attempt: int = 1
-    """Counts the runs of one request after serialisation failures."""
+    """Counts the runs of one request after serialisation failures, and all runs of one job."""
     fuel: int | None = None
     """How far the guest had come at its end, as `flux.hostcall.HostCallRequest.fuel` counts it: where it
     answered, died, or was stopped by a limit. None for kinds of sandbox that do not count."""

@@ -21,7 +21,7 @@ class Effect(enum.Enum):
     CHANGES = "changes"
     """May read and change the database, inside the execution's transaction."""
     LEAVES = "leaves"
-    """Reaches out of Flux: an HTTP request."""
+    """Reaches out of the execution, and is not taken back with it: an HTTP request, another function."""
 
 
 @attrs.frozen

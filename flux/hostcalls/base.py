@@ -7,7 +7,7 @@ execution, not the supervisor.
 """
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
 import attrs
@@ -92,6 +92,21 @@ class Closable(Protocol):
         """Let go, without waiting."""
 
 
+class Functions(Protocol):
+    """The other functions of the deployment, as one execution reaches them."""
+
+    def names(self) -> Collection[str]:
+        """Return what they are called, the execution's own included."""
+
+    async def push(
+        self, function: str, payload: bytes, delay_s: float, idempotency_key: str | None, call_seq: int
+    ) -> str:
+        """Push a job in the execution's transaction; return its id. ``payload`` is JSON."""
+
+    async def invoke(self, function: str, value: bytes, call_seq: int) -> Mapping[str, object]:
+        """Run ``function`` on ``value``, which is JSON, and return its answer; raise `HostCallFailed` if it fails."""
+
+
 class LogLevel(enum.StrEnum):
     """Levels of log lines; ``stdout`` and ``stderr`` are what the function printed."""
 
@@ -126,6 +141,8 @@ class CallContext:
     """When the execution's time limit ends, on the host's clock."""
     connections: Closable | None = None
     """The `flux.hostcalls.net_connection.Connections` of the execution, once it has opened one."""
+    functions: Functions | None = None
+    """None where no other function can be run: during a replay."""
 
 
 Perform = Callable[[CallContext, list[object], int], Awaitable[object]]

@@ -145,12 +145,13 @@ async def prepare(connection: Connection) -> Prepared:
 
 
 def list_schema_migrations() -> tuple[SchemaMigration, ...]:
-    """Return Flux's own migrations in order; their numbers have no gap."""
+    """Return Flux's own migrations in order. A number may be missing: it was given to work that is not done."""
     migrations = []
     for path in sorted(_FOLDER.glob("*.sql")):
         number, _, name = path.stem.partition("_")
         migrations.append(SchemaMigration(int(number), name, path.read_text(encoding="utf-8")))
-    assert [m.version for m in migrations] == list(range(1, len(migrations) + 1)), "a migration is missing"
+    versions = [migration.version for migration in migrations]
+    assert versions == sorted(set(versions)), "two migrations have one number"
     return tuple(migrations)
 
 
@@ -164,9 +165,11 @@ async def migrate(connection: Connection) -> int:
             # Only now: the program that had the lock before us may have done the work.
             applied = await _list_applied(connection, database)
             _check_applied(applied, migrations, database)
-            if len(applied) == len(migrations):
+            known = {version for version, _, _ in applied}
+            missing = [migration for migration in migrations if migration.version not in known]
+            if not missing:
                 return len(applied)
-            migration = migrations[len(applied)]
+            migration = missing[0]
             try:
                 await connection.execute(migration.sql)
             except DatabaseError as error:
@@ -231,8 +234,9 @@ def _check_applied(
             f"{len(known)}",
             remedy="a newer Flux was here: upgrade this one",
         )
-    for (version, name, sha256), migration in zip(applied, known, strict=False):
-        if (version, sha256) != (migration.version, migration.sha256):
+    known_digests = {migration.version: migration.sha256 for migration in known}
+    for version, name, sha256 in applied:
+        if known_digests.get(version) != sha256:
             raise SchemaMismatchError(
                 f'version {version} ({name}) of Flux\'s schema in database "{database}" is not the one that '
                 "this Flux has",

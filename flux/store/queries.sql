@@ -78,6 +78,16 @@ select flux.commit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
 -- Says whose transaction this is, where an execution makes several. No casts, for the same reason.
 select flux.mark_transaction($1, $2, $3, $4) as xid;
 
+-- name: commit_job_record
+-- The same for an attempt at a job, which ends with it; refused when somebody else has the job by now.
+select flux.commit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+                          $22, $23, $24, $25, $26, $27, $28, $29) as xid,
+       flux.end_job($1, $30, $31, $32, $2) as ended;
+
+-- name: push_job
+-- A job, pushed inside the guest's own transaction. No casts, for the same reason.
+select flux.push_job($1, $2, $3, $4, $5, $6, $7, $8, $9) as job;
+
 -- name: add_rolled_back_mutations
 -- Images that were seen in NOTICEs and then rolled back: the execution, then one array a column. Where the time
 -- is not known, it is now. Unqualified: only so does unnest take several arrays, and the parser makes each
@@ -219,6 +229,128 @@ select name, sha256, applied_at from flux.migration_applied where tenant = $1 or
 -- name: add_migration_applied
 -- Says that a user's migration was applied, in its own transaction.
 insert into flux.migration_applied (tenant, name, sha256) values ($1, $2, $3);
+
+
+-- ===== The queue =====
+
+-- name: keep_queue_worker
+-- Says that a supervisor takes jobs, or goes on to: its id, tenant, description, and for how many seconds.
+insert into flux.queue_worker (id, tenant, description, lease_until)
+values ($1, $2, $3, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $4))
+on conflict (id) do update set lease_until = excluded.lease_until;
+
+-- name: release_queue_worker
+-- At an orderly end: what it has claimed and not run goes back at once.
+with gone as (delete from flux.queue_worker where id = $1)
+update flux.job set state = 'waiting', worker = null, run_at = pg_catalog.clock_timestamp(), attempt = attempt - 1
+where worker = $1 and state = 'running';
+
+-- name: lock_job_claims
+-- One supervisor claims at a time, until the transaction ends: where functions have a limit over all of them.
+select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('flux.queue ' || $1, 0));
+
+-- name: claim_jobs
+-- Takes what is due, oldest first: tenant, functions, for each how many may run at once over all supervisors (null: any
+-- number), how many to take, the worker.
+with due as materialized (
+    select j.id
+    from unnest($2::text[], $3::int[]) as f (name, most)
+    cross join lateral (
+        select d.id, d.run_at from flux.job d
+        where d.tenant = $1 and d.function = f.name and d.state = 'waiting' and d.run_at <= pg_catalog.clock_timestamp()
+        order by d.run_at, d.id
+        limit least($4::bigint, case when f.most is not null then greatest(0, f.most - (
+            select pg_catalog.count(*) from flux.job r where r.tenant = $1 and r.function = f.name and r.state = 'running')) end)
+        for update skip locked
+    ) j
+    order by j.run_at, j.id limit $4
+)
+update flux.job j
+set state = 'running', worker = $5, claimed_at = pg_catalog.clock_timestamp(), attempt = j.attempt + 1
+from due where j.id = due.id
+returning j.id, j.function, j.payload, j.parent, j.parent_call, j.attempt, j.failures, j.lost;
+
+-- name: find_next_due
+-- In how many seconds the next job of some functions is due; null when none waits.
+select extract(epoch from pg_catalog.min(j.run_at) - pg_catalog.clock_timestamp())::float8 as due_s
+from unnest($2::text[]) as f (name)
+cross join lateral (
+    select d.run_at from flux.job d
+    where d.tenant = $1 and d.function = f.name and d.state = 'waiting' order by d.run_at, d.id limit 1
+) j;
+
+-- name: settle_job
+-- What becomes of a job after an attempt: id, worker, attempt, state, delay, failures and lost to add, execution, error. No row
+-- when somebody else has it by now.
+update flux.job
+set state = $4::text, worker = null, failures = failures + $6, lost = lost + $7, execution = coalesce($8, execution), error = $9,
+    payload = case when $4::text <> 'done' then payload end,
+    run_at = case when $4::text = 'waiting' then pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => $5) else run_at end,
+    ended_at = case when $4::text <> 'waiting' then pg_catalog.clock_timestamp() end
+where id = $1 and state = 'running' and worker = $2 and attempt = $3
+returning id;
+
+-- name: take_over_jobs
+-- Gives back what supervisors were running whose lease has ended; what was given back too often is dead: tenant, that number.
+with lost as materialized (
+    select j.id from flux.job j
+    where j.tenant = $1 and j.state = 'running' and not exists (
+        select from flux.queue_worker w where w.id = j.worker and w.lease_until > pg_catalog.clock_timestamp())
+    for update skip locked
+)
+update flux.job j
+set state = case when j.lost >= $2 then 'dead' else 'waiting' end, worker = null, lost = j.lost + 1,
+    run_at = pg_catalog.clock_timestamp(), ended_at = case when j.lost >= $2 then pg_catalog.clock_timestamp() end,
+    error = 'the server that ran it ended, or lost the database'
+from lost where j.id = lost.id
+returning j.id, j.state;
+
+-- name: prune_queue
+-- Removes jobs that were done so many days ago, at most $2 of them, and supervisors that ended a day ago.
+with gone as (delete from flux.queue_worker where lease_until < pg_catalog.clock_timestamp() - interval '1 day')
+delete from flux.job where id in (
+    select id from flux.job where state = 'done' and ended_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => $1)
+    order by ended_at limit $2);
+
+-- name: list_jobs
+-- Jobs in some states, of one function or of all, the latest first: tenant, states, function, limit.
+select j.id, j.function, j.state, j.attempt, j.failures, j.lost, j.pushed_at, j.run_at, j.claimed_at, j.ended_at, j.error,
+       j.parent, j.parent_call, j.idempotency is not null as has_key, e.name as parent_name, x.name as execution_name
+from flux.job j
+left join flux.execution e on e.id = j.parent
+left join flux.execution x on x.id = j.execution
+where j.tenant = $1 and j.state = any ($2::text[]) and ($3::text is null or j.function = $3::text)
+order by j.id desc limit $4;
+
+-- name: count_jobs
+-- How many jobs there are in each state.
+select state, pg_catalog.count(*) as count from flux.job where tenant = $1 group by state;
+
+-- name: find_jobs
+-- Jobs whose id lies between two: a prefix is such a range.
+select j.id, j.function, j.state, j.attempt, j.failures, j.lost, j.pushed_at, j.run_at, j.claimed_at, j.ended_at, j.error,
+       j.parent, j.parent_call, j.idempotency is not null as has_key, e.name as parent_name, x.name as execution_name
+from flux.job j
+left join flux.execution e on e.id = j.parent
+left join flux.execution x on x.id = j.execution
+where j.tenant = $1 and j.id between $2 and $3 order by j.id limit 11;
+
+-- name: list_jobs_of_parent
+-- The jobs that an execution has pushed.
+select j.id, j.function, j.state, j.attempt, j.failures, j.lost, j.pushed_at, j.run_at, j.claimed_at, j.ended_at, j.error,
+       j.parent, j.parent_call, j.idempotency is not null as has_key, e.name as parent_name, x.name as execution_name
+from flux.job j
+left join flux.execution e on e.id = j.parent
+left join flux.execution x on x.id = j.execution
+where j.parent = $1 order by j.id limit $2;
+
+-- name: retry_job
+-- Has a dead job run again, as if it had never failed; no row when it is not dead.
+with again as (
+    update flux.job set state = 'waiting', run_at = pg_catalog.clock_timestamp(), failures = 0, lost = 0, ended_at = null
+    where tenant = $1 and id = $2 and state = 'dead' returning id
+)
+select again.id, pg_catalog.pg_notify('flux_job', '') from again;
 
 
 -- ===== Finding executions =====

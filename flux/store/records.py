@@ -257,23 +257,33 @@ class RecordStore:
         """Store the execution unless it has a record. Waits for a transaction that is just committing one."""
         await self.insert(make_record(execution))
 
-    async def insert(self, record: Record) -> "Inserted":
-        """Store ``record`` unless its execution has one; reduced, if the database refuses it whole."""
+    async def insert(self, record: Record, beside: "Beside | None" = None) -> "Inserted":
+        """Store ``record`` unless its execution has one; reduced, if the database refuses it whole.
+
+        ``beside`` is done in the same transaction if the record is new, and nothing is stored when it raises.
+        """
         try:
-            is_new = await self._insert(record)
+            is_new = await self._insert(record, beside)
         except (DatabaseError, BadQueryArgument) as error:
             if not _is_own_fault(error):
                 raise
-            return Inserted(await self._insert(make_reduced(record, _reason(error))), is_reduced=True)
+            reduced = make_reduced(record, _reason(error))
+            return Inserted(await self._insert(reduced, beside), is_reduced=True)
         return Inserted(is_new, is_reduced=False)
 
-    async def _insert(self, record: Record) -> bool:
+    async def _insert(self, record: Record, beside: "Beside | None") -> bool:
         async with self.pool.acquire() as connection, connection.transaction():
             await _add_blobs(connection, record.blobs)
             is_new = await connection.fetch_value(QUERIES.add_execution, *record.values) is not None
             if is_new:
                 await _add_rolled_back(connection, record.id, record.rolled_back)
+                if beside is not None:
+                    await beside(connection)
             return is_new
+
+
+Beside = Callable[[Connection], Awaitable[None]]
+"""What else belongs into a record's transaction."""
 
 
 @attrs.frozen

@@ -1132,6 +1132,7 @@ begin
                    'flux.world_undo, flux.world_images, flux.world_rows, flux.world_ddl, flux.world_shapes, '
                    'flux.world_migrations, flux.world_has_written to %I', role_wanted);
     execute format('grant execute on function flux.world_moves to %I', role_wanted);
+    execute format('grant execute on function flux.push_job, flux.end_job to %I', role_wanted);
     insert into flux.guest (tenant, role_name, schema_name) values (tenant_name, role_wanted, schema_name_wanted)
     on conflict (tenant) do update set role_name = excluded.role_name, schema_name = excluded.schema_name;
     return role_wanted;
@@ -1506,6 +1507,99 @@ begin
 end $$;
 
 -- PostgreSQL lets everybody execute a new function. Not these.
+-- ---------------------------------------------------------------------------------------------------------
+-- The queue
+-- ---------------------------------------------------------------------------------------------------------
+
+-- A job is pushed inside the pushing execution's own transaction and ended inside the transaction that stores the
+-- record of the attempt that ended it. So a job exists iff its push was committed, and is done iff its execution was.
+-- Guests have no right on these tables: what they push goes through flux.push_job, behind a supervisor's token.
+
+create table flux.queue_worker (
+    id           uuid primary key,
+    tenant       text not null,
+    description  text not null,             -- host and process id, for people
+    started_at   timestamptz not null default pg_catalog.clock_timestamp(),
+    lease_until  timestamptz not null       -- by the database's clock; what it runs is others' to take afterwards
+);
+comment on table flux.queue_worker is 'Supervisors that take jobs from the queue.';
+
+create table flux.job (
+    id           uuid primary key,
+    tenant       text not null,
+    function     text not null,
+    payload      bytea,                     -- JSON, as pushed; null once it is done: its executions have it, redacted
+    idempotency  bytea,                     -- SHA-256 of the key
+    parent       uuid,                      -- the execution that pushed it
+    parent_call  int,                       -- and the host call
+    pushed_at    timestamptz not null default pg_catalog.clock_timestamp(),
+    run_at       timestamptz not null,      -- not before
+    state        text not null default 'waiting' check (state in ('waiting', 'running', 'done', 'dead')),
+    worker       uuid,                      -- of flux.queue_worker, while it runs
+    claimed_at   timestamptz,
+    ended_at     timestamptz,
+    attempt      int not null default 0,    -- runs so far, the present one included
+    failures     int not null default 0,    -- of them, those that failed by themselves since it was last retried by hand
+    lost         int not null default 0,    -- of them, those whose supervisor died or was stopped
+    execution    uuid,                      -- of the last attempt that has ended
+    error        text                       -- how that one failed
+);
+comment on table flux.job is 'What functions have pushed to run later.';
+create unique index job_idempotency on flux.job (tenant, function, idempotency) where idempotency is not null;
+-- What is due, oldest first, function by function: each has a limit of its own.
+create index job_due on flux.job (tenant, function, run_at, id) where state = 'waiting';
+create index job_running on flux.job (tenant, function, worker) where state = 'running';
+create index job_parent on flux.job (parent) where parent is not null;
+create index job_state on flux.job (tenant, state, id);
+create index job_ended on flux.job (ended_at) where state = 'done';
+
+-- Pushes a job inside the guest's own transaction; returns its id, or that of the job with the same idempotency key.
+--
+-- Called as flux.commit_record is: qualified, and with no cast. In REPEATABLE READ a key that somebody else has pushed
+-- since the transaction began is a serialisation failure: the execution runs again, and finds the job.
+create function flux.push_job(
+    token bytea, id uuid, tenant text, function text, payload bytea, idempotency bytea, parent uuid, parent_call int,
+    delay_s double precision
+) returns uuid
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+    pushed uuid;
+begin
+    perform flux.check_token(token);
+    insert into flux.job as j (id, tenant, function, payload, idempotency, parent, parent_call, run_at)
+    values (id, tenant, function, payload, idempotency, parent, parent_call, clock_timestamp() + make_interval(secs => delay_s))
+    on conflict do nothing
+    returning j.id into pushed;
+    if pushed is null then
+        select j.id into pushed from flux.job j
+        where j.tenant = push_job.tenant and j.function = push_job.function and j.idempotency = push_job.idempotency;
+        if pushed is null then
+            -- It was there a moment ago, and ended so long ago that it has been removed since.
+            raise exception using errcode = 'serialization_failure', message = 'the job with this idempotency key was just removed';
+        end if;
+    else
+        perform pg_notify('flux_job', '');
+    end if;
+    return pushed;
+end $$;
+
+-- Ends a job inside the transaction that its attempt's record is in. Fails when somebody else has the job by now: then
+-- nothing of the attempt is committed.
+create function flux.end_job(token bytea, job uuid, worker uuid, attempt int, execution uuid) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+begin
+    perform flux.check_token(token);
+    update flux.job j
+    set state = 'done', payload = null, worker = null, ended_at = clock_timestamp(), execution = end_job.execution, error = null
+    where j.id = job and j.state = 'running' and j.worker = end_job.worker and j.attempt = end_job.attempt;
+    if not found then
+        raise exception using errcode = 'FX002', message = 'another supervisor has taken the job over';
+    end if;
+    return true;
+end $$;
+
 revoke all on all functions in schema flux from public;
 revoke all on all tables in schema flux from public;
 revoke all on all sequences in schema flux from public;

@@ -146,6 +146,33 @@ class ExecutionDatabase:
                 result.tag,
             )
 
+    async def state(self, sql: str, parameters: Sequence[object], call_seq: int) -> object:
+        """Run a statement of Flux's own in the execution's transaction, as a part of it; return its value.
+
+        Rolled back with the rest, by a savepoint too. Raises `HostCallFailed`.
+        """
+        async with self._lock:
+            connection = await self._get_connection()
+            self._changes.call = call_seq
+            alone = not self._atomic and self._open is None
+            if self._open is None:
+                await self._begin(connection, None, call_seq)
+            if not self._atomic:
+                self._statements.append(StatementSnapshot(call_seq))
+            try:
+                # Sent along each time, as in `commit_with`, and for the same reason.
+                value = await connection.fetch_value_anew(sql, *parameters)
+                self._raise_notice_failure()
+                if alone:
+                    await self._commit_own(connection)
+            except BaseException as error:
+                if alone:
+                    await self._undo(connection)
+                if not isinstance(error, Exception):
+                    raise
+                raise self._failed(error) from error
+            return value
+
     async def begin(self, isolation: str | None, call_seq: int) -> int:
         """See `flux.hostcalls.base.Database.begin`."""
         async with self._lock:

@@ -233,10 +233,10 @@ class Deployments:
             )
             _check_config(config, sandboxes.functions)
             rules = RedactionRules.parse(config.recording.redact)
-            runnables = {
-                function.name: make_runnable(function, deployment, sandboxes.find(function), config, rules)
-                for function in sandboxes.functions
-            }
+            runnables: dict[str, Runnable] = {}
+            for function in sandboxes.functions:
+                made = make_runnable(function, deployment, sandboxes.find(function), config, rules)
+                runnables[function.name] = attrs.evolve(made, siblings=runnables)
             live = LiveDeployment(deployment, sandboxes, runnables, config, artifact_hash, environment)
         except BaseException:
             scope.cancel()
@@ -329,6 +329,7 @@ def make_runnable(
         rules=rules,
         # An isolate serves once: making it anew costs less than asking whether it is as it was.
         warm=config.sandbox.warm if function.runtime == "python" else 1,
+        jobs_max=table.concurrency,
     )
 
 

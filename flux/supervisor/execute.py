@@ -17,11 +17,11 @@ happened (`flux.supervisor.recovery`). Nothing here decides what is replayed or 
 something failed; it waits, and hands values on.
 """
 
+import contextlib
 import uuid
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import attrs
 import trio
@@ -52,19 +52,20 @@ from flux.mutation import Mutation
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.base import Sandbox
 from flux.session import RecordSession
-from flux.store.postgres import CannotConnect, CommitUnknown, Connection, ConnectionLost, DatabaseError, Pool
+from flux.store.postgres import CommitUnknown, Connection, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase, describe_failure
 from flux.supervisor.drive import Bounds, Driven, drive
+from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.journal import Journal, JournalError
+from flux.supervisor.other_functions import NOBODY, Cause, OtherFunctions
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
 from flux.supervisor.start_document import make_document
 from flux.supervisor.tables import TableCatalog
-
-_T = TypeVar("_T")
+from flux.supervisor.undone import TELL_S, Undone, ask_once, insist
 
 ATTEMPTS = 3
 """Runs of one request that is given up by the database each time, the first one included."""
@@ -73,13 +74,8 @@ RETRY_PAUSE_S = 0.02
 SETTLE_S = 60.0
 """How long ending a transaction may take once the function has ended, cancelled or not."""
 INTERRUPTED_SETTLE_S = 5.0
-DAY_S = 86400.0
 FIND_OUT_S = 30.0
 """How long we ask the database what became of a COMMIT that it did not answer."""
-ASK_AGAIN_S = 0.1
-"""Between two such questions."""
-TELL_S = 5.0
-"""How long a caller waits for what is only added to the histories of rows. Later it is added behind his back."""
 ROOM_S = 10.0
 """How long a request waits while too many records are not stored yet. Then it is refused."""
 
@@ -106,6 +102,10 @@ class Runnable:
     rules: RedactionRules
     warm: int = 1
     """Executions that its worker may serve."""
+    jobs_max: int | None = None
+    """Jobs of it that may run at once, over all servers; None: any number."""
+    siblings: Mapping[str, "Runnable"] = attrs.field(factory=dict, eq=False, repr=False)
+    """All functions of its deployment by their names, itself included: what it may push and invoke."""
 
 
 @attrs.frozen
@@ -190,32 +190,49 @@ class Executor:
         self.running = 0
         """Executions in progress."""
 
-    async def execute(self, runnable: Runnable, trigger: Trigger, value: object) -> Executed:
+    async def execute(
+        self, runnable: Runnable, trigger: Trigger, value: object, cause: Cause = NOBODY
+    ) -> Executed:
         """Run the function, again if the database gave it up for others' sake; return the last attempt.
 
         ``value`` is the function's input. Raises `JournalError` or `StoreStalledError` when nothing can be
         recorded: then nothing ran.
         """
-        parent: uuid.UUID | None = None
         attempts = ATTEMPTS + runnable.function.retries
-        self.running += 1
-        try:
+        with self._counted():
             await self._wait_room()
             for attempt in range(1, attempts + 1):
-                run = _Run(self._backing, self._audience, runnable, trigger, parent, attempt, self._report)
-                executed = await run.run(value)
+                executed = await self._make_run(runnable, trigger, cause, attempt).run(value)
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
-                parent = executed.execution.id
+                cause = attrs.evolve(cause, parent=executed.execution.id)
                 jitter = 1 + int.from_bytes(self._backing.entropy.take(2)) / 65536
                 await trio.sleep(RETRY_PAUSE_S * 2 ** (attempt - 1) * jitter)
             raise AssertionError("the last attempt returns")
+
+    async def execute_job(self, runnable: Runnable, trigger: Trigger, value: object, job: JobAttempt) -> Executed:
+        """Run one attempt at a job, which says itself what becomes of it; otherwise as `execute`."""
+        with self._counted():
+            await self._wait_room()
+            cause = Cause(parent=job.claimed.parent)
+            return await self._make_run(runnable, trigger, cause, job.claimed.attempt, job).run(value)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.running += 1
+        try:
+            yield
         finally:
             self.running -= 1
 
+    def _make_run(
+        self, runnable: Runnable, trigger: Trigger, cause: Cause, attempt: int, job: JobAttempt | None = None
+    ) -> "_Run":
+        return _Run(self, self._backing, self._audience, runnable, trigger, cause, attempt, job, self._report)
+
     def refuse(self, runnable: Runnable, trigger: Trigger, refusal: Raised) -> Executed:
         """Record a request that was answered without running the function: its input can't be read."""
-        return _Run(self._backing, self._audience, runnable, trigger, None, 1, self._report).refuse(refusal)
+        return self._make_run(runnable, trigger, NOBODY, 1).refuse(refusal)
 
     async def _wait_room(self) -> None:
         try:
@@ -248,14 +265,19 @@ class _Run:
 
     def __init__(
         self,
+        executor: Executor,
         backing: Backing,
         audience: Audience,
         runnable: Runnable,
         trigger: Trigger,
-        parent: uuid.UUID | None,
+        cause: Cause,
         attempt: int,
+        job: JobAttempt | None,
         report: Callable[[BaseException], None],
     ) -> None:
+        self._executor = executor
+        self._cause = cause
+        self._job = job
         self._backing = backing
         self._audience = audience
         self._report = report
@@ -278,7 +300,7 @@ class _Run:
             seed=seed,
             level=runnable.sandbox.level,
             limits=runnable.limits,
-            parent=parent,
+            parent=cause.parent,
             attempt=attempt,
         )
         self._scribe = _Scribe(backing.journal, execution_id)
@@ -295,6 +317,7 @@ class _Run:
             elapsed_ns=self._elapsed_ns,
             tell=self._scribe.transaction,
         )
+        self._undone = Undone(self._head, self._database, backing.owner, backing.writer)
         self._driven: Driven | None = None
         self._served_before: int | None = None
         """See `Execution.served_before`: known once there is a worker."""
@@ -315,7 +338,7 @@ class _Run:
                     # Cancelled (by itself or in a group, as nurseries have it): the server is being stopped, and
                     # this took longer than the drain allows.
                     with trio.CancelScope(shield=True):
-                        interrupted = Interrupted("the server was stopped before the function ended")
+                        interrupted = Interrupted(self._cause.interruption)
                         await self._give_up(interrupted, INTERRUPTED_SETTLE_S)
             # What was begun is ended, whoever loses patience meanwhile. Each part of it has a limit of its own.
             with trio.CancelScope(shield=True):
@@ -391,7 +414,17 @@ class _Run:
             database=self._database,
             http=backing.http,
             secrets=self._secrets,
+            functions=OtherFunctions(
+                runnable.siblings, self._run_sibling, self._head, self._cause, self._database, backing.token,
+                backing.clock, backing.entropy,
+            ),
         )
+
+    async def _run_sibling(
+        self, name: str, trigger: Trigger, value: object, cause: Cause
+    ) -> tuple[Execution, Outcome]:
+        executed = await self._executor.execute(self._runnable.siblings[name], trigger, value, cause)
+        return executed.execution, executed.outcome
 
     # Settling
 
@@ -410,10 +443,13 @@ class _Run:
             # The limit is for what precedes COMMIT. Nothing that comes behind it can be cancelled.
             with trio.fail_after(SETTLE_S):
                 if await database.finish_reads():
-                    return self._submit(outcome)
+                    return await self._end(outcome, FIND_OUT_S)
                 execution = await self._prepare_commit(outcome)
-                record = make_record(execution)
-                await database.commit_with(QUERIES.commit_record, commit_parameters(record, self._backing.token))
+                parameters = commit_parameters(make_record(execution), self._backing.token)
+                if self._job is None:
+                    await database.commit_with(QUERIES.commit_record, parameters)
+                else:
+                    await database.commit_with(QUERIES.commit_job_record, (*parameters, *self._job.parameters))
         except CommitUnknown as unknown:
             assert execution is not None, "a COMMIT without the record is a failure like any other"
             return await self._find_out(execution, outcome, unknown)
@@ -443,7 +479,7 @@ class _Run:
 
     async def _announce_committed(self, execution: Execution, outcome: Outcome) -> Executed:
         """The transaction is committed, its record with it: from here on, nothing that fails changes that."""
-        await self._tell_later(partial(self._tell_undone, execution))
+        await self._undone.tell_later(execution)
         self._backing.journal.stored(execution.id.bytes)
         return self._announce(execution, outcome, stored=True)
 
@@ -454,11 +490,11 @@ class _Run:
         undone: list[Mutation] | None = None
         if self._database.unsettled:
             with trio.move_on_after(min(TELL_S, patience_s)):
-                undone = await self._try(self._find_undone)
+                undone = await ask_once(self._undone.find)
             if undone is None:
-                self._backing.writer.submit_addition(self._add_undone)
+                self._undone.add_later()
         self._changes.rolled_back += undone or ()
-        return self._submit(outcome)
+        return await self._end(outcome, patience_s)
 
     async def _settle_doubts(self, patience_s: float) -> None:
         """Ask what became of the transactions whose COMMIT was not answered, where an execution makes several."""
@@ -470,7 +506,7 @@ class _Run:
                 ask = partial(store.list_committed, self._head.id, [xid])
                 with trio.move_on_after(patience_s):
                     committed = None
-                    committed = xid in await self._insist(ask)
+                    committed = xid in await insist(ask)
             if committed is None:
                 self._missing.append(
                     f"whether transaction {xid} was committed: the connection broke during COMMIT, and the database "
@@ -496,7 +532,7 @@ class _Run:
         )
         record = make_record(record_of_failure)
         with trio.move_on_after(FIND_OUT_S):
-            did_not_take_place = await self._insist(partial(self._backing.writer.insert, record))
+            did_not_take_place = await insist(partial(self._backing.writer.insert, record))
             database.settle_doubt(doubt, committed=not did_not_take_place)
             if not did_not_take_place:
                 return await self._announce_committed(execution, outcome)
@@ -508,53 +544,26 @@ class _Run:
         self._backing.writer.submit(record, self._on_stored)
         return executed
 
-    async def _insist(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask the database until it answers; the deadline is the caller's."""
-        while True:
-            try:
-                return await ask()
-            except (DatabaseError, CannotConnect, ConnectionLost):
-                await trio.sleep(ASK_AGAIN_S)
-
-    async def _try(self, ask: Callable[[], Awaitable[_T]]) -> _T | None:
-        """Ask the database once; None when it does not answer."""
+    async def _end(self, outcome: Outcome, patience_s: float) -> Executed:
+        """Record an execution whose transactions have all ended; of a job's attempt, with what becomes of the job."""
+        if self._job is None:
+            return self._submit(outcome)
+        execution = self._make_execution(outcome)
+        settled: bool | None = None
         try:
-            return await ask()
-        except (DatabaseError, CannotConnect, ConnectionLost):
-            return None
-
-    async def _tell_later(self, tell: Callable[[], Awaitable[bool]]) -> None:
-        """Add to the histories of rows now if the database takes it, else in the background."""
-        told = None
-        with trio.move_on_after(TELL_S):
-            told = await self._try(tell)
-        if told is None:
-            self._backing.writer.submit_addition(tell)
-
-    async def _tell_undone(self, execution: Execution) -> bool:
-        """Keep the rows that were undone inside a transaction that was committed: the log has them no more."""
-        undone = (*execution.mutations, *await self._find_undone())
-        await self._backing.writer.add_rolled_back(execution.id, undone)
-        return True
-
-    async def _add_undone(self) -> bool:
-        await self._backing.writer.add_rolled_back(self._head.id, await self._find_undone())
-        return True
-
-    async def _find_undone(self) -> list[Mutation]:
-        """Ask the log which of the statements in doubt it still has; return the rows of the others."""
-        undone: list[Mutation] = []
-        doubtful = self._database.unsettled
-        for xid in sorted({statement.xid for statement in doubtful}):
-            statements = [statement for statement in doubtful if statement.xid == xid]
-            since = datetime.fromtimestamp(self._head.started_at_ns / 1e9 - DAY_S, UTC)
-            async with self._backing.owner.acquire() as connection:
-                rows = await connection.fetch(
-                    QUERIES.find_surviving_mutations, str(xid), [statement.seq for statement in statements], since
-                )
-            surviving = {row["seq"] for row in rows}
-            undone += [row for statement in statements if statement.seq not in surviving for row in statement.mutations]
-        return undone
+            # As of a transaction that may not come to its end: without its record, the attempt has not happened.
+            self._backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
+            with trio.move_on_after(patience_s):
+                settled = await insist(partial(self._job.store, execution))
+        except JournalError:
+            settled = None  # What it says comes with the record, which `_submit` makes.
+        if settled:
+            self._backing.journal.stored(execution.id.bytes)
+            return self._announce(execution, outcome, stored=True)
+        if isinstance(outcome, Returned):
+            why = "its job's end could not be stored" if settled is None else "another server had taken its job over"
+            outcome = Raised("CommitFailed", f"{why}; the job runs again", status=503, code="OVERLOADED")
+        return self._submit(outcome)
 
     def _submit(self, outcome: Outcome) -> Executed:
         """Record an execution whose transactions have all ended."""

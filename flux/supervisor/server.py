@@ -38,6 +38,7 @@ from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
+from flux.supervisor.queue import Queue
 from flux.supervisor.replay import Replayer
 from flux.supervisor.self_check import SelfCheck
 from flux.supervisor.server_address import name_server
@@ -186,8 +187,14 @@ class Server:
             host.front_door = front_door
             await deployer.keep_recorded()
             drain = trio.Event()
+            said = self.project.config.queue
+            queue = Queue(
+                self.backing, self._executor, deployments, concurrency=said.concurrency, lease_s=said.lease,
+                report=self.story.crash, note=self.story.note,
+            )  # fmt: skip
             async with trio.open_nursery() as serving:
                 await serving.start(_serve, self._listeners, front_door, drain, self.story)
+                await serving.start(queue.run, drain)
                 with server_file(self._flux_folder, address.url, token):
                     async with trio.open_nursery() as working:
                         if every_s:

@@ -215,6 +215,34 @@ const http = {
   delete: (url, options) => request("DELETE", url, options),
 };
 
+// Other functions
+
+/** What another function is handed: JSON, as it is once it has been text. */
+const plain = (value) => (value === undefined ? null : JSON.parse(JSON.stringify(value) ?? "null"));
+
+const queue = {
+  /**
+   * Have a function run with a payload once this execution is committed; the answer is the job's id. `delay` is in
+   * seconds. Pushed again with the same `idempotencyKey`, the job is the one of before.
+   */
+  push(name, payload, { delay = null, idempotencyKey = null, ...unknown } = {}) {
+    const [mistake] = Object.keys(unknown);
+    if (mistake !== undefined) throw new TypeError(`a push has no option ${JSON.stringify(mistake)}`);
+    const options = { delay_s: delay, idempotency_key: idempotencyKey };
+    return call("queue.push", [String(name), plain(payload), options], ({ job }) => job);
+  },
+};
+
+function readInvoked({ status, content_type: type, body }) {
+  const kind = type.split(";", 1)[0].trim().toLowerCase();
+  if (kind === "application/json" || kind.endsWith("+json")) return JSON.parse(body);
+  if (status === 204 || (kind === "" && body.length === 0)) return null;
+  return typeof body === "string" && !/charset|^text\/|json/i.test(type) ? toBytes(body) : body;
+}
+
+/** Run another function on `input` in an execution of its own; the answer is what it answers. */
+const invoke = (name, input) => call("invoke", [String(name), plain(input)], readInvoked);
+
 // Log lines
 
 const shorten = (text) =>
@@ -276,6 +304,8 @@ export const makeContext = (start) => ({
   http,
   clock,
   log,
+  queue,
+  invoke,
   secrets,
   random: new Random(),
   /** Set by middleware. */

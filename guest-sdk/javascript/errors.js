@@ -56,6 +56,22 @@ export class HttpCallError extends HostCallError {}
 /** An outbound HTTP request had no answer in time. */
 export class HttpTimeoutError extends HttpCallError {}
 
+/** An invoked function failed, or could not be run. */
+export class InvokeError extends HostCallError {
+  /** Class of what it threw; empty when it never ran. */
+  get type() {
+    return this.details.type ?? "";
+  }
+  /** The HTTP status that its failure has. */
+  get status() {
+    return this.details.status ?? 500;
+  }
+  /** Its execution's name; empty when it never ran. */
+  get execution() {
+    return this.details.execution ?? "";
+  }
+}
+
 /** The function waits for something that nothing will ever do. */
 export class DeadlockError extends Error {
   constructor(message) {
@@ -65,8 +81,10 @@ export class DeadlockError extends Error {
 }
 
 const CLASS_OF_NAME = { DatabaseError, GrantRefused: GrantRefusedError, HttpTimeout: HttpTimeoutError };
+const CLASS_OF_PREFIX = [["Http", HttpCallError], ["Invoke", InvokeError]];
 
 export function makeHostCallError(described, call) {
-  const kind = CLASS_OF_NAME[described.name] ?? (described.name.startsWith("Http") ? HttpCallError : HostCallError);
+  const [, family] = CLASS_OF_PREFIX.find(([prefix]) => described.name.startsWith(prefix)) ?? [];
+  const kind = CLASS_OF_NAME[described.name] ?? family ?? HostCallError;
   return new kind(described, call);
 }

@@ -24,6 +24,7 @@ from flux_guest._errors import (
     HttpCallError,
     HTTPError,
     HttpTimeoutError,
+    InvokeError,
     ValidationError,
 )
 from flux_guest._registry import function, middleware
@@ -39,6 +40,7 @@ __all__ = [
     "HttpCallError",
     "HttpTimeoutError",
     "Interval",
+    "InvokeError",
     "Range",
     "Request",
     "Response",

@@ -444,6 +444,51 @@ class Secrets:
         return self._door("secret.reveal", [name], _same)  # type: ignore[no-any-return]
 
 
+def _plain_json(value: Any) -> Any:
+    """Return ``value`` as JSON has it: what another function is handed is text in between."""
+    return json_module.loads(
+        json_module.dumps(value, ensure_ascii=False, allow_nan=False, default=_values.default_for_body)
+    )
+
+
+def _job(answer: Any) -> str:
+    return str(answer["job"])
+
+
+class Queue:
+    """Work for later: each push is a job, an execution of its own."""
+
+    def __init__(self, door: _Door) -> None:
+        self._door = door
+
+    def push(
+        self,
+        function: str,
+        payload: Any = None,
+        *,
+        delay: float | datetime.timedelta | None = None,
+        idempotency_key: str | None = None,
+    ) -> Awaitable[str]:
+        """Have ``function`` run with ``payload``, which is JSON, once this execution is committed; return the job's id.
+
+        ``delay`` is in seconds. Pushed again with the same ``idempotency_key``, the job is the one of before.
+        """
+        if isinstance(delay, datetime.timedelta):
+            delay = delay.total_seconds()
+        options = {"delay_s": delay, "idempotency_key": idempotency_key}
+        return self._door("queue.push", [function, _plain_json(payload), options], _job)  # type: ignore[no-any-return]
+
+
+def _read_invoked(answer: Any) -> Any:
+    body, kind = answer["body"], answer["content_type"].partition(";")[0].strip().lower()
+    if kind == "application/json" or kind.endswith("+json"):
+        return json_module.loads(body)
+    if answer["status"] == 204 or (not kind and not body):
+        return None
+    is_text = _TEXT_TYPES.search(answer["content_type"]) is not None
+    return body if is_text or isinstance(body, bytes) else body.encode()
+
+
 class Context:
     """What a handler gets as ``ctx``."""
 
@@ -453,6 +498,8 @@ class Context:
         self.request = Request(described)
         self.db = Database(door)
         self.http = Http(door)
+        self.queue = Queue(door)
+        self._door = door
         self.clock = Clock(door, channel)
         self.random = generator
         """A `random.Random` seeded for this execution; a replay draws the same numbers."""
@@ -462,6 +509,13 @@ class Context:
         """Set by middleware."""
         self.execution: str = described["execution"]
         """This execution's name: what ``flux why`` takes."""
+
+    def invoke(self, function: str, input: Any = None) -> Awaitable[Any]:
+        """Run ``function`` on ``input``, which is JSON, in an execution of its own, and return what it answers.
+
+        JSON as what it means, text as str, anything else as bytes, no body as None. Raises `InvokeError` when it fails.
+        """
+        return self._door("invoke", [function, _plain_json(input)], _read_invoked)  # type: ignore[no-any-return]
 
     def response(
         self, body: Any = None, status: int = 200, headers: Mapping[str, Any] | None = None

@@ -74,6 +74,25 @@ class HttpTimeoutError(HttpCallError, TimeoutError):
     """An outbound HTTP request had no answer in time."""
 
 
+class InvokeError(HostCallError):
+    """An invoked function failed, or could not be run."""
+
+    @property
+    def type(self) -> str:
+        """Class of what it raised, e.g. ``KeyError``; ``Killed`` or ``Exited`` when it raised nothing; else empty."""
+        return str(self.details.get("type", ""))
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that its failure has: 404 of an `HTTPError` that it raised, 500 of another exception."""
+        return int(self.details.get("status", 500))
+
+    @property
+    def execution(self) -> str:
+        """Its execution's name, what ``flux why`` takes; empty when it never ran."""
+        return str(self.details.get("execution", ""))
+
+
 class DeadlockError(Exception):
     """The function waits for something that nothing will ever do."""
 
@@ -84,10 +103,12 @@ _CLASS_OF_NAME: dict[str, type[HostCallError]] = {
     "HttpTimeout": HttpTimeoutError,
 }
 
+_CLASS_OF_PREFIX: tuple[tuple[str, type[HostCallError]], ...] = (("Http", HttpCallError), ("Invoke", InvokeError))
+
 
 def make_host_call_error(described: dict[str, Any], call: int) -> HostCallError:
     """Return the exception for an error that the host described."""
     name = described["name"]
-    default = HttpCallError if name.startswith("Http") else HostCallError
+    default = next((kind for prefix, kind in _CLASS_OF_PREFIX if name.startswith(prefix)), HostCallError)
     kind = _CLASS_OF_NAME.get(name, default)
     return kind(name, described["message"], described["code"], described["details"], call)
