@@ -68,7 +68,7 @@ it gets this many times what the recorded one had, and at least so long."""
 EXIT_GRACE_S = 2.0
 """How long a guest that has closed its wire may take to end; then it is killed."""
 TELLING_GRACE_S = 30.0
-"""How long it may take until somebody tells how a guest ended that has ended."""
+"""How long it may take until somebody tells how a guest ended that has ended, and how far it had come."""
 UNREAD_BYTES_MAX = 64 * 2**20
 """Answers that wait for the guest to read them. Reading from it must go on meanwhile: a guest that writes
 a long question reads nothing until we have taken it, so nobody may wait here for its reading."""
@@ -484,7 +484,8 @@ class _Conversation:
     async def _read_meter(self) -> Reading | None:
         meter = self._worker.meter
         if meter is not None:
-            with trio.move_on_after(EXIT_GRACE_S):
+            # Without it the replay of what was cut off is not exact: on a busy machine that is worth a wait.
+            with trio.move_on_after(TELLING_GRACE_S):
                 return await meter.wait_reading()
         return None
 

@@ -42,12 +42,15 @@ def expected_after(events: Iterator[Event], pid: int) -> dict[uuid.UUID, LeftBeh
 
 def test_a_killed_supervisor_leaves_all_that_it_had_told_and_nothing_else(tmp_path: Path) -> None:
     rng = random.Random(1)
-    most = 0
+    most = number = 0
     with Forks(WRITER) as writers:
-        for number in range(ROUNDS):
+        # On a busy machine less is told before a kill comes: then there are more kills, and later ones.
+        while number < ROUNDS or most <= 200:
+            number += 1
+            assert number < 20 * ROUNDS, most
             folder = tmp_path / str(number)
             pid = writers.start(folder, number, rng.choice([1, 2000, 30_000, 16 * 1024 * 1024]))
-            time.sleep(rng.random() ** 3 * 0.02)
+            time.sleep(rng.random() ** 3 * 0.02 * (1 + number // ROUNDS))
             writers.kill(pid)
             told, _ = writers.wait_end()
             most = max(most, told)
@@ -61,7 +64,6 @@ def test_a_killed_supervisor_leaves_all_that_it_had_told_and_nothing_else(tmp_pa
             models = account_of(itertools.islice(make_story(number), told + 1))
             assert all(models[one.id].is_stored for one in left if one.is_stored)
             shutil.rmtree(folder)
-    assert most > 200
 
 
 def test_supervisors_in_one_folder_leave_each_other_s_journals_alone(tmp_path: Path) -> None:
