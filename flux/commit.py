@@ -65,12 +65,15 @@ def find_branch(root: Path, ref: str) -> str | None:
     return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
 
 
-def write_commit(root: Path, sha: str, target: Path) -> None:
-    """Write the files of the project in ``root`` as they are in commit ``sha`` into ``target``, an empty folder."""
+def write_commit(root: Path, sha: str, target: Path, *, needs_project: bool = True) -> None:
+    """Write the files of the project in ``root`` as they are in commit ``sha`` into ``target``, an empty folder.
+
+    A commit from before there was a project is refused, unless ``needs_project`` is false.
+    """
     prefix = run_git(["rev-parse", "--show-prefix"], folder=root).decode("utf-8", "surrogateescape").strip()
     listed = run_git(["ls-tree", "-r", "-z", "--long", "--full-tree", f"{sha}:{prefix}"], folder=root)
     entries = [_read_entry(line) for line in listed.decode("utf-8", "surrogateescape").split("\0") if line]
-    if not any(entry.path == CONFIG_NAME for entry in entries):
+    if needs_project and not any(entry.path == CONFIG_NAME for entry in entries):
         where = f"{prefix.rstrip('/')}/" if prefix else "its folder"
         raise NoSuchCommitError(
             f"commit {sha[:7]} has no {CONFIG_NAME} in {where}: the project begins later",

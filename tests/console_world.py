@@ -37,6 +37,7 @@ from flux.store.migrate import ensure_guest
 from flux.store.postgres import Pool, connect
 from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, commit_parameters, make_record
+from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_door import Door
 from flux.supervisor.deploy import Switch
@@ -144,6 +145,9 @@ class WorldHost:
 
     async def export(self, original: Execution) -> bytes:
         raise AssertionError(original)
+
+    def bisector(self) -> Bisector:
+        raise AssertionError("nothing is bisected here")
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]

@@ -19,6 +19,10 @@ from flux.cli.settings import add_global_options, settings
 
 HELPERS = frozenset(
     {
+        "bisect_drive",
+        "bisect_judge",
+        "bisect_log",
+        "bisect_show",
         "client",
         "complete",
         "deployed",
@@ -30,7 +34,6 @@ HELPERS = frozenset(
         "registry",
         "render",
         "screen",
-        "serving",
         "settings",
         "together",
         "window",

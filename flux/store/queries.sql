@@ -513,6 +513,32 @@ where (signature is not null or hosts_failed is not null) and $1 = any (hosts_fa
 order by id limit $4;
 
 
+-- ===== Bisect =====
+
+-- name: find_bisect_run
+-- What an execution did before on the same files, or on other files of which the same was deployed ($5, when known).
+select code, verdict, reason, replay, elapsed_ns, document::text as document
+from flux.bisect_run
+where original = $1 and runtime = $3 and run = $4 and (source = $2 or code = $5::text)
+order by source = $2 desc limit 1;
+
+-- name: add_bisect_run
+-- Keeps what an execution did on a commit; the latest run of a number is the one that counts.
+insert into flux.bisect_run (original, source, runtime, run, code, verdict, reason, replay, elapsed_ns, document)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::json)
+on conflict (original, source, runtime, run) do update
+set code = excluded.code, verdict = excluded.verdict, reason = excluded.reason, replay = excluded.replay,
+    elapsed_ns = excluded.elapsed_ns, document = excluded.document, at = excluded.at;
+
+-- name: list_passing_shas
+-- Commits on which a function has passed, that of the latest such execution first: where a bisect looks for a good end.
+select sha, name from (
+    select distinct on (sha) sha, name, id from flux.execution
+    where function = $1 and signature is null and outcome = 'returned' and not dirty and sha is not null and trigger <> 'replay'
+    order by sha, id desc
+) s order by id desc limit $2;
+
+
 -- ===== Changes =====
 
 -- name: list_mutations_of_execution
@@ -712,20 +738,6 @@ join pg_catalog.pg_class c on c.oid = i.indrelid
 join pg_catalog.pg_class x on x.oid = i.indexrelid
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = any ($2) and (i.indisunique or i.indisexclusion)
-order by 1, 2;
-
--- name: list_world_indexes
--- Columns of the indexes of tables of a schema, in their order and as SQL names them: plain ones, of all rows, but the key's.
-select distinct c.relname as table_name,
-       (select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k, true) order by k)
-        from pg_catalog.generate_series(1, i.indnkeyatts) k) as columns
-from pg_catalog.pg_index i
-join pg_catalog.pg_class c on c.oid = i.indrelid
-join pg_catalog.pg_class x on x.oid = i.indexrelid
-join pg_catalog.pg_am a on a.oid = x.relam
-join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relname = any ($2) and i.indisvalid and not i.indisprimary and a.amname in ('btree', 'hash')
-  and i.indexprs is null and i.indpred is null
 order by 1, 2;
 
 -- name: list_world_foreign_keys

@@ -32,6 +32,8 @@ from flux.store import reading
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
 from flux.supervisor import metrics
+from flux.supervisor.bisect import Bisector
+from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_deploy import DeployDesk, DeployHost
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
@@ -124,6 +126,9 @@ class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, Protocol):
     async def export(self, original: Execution) -> bytes:
         """Return ``original`` as a case file. See `flux.case_file`."""
 
+    def bisector(self) -> Bisector:
+        """Return who runs executions on commits."""
+
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
 
@@ -157,6 +162,7 @@ class Console:
         self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
         self._diffs = DiffDesk(pool, host, self._find)
         self._deploys = DeployDesk(host)
+        self._bisects = BisectDesk(pool, host.bisector, self._find)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -220,6 +226,8 @@ class Console:
                 ask, method = self._for(self._deploys.deploy, request.body), "POST"
             case ["rollback"]:
                 ask, method = self._for(self._deploys.roll_back, request.body), "POST"
+            case ["bisect", "plan" | "graph" | "probe" | "finding" as question]:
+                ask, method = partial(self._bisects.answer, question, request.body), "POST"
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:

@@ -11,6 +11,7 @@ from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
 from flux.store.deployments import DeploymentSeen, list_deployments
+from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Invoked, NoSuchFunctionError
 from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
@@ -59,6 +60,7 @@ class FunctionHost:
         executor: Executor,
         replayer: Replayer,
         interleaver: Interleaver,
+        bisector: Bisector,
         backing: Backing,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
@@ -68,6 +70,7 @@ class FunctionHost:
         self._executor = executor
         self._replayer = replayer
         self._interleaver = interleaver
+        self._bisector = bisector
         self._backing = backing
         self._checks = checks
         self._counters = counters
@@ -171,6 +174,10 @@ class FunctionHost:
     async def export(self, original: Execution) -> bytes:
         """See `flux.supervisor.console.ConsoleHost.export`."""
         return await self._replayer.export(original)
+
+    def bisector(self) -> Bisector:
+        """See `flux.supervisor.console.ConsoleHost.bisector`."""
+        return self._bisector
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""

@@ -24,6 +24,7 @@ from flux.config import Config
 from flux.project import Project, read_project, read_source_version
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import OpenedBacking, open_backing
+from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.deploy import Deployer, Switch
@@ -134,10 +135,6 @@ class Server:
         isolation = await self._wait_walls()
         token = secrets.token_urlsafe(24)
         address = name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
-        if address.is_open:
-            self.story.note(
-                f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
-            )
         async with (
             open_keeper(self.backing.guests, self.backing.token, Tenant().schema) as worlds,
             trio.open_nursery() as nursery,
@@ -176,6 +173,7 @@ class Server:
                 self._executor,
                 replayer,
                 interleaver,
+                Bisector(deployments, shelf, replayer, self.backing, self.root),
                 self.backing,
                 lambda: [self_check.describe(), *checks.checks()],
                 checks.counters,

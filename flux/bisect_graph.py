@@ -1,0 +1,123 @@
+"""The commits between a good one and a bad one, and which of them to ask next.
+
+A `Graph` holds what the bad commit has and the good one has not, as ``git rev-list --parents`` tells it. Each mark
+makes the set of *suspects* smaller: a bad commit leaves itself and its ancestors, a good one takes itself and its
+ancestors away. The one to ask next is the one that halves the set best, whatever it answers. That is how git
+chooses too; on a line of commits it takes as many questions as the suspects can be halved.
+
+A commit that can't be judged (*skip*) is set aside. Its neighbours tend to be broken like it, so the next one is taken
+from farther away with each skip in a row, on either side of the middle.
+
+Nothing here asks git or runs anything.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+
+class BrokenGraphError(ValueError):
+    """What should be git's list of commits is none."""
+
+
+@attrs.frozen
+class Graph:
+    """Commits, in an order in which parents come first."""
+
+    parents: Mapping[str, tuple[str, ...]]
+    """All parents of each commit, those outside of the graph too."""
+
+    @classmethod
+    def read(cls, lines: Iterable[str], *, first_parent: bool = False) -> "Graph":
+        """Read ``git rev-list --topo-order --reverse --parents``: a commit and its parents a line, parents first."""
+        parents: dict[str, tuple[str, ...]] = {}
+        for line in lines:
+            commit, *others = line.split()
+            if commit in parents:
+                raise BrokenGraphError(f"commit {commit} is listed twice")
+            parents[commit] = tuple(others[:1] if first_parent else others)
+        graph = cls(parents)
+        graph.check()
+        return graph
+
+    def check(self) -> None:
+        """Raise `BrokenGraphError` unless parents come first."""
+        seen: set[str] = set()
+        for commit, parents in self.parents.items():
+            for parent in parents:
+                if parent in self.parents and parent not in seen:
+                    raise BrokenGraphError(f"commit {commit} is listed before its parent {parent}")
+            seen.add(commit)
+
+    def find_suspects(self, bad: str, good: Collection[str]) -> frozenset[str]:
+        """Return the commits that may be the first bad one: ``bad`` and its ancestors, less the good and theirs."""
+        return self._find_ancestors([bad]) - self._find_ancestors(good)
+
+    def _find_ancestors(self, commits: Iterable[str]) -> frozenset[str]:
+        """Return the commits and all that they come from, as far as they are in the graph."""
+        found: set[str] = set()
+        waiting = [commit for commit in commits if commit in self.parents]
+        while waiting:
+            commit = waiting.pop()
+            if commit not in found:
+                found.add(commit)
+                waiting += (parent for parent in self.parents[commit] if parent in self.parents)
+        return frozenset(found)
+
+    def list_outer_parents(self, suspects: Collection[str]) -> tuple[str, ...]:
+        """Return the parents of suspects that are none themselves, in the order of the graph."""
+        found = dict.fromkeys(
+            parent
+            for commit, parents in self.parents.items()
+            if commit in suspects
+            for parent in parents
+            if parent not in suspects
+        )
+        return tuple(found)
+
+    def sort(self, commits: Collection[str]) -> tuple[str, ...]:
+        """Return commits of the graph in its order."""
+        return tuple(commit for commit in self.parents if commit in commits)
+
+    def count_behind(self, suspects: Collection[str]) -> dict[str, int]:
+        """Return for each suspect how many of the suspects it comes from, itself included; in the graph's order."""
+        children: dict[str, int] = dict.fromkeys(suspects, 0)
+        inner: dict[str, list[str]] = {}
+        for commit in self.parents:
+            if commit in suspects:
+                inner[commit] = [parent for parent in self.parents[commit] if parent in suspects]
+                for parent in inner[commit]:
+                    children[parent] += 1
+        counts: dict[str, int] = {}
+        # A set of suspects is a number with a bit for each. It is dropped with its last child: what is held at once
+        # is as wide as the history has branches, and not as long.
+        behind: dict[str, int] = {}
+        for bit, (commit, parents) in enumerate(inner.items()):
+            bits = 1 << bit
+            for parent in parents:
+                bits |= behind[parent]
+                children[parent] -= 1
+                if not children[parent]:
+                    del behind[parent]
+            counts[commit] = bits.bit_count()
+            if children[commit]:
+                behind[commit] = bits
+        return counts
+
+    def choose(
+        self, suspects: Collection[str], skipped: Collection[str], *, skips_in_a_row: int = 0
+    ) -> str | None:
+        """Return the suspect to ask next, or None when none is left that could be asked and tell.
+
+        The one from which all others come is known to be bad, so it is never asked.
+        """
+        counts = self.count_behind(suspects)
+        total = len(counts)
+        halves = {commit: min(count, total - count) for commit, count in counts.items() if count < total}
+        open_ = [commit for commit in halves if commit not in skipped]
+        if not open_:
+            return None
+        # Sorting keeps the graph's order among equals, so that the same history is always searched in the same way.
+        open_.sort(key=lambda commit: -halves[commit])
+        away = min((1 << skips_in_a_row) - 1, len(open_) - 1)
+        return open_[away]

@@ -1,0 +1,189 @@
+"""Driving a bisect: `flux.bisect` says what to run, the server runs it, a `Judge` says what it means.
+
+What comes out is an `Outcome`, whatever it is: a commit, a range, or why there is neither. With several executions, a
+commit is bad where one of them fails, and good where all pass. Those that do not fail on the bad end have nothing to
+be found by, and are left out and named.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from flux.bisect import (
+    Bisection,
+    Found,
+    Mark,
+    Probe,
+    Purpose,
+    Range,
+    Refusal,
+    WantGraph,
+    mark_all,
+)
+from flux.bisect_graph import Graph
+from flux.cli.bisect_judge import Judge, Judgement
+from flux.cli.bisect_log import BisectLog
+from flux.cli.client import INVOKE_TIMEOUT_S, Client
+from flux.cli.record import Record
+
+
+@attrs.frozen
+class Run:
+    """One run of the executions on a commit."""
+
+    commit: str
+    purpose: Purpose
+    number: int
+    """Which run of this commit, from 1."""
+    subject: str
+    """Of the commit."""
+    mark: Mark
+    verdict: str
+    """Of the execution that decided."""
+    reason: str
+    elapsed_ms: float
+    execution: str
+    """Name of the execution that decided."""
+    replay: str | None
+    """Name of its replay; None when there was none."""
+    is_cached: bool
+    """Nothing was run: it was before, or stands in the log."""
+
+
+@attrs.frozen
+class Outcome:
+    """What came of it."""
+
+    end: Found | Range | Refusal
+    runs: tuple[Run, ...]
+    bad: str
+    good: Record | None
+    """The good end, as the plan names it; None when none was proved."""
+    left_out: Mapping[str, str]
+    """Executions that had no part in it, and why."""
+
+    def of(self, commit: str) -> tuple[Run, ...]:
+        """The runs of a commit."""
+        return tuple(run for run in self.runs if run.commit == commit)
+
+
+@attrs.define
+class Driver:
+    """Drives one bisect."""
+
+    client: Client
+    plan: Record
+    judge: Judge
+    first_parent: bool
+    is_fresh: bool
+    tell: Callable[[Run, Bisection], None]
+    """Told of each run."""
+    tell_ends: Callable[[str, str, Bisection, int], None]
+    """Told of both ends once they are proved, good and bad, and how many commits there are between."""
+    log: BisectLog | None
+    question: Mapping[str, Any]
+    """What the search is about, for its log."""
+    resumes: bool
+    _runs: list[Run] = attrs.field(factory=list)
+    _left_out: dict[str, str] = attrs.field(factory=dict)
+    _known: dict[str, Mark] = attrs.field(factory=dict)
+    _names: list[str] = attrs.field(factory=list)
+
+    def drive(self) -> Outcome:
+        """Search to the end."""
+        bad = self.plan.record("bad")
+        goods = {good.text("sha"): good for good in self.plan.records("goods")}
+        self._names = [execution.text("name") for execution in self.plan.records("executions")]
+        self._left_out |= {one.text("execution"): one.text("reason") for one in self.plan.records("left_out")}
+        is_given = any(good.text("source") == "given" for good in goods.values())
+        bisection = Bisection(bad.text("sha"), list(goods), is_given=is_given)
+        good: Record | None = None
+        while True:
+            match bisection.next_step():
+                case Probe() as probe:
+                    self._run(bisection, probe)
+                case WantGraph() as ends:
+                    good = goods[ends.good]
+                    bisection.take_graph(self._begin(ends, bisection))
+                case end:
+                    if isinstance(end, Found) and self.log is not None:
+                        self.log.end(end.commit)
+                    return Outcome(end, tuple(self._runs), bad.text("sha"), good, self._left_out)
+
+    def _begin(self, ends: WantGraph, bisection: Bisection) -> Graph:
+        body = {"good": ends.good, "bad": ends.bad, "first_parent": self.first_parent}
+        answer = self.client.post("bisect", "graph", body=json.dumps(body), timeout_s=INVOKE_TIMEOUT_S)
+        rows = answer.record.of_schema("flux.bisect-graph/1").items("commits")
+        graph = Graph({row[0]: tuple(row[1:]) for row in rows})
+        if self.log is not None:
+            question = {**self.question, "good": ends.good, "bad": ends.bad}
+            if self.resumes:
+                self._known = self.log.read(question)
+            self.log.start(question, ends.bad, ends.good, first_parent=self.first_parent)
+        self.tell_ends(ends.good, ends.bad, bisection, len(graph.parents))
+        return graph
+
+    def _run(self, bisection: Bisection, probe: Probe) -> None:
+        known = self._known.get(probe.commit) if probe.purpose is Purpose.SEARCH else None
+        run = self._ask(probe) if known is None else self._recall(probe, known)
+        self._runs.append(run)
+        if probe.purpose is Purpose.SEARCH and self.log is not None:
+            self.log.add(run.mark, run.commit, run.subject, run.reason)
+        bisection.tell(run.mark, run.reason)
+        self.tell(run, bisection)
+
+    def _recall(self, probe: Probe, mark: Mark) -> Run:
+        return Run(
+            probe.commit, probe.purpose, probe.run, "", mark, mark.value, "as the log has it", 0.0,
+            self._names[0], None, is_cached=True,
+        )  # fmt: skip
+
+    def _ask(self, probe: Probe) -> Run:
+        """Run the executions until one fails; the first time on the bad end all, to see which do."""
+        chooses = probe.purpose is Purpose.BAD_END and probe.run == 1 and len(self._names) > 1
+        runs = []
+        for name in self._names:
+            runs.append(self._ask_one(probe, name))
+            if runs[-1].mark is Mark.BAD and not chooses:
+                break
+        failing = [run for run in runs if run.mark is Mark.BAD]
+        if chooses and failing:
+            self._names = [run.execution for run in failing]
+            self._left_out |= {run.execution: f"{run.verdict}: {run.reason}" for run in runs if run not in failing}
+        mark = mark_all([run.mark for run in runs])
+        decisive = next(run for run in runs if mark is Mark.GOOD or run.mark is mark)
+        return attrs.evolve(
+            decisive,
+            elapsed_ms=sum(run.elapsed_ms for run in runs),
+            is_cached=all(run.is_cached for run in runs),
+        )
+
+    def _ask_one(self, probe: Probe, name: str) -> Run:
+        body = {
+            "execution": name,
+            "commit": probe.commit,
+            "functions_from": self.plan.maybe_text("functions_from"),
+            "run": probe.run,
+            "fresh": self.is_fresh,
+        }
+        answer = self.client.post("bisect", "probe", body=json.dumps(body), timeout_s=INVOKE_TIMEOUT_S)
+        record = answer.record.of_schema("flux.bisect-probe/1")
+        if record.maybe_record("replay") is None:
+            judgement = Judgement(Mark.SKIP, record.text("reason"))
+        else:
+            judgement = self.judge(record)
+        return Run(
+            probe.commit,
+            probe.purpose,
+            probe.run,
+            record.text("subject"),
+            judgement.mark,
+            record.text("verdict"),
+            judgement.reason,
+            record.number("elapsed_ms"),
+            name,
+            record.maybe_text("name"),
+            record.flag("cached"),
+        )
