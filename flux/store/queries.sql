@@ -1038,3 +1038,143 @@ group by m.table_name order by m.table_name;
 -- name: list_blockers
 -- Of each server process, those that hold a lock it waits for.
 select p.pid, pg_catalog.pg_blocking_pids(p.pid) as blockers from unnest($1::int[]) p(pid);
+
+
+-- ===== State over time =====
+
+-- name: pin_rendering
+-- Values are to be written as flux.capture() writes them, until the transaction ends.
+select pg_catalog.set_config(p.name, p.value, true)
+from (values ('extra_float_digits', '1'), ('datestyle', 'ISO, MDY'), ('intervalstyle', 'postgres'), ('timezone', 'UTC'),
+             ('bytea_output', 'hex'), ('lc_monetary', 'C'), ('row_security', 'off')) p (name, value);
+
+-- name: get_snapshot
+-- Who has committed by now, between two looks at the clock.
+select pg_catalog.now() as since, pg_catalog.pg_current_snapshot()::text as snapshot, pg_catalog.clock_timestamp() as until;
+
+-- name: list_logged_transactions
+-- Transactions of the log in a range of ids, with the server's stamps of their commits where it has them.
+select s.xid::text as xid, pg_catalog.max(s.at) as last_at,
+       case when pg_catalog.current_setting('track_commit_timestamp') = 'on' then pg_catalog.pg_xact_commit_timestamp(s.xid::xid) end as committed_at
+from (select m.xid, m.at from flux.mutation m where m.committed and m.xid >= $1::text::xid8 and m.xid < $2::text::xid8
+      union all
+      select d.xid, d.at from flux.ddl d where d.xid >= $1::text::xid8 and d.xid < $2::text::xid8) s
+group by s.xid;
+
+-- name: get_recording_start
+-- Since when changes are recorded in this database.
+select pg_catalog.min(applied_at) as at from flux.schema_version;
+
+-- name: list_table_shapes
+-- What a table was called and what columns it had, oldest first; "is_made" where the table was made so.
+select s.xid::text as xid, s.schema_name, s.table_name, s.columns::text as columns, d.at, coalesce(d.is_made, false) as is_made
+from flux.table_shape s
+left join lateral (
+    select pg_catalog.min(l.at) as at,
+           pg_catalog.bool_or(l.command in ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
+                              and l.object_identity = pg_catalog.format('%I.%I', s.schema_name, s.table_name)) as is_made
+    from flux.ddl l where l.xid = s.xid) d on true
+where s.relid = $1::oid order by s.seq;
+
+-- name: get_table_now
+-- What a table is called and what columns it has, as flux.table_shape has them, and whether it has partitions.
+select n.nspname as schema_name, c.relname as table_name, c.relkind = 'p' as is_partitioned,
+       (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object(
+                   'number', a.attnum, 'name', a.attname, 'type', pg_catalog.format_type(a.atttypid, a.atttypmod),
+                   'key', exists (select from pg_catalog.pg_constraint k where k.conrelid = c.oid and k.contype = 'p' and a.attnum = any (k.conkey)))
+                   order by a.attnum), '[]')::text
+        from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as columns
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = $1::oid;
+
+-- name: list_alterations
+-- ALTER TABLE since a snapshot, by the table's schemas and names: what they did to its rows is in no log.
+select d.xid::text as xid, d.at from flux.ddl d
+where d.xid >= pg_catalog.pg_snapshot_xmin($3::text::pg_snapshot) and not pg_catalog.pg_visible_in_snapshot(d.xid, $3::text::pg_snapshot)
+  and d.command = 'ALTER TABLE' and d.object_type = 'table'
+  and d.object_identity in (select pg_catalog.format('%I.%I', n.schema_name, n.table_name)
+                            from unnest($1::text[], $2::text[]) n (schema_name, table_name))
+order by d.seq;
+
+-- name: find_open_change
+-- A change of a table by one of some transactions, of one row where a key is given: table, transactions, keys.
+select m.at from flux.mutation m
+where m.xid = any ($2::text[]::xid8[]) and m.relid = $1::oid and m.committed and ($3::text[] is null or m.key = any ($3::text[]))
+order by m.at limit 1;
+
+-- name: list_row_changes
+-- Committed changes of one row before a place in the order of changes, newest first: schema, table, key, place, limit.
+select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
+       m.before::text as before, m.after::text as after, m.committed
+from flux.mutation m
+where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+      = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+  and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq < $4
+order by m.seq desc limit $5;
+
+-- name: find_row_change_after
+-- The first committed change of one row after a place in the order of changes: schema, table, key, place.
+select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
+       m.before::text as before, m.after::text as after, m.committed
+from flux.mutation m
+where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+      = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+  and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq > $4
+order by m.seq limit 1;
+
+-- name: list_row_versions
+-- Some changes of one row with the executions that made them, and the latest that were rolled back: schema, table, key,
+-- places in the order of changes, how many of those rolled back.
+select v.seq, null::bigint as version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth,
+       v.key, v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
+       e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
+from (
+    select m.* from flux.mutation m
+    where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+          = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+      and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq = any ($4::bigint[])
+    union all
+    (select m.* from flux.mutation m
+     where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+           = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+       and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and not m.committed
+     order by m.seq desc limit $5)
+) v
+left join flux.transaction t on t.xid = v.xid
+left join flux.migration_applied a on v.outside and a.xid = v.xid
+left join lateral (
+    select x.* from flux.summary x
+    where x.xid = v.xid and v.committed and x.id >= flux.uuid_floor(v.at - interval '1 day') and x.id < flux.uuid_floor(v.at + interval '1 day')
+    union all
+    select x.* from flux.summary x where x.id = coalesce(v.execution, t.execution)
+    limit 1
+) e on true
+order by v.seq desc;
+
+-- name: list_last_changes
+-- The last change that a snapshot saw of each of some rows: arrays of schemas, tables and keys, and the snapshot. One row
+-- each that has any.
+select w.place, l.seq, l.at, l.after::text as after
+from pg_catalog.unnest($1::text[]) with ordinality w (schema_name, place)
+join pg_catalog.unnest($2::text[]) with ordinality t (table_name, place) on t.place = w.place
+join pg_catalog.unnest($3::text[]) with ordinality k (key, place) on k.place = w.place
+cross join lateral (
+    select m.seq, m.at, m.after from flux.mutation m
+    where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+          = pg_catalog.hashtextextended(k.key, pg_catalog.hashtextextended(t.table_name, pg_catalog.hashtextextended(w.schema_name, 0)))
+      and m.schema_name = w.schema_name and m.table_name = t.table_name and m.key = k.key and m.committed
+      and pg_catalog.pg_visible_in_snapshot(m.xid, $4::text::pg_snapshot)
+    order by m.seq desc limit 1) l;
+
+-- name: list_transaction_writers
+-- Who made some transactions of the log: arrays of their ids and of a time at which each logged a change.
+select w.xid, a.name as migration, e.name, e.function, e.sha
+from unnest($1::text[], $2::timestamptz[]) w (xid, at)
+left join flux.transaction t on t.xid = w.xid::xid8
+left join flux.migration_applied a on a.xid = w.xid::xid8
+left join lateral (
+    select x.* from flux.summary x
+    where x.xid = w.xid::xid8 and x.id >= flux.uuid_floor(w.at - interval '1 day') and x.id < flux.uuid_floor(w.at + interval '1 day')
+    union all
+    select x.* from flux.summary x where x.id = t.execution
+    limit 1
+) e on true;

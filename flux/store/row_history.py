@@ -95,10 +95,10 @@ async def list_row_history(
     """
     async with pool.acquire() as connection:
         table = await find_table(connection, schema, table_text)
-        key = await _read_key(connection, table, key_text)
+        key = await read_key(connection, table, key_text)
         # One more than asked for, so that the last one shown knows what came before it.
         rows = await connection.fetch(QUERIES.list_row_history, table.schema, table.name, key, limit + 1)
-    versions = [_make_version(row) for row in rows]
+    versions = [make_version(row) for row in rows]
     return [
         attrs.evolve(version, gap=_is_gap(version, versions[index + 1 :]))
         for index, version in enumerate(versions[:limit])
@@ -118,7 +118,7 @@ async def find_row_writer(
         row = await connection.fetch_row(
             QUERIES.find_row_version_in_snapshot, found.schema, found.name, text, snapshot
         )
-    return None if row is None else _make_version(row)
+    return None if row is None else make_version(row)
 
 
 def make_mutation(row: Row, call: int | None = None) -> Mutation:
@@ -140,7 +140,7 @@ def make_mutation(row: Row, call: int | None = None) -> Mutation:
     )
 
 
-def _make_version(row: Row) -> RowVersion:
+def make_version(row: Row) -> RowVersion:
     return RowVersion(
         seq=row["seq"],
         version=row["version"],
@@ -239,7 +239,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-async def _read_key(connection: Connection, table: Table, text: str) -> str:
+async def read_key(connection: Connection, table: Table, text: str) -> str:
     columns = table.key_columns
     if not columns:
         raise KeyDoesNotFitError(

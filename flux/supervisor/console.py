@@ -38,9 +38,10 @@ from flux.supervisor.console_deploy import DeployDesk, DeployHost
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
-from flux.supervisor.console_query import Query, flag, needed, number, read_data, read_query
+from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk, Start
+from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
 from flux.supervisor.present import (
@@ -52,7 +53,6 @@ from flux.supervisor.present import (
     show_moment,
     summary_json,
     trace_json,
-    version_json,
     why_json,
 )
 from flux.supervisor.replay_many import ReplayHost
@@ -69,7 +69,6 @@ LIST_MAX = 1000
 CHILDREN_MAX = 1000
 REPLAYS_MAX = 100
 GROUPS_MAX = 1000
-VERSIONS_MAX = 1000
 LOGS_DEFAULT = 200
 """Lines of ``flux logs`` when no time is given."""
 PAGE = 500
@@ -156,13 +155,13 @@ class Console:
         self._live = live
         self._host = host
         self._door = door
-        self._schema = schema
         self._now = now
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
         self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
         self._diffs = DiffDesk(pool, host, self._find)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
+        self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -235,7 +234,13 @@ class Console:
             case ["errors"]:
                 ask, allowed = self._errors, ("since", "n")
             case ["state", "history"]:
-                ask, allowed = self._history, ("table", "key", "n")
+                ask, allowed = self._state.history, ("table", "key", "n")
+            case ["state", "blame"]:
+                ask, allowed = self._state.blame, ("table", "key")
+            case ["state", "at"]:
+                ask, allowed = self._state.at, ("table", "key", "time", "before", "snapshot", "n")
+            case ["state", "diff"]:
+                ask, allowed = self._state.diff, ("table", "from", "to", "n")
             case ["tail"]:
                 ask, allowed = self._tail, ("q", "since", "follow")
             case ["logs"]:
@@ -346,17 +351,6 @@ class Console:
         return {
             "schema": "flux.errors/1",
             "groups": [error_group_json(group) for group in groups],
-            "not_stored": waiting,
-        }
-
-    async def _history(self, query: Query) -> Document:
-        table, key = (needed(query, name) for name in ("table", "key"))
-        limit = number(query, "n", VERSIONS_MAX, VERSIONS_MAX)
-        waiting = await self._settle()
-        versions = await reading.list_row_history(self._pool, self._schema, table, key, limit)
-        return {
-            "schema": "flux.state-history/1",
-            "versions": [version_json(version) for version in versions],
             "not_stored": waiting,
         }
 
@@ -553,7 +547,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 
 _STATUS = {
     "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX527": 404, "FLX528": 409,
-    "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404,
+    "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404, "FLX583": 404, "FLX584": 404,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
     "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
 }  # fmt: skip

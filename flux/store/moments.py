@@ -1,0 +1,93 @@
+"""Times and snapshots in a database: what "as of" means there, read for `flux.as_of`.
+
+A moment is a time of the database's own clock, or a snapshot as a record has it. `resolve` gives the snapshot either
+way, and says which transactions can't be told to be before or after.
+"""
+
+import re
+from datetime import UTC, datetime
+
+import attrs
+
+from flux.as_of import Logged, Mark, cut_at, first_later
+from flux.errors import OperatorError
+from flux.store.postgres import Connection
+from flux.store.queries import QUERIES
+
+_SNAPSHOT = re.compile(r"([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19}(?:,[0-9]{1,19})*)?")
+
+
+class MomentOutOfReachError(OperatorError):
+    """Nothing is recorded of that time: it lies before the recording, or it has not come yet."""
+
+    code = "FLX580"
+    exit_code = 6
+
+
+@attrs.frozen
+class Moment:
+    """A time, or a snapshot."""
+
+    time: datetime | None = None
+    """As of this time, by the database's clock."""
+    snapshot: str | None = None
+    """As this snapshot saw it, ``xmin:xmax:xid,xid``."""
+
+
+@attrs.frozen
+class Resolved:
+    """A moment as a snapshot."""
+
+    snapshot: str
+    open: tuple[int, ...] = ()
+    """Transactions that can't be told to be before or after."""
+
+
+async def resolve(connection: Connection, moment: Moment) -> Resolved:
+    """Return a moment as a snapshot. The transaction that is open reads all of it, so it sees one state."""
+    row = await connection.fetch_row(QUERIES.get_snapshot)
+    assert row is not None, "it selects constants"
+    now = Mark(row["snapshot"], row["since"], row["until"])
+    if moment.snapshot is not None:
+        return Resolved(_check_snapshot(moment.snapshot, now))
+    assert moment.time is not None, "a moment is one of the two"
+    time = moment.time
+    if time > now.until:
+        raise MomentOutOfReachError(
+            f"{_utc(time)} has not come yet: the database's clock says {_utc(now.until)}",
+            remedy="write a time that is past: 15m (ago), 14:00, 2026-11-24T14:00:00Z",
+        )
+    began = await connection.fetch_value(QUERIES.get_recording_start)
+    if began is not None and time < began:
+        raise MomentOutOfReachError(
+            f"nothing is known of {_utc(time)}: changes are recorded since {_utc(began)}",
+            remedy="ask for a later time",
+        )
+    rows = await connection.fetch(QUERIES.list_logged_transactions, "1", str(first_later(now.snapshot)))
+    logged = [Logged(int(row["xid"]), row["last_at"], row["committed_at"]) for row in rows]
+    cut = cut_at(time, logged, None, now)
+    return Resolved(cut.snapshot, cut.open)
+
+
+def _check_snapshot(text: str, now: Mark) -> str:
+    found = _SNAPSHOT.fullmatch(text)
+    running = [int(xid) for xid in (found[3] or "").split(",") if xid] if found else []
+    if found is None or not (
+        0 < int(found[1]) <= int(found[2]) < 2**63
+        and running == sorted(set(running))
+        and all(int(found[1]) <= xid < int(found[2]) for xid in running)
+    ):
+        raise MomentOutOfReachError(
+            f'"{text[:80]}" is not a snapshot', remedy="write it as pg_current_snapshot() does: 712:715:713"
+        )
+    if first_later(text) > first_later(now.snapshot):
+        raise MomentOutOfReachError(
+            f"snapshot {text[:80]} is not of this database, or has not come yet: its transactions go to "
+            f"{first_later(now.snapshot)}",
+            remedy="flux trace ID --json has the snapshots of an execution, under transactions",
+        )
+    return text
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
