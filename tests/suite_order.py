@@ -11,6 +11,7 @@ SECONDS = {
     "acceptance/test_bad_input.py": 35,
     "acceptance/test_case_files.py": 30,
     "acceptance/test_cli_client.py": 35,
+    "acceptance/test_database_commands.py": 40,
     "acceptance/test_dev_story.py": 45,
     "acceptance/test_init.py": 30,
     "acceptance/test_interleave.py": 30,

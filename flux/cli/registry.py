@@ -25,6 +25,7 @@ HELPERS = frozenset(
         "bisect_show",
         "client",
         "complete",
+        "database",
         "deployed",
         "failures",
         "follow",
@@ -35,6 +36,7 @@ HELPERS = frozenset(
         "render",
         "screen",
         "settings",
+        "table",
         "together",
         "window",
     }

@@ -13,7 +13,6 @@ programs that migrate at once take turns. A migration that was applied is known 
 and one that was changed since is refused: two databases with the same history must be the same.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Protocol
 import attrs
 
 from flux.errors import BrokenInvariantError, OperatorError
+from flux.migration_plan import digest_migration
 from flux.sql_script import SqlStatement, get_line, split_script
 from flux.store.postgres import (
     BadQueryArgument,
@@ -116,7 +116,7 @@ class SchemaMigration:
     @property
     def sha256(self) -> str:
         """Digest of ``sql``, in hexadecimal."""
-        return _digest(self.sql)
+        return digest_migration(self.sql)
 
 
 @attrs.frozen
@@ -293,10 +293,10 @@ async def apply_user_migrations(
                     "set local search_path to default"
                 )
                 await connection.execute(
-                    QUERIES.add_migration_applied, tenant, migration.path, _digest(migration.sql)
+                    QUERIES.add_migration_applied, tenant, migration.path, digest_migration(migration.sql)
                 )
                 is_new = True
-            elif applied[migration.path] != _digest(migration.sql):
+            elif applied[migration.path] != digest_migration(migration.sql):
                 raise MigrationChangedError(
                     f"{migration.path} was changed after it had been applied to this database",
                     remedy="restore the file, and write the change as a new migration; "
@@ -366,8 +366,3 @@ def _failed(
     return MigrationFailedError(
         "\n".join(lines), remedy=remedy or "correct the file: it is applied when it is saved, or at the next start"
     )
-
-
-def _digest(sql: str) -> str:
-    # A checkout on another system may end its lines otherwise; that changes nothing.
-    return hashlib.sha256(sql.replace("\r\n", "\n").encode()).hexdigest()

@@ -230,6 +230,52 @@ select name, sha256, applied_at from flux.migration_applied where tenant = $1 or
 -- Says that a user's migration was applied, in its own transaction.
 insert into flux.migration_applied (tenant, name, sha256) values ($1, $2, $3);
 
+-- name: list_schema_columns
+-- The columns of each table of a schema with their types; a table without any has one row.
+select c.relname::text as table_name, a.attname::text as name, pg_catalog.format_type(a.atttypid, a.atttypmod) as type
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+where n.nspname = $1 and c.relkind in ('r', 'p', 'f')
+order by c.relname, a.attnum;
+
+-- name: list_other_schemas
+-- Schemas that people made, beside the one given.
+select n.nspname::text as name from pg_catalog.pg_namespace n
+where n.nspname not in ($1, 'flux', 'flux_world', 'public', 'information_schema') and n.nspname !~ '^pg_'
+order by n.nspname;
+
+-- name: list_schema_drops
+-- Statements that remove what is in a schema, what belongs to extensions aside. Each may take others with it.
+select pg_catalog.format('drop %s if exists %I.%I cascade', case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
+           when 'S' then 'sequence' when 'f' then 'foreign table' else 'table' end, n.nspname, c.relname) as statement, 1 as place
+from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype in ('e', 'i', 'a'))
+union all
+select pg_catalog.format('drop routine if exists %s cascade', p.oid::pg_catalog.regprocedure), 2
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where n.nspname = $1
+  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i'))
+union all
+select pg_catalog.format('drop type if exists %I.%I cascade', n.nspname, t.typname), 3
+from pg_catalog.pg_type t join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+where n.nspname = $1 and (t.typtype in ('e', 'd', 'r') or t.typtype = 'c' and exists (
+          select from pg_catalog.pg_class c where c.oid = t.typrelid and c.relkind = 'c'))
+  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_type'::regclass and d.objid = t.oid and d.deptype in ('e', 'i'))
+order by place, statement;
+
+-- name: forget_migrations_applied
+-- What a reset undoes.
+delete from flux.migration_applied where tenant = $1;
+
+-- name: count_executions
+-- How many records there are.
+select count(*) from flux.execution;
+
+-- name: count_sessions_of
+-- How many connections a role has to this database: guests' are a running server's.
+select count(*) from pg_catalog.pg_stat_activity a where a.datname = pg_catalog.current_database() and a.usename = $1;
+
 
 -- ===== The queue =====
 

@@ -70,7 +70,7 @@ async def open_backing(
         async with owner.acquire() as connection:
             prepared = await prepare(connection)
             notice_secret = str(await connection.fetch_value(QUERIES.get_notice_secret))
-            password = _derive_password(notice_secret, tenant)
+            password = derive_guest_password(notice_secret, tenant)
             role = await ensure_guest(connection, tenant.name, tenant.schema, password)
             description = f"{socket.gethostname()}, process {os.getpid()}"
             await connection.execute(QUERIES.add_supervisor, digest, description)
@@ -118,8 +118,8 @@ async def _give_back(pool: Pool, connection: Connection, report: Callable[[BaseE
         report(error)
 
 
-def _derive_password(notice_secret: str, tenant: Tenant) -> str:
-    """The guest role's password: the same for every supervisor of a database, known to no guest."""
+def derive_guest_password(notice_secret: str, tenant: Tenant) -> str:
+    """Return the guest role's password: the same for every supervisor of a database, known to no guest."""
     return hmac.new(notice_secret.encode(), b"guest " + tenant.name.encode(), hashlib.sha256).hexdigest()
 
 

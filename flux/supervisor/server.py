@@ -39,6 +39,7 @@ from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
+from flux.supervisor.project_database import find_place
 from flux.supervisor.queue import Queue
 from flux.supervisor.replay import Replayer
 from flux.supervisor.self_check import SelfCheck
@@ -121,6 +122,7 @@ class Server:
         self._wait_walls = wait_walls
         self._listeners = list(listeners)
         self._began = began
+        self._database_place = find_place(options.database_url or project.config.database.url)
         self._live = Live()
         self._executor = Executor(self.backing, Publisher(self._live), story.crash)
 
@@ -193,7 +195,7 @@ class Server:
             async with trio.open_nursery() as serving:
                 await serving.start(_serve, self._listeners, front_door, drain, self.story)
                 await serving.start(queue.run, drain)
-                with server_file(self._flux_folder, address.url, token):
+                with server_file(self._flux_folder, address.url, token, self._database_place):
                     async with trio.open_nursery() as working:
                         if every_s:
                             working.start_soon(self_check.run)

@@ -1,0 +1,196 @@
+"""``flux db``: migrations, one statement, a prompt, beginning again. What it did is asked of a second psql.
+
+Most commands run in this process, where a start costs nothing; the last test has real ones beside a real ``flux dev``.
+"""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from flux.cli import main
+from tests.conftest import Database, create_database
+from tests.dev_process import database_url, run_flux, running_dev, write_project
+from tests.postgres_server import PostgresServer
+
+USERS = "create table users (id int primary key, plan text);\ninsert into users values (1, 'free');\n"
+FUNCTION = """
+from flux_guest import function
+
+@function("POST /users")
+async def add(ctx, input):
+    await ctx.db.execute("insert into users values ($1, 'pro')", input["id"])
+"""
+
+
+@pytest.fixture
+def bare(postgres18: PostgresServer) -> Database:
+    """A database in which Flux has never been."""
+    return create_database(postgres18)
+
+
+@attrs.frozen
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def flux(project: Path, database: Database, *arguments: str, stdin: str = "") -> Done:
+    """Run ``flux db ARGUMENTS`` on a database."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(project))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "stdin", io.StringIO(stdin))
+        code = main(["db", *arguments, "--database-url", database_url(database)])
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def project_of(folder: Path, **migrations: str) -> Path:
+    """A project with a function, and migrations by number."""
+    files = {f"{name[1:]}.sql": sql for name, sql in migrations.items()}
+    return write_project(folder, {"users.py": FUNCTION}, migrations=files)
+
+
+def test_migrations_are_looked_at_then_applied_once(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    looked = flux(project, bare, "migrate", "--dry-run")
+    assert (looked.returncode, looked.stdout) == (0, "would apply migrations/001.sql\n")
+    assert bare.psql("select count(*) from pg_namespace where nspname = 'flux'") == "0", "a dry run changes nothing"
+
+    assert flux(project, bare, "migrate").stdout == "✓ migrations/001.sql\n"
+    assert bare.psql("select plan from users") == "free"
+    again = flux(project, bare, "migrate", "--json")
+    assert json.loads(again.stdout)["done"] == [] and again.returncode == 0
+    assert bare.psql("select count(*) from users") == "1"
+
+    (project / "migrations" / "001.sql").write_text(USERS + "-- since then\n")
+    changed = flux(project, bare, "migrate")
+    assert changed.returncode == 2 and "FLX235  migrations/001.sql was changed" in changed.stderr
+
+
+def test_a_step_that_takes_data_away_is_named_and_refused_until_it_is_allowed(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    flux(project, bare, "migrate")
+    (project / "migrations" / "002.sql").write_text("alter table users add x int;\nalter table users drop column plan")
+    refused = flux(project, bare, "migrate")
+    assert refused.returncode == 2
+    assert "FLX591  migrations/002.sql:2  drops column users.plan" in refused.stderr
+    assert bare.psql("select plan from users") == "free", "nothing of the migration was applied"
+    assert flux(project, bare, "migrate", "--dry-run").returncode == 1
+    assert flux(project, bare, "migrate", "--allow-destructive").returncode == 0
+    assert bare.psql("select count(*) from information_schema.columns where table_name = 'users'") == "2"
+
+
+def test_files_and_a_database_of_two_histories_are_refused_until_it_is_allowed(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS, _003="create table c (id int)")
+    flux(project, bare, "migrate")
+    (project / "migrations" / "003.sql").unlink()
+    (project / "migrations" / "002.sql").write_text("create table b (id int)")
+    missing = flux(project, bare, "migrate")
+    assert missing.returncode == 2 and "FLX590  migrations/003.sql was applied to this database" in missing.stderr
+    (project / "migrations" / "003.sql").write_text("create table c (id int)")
+    early = flux(project, bare, "migrate")
+    assert "migrations/002.sql comes before migrations/003.sql" in early.stderr
+    assert flux(project, bare, "migrate", "--allow-drift").stdout == "✓ migrations/002.sql\n"
+
+
+def test_a_statement_has_the_rights_of_functions_and_a_write_is_on_record_as_from_outside(
+    tmp_path: Path, bare: Database
+) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    assert "FLX596" in flux(project, bare, "query", "select 1").stderr, "Flux has never been there"
+    flux(project, bare, "migrate")
+    found = json.loads(flux(project, bare, "query", "select id, plan, 1.50::numeric as n from users", "--json").stdout)
+    assert found["rows"] == [[1, "free", {"$decimal": "1.50"}]]
+    assert [column["name"] for column in found["columns"]] == ["id", "plan", "n"]
+
+    before = bare.psql("select * from users")
+    for statement, why in [
+        ("update users set plan = 'x'", "the statement writes"),
+        ("select * from flux.execution", "functions may not do that"),
+        ("drop table users", "the statement writes"),
+        ("commit", "COMMIT is refused"),
+        ("set role none", "SET is refused"),
+    ]:
+        refused = flux(project, bare, "query", statement)
+        assert (refused.returncode, why in refused.stderr) == (2, True), refused.stderr
+    assert "functions may not do that" in flux(project, bare, "query", "--write", "drop table users").stderr
+    assert bare.psql("select * from users") == before
+
+    assert flux(project, bare, "query", "--write", "update users set plan = 'pro'").stdout == "UPDATE 1\n"
+    assert bare.psql("select outside, after->>'plan' from flux.mutation where op = 'U'") == "t|pro"
+
+
+def test_hostile_rows_do_not_reach_the_terminal(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    flux(project, bare, "migrate")
+    bare.psql(r"update users set plan = E'\x1b]0;owned\x07'")
+    shown = flux(project, bare, "query", "select plan from users").stdout
+    assert "owned" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
+def test_a_prompt_runs_statements_and_says_what_failed(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    flux(project, bare, "migrate")
+    script = "select count(*)\nfrom users;\nnonsense;\nupdate users set plan = ';';\n"
+    plain = flux(project, bare, "shell", "--plain", stdin=script)
+    assert plain.stdout == "count\n1\nUPDATE 1\n" and "nonsense" in plain.stderr
+    assert plain.returncode == 1, "a script in which a statement failed has failed"
+    assert bare.psql("select plan from users") == ";"
+    bare.psql("update users set plan = 'free'")
+
+    words = [sys.executable, "-m", "flux", "db", "shell", "--database-url", database_url(bare)]
+    psql = subprocess.run(words, cwd=project, input=script, capture_output=True, text=True, timeout=120, check=False)
+    assert "(1 row)" in psql.stdout and "nonsense" in psql.stderr
+    assert bare.psql("select plan from users") == ";"
+
+
+def test_a_reset_is_for_devs_own_database(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    flux(project, bare, "migrate")
+    refused = flux(project, bare, "reset", "--yes")
+    assert refused.returncode == 2 and "FLX593" in refused.stderr
+    bare.psql("update users set plan = 'pro'; create type mood as enum ('a'); create table other (m mood)")
+    bare.psql("create view pros as select * from users; create schema apart; create table apart.kept (id int)")
+    assert flux(project, bare, "reset", "--allow-external").returncode == 2, "it asks, and there is nobody to ask"
+    done = flux(project, bare, "reset", "--yes", "--allow-external")
+    assert done.returncode == 0, done.stderr
+    left = "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')"
+    assert bare.psql(left) == "users"
+    assert bare.psql("select count(*) from pg_type where typname = 'mood'") == "0"
+    assert bare.psql("select plan from users") == "free"
+    assert bare.psql("select count(*) from flux.mutation") != "0", "records stay"
+    assert bare.psql("select count(*) from apart.kept") == "0", "another schema of somebody's is let be"
+    assert flux(project, bare, "query", "select id from users").returncode == 0, "functions may read the new table"
+    assert flux(project, bare, "reset", "--yes", "--allow-external", "--records").returncode == 0
+    assert bare.psql("select count(*) from flux.mutation") == "1", "what the migration has just written"
+
+
+def test_commands_use_the_database_of_the_server_that_runs(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    with running_dev(project) as server:
+        assert server.request("POST", "/users", {"id": 2}).status == 204
+        assert server.json("db", "query", "select id from users order by 1")["rows"] == [[1], [2]]
+        assert "embedded, the one of flux dev" in server.command("db", "query", "select 1").stderr
+        refused = flux(project, bare, "query", "select 1")
+        assert refused.returncode == 2 and "FLX594" in refused.stderr
+        assert "FLX598" in server.command("db", "reset", "--yes", "--records").stderr
+        assert server.json("db", "reset", "--yes")["done"] == ["migrations/001.sql"]
+        assert server.request("POST", "/users", {"id": 2}).status == 204, "functions work on the new table"
+        assert server.json("db", "query", "select id from users order by 1")["rows"] == [[1], [2]]
+    alone = run_flux(project, "db", "query", "select count(*) from users", "--json")
+    assert json.loads(alone.stdout)["rows"] == [[2]], "the command starts the server when none runs"
+    with running_dev(project, bare) as server:
+        refused = server.command("db", "query", "select 1")
+        assert refused.returncode == 2 and "FLX594" in refused.stderr and database_url(bare) not in refused.stderr
+        assert flux(project, bare, "query", "select 1").returncode == 0
