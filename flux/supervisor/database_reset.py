@@ -86,7 +86,7 @@ async def reset(
     if records and await _count_servers(connection, tenant):
         raise RecordsInUseError(
             "a server uses this database, and its records can't be removed under it",
-            remedy="stop flux dev first; or reset without --records",
+            remedy="stop the server first; or reset without --records",
         )
     files = list_migrations(database.project)  # First: a folder that can't be read removes nothing.
     await install(connection, tenant)

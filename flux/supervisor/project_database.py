@@ -2,11 +2,11 @@
 
 `open_project_database` finds the same one that ``flux dev`` would use: what the command line names, else
 what ``flux.toml`` names, else the embedded server under ``.flux/pg``. An embedded one that runs, as a child of
-``flux dev``, is used as it is; one that does not is started, and stopped again at the end.
+a server, is used as it is; one that does not is started, and stopped again at the end.
 
 The one thing that must not happen is that a command works on another database than the server that people see. So
-where a ``flux dev`` of this folder runs on a database that only its own command line names, a command that does not
-name it is refused.
+where a server of this folder runs on a database that only its own command line names, a command that does not name it
+is refused.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class ProjectDatabase:
     is_embedded: bool
     """It is dev's own: under the project's ``.flux/``."""
     is_served: bool
-    """A ``flux dev`` of this folder is running."""
+    """A server of this folder is running."""
     detail: str
     """Which one it is, and whether it was started for this command."""
 
@@ -67,7 +67,7 @@ async def open_project_database(
     folder = flux_folder / "pg"
     if is_served and (running := find_running_postgres(folder, user=SUPERUSER, database=DATABASE)):
         yield ProjectDatabase(
-            project, running, is_embedded=True, is_served=True, detail="embedded, the one of flux dev"
+            project, running, is_embedded=True, is_served=True, detail="embedded, the running server's"
         )
         return
     try:
@@ -82,7 +82,7 @@ async def open_project_database(
             )  # fmt: skip
     except PostgresInUseError as error:
         raise PostgresInUseError(
-            f"{error.message}: another command, or a flux dev that is starting or ending",
+            f"{error.message}: another command, or a server that is starting or ending",
             remedy="try again once that one has ended",
         ) from error
 
@@ -112,8 +112,8 @@ def _check_same(served: str | None, wanted: str) -> None:
     if served and served != wanted:
         where = "its embedded database" if served == EMBEDDED_PLACE else f"another database: {served}"
         raise OtherDatabaseError(
-            f"the flux dev of this folder uses {where}",
-            remedy="name the same one with --database-url, or stop flux dev to work on another"
+            f"the server of this folder uses {where}",
+            remedy="name the same one with --database-url, or stop the server to work on another"
             if served != EMBEDDED_PLACE
-            else "leave --database-url out, or stop flux dev to work on another",
+            else "leave --database-url out, or stop the server to work on another",
         )

@@ -181,7 +181,7 @@ def test_commands_use_the_database_of_the_server_that_runs(tmp_path: Path, bare:
     with running_dev(project) as server:
         assert server.request("POST", "/users", {"id": 2}).status == 204
         assert server.json("db", "query", "select id from users order by 1")["rows"] == [[1], [2]]
-        assert "embedded, the one of flux dev" in server.command("db", "query", "select 1").stderr
+        assert "embedded, the running server's" in server.command("db", "query", "select 1").stderr
         refused = flux(project, bare, "query", "select 1")
         assert refused.returncode == 2 and "FLX594" in refused.stderr
         assert "FLX598" in server.command("db", "reset", "--yes", "--records").stderr
