@@ -29,6 +29,10 @@ WORLD_FUNCTIONS = frozenset(
     }
 )  # fmt: skip
 """Functions that a world has its own of. Without a schema, names find them by themselves."""
+CHANCE_FUNCTIONS = frozenset(
+    {"random", "gen_random_uuid", "uuid_generate_v4", "gen_random_bytes", "uuidv4", "uuidv7"}
+)
+"""Those of them that draw: what they give follows from a seed."""
 _CHANCE_OF_EXTENSIONS = frozenset({"gen_random_uuid", "uuid_generate_v4", "gen_random_bytes"})
 _SYSTEM = "pg_catalog"
 _TEMPORARY = "pg_temp"

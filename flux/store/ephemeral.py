@@ -33,7 +33,7 @@ import trio
 
 from flux.errors import OperatorError
 from flux.sql_world import WORLD_SCHEMA, rewrite
-from flux.store.ephemeral_ddl import EPHEMERAL_SQL, find_needed_tables
+from flux.store.ephemeral_ddl import CHANCE, EPHEMERAL_SQL, find_needed_tables, turn_statement
 from flux.store.migrate import UserMigration, run_migration
 from flux.store.postgres import (
     CannotConnect,
@@ -230,6 +230,7 @@ class Place:
             extensions = await production.fetch(QUERIES.list_ephemeral_extensions)
             neighbours = await production.fetch(QUERIES.list_ephemeral_neighbours, self._schema)
             texts = await production.fetch(QUERIES.list_ephemeral_texts, self._schema)
+            chance = await production.fetch(QUERIES.list_ephemeral_chance, list(CHANCE))
         columns = _read_columns(rows)
         filled = find_needed_tables(
             names,
@@ -257,12 +258,13 @@ class Place:
             await connection.execute(
                 f"{EPHEMERAL_SQL}; grant usage on schema {WORLD_SCHEMA} to {role}; "
                 # Texts of functions are read when they are called, by then all is there.
-                "set check_function_bodies = off"
+                f"set check_function_bodies = off; {'; '.join(row['statement'] for row in chance)}"
             )
             await connection.execute(f"set search_path = {WORLD_SCHEMA}, pg_catalog")
             phases: dict[int, list[tuple[str, str, str]]] = {}
             for row in ddl:
-                phases.setdefault(row["phase"], []).append((row["kind"], row["name"], row["statement"]))
+                statement = turn_statement(row["kind"], row["statement"], self._schema)
+                phases.setdefault(row["phase"], []).append((row["kind"], row["name"], statement))
             notes += await _run_all(connection, phases.get(1, []))
             for table in sorted(filled):
                 await _copy_rows(world, connection, self._schema, table, columns[table])
@@ -270,7 +272,7 @@ class Place:
             notes += await _run_all(connection, phases.get(2, []))
             notes += await _run_all(connection, phases.get(3, []))
             if migrations:
-                made = await self._migrate(connection, migrations)
+                made = await self._migrate(connection, migrations, columns)
                 # What they make is empty as it would be, so it lacks nothing.
                 columns, filled = made, filled | (made.keys() - columns.keys())
         finally:
@@ -278,11 +280,15 @@ class Place:
         return Original(self.name, self.role, columns, filled, tuple(notes))
 
     async def _migrate(
-        self, connection: Connection, migrations: Sequence[UserMigration]
+        self,
+        connection: Connection,
+        migrations: Sequence[UserMigration],
+        before: Mapping[str, Sequence[Column]],
     ) -> dict[str, tuple[Column, ...]]:
         schema, role = quote_identifier(self._schema), quote_identifier(self.role)
         await connection.execute(
-            f"set search_path = {schema}; "
+            # What is made goes into the first; the time is that of then.
+            f"set search_path = {schema}, {WORLD_SCHEMA}, pg_catalog; "
             f"alter default privileges in schema {schema} grant select, insert, update, delete on tables to {role}; "
             f"alter default privileges in schema {schema} grant usage, select on sequences to {role}"
         )
@@ -290,7 +296,13 @@ class Place:
             async with connection.transaction():
                 await run_migration(connection, migration)
         await connection.execute("set search_path = ''")
-        return _read_columns(await connection.fetch(QUERIES.list_ephemeral_columns, self._schema))
+        rows = await connection.fetch(QUERIES.list_ephemeral_columns, self._schema)
+        known = {(table, column.name) for table, columns in before.items() for column in columns}
+        await connection.execute(f"set search_path = {WORLD_SCHEMA}, pg_catalog")
+        await self._make_defaults(
+            connection, [row for row in rows if (row["table_name"], row["column_name"]) not in known]
+        )
+        return _read_columns(rows)
 
     async def _make_extensions(
         self, connection: Connection, extensions: Sequence[Mapping[str, Any]]

@@ -1,12 +1,14 @@
-"""What an ephemeral database has beside the tenant's schema, and which tables need their rows there.
+"""What an ephemeral database has beside the tenant's schema, how that is made there, and which tables need their rows.
 
 Pure: the decisions of `flux.store.ephemeral`.
 """
 
+import re
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from flux.sql_world import WORLD_SCHEMA, find_names
+from flux.sql_world import CHANCE_FUNCTIONS, WORLD_SCHEMA, find_names, quote
+from flux.store.world_code import SEARCH_PATH, Rewriter, turn_function
 
 EPHEMERAL_SQL = f"""
 create schema {WORLD_SCHEMA};
@@ -19,6 +21,12 @@ create function {WORLD_SCHEMA}.statement_timestamp() returns timestamptz languag
     select {WORLD_SCHEMA}.now() $$;
 create function {WORLD_SCHEMA}.clock_timestamp() returns timestamptz language sql volatile as $$
     select {WORLD_SCHEMA}.now() $$;
+create function {WORLD_SCHEMA}.timeofday() returns text language sql volatile as $$
+    select pg_catalog.to_char({WORLD_SCHEMA}.now(), 'Dy Mon DD HH24:MI:SS.US YYYY TZ') $$;
+create function {WORLD_SCHEMA}.age(timestamp) returns interval language sql stable as $$
+    select pg_catalog.age({WORLD_SCHEMA}.now()::pg_catalog.date::pg_catalog.timestamp, $1) $$;
+create function {WORLD_SCHEMA}.age(timestamptz) returns interval language sql stable as $$
+    select pg_catalog.age({WORLD_SCHEMA}.now()::pg_catalog.date::pg_catalog.timestamptz, $1) $$;
 create function {WORLD_SCHEMA}.given(name text) returns text language plpgsql volatile as $$
 declare
     all_given constant pg_catalog.jsonb := nullif(pg_catalog.current_setting('flux.given', true), '');
@@ -32,6 +40,26 @@ begin
 end $$
 """
 """Tells the time of then, and gives columns the values that the record has for them, one after the other."""
+CHANCE = (*sorted(CHANCE_FUNCTIONS), "draw")
+"""Functions that are there as a world has them, to be taken over from the tenant's database."""
+
+
+def turn_statement(kind: str, statement: str, schema: str) -> str:
+    """Return a statement that makes an object of ``schema``, for a database in which the time is that of then."""
+    nothing = Rewriter(schema, frozenset())
+    if kind != "function":
+        return nothing.sql(statement)
+    language = _LANGUAGE.search(statement)
+    if language is None or language["name"] not in ("sql", "plpgsql"):
+        return statement  # Text of another language, in which the same words mean something else.
+    path = f"{SEARCH_PATH}, {quote(schema)}"
+    return turn_function(statement, nothing, path, is_atomic=_BODY_TEXT.search(statement) is None)
+
+
+_LANGUAGE = re.compile(r"^ LANGUAGE (?P<name>\w+)", re.MULTILINE)
+"""As ``pg_get_functiondef`` writes it, before the body."""
+_BODY_TEXT = re.compile(r"^AS \$", re.MULTILINE)
+"""How the body of a function begins that is text."""
 
 
 def find_needed_tables(

@@ -1029,6 +1029,13 @@ from relation c, unnest(array['select', 'usage', 'update']) w(word)
 where c.relkind = 'S' and pg_catalog.has_sequence_privilege($2, c.oid, w.word)
 order by phase, kind, name;
 
+-- name: list_ephemeral_chance
+-- Statements that make anew what stands in for chance in a world, each function before those that call it. $1 are their names.
+select pg_catalog.pg_get_functiondef(p.oid) as statement
+from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+where n.nspname = 'flux_world' and p.proname = any($1::pg_catalog.text[])
+order by p.oid;
+
 -- name: list_ephemeral_columns
 -- The columns of a schema's tables, with what gives a value where nobody does. Partitions are left out: their roots
 -- have the rows, and the same columns.

@@ -91,12 +91,15 @@ def make_view(view: Relation, rewriter: Rewriter) -> str:
 
 def make_function(function: Function, rewriter: Rewriter, search_path: str) -> str:
     """Return the statement that makes a function in the world."""
-    definition = function.definition
+    return turn_function(function.definition, rewriter, search_path, is_atomic=function.is_atomic)
+
+
+def turn_function(definition: str, rewriter: Rewriter, search_path: str, *, is_atomic: bool) -> str:
+    """Return the statement that makes a function with its names turned, and ``search_path`` before its own, if any."""
     spans = [(begin, end) for kind, begin, end in tokens(definition) if kind == "dollar"]
-    begin, end = spans[-1] if spans and not function.is_atomic else (len(definition), len(definition))
-    # What is fixed in it finds the world first: "pg_temp" at the end of the list would find it last.
+    begin, end = spans[-1] if spans and not is_atomic else (len(definition), len(definition))
     head = "".join(
-        f" SET search_path TO {search_path}\n" if line.lower().startswith(" set search_path to ") else line
+        _lead_path(line, search_path) if line.lower().startswith(_SETS_PATH) else line
         for line in definition[:begin].splitlines(keepends=True)
     )
     quoted = definition[begin:end]
@@ -104,6 +107,17 @@ def make_function(function: Function, rewriter: Rewriter, search_path: str) -> s
         mark = quoted[: quoted.index("$", 1) + 1]
         quoted = mark + rewriter.sql(quoted[len(mark) : -len(mark)]) + mark
     return rewriter.sql(head) + quoted + definition[end:]
+
+
+_SETS_PATH = " set search_path to "
+
+
+def _lead_path(line: str, search_path: str) -> str:
+    """Return a function's own setting with ``search_path`` in front of what it names: extensions may be there."""
+    names = (name.strip() for name in line[len(_SETS_PATH) :].split(","))
+    # Where "pg_temp" is named, it is found in that place, and where it is not, first.
+    kept = [name for name in names if name.strip("'\"") not in ("", "pg_temp", "pg_catalog", WORLD_SCHEMA)]
+    return f"{_SETS_PATH.upper()}{', '.join([search_path, *kept])}\n"
 
 
 def make_trigger(trigger: Trigger, table: str, rewriter: Rewriter, *, is_view: bool) -> str:

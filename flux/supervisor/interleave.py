@@ -268,7 +268,7 @@ class _Group:
                 ):
                     if self._check is not None:
                         # Before anything is made: one that can't be asked is told at once.
-                        await _ask(world_connection, rewrite(self._check, self._schema, world.shadowed))
+                        await _ask(world_connection, world.rewrite(self._check))
                     original = await place.make(production, world_connection, names, migrations)
                 notes = (*world.notes, *original.notes)
                 async with self._open_world(str(self._end_snapshot())) as (end, world):
@@ -330,7 +330,7 @@ class _Group:
         """Ask the check of what was recorded, and take down the final rows of then."""
         found = None
         if self._check is not None:
-            found = await _ask(connection, rewrite(self._check, self._schema, world.shadowed))
+            found = await _ask(connection, world.rewrite(self._check))
         self._rows_then = {
             table: await _list_rows(connection, quote_identifier(table), table)
             for table in sorted(original.filled & world.tables)

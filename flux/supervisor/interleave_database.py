@@ -29,7 +29,10 @@ from flux.supervisor.database import describe_failure, inward, outward
 
 LOOK_S = 0.01
 """Between two looks at the server's locks while somebody waits for one."""
-_BEGUN = "select pg_catalog.set_config('flux.world_now', $1, true), pg_catalog.pg_current_snapshot()"
+_BEGUN = (
+    "select pg_catalog.set_config('flux.world_now', $1, true), pg_catalog.set_config('flux.world_seed', $2, true), "
+    "pg_catalog.pg_current_snapshot()"
+)
 _GIVE = "select pg_catalog.set_config('flux.given', $1, true)"
 _XID = "select pg_catalog.pg_current_xact_id_if_assigned()"
 READ_COMMITTED = "read committed"
@@ -350,7 +353,9 @@ class GatedDatabase:
         try:
             await self._connection.begin(level)
             # It takes the snapshot, as the question for it did when this was recorded.
-            await self._connection.fetch(_BEGUN, self._find_now(call_seq))
+            # What is drawn in it is drawn again in each replay, and not in another transaction.
+            seed = f"{self._recorded.name} {self._attempt} {len(self.transactions)}"
+            await self._connection.fetch(_BEGUN, self._find_now(call_seq), seed)
         except BaseException as error:
             await self._connection.settle()
             self._conductor.rolled_back(self._run)

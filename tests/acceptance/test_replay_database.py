@@ -1,0 +1,193 @@
+"""Replays on commits that bring migrations, and of statements that draw and tell the time in a database of their own.
+
+Production is asked by a second ``psql``, before and after: it has none of what a replay made, and no row is another.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tests.conftest import Database
+from tests.dev_process import DevServer, running_dev, write_project
+from tests.postgres_server import PostgresServer
+from tests.races import MOMENT
+
+SCHEMA = """
+create table users (id int primary key, email text not null);
+insert into users select n, 'u' || n || '@b.com' from generate_series(1, 5) n;
+create table draws (
+    id uuid primary key default gen_random_uuid(), note text, share float8, at timestamptz default now(), code uuid);
+create function stamp() returns timestamptz language sql set search_path = public as
+    $$ select pg_catalog.now() $$;
+create function count_draws() returns bigint language sql stable as $$ select count(*) from public.draws $$;
+create view recent as select id, note from draws where at >= current_timestamp;
+"""
+FUNCTIONS = """\
+from flux_guest import function
+
+
+@function("POST /plan")
+def plan(ctx, input):
+    user = ctx.db.query_one("select id, email from users where id = $1", input["id"])
+    ctx.db.execute("insert into draws (note) values ($1)", user["email"])
+    return {"plan": user["plan"]}
+
+
+@function("POST /draw")
+def draw(ctx, input):
+    ctx.db.execute(
+        "insert into draws (note, share, code) values ($1, pg_catalog.random(), pg_catalog.gen_random_uuid())",
+        input["note"])
+    ctx.db.execute("insert into draws (note, at) values ($1, pg_catalog.now())", input["note"] + " again")
+    row = ctx.db.query_one(
+        "select now() = pg_catalog.now() as same, stamp() = now() as stamped, clock_timestamp() >= now() as later, "
+        "(select count(*) from recent) as recent, age(now()) < interval '1 day' as young, "
+        "position('20' in timeofday()) > 0 as told")
+    return dict(row)
+"""
+FIX = (
+    ("select id, email from", "select id, email, plan from"),
+    ('values ($1)", user["email"])', 'values ($1)", user["plan"])'),
+)
+MIGRATION = """
+alter table users add column plan text not null default 'free';
+update users set plan = 'pro' where id < 3;
+"""
+BAD_MIGRATION = "alter table users add column plan text not null;\n"
+LOOK = """
+select string_agg(format('%s.%s', table_name, column_name), ',' order by table_name, column_name)
+from information_schema.columns where table_schema = 'public'
+union all select md5(string_agg(users::text, ',' order by id)) from users
+union all select coalesce(md5(string_agg(draws::text, ',' order by id)), '') from draws
+union all select string_agg(name, ',' order by name) from flux.migration_applied
+"""
+
+
+@attrs.frozen
+class Shop:
+    """A server, its repository, and a psql."""
+
+    server: DevServer
+    database: Database
+
+    def branch(self, name: str, changes: tuple[tuple[str, str], ...], migrations: Mapping[str, str]) -> None:
+        """Commit code that the project's folder never has: on a branch, in a worktree beside it."""
+        project = self.server.project
+        beside = project.parent / name
+        git(project, "worktree", "add", "-qb", name, str(beside))
+        text = FUNCTIONS
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        write_project(beside, {"shop.py": text}, migrations=migrations)
+        git(beside, "add", "-A")
+        git(beside, "commit", "-qm", name)
+
+    def fail(self, id: int) -> str:
+        answer = self.server.request("POST", "/plan", {"id": id})
+        assert answer.status == 500, answer.body
+        return answer.flux_id
+
+    def json(self, *arguments: str, exit_code: int) -> Any:
+        """Run a command; assert that production is as it was."""
+        before = self.database.psql(LOOK)
+        answer = self.server.json(*arguments, exit_code=exit_code)
+        assert self.database.psql(LOOK) == before
+        return answer
+
+
+def git(folder: Path, *words: str) -> None:
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.com", *words]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def shop(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[Shop]:
+    folder = tmp_path_factory.mktemp("replay-database")
+    folder.chmod(0o755)
+    project = write_project(folder / "shop", {"shop.py": FUNCTIONS}, migrations={"001.sql": SCHEMA})
+    (project / ".gitignore").write_text(".flux/\n")
+    git(project, "init", "-qb", "main")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "as it is")
+    database = make_database(postgres18)
+    with running_dev(project, database) as server:
+        shop = Shop(server, database)
+        shop.branch("fix", FIX, {"002_plan.sql": MIGRATION})
+        shop.branch("bad", FIX, {"002_plan.sql": BAD_MIGRATION})
+        yield shop
+
+
+def test_a_fix_that_needs_a_column_of_its_migration_passes_and_production_never_has_the_column(shop: Shop) -> None:
+    name = shop.fail(1)
+    assert "users.plan" not in shop.database.psql(LOOK)
+    replay = shop.json("replay", name, "--on", "fix", exit_code=0)
+    assert (replay["verdict"], replay["replayed"]["output"]["body"]) == ("passed", {"plan": "pro"})
+    assert (replay["notes"], replay["answers"]["world"]) == ([], 2)
+    # The code of then knows nothing of it.
+    assert shop.json("replay", name, "--on", "main", exit_code=1)["verdict"] == "same failure"
+
+
+def test_an_incident_is_replayed_with_the_migrations_of_the_commit(shop: Shop) -> None:
+    since = shop.database.psql(MOMENT)
+    names = [shop.fail(id) for id in (1, 2, 3)]
+    told = shop.json("incident", "replay", f"{since}..2100-01-01", "--on", "fix", exit_code=0)
+    assert told["verdicts"] == {"passed": 3}
+    by_name = {one["execution"]["name"]: one["replayed"]["output"]["body"]["plan"] for one in told["executions"]}
+    assert by_name == dict(zip(names, ("pro", "pro", "free"), strict=True))
+
+
+def test_a_migration_that_fails_in_the_world_is_said_to_and_decides_nothing(shop: Shop) -> None:
+    since = shop.database.psql(MOMENT)
+    name = shop.fail(4)
+    replay = shop.json("replay", name, "--on", "bad", exit_code=1)
+    reason = 'FLX313 migrations/002_plan.sql can\'t be applied to the world: column "plan" of relation "users"'
+    assert len(replay["notes"]) == 1 and reason in replay["notes"][0]
+    assert replay["verdict"] == "diverged"
+    told = shop.json("incident", "replay", f"{since}..2100-01-01", "--on", "bad", exit_code=1)
+    assert told["verdicts"] == {"diverged": 1}
+    shown = shop.server.command("incident", "replay", f"{since}..2100-01-01", "--on", "bad").stdout
+    words = " ".join(shown.split())
+    assert reason in words and "(1 of 1)" in words
+
+
+def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at_once(shop: Shop) -> None:
+    answers = [shop.server.request("POST", "/draw", {"note": f"n{n}"}) for n in range(2)]
+    assert [answer.status for answer in answers] == [200, 200], answers
+    names = [answer.flux_id for answer in answers]
+    place = json.loads((shop.server.project / ".flux" / "dev.json").read_text())
+
+    def interleave(check: str) -> Any:
+        before = shop.database.psql(LOOK)
+        answer = shop.server.request(
+            "POST", "/_flux/api/interleave?on=.", {"executions": names, "check": check},
+            {"authorization": f"Bearer {place['token']}"},
+        )  # fmt: skip
+        assert (answer.status, shop.database.psql(LOOK)) == (200, before), answer.body
+        return answer.json
+
+    drawn = "select note, share, code, at from draws where note like 'n_%' order by note"
+    first, second = interleave(drawn), interleave(drawn)
+    # What they answered of the time is the same, whichever way they asked for it.
+    assert [one["verdict"] for one in first["together"]["executions"]] == ["identical"] * 2, first
+    assert first["together"]["fidelity"] == {"matched": 6, "equal": 6}
+    rows = first["check"]["replayed"]
+    assert rows == second["check"]["replayed"] != []
+    # Given by the record where a column drew it, and the transaction's own time; what a statement drew is another.
+    then = {row["note"]: row for row in first["check"]["recorded"]}
+    assert [row["at"] for row in rows] == [then[row["note"]]["at"] for row in rows]
+    shares = [row["share"] for row in rows if row["share"] is not None]
+    assert len(set(shares)) == len({row["code"] for row in rows if row["code"] is not None}) == 2
+    # A function that names its schema is asked of the rows of then, too, though the table is another one by now.
+    shop.server.request("POST", "/draw", {"note": "later"})
+    counted = interleave("select count_draws() as draws, (select count(*) from draws) as counted")["check"]
+    assert all(row["draws"] == row["counted"] for side in ("recorded", "replayed") for row in counted[side])
