@@ -65,6 +65,16 @@ def find_branch(root: Path, ref: str) -> str | None:
     return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
 
 
+def read_commit_file(root: Path, sha: str, name: str) -> bytes | None:
+    """Return a file of the project's folder as commit ``sha`` has it; None where it has none of this name."""
+    prefix = run_git(["rev-parse", "--show-prefix"], folder=root).decode("utf-8", "surrogateescape").strip()
+    listed = run_git(["ls-tree", "-z", "--long", "--full-tree", f"{sha}:{prefix}", name], folder=root)
+    entries = [_read_entry(line) for line in listed.decode("utf-8", "surrogateescape").split("\0") if line]
+    if not entries or entries[0].mode not in ("100644", "100755"):
+        return None
+    return run_git(["cat-file", "blob", entries[0].object], folder=root)
+
+
 def write_commit(root: Path, sha: str, target: Path, *, needs_project: bool = True) -> None:
     """Write the files of the project in ``root`` as they are in commit ``sha`` into ``target``, an empty folder.
 

@@ -2,6 +2,9 @@
 
 The server makes the code ready beside what it serves and switches once it is; requests that are under way end on the
 code that they began on. It is the server's own copy of the project that is deployed: its folder, or a commit of it.
+
+With ``--guard`` the last executions are replayed on the code first, with nothing leaving. It is served only if none of
+them gets worse; what changed is shown, group by group, and exit code 1 says that it is not served.
 """
 
 import json
@@ -10,22 +13,49 @@ import click
 
 from flux.cli.client import INVOKE_TIMEOUT_S, open_client
 from flux.cli.deployed import switch_lines
-from flux.cli.failures import EXIT_FINDING
-from flux.cli.screen import Screen
+from flux.cli.failures import EXIT_FINDING, UsageError
+from flux.cli.screen import Line, Piece, Screen
 from flux.cli.settings import settings
+
+GUARD_MAX = 2000
+"""As the server has it."""
 
 
 @click.command()
 @click.option("--on", metavar="REF", help="Deploy this commit; without it, the project's folder as it is.")
-def command(on: str | None) -> int:
+@click.option("--guard", metavar="N", type=click.IntRange(1, GUARD_MAX),
+              help="Replay the last N executions on it first, and deploy it only if none gets worse.")  # fmt: skip
+@click.option("--max-undecided", metavar="PERCENT", type=click.IntRange(0, 100), default=None,
+              help="With --guard: so many of them may be undecided, 20 unless it is said.")  # fmt: skip
+@click.option("--accept", is_flag=True,
+              help="With --guard: print the entries of flux.accept.toml that would accept what changed.")  # fmt: skip
+def command(on: str | None, guard: int | None, max_undecided: int | None, accept: bool) -> int:
     """Serve the project's folder as it is, or a commit. Requests that are under way end on the code before."""
     said = settings()
-    body = json.dumps({} if on is None else {"on": on})
-    answer = open_client().post("deploy", body=body, timeout_s=INVOKE_TIMEOUT_S)
+    order: dict[str, object] = {} if on is None else {"on": on}
+    if guard is None and (accept or max_undecided is not None):
+        raise UsageError(
+            "flux deploy: --accept and --max-undecided are for --guard", remedy="add --guard 200"
+        )
+    if guard is not None:
+        order["guard"] = {"last": guard} | (
+            {} if max_undecided is None else {"undecided": max_undecided / 100}
+        )
+        if not said.quiet:
+            story = Screen.stderr(colour=False if said.no_color else None)
+            story.line(Piece(f"replaying the last {guard:,} executions on it, before the switch", "dim"))
+    answer = open_client().post("deploy", body=json.dumps(order), timeout_s=INVOKE_TIMEOUT_S)
     switch = answer.record.of_schema("flux.deploy/1")
     screen = Screen.stdout()
     if said.json:
         screen.write_raw_json(answer.text)
     else:
-        screen.page(switch_lines(switch, "deployed", verbose=said.verbose))
+        lines: list[Line] = []
+        if (found := switch.maybe_record("gate")) is not None:
+            from flux.cli.guarded import guard_lines
+
+            report = found.of_schema("flux.guard/1")
+            lines += guard_lines(report, on, screen.width, whole=said.verbose, shows_entries=accept)
+            lines.append([])
+        screen.page([*lines, *switch_lines(switch, "deployed", verbose=said.verbose)])
     return 0 if switch.flag("deployed") else EXIT_FINDING

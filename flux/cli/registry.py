@@ -29,6 +29,7 @@ HELPERS = frozenset(
         "deployed",
         "failures",
         "follow",
+        "guarded",
         "moments",
         "offline",
         "record",

@@ -113,7 +113,7 @@ def lines(diff: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
         ]
     result += _input(diff, width, whole=whole)
     result += _calls(diff, width, whole=whole)
-    result += _first(diff, width, whole=whole)
+    result += first_lines(diff, width, whole=whole)
     result += _rest(diff, width, whole=whole)
     result += _code(diff, width)
     result += _left_out(diff, width, whole=whole)
@@ -161,7 +161,7 @@ def _input(diff: Record, width: int, *, whole: bool) -> list[Line]:
     found = diff.records("input")
     if not found:
         return []
-    return [[], [Piece("  input", "bold")], *_differences(found, width, 4, whole=whole)]
+    return [[], [Piece("  input", "bold")], *difference_lines(found, width, 4, whole=whole)]
 
 
 # --- calls -----------------------------------------------------------------------------------------
@@ -252,7 +252,7 @@ def _cell(call: Record | None, width: int) -> Piece:
     return Piece(text, "red" if wrong else "")
 
 
-def _first(diff: Record, width: int, *, whole: bool) -> list[Line]:
+def first_lines(diff: Record, width: int, *, whole: bool) -> list[Line]:
     """The first call that differs, with both its sides."""
     first = diff.maybe_record("first_difference")
     if first is None:
@@ -293,7 +293,7 @@ def _first(diff: Record, width: int, *, whole: bool) -> list[Line]:
         if not first.items("differences"):
             result += _whole_call(side, width, whole=whole)
     found = first.records("differences")
-    return [*result, *_differences(found, width, 6, whole=whole)]
+    return [*result, *difference_lines(found, width, 6, whole=whole)]
 
 
 def _whole_call(call: Record, width: int, *, whole: bool) -> list[Line]:
@@ -313,7 +313,7 @@ def _whole_call(call: Record, width: int, *, whole: bool) -> list[Line]:
 # --- values ----------------------------------------------------------------------------------------
 
 
-def _differences(found: Sequence[Record], width: int, indent: int, *, whole: bool) -> list[Line]:
+def difference_lines(found: Sequence[Record], width: int, indent: int, *, whole: bool) -> list[Line]:
     """Each value that differs, with both its sides."""
     shown = found if whole else found[:DIFFERENCES_SHOWN]
     places = [_where(one) for one in shown]
@@ -368,7 +368,7 @@ def _rest(diff: Record, width: int, *, whole: bool) -> list[Line]:
         # What was raised is told with its place.
         told = ("outcome", "error") if errors else ()
         found = [one for one in diff.records("outcome") if one.text("where") not in told]
-        result += [[], [Piece("  outcome", "bold")], *_differences(found, width, 4, whole=whole), *errors]
+        result += [[], [Piece("  outcome", "bold")], *difference_lines(found, width, 4, whole=whole), *errors]
     state = diff.data.get("state")
     if state is not None:
         result += _pairs("state", diff.records("state"), _row_title, width, whole=whole)
@@ -408,7 +408,7 @@ def _pairs(
         only = " (only A)" if b is None else " (only B)" if a is None else ""
         head = Piece(f"{mark} ", MARK_STYLES.get(mark, ""))
         result.append(["    ", head, cut(name(a, b), width - 7 - len(only)), Piece(only, "dim")])
-        result += _differences(pair.records("differences"), width, 6, whole=whole)
+        result += difference_lines(pair.records("differences"), width, 6, whole=whole)
     if not whole and len(differing) > DIFFERENCES_SHOWN:
         result.append([Piece(f"    … {len(differing) - DIFFERENCES_SHOWN} more (-v)", "dim")])
     return result

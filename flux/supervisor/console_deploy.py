@@ -1,7 +1,8 @@
 """The console's questions about deployments: what was deployed, deploy, roll back.
 
-A deploy's body says what is to be served, ``{"on": "3f9c1e2"}``, or nothing for the project's folder as it is; a
-rollback's ``{"to": "3f9c"}``, or nothing for the one before.
+A deploy's body says what is to be served, ``{"on": "3f9c1e2"}``, or nothing for the project's folder as it is. With
+``{"guard": {"last": 200, "undecided": 0.2}}`` the last executions are replayed on it first. A rollback's body is
+``{"to": "3f9c"}``, or nothing for the one before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any, Protocol
 import msgspec
 
 from flux.deploy_history import Deployed
+from flux.guard import UNDECIDED_SHARE_MAX
 from flux.store.deployments import DeploymentSeen
 from flux.supervisor.console_query import BadQueryError, Query, number
 from flux.supervisor.deploy import Switch
+from flux.supervisor.guard import EXECUTIONS_MAX, GuardOrder
 from flux.supervisor.present import Document, show_moment
 
 LIST_DEFAULT = 20
@@ -23,8 +26,11 @@ NAME_MAX = 200
 class DeployHost(Protocol):
     """Who deploys."""
 
-    async def deploy(self, on: str | None) -> Switch:
-        """Serve a commit, or the project's folder as it is. See `flux.supervisor.deploy.Deployer.deploy`."""
+    async def deploy(self, on: str | None, guard: GuardOrder | None) -> Switch:
+        """Serve a commit, or the project's folder as it is. See `flux.supervisor.deploy.Deployer.deploy`.
+
+        With ``guard`` only if executions that are replayed on it do not get worse.
+        """
 
     async def roll_back(self, to: str | None) -> Switch:
         """Serve earlier code again. See `flux.supervisor.deploy.Deployer.roll_back`."""
@@ -56,8 +62,9 @@ class DeployDesk:
 
     async def deploy(self, body: bytes) -> Document:
         """Deploy."""
-        order = _read_order(body, ("on",))
-        return switch_json(await self._host.deploy(_read_name(order, "on")), "flux.deploy/1")
+        order = _read_order(body, ("on", "guard"))
+        guard = _read_guard(order["guard"]) if "guard" in order else None
+        return switch_json(await self._host.deploy(_read_name(order, "on"), guard), "flux.deploy/1")
 
     async def roll_back(self, body: bytes) -> Document:
         """Roll back."""
@@ -114,6 +121,18 @@ def _read_order(body: bytes, allowed: Sequence[str]) -> Mapping[str, Any]:
     if unknown := sorted(order.keys() - set(allowed)):
         raise BadQueryError(f'the body has "{unknown[0][:80]}"', remedy=f"it takes {', '.join(allowed)}")
     return order
+
+
+def _read_guard(said: object) -> GuardOrder:
+    match said:
+        case {"last": int(last), **more} if 1 <= last <= EXECUTIONS_MAX and not isinstance(last, bool):
+            share = more.pop("undecided", UNDECIDED_SHARE_MAX)
+            if not more and isinstance(share, int | float) and not isinstance(share, bool) and 0 <= share <= 1:
+                return GuardOrder(last, float(share))
+    raise BadQueryError(
+        '"guard" does not say how many executions are to be replayed',
+        remedy=f'{{"guard": {{"last": 200, "undecided": 0.2}}}}, 1 to {EXECUTIONS_MAX:,}, and a share from 0 to 1',
+    )
 
 
 def _read_name(order: Mapping[str, Any], key: str) -> str | None:

@@ -8,10 +8,7 @@ is not answered as it was makes the diff worthless, and it is refused.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from collections.abc import Set as AbstractSet
 from typing import Protocol
-
-import trio
 
 from flux.brought import BroughtAnswer
 from flux.errors import FluxError, OperatorError
@@ -22,10 +19,9 @@ from flux.store.postgres import Pool
 from flux.supervisor.console_query import Query, flag, needed
 from flux.supervisor.present import Document, summary_json, summary_of_execution
 from flux.supervisor.present_diff import diff_json
-from flux.supervisor.present_replay import is_stopped
 from flux.supervisor.replay import Replay
-from flux.trace_diff import Diff, Mark, Side, compare, lacks_rows
-from flux.trace_noise import Place
+from flux.supervisor.replay_diff import compare_sides, find_unfaithful, side_of_replay
+from flux.trace_diff import Diff, Side, lacks_rows
 
 
 class UndecidedError(OperatorError):
@@ -64,7 +60,7 @@ class DiffDesk:
         """Compare two executions."""
         summary_a, a = await self._read(name_a)
         summary_b, b = await self._read(name_b)
-        diff = await _compare(Side.of(a), Side.of(b))
+        diff = await compare_sides(Side.of(a), Side.of(b))
         notes = _list_doubts(diff)
         return self._describe(diff, summary_a, summary_json(summary_b), query, replay=None, notes=notes)
 
@@ -97,9 +93,8 @@ class DiffDesk:
 
     async def _compare_replay(self, original: Execution, replay: Replay) -> tuple[Diff, tuple[str, ...]]:
         """Return the diff, and what is to be said of how noise was told in it."""
-        ran = replay.replayed.execution
-        side = Side(ran, _why_stopped(replay), lacks_rows(ran))
-        diff = await _compare(Side.of(original), side)
+        side = side_of_replay(replay)
+        diff = await compare_sides(Side.of(original), side)
         notes: tuple[str, ...] = ()
         if diff.first is not None and Source.WORLD in replay.sources.values():
             try:
@@ -108,8 +103,8 @@ class DiffDesk:
                 notes = (f"what differs from run to run is told by rules alone: {error.message}",)
             else:
                 again = rehearsed.replayed.execution
-                own = await _compare(Side.of(original), Side(again, None, lacks_rows(again)))
-                diff = await _compare(Side.of(original), side, own.learned)
+                own = await compare_sides(Side.of(original), Side(again, None, lacks_rows(again)))
+                diff = await compare_sides(Side.of(original), side, own.learned)
                 notes = ("what differs from run to run was learned from a replay on its own code",)
         _check_faithful(replay, diff)
         return diff, notes
@@ -135,31 +130,11 @@ class DiffDesk:
         )
 
 
-def _why_stopped(replay: Replay) -> str | None:
-    """Why a replay did not come to an end of its own; None if it did."""
-    if not is_stopped(replay):
-        return None
-    replayed = replay.replayed
-    if replayed.divergence is not None:
-        return f"call {replayed.divergence.seq} asks for what the record does not answer"
-    assert replayed.waited_for is not None
-    return f"call {replayed.waited_for.seq} is not answered within the time limit"
-
-
-async def _compare(a: Side, b: Side, learned: AbstractSet[Place] = frozenset()) -> Diff:
-    # Bodies of megabytes take seconds, and others are being served.
-    return await trio.to_thread.run_sync(compare, a, b, learned)
-
-
 def _check_faithful(replay: Replay, diff: Diff) -> None:
     """Raise if the rebuilt database is what made the difference."""
-    unequal = replay.replayed.fidelity.first_unequal
-    if unequal is None:
+    seq = find_unfaithful(replay, diff)
+    if seq is None:
         return
-    seq = unequal[0].request.seq
-    pair = next((pair for pair in diff.calls if pair.a is not None and pair.a.request.seq == seq), None)
-    if pair is not None and pair.mark is Mark.SAME:
-        return  # It answers another id or time, which says nothing.
     raise UndecidedError(
         f"{replay.original.name} can't be compared with its replay: the rebuilt database answers call {seq} otherwise "
         "than it was answered then, and differences may come from that",

@@ -17,6 +17,7 @@ from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Backing, Executor, Runnable
 from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.guard import Guard, GuardOrder
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.interleave import Interleaved, Interleaver
 from flux.supervisor.isolation import describe_warm
@@ -57,6 +58,7 @@ class FunctionHost:
         self,
         deployments: Deployments,
         deployer: Deployer,
+        guard: Guard,
         executor: Executor,
         replayer: Replayer,
         interleaver: Interleaver,
@@ -67,6 +69,7 @@ class FunctionHost:
     ) -> None:
         self._deployments = deployments
         self._deployer = deployer
+        self._guard = guard
         self._executor = executor
         self._replayer = replayer
         self._interleaver = interleaver
@@ -127,9 +130,10 @@ class FunctionHost:
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
 
-    async def deploy(self, on: str | None) -> Switch:
+    async def deploy(self, on: str | None, guard: GuardOrder | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.deploy`."""
-        return await self._deployer.deploy(on)
+        gate = None if guard is None else self._guard.make_gate(on, guard)
+        return await self._deployer.deploy(on, gate)
 
     async def roll_back(self, to: str | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.roll_back`."""

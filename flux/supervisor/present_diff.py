@@ -34,17 +34,7 @@ def diff_json(
 ) -> Document:
     """Return a diff; ``a`` and ``b`` are the summaries of its two sides, ``replay`` says how B came about."""
     one, other = diff.a.execution, diff.b.execution
-    input_ = [_found_json(found) for found in diff.input]
-    calls = _pairs(diff.calls, lambda call: call_json(call, one), lambda call: call_json(call, other))
-    outcome = None if diff.outcome is None else [_found_json(found) for found in diff.outcome]
-    state = None if diff.state is None else _pairs(diff.state, mutation_json, mutation_json)
-    numbers = {id(log): number for side in (one, other) for number, log in enumerate(side.logs, 1)}
-    logs = _pairs(diff.logs, lambda log: _log_json(log, numbers), lambda log: _log_json(log, numbers))
-    for pair, shown in zip(diff.calls, calls, strict=True):
-        shown["grade"] = None if pair.grade is None else pair.grade.value
-    parts: dict[Part, list[Document]] = {
-        Part.INPUT: input_, Part.CALL: calls, Part.OUTCOME: outcome or [], Part.STATE: state or [], Part.LOG: logs,
-    }  # fmt: skip
+    parts = _show_parts(diff)
     return {
         "schema": "flux.trace-diff/1",
         "verdict": verdict.value,
@@ -54,16 +44,37 @@ def diff_json(
         "same_code": one.deployment == other.deployment,
         "replay": replay,
         "first_difference": None if diff.first is None else _first_json(diff.first, parts),
-        "input": input_,
-        "calls": calls,
-        "outcome": outcome,
-        "state": state,
-        "logs": logs,
+        "input": parts[Part.INPUT],
+        "calls": parts[Part.CALL],
+        "outcome": None if diff.outcome is None else parts[Part.OUTCOME],
+        "state": None if diff.state is None else parts[Part.STATE],
+        "logs": parts[Part.LOG],
         "only_a": [_ran_json(ran) for ran in diff.only_a],
         "only_b": [_ran_json(ran) for ran in diff.only_b],
         "left_out": diff.left_out,
         "left_out_values": [_masked_json(masked) for masked in diff.masked] if shows_all else None,
         "notes": list(notes),
+    }
+
+
+def first_json(diff: Diff) -> Document | None:
+    """Return where two executions part, with both sides, as a whole diff has it; None where they do not."""
+    return None if diff.first is None else _first_json(diff.first, _show_parts(diff))
+
+
+def _show_parts(diff: Diff) -> dict[Part, list[Document]]:
+    """All that differs and what stands beside it, by part; what is not known of a replay is empty."""
+    one, other = diff.a.execution, diff.b.execution
+    calls = _pairs(diff.calls, lambda call: call_json(call, one), lambda call: call_json(call, other))
+    for pair, shown in zip(diff.calls, calls, strict=True):
+        shown["grade"] = None if pair.grade is None else pair.grade.value
+    numbers = {id(log): number for side in (one, other) for number, log in enumerate(side.logs, 1)}
+    return {
+        Part.INPUT: [_found_json(found) for found in diff.input],
+        Part.CALL: calls,
+        Part.OUTCOME: [_found_json(found) for found in diff.outcome or ()],
+        Part.STATE: _pairs(diff.state or (), mutation_json, mutation_json),
+        Part.LOG: _pairs(diff.logs, lambda log: _log_json(log, numbers), lambda log: _log_json(log, numbers)),
     }
 
 

@@ -35,6 +35,7 @@ from flux.supervisor.execute import Executor
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
+from flux.supervisor.guard import Guard
 from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
@@ -169,9 +170,11 @@ class Server:
                 told(running, switch)
 
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
+            guard = Guard(self.backing.owner, replayer, shelf, self.root, Tenant().name)
             host = FunctionHost(
                 deployments,
                 deployer,
+                guard,
                 self._executor,
                 replayer,
                 interleaver,

@@ -368,7 +368,7 @@ SUBJECTS: Mapping[str, str] = {
     "parse": "read quantities as they come",
     "column": "name the price in cents",
     "status": "refuse orders of many",
-    "flaky": "look at when it was written",
+    "flaky": "look at the descriptor",
     "half:table": "list zones in small letters",
     "half:case": "look zones up in capitals",
     OTHER: "ask for a warehouse",

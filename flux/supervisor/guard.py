@@ -1,0 +1,361 @@
+"""A guarded deploy: the last executions are replayed on the new code before it is served.
+
+A `Guard` stands between a candidate and the switch (`flux.supervisor.deploy`). It chooses executions, replays each on
+the candidate, with nothing leaving and in worlds that they share, and hands what it saw to `flux.guard`, which
+decides. What is accepted is read from the candidate's own `flux.accept.toml`, so it is reviewed with the code.
+
+Where a replay differs from its record, the record alone does not tell why: the function may not repeat itself, the
+database may not have been rebuilt faithfully, the record may be of older code. So the execution is run once more,
+in the same world, on the code that is *served*; what differs there as well is not the candidate's doing. And
+before a group of changes is held against the candidate, some of its executions are run on the served code again: if
+these do not repeat themselves, nothing was shown.
+
+These replays are not stored. ``flux trace diff`` runs any of them again.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from flux.accepted import ACCEPT_NAME, Acceptance, AcceptFileError, parse_acceptances
+from flux.commit import read_commit_file
+from flux.errors import BrokenInvariantError, FluxError
+from flux.execution import Execution
+from flux.filter import Filter
+from flux.guard import WORSE, Change, Finding, Judged, Report, choose, decide, gone, group, judge, undecided
+from flux.hostcall import Effect
+from flux.hostcalls import all_kinds
+from flux.project import Migration
+from flux.store import reading
+from flux.store.postgres import Pool
+from flux.store.queries import QUERIES
+from flux.supervisor.deploy import BeforeSwitch, Candidate, Gate
+from flux.supervisor.deployments import LiveDeployment
+from flux.supervisor.present_guard import report_json
+from flux.supervisor.replay import Replay, Replayer
+from flux.supervisor.replay_diff import compare_sides, find_unfaithful, side_of_replay
+from flux.supervisor.shelf import HELD, Shelf
+from flux.trace_diff import Side
+from flux.verdict import judge as judge_replay
+
+EXECUTIONS_MAX = 2000
+"""More are not replayed for one deploy."""
+LOOKED_AT_MIN = 2000
+LOOKED_AT_FACTOR = 20
+"""So many of the latest executions, or so many times what is asked for, are chosen from."""
+BATCH = 50
+"""Executions that are announced to the keeper of worlds at once, and held in memory whole."""
+WORKERS = 2
+"""A replay computes, so more than there are processors to spare gain little."""
+CONFIRMED_GROUPS = 20
+CONFIRMED_MEMBERS = 3
+CONFIRMATIONS = 2
+"""Of so many groups, so many executions are run on the served code so many times more."""
+
+
+@attrs.frozen
+class GuardOrder:
+    """What is asked for."""
+
+    last: int
+    """How many executions are to be replayed."""
+    undecided_share_max: float
+    """Of them, so many may be undecided."""
+
+
+@attrs.frozen
+class Chosen:
+    """Executions that are to be replayed, and what of the latest is not among them."""
+
+    summaries: tuple[reading.Summary, ...]
+    """The latest first."""
+    strata: int
+    """How many kinds of executions there are among the latest."""
+    looked_at: int
+    not_whole: int
+    """Of those looked at, so many were left aside: they were cut off, or their records are not whole."""
+
+
+class Guard:
+    """See the module."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        replayer: Replayer,
+        shelf: Shelf,
+        root: Path,
+        tenant: str,
+        today: Callable[[], datetime.date] = lambda: datetime.datetime.now(datetime.UTC).date(),
+    ) -> None:
+        """``root`` is the project's folder, ``tenant`` whose migrations are looked for. ``today`` is asked when an
+        entry of the accept file is held against the date."""
+        self._pool = pool
+        self._replayer = replayer
+        self._shelf = shelf
+        self._root = root
+        self._tenant = tenant
+        self._today = today
+
+    def make_gate(self, on: str | None, order: GuardOrder) -> BeforeSwitch:
+        """Return what looks at the candidate of a deploy of ``on``, as `flux.supervisor.deploy.Deployer` takes it."""
+
+        async def look(candidate: Candidate) -> Gate:
+            # First of all, before anything waits: nobody is to end what is served as long as replays run on it.
+            with _in_use(candidate.current):
+                migrations = await self._list_applied(candidate)
+                acceptances = await self._read_acceptances(on, candidate)
+                chosen = await self._choose(order.last)
+                with self._held(candidate.current, migrations):
+                    judged = await _Trial(self._pool, self._replayer, candidate).run(chosen.summaries)
+            report = decide(judged, acceptances, self._today(), order.undecided_share_max)
+            return Gate(report.passes, self._describe(order, chosen, report, candidate))
+
+        return look
+
+    @contextlib.contextmanager
+    def _held(self, live: LiveDeployment | None, migrations: Sequence[Migration]) -> Iterator[None]:
+        if live is None:
+            yield
+            return
+        with self._shelf.hold(live, migrations):
+            yield
+
+    async def _list_applied(self, candidate: Candidate) -> tuple[Migration, ...]:
+        """Return those of the candidate's migrations that the code which is served has as well."""
+        async with self._pool.acquire() as connection:
+            rows = await connection.fetch(QUERIES.list_migrations_applied, self._tenant)
+        applied = {row["name"] for row in rows}
+        return tuple(migration for migration in candidate.migrations if migration.path in applied)
+
+    async def _read_acceptances(self, on: str | None, candidate: Candidate) -> tuple[Acceptance, ...]:
+        """Return what the candidate's own code says; raise `AcceptFileError`."""
+
+        def read() -> bytes | None:
+            if on is not None:
+                return read_commit_file(self._root, candidate.live.deployment.sha, ACCEPT_NAME)
+            try:
+                return (self._root / ACCEPT_NAME).read_bytes()
+            except FileNotFoundError:
+                return None
+
+        try:
+            content = await trio.to_thread.run_sync(read)
+            return () if content is None else parse_acceptances(content.decode().replace("\r\n", "\n"))
+        except OSError as error:
+            raise AcceptFileError(
+                f"{ACCEPT_NAME} can't be read: {error.strerror}", remedy=f"ls -l {self._root / ACCEPT_NAME}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise AcceptFileError(f"{ACCEPT_NAME} is not UTF-8 text", remedy="save it as UTF-8") from error
+
+    async def _choose(self, limit: int) -> Chosen:
+        looked_at = max(LOOKED_AT_MIN, LOOKED_AT_FACTOR * limit)
+        found = await reading.list_summaries(self._pool, Filter(), looked_at)
+        whole = [each for each in found if each.outcome != "interrupted" and not each.completeness]
+        return Chosen(
+            choose(whole, _name_stratum, limit), len({_name_stratum(each) for each in whole}),
+            len(found), len(found) - len(whole),
+        )  # fmt: skip
+
+    def _describe(
+        self, order: GuardOrder, chosen: Chosen, report: Report, candidate: Candidate
+    ) -> dict[str, object]:
+        asked = {each.function for each in chosen.summaries}
+        asked |= {f"{each.method} {each.route}" for each in chosen.summaries}
+        return {
+            **report_json(report, {each.id: each for each in chosen.summaries}, self._today()),
+            "asked": order.last,
+            "looked_at": chosen.looked_at,
+            "strata": chosen.strata,
+            "not_whole": chosen.not_whole,
+            "not_seen": sorted(
+                name
+                for name, runnable in candidate.live.runnables.items()
+                if name not in asked and runnable.function.route not in asked
+            ),
+        }
+
+
+@contextlib.contextmanager
+def _in_use(live: LiveDeployment | None) -> Iterator[None]:
+    if live is None:
+        yield
+        return
+    live.enter()
+    try:
+        yield
+    finally:
+        live.leave()
+
+
+def _name_stratum(summary: reading.Summary) -> tuple[object, ...]:
+    """What kind of execution it is: its route, and how it ended."""
+    return summary.function, summary.method, summary.route, summary.outcome, summary.status, summary.signature
+
+
+class _Trial:
+    """The replays of one candidate."""
+
+    def __init__(self, pool: Pool, replayer: Replayer, candidate: Candidate) -> None:
+        self._pool = pool
+        self._replayer = replayer
+        self._on = candidate.on
+        self._functions = {
+            name: runnable.function.route for name, runnable in candidate.live.runnables.items()
+        }
+        current = candidate.current
+        self._served = None if current is None else current.deployment.id
+        # What the database is asked is seen by its rows.
+        self._leaving = frozenset(
+            name
+            for name, kind in all_kinds().items()
+            if kind.effect in (Effect.LEAVES, Effect.CHANGES) and not name.startswith("db.")
+        )
+        self._kept: dict[Change, tuple[tuple[int, int], str]] = {}
+        """Of each kind of change, the rank of the smallest example so far: behind it, both sides are not kept."""
+
+    async def run(self, summaries: Sequence[reading.Summary]) -> list[Judged]:
+        """Judge all, in their order."""
+        judged: list[Judged] = []
+        for start in range(0, len(summaries), BATCH):
+            batch = [
+                (await reading.get_execution(self._pool, summary.id))[1]
+                for summary in summaries[start : start + BATCH]
+            ]
+            self._replayer.expect(batch)
+            judged += await self._judge_together(batch)
+        return await self._confirm(judged)
+
+    async def _judge_together(self, originals: Sequence[Execution]) -> list[Judged]:
+        found: dict[int, Judged] = {}
+        limiter = trio.CapacityLimiter(WORKERS)
+
+        async def judge_one(place: int, original: Execution) -> None:
+            async with limiter:
+                found[place] = self._keep_smallest(await self._judge(original))
+
+        async with trio.open_nursery() as nursery:
+            for place, original in enumerate(originals):
+                nursery.start_soon(judge_one, place, original)
+        return [found[place] for place in range(len(originals))]
+
+    def _keep_smallest(self, judged: Judged) -> Judged:
+        if judged.change is None or judged.diff is None:
+            return judged
+        if judged.change in self._kept and self._kept[judged.change] < judged.rank:
+            return attrs.evolve(judged, diff=None)
+        self._kept[judged.change] = judged.rank
+        return judged
+
+    # --- one execution -----------------------------------------------------------------------------
+
+    async def _judge(self, original: Execution) -> Judged:
+        name = self._find_function(original)
+        if name is None:
+            return gone(original)
+        try:
+            # A handler may be renamed: whoever sends the request names its route.
+            replay = await self._replayer.replay(attrs.evolve(original, function=name), self._on, {})
+        except FluxError as error:
+            return _give_up(original, error)
+        diff = await compare_sides(Side.of(original), side_of_replay(replay))
+        heard_stand_ins = bool(replay.replayed.synthetic)
+        found = judge(diff, replay.judgement.verdict, self._leaving, heard_stand_ins=heard_stand_ins)
+        is_faithful = find_unfaithful(replay, diff) is None
+        if found.finding not in WORSE and is_faithful:
+            return found
+        try:
+            served = await self._rehearse(original)
+        except FluxError as error:
+            return undecided(
+                original, f"it can't be replayed on the code that is served: {error.code} {error.message}"
+            )
+        return await self._judge_beside(original, served, replay, found)
+
+    def _find_function(self, original: Execution) -> str | None:
+        if original.function in self._functions:
+            return original.function
+        route = f"{original.trigger.method} {original.trigger.route}"
+        return next((name for name, own in self._functions.items() if own is not None and own == route), None)
+
+    async def _rehearse(self, original: Execution) -> Replay:
+        """Run it on the code that is served, in the database as it was."""
+        on = None if self._served in (None, original.deployment) else f"{HELD}{self._served}"
+        return await self._replayer.replay(original, on, {}, rehearses=True)
+
+    async def _judge_beside(
+        self, original: Execution, served: Replay, replay: Replay, found: Judged
+    ) -> Judged:
+        """Judge a replay that is not as its record by how the served code did in the same place."""
+        served_side, side = side_of_replay(served), side_of_replay(replay)
+        own = await compare_sides(Side.of(original), served_side)
+        repeats = judge(own, served.judgement.verdict, self._leaving).finding is Finding.SAME
+        if repeats and find_unfaithful(served, own) is None:
+            diff = await compare_sides(Side.of(original), side, own.learned)
+            if find_unfaithful(replay, diff) is not None:
+                return undecided(original, "the rebuilt database answers it otherwise than it answered then")
+            stand_ins = bool(replay.replayed.synthetic)
+            return judge(diff, replay.judgement.verdict, self._leaving, heard_stand_ins=stand_ins)
+        if served.deployment.id == original.deployment:
+            return undecided(original, "the code that made the record does not do the same again")
+        # Of older code: only the two replays can be compared.
+        if served_side.stopped is not None or replay.replayed.fidelity.first_unequal is not None:
+            return undecided(
+                original, "it is of older code, and the served code does not come to its end either"
+            )
+        diff = await compare_sides(attrs.evolve(served_side, execution=_named(served, original)), side)
+        verdict = judge_replay(diff.a.execution, replay.replayed).verdict
+        again = judge(diff, verdict, self._leaving, heard_stand_ins=bool(replay.replayed.synthetic))
+        return attrs.evolve(again, id=found.id, name=found.name)
+
+    # --- groups ------------------------------------------------------------------------------------
+
+    async def _confirm(self, judged: list[Judged]) -> list[Judged]:
+        """Take back what rests on executions that the served code does not repeat either."""
+        flaky: set[Change] = set()
+        for each in group(judged)[:CONFIRMED_GROUPS]:
+            if each.example.diff is None:
+                continue  # There is nothing that would have run.
+            for member in each.members[:CONFIRMED_MEMBERS]:
+                if not await self._repeats(member):
+                    flaky.add(each.change)
+                    break
+        return [
+            attrs.evolve(
+                one,
+                finding=Finding.UNDECIDED,
+                reason="the served code does not do the same each time on executions that changed like this one",
+                change=None,
+                diff=None,
+            )
+            if one.change in flaky
+            else one
+            for one in judged
+        ]
+
+    async def _repeats(self, member: Judged) -> bool:
+        _, original = await reading.get_execution(self._pool, member.id)
+        first = await self._rehearse(original)
+        for _ in range(CONFIRMATIONS):
+            again = await self._rehearse(original)
+            diff = await compare_sides(side_of_replay(first), side_of_replay(again))
+            verdict = judge_replay(first.replayed.execution, again.replayed).verdict
+            if judge(diff, verdict, self._leaving).finding not in (Finding.SAME, Finding.UNDECIDED):
+                return False
+        return True
+
+
+def _named(served: Replay, original: Execution) -> Execution:
+    """A replay under the id of what it replays."""
+    return attrs.evolve(served.replayed.execution, id=original.id)
+
+
+def _give_up(original: Execution, error: FluxError) -> Judged:
+    if isinstance(error, BrokenInvariantError):
+        raise error
+    return undecided(original, f"it can't be replayed: {error.code} {error.message}")
