@@ -76,7 +76,7 @@ class Answer:
 
 @attrs.define
 class DevServer:
-    """A running ``flux dev``."""
+    """A running ``flux dev`` or ``flux serve``."""
 
     project: Path
     process: subprocess.Popen[bytes]
@@ -122,7 +122,7 @@ class DevServer:
             for line in self.story[after:]:
                 if text in line:
                     return line
-            assert self.process.poll() is None, "flux dev ended:\n" + "\n".join(self.story)
+            assert self.process.poll() is None, "the server ended:\n" + "\n".join(self.story)
             time.sleep(0.02)
         raise AssertionError(f"{text!r} is not told:\n" + "\n".join(self.story))
 
@@ -159,9 +159,14 @@ def environment() -> dict[str, str]:
 
 def start_dev(project: Path, *arguments: str, port: int = 0, is_netless: bool = False) -> DevServer:
     """Start ``flux dev``, on a free port unless one is given, without waiting for anything."""
+    return start_server(project, "dev", "--port", str(port), *arguments, is_netless=is_netless)
+
+
+def start_server(project: Path, *arguments: str, is_netless: bool = False) -> DevServer:
+    """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything."""
     via = [sys.executable, str(NETLESS), "own"] if is_netless else []
     process = subprocess.Popen(
-        [*via, sys.executable, "-m", "flux", "dev", "--port", str(port), *arguments],
+        [*via, sys.executable, "-m", "flux", *arguments],
         cwd=project, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
@@ -185,12 +190,26 @@ def running_dev(
     """Run ``flux dev`` for as long as the block lasts; on the embedded Postgres unless ``database`` is given."""
     if database is not None:
         arguments = ("--database-url", database_url(database), *arguments)
-    server = start_dev(project, *arguments, is_netless=is_netless)
+    with serving(start_dev(project, *arguments, is_netless=is_netless)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_serve(project: Path, database: Database, *arguments: str) -> Iterator[DevServer]:
+    """Run ``flux serve`` on a free port of loopback for as long as the block lasts."""
+    bind = ("--bind", "127.0.0.1:0", "--database-url", database_url(database))
+    with serving(start_server(project, "serve", *bind, *arguments)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving(server: DevServer) -> Iterator[DevServer]:
+    """Wait until ``server`` is ready, and end it with the block unless the block has done so."""
     try:
         wait_ready(server)
         yield server
         if server.process.poll() is None:
-            assert server.stop() == 0, "flux dev did not end well:\n" + "\n".join(server.story)
+            assert server.stop() == 0, "the server did not end well:\n" + "\n".join(server.story)
     finally:
         server.kill()
 
@@ -265,6 +284,10 @@ class CountingStub:
     def url(self, path: str) -> str:
         """The URL of ``path`` here."""
         return f"http://127.0.0.1:{self.port}{path}"
+
+    def release(self) -> None:
+        """Let go of requests that it left hanging."""
+        self._released.set()
 
     def close(self) -> None:
         """End it, and let go of requests that it left hanging."""
