@@ -1,57 +1,29 @@
 """``flux dev``: serve this project on this machine, with its own database.
 
-It prints its story on stderr: what started and how long it took, what is served,
-each reload. A line that begins with ``ready`` means that requests are taken. SIGINT
-and SIGTERM drain and end with exit code 0; a second one ends at once.
+It prints its story on stderr (`flux.cli.serving`): what started and how long it took, what is served, each reload.
 """
 
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Sequence
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from flux import __version__
-from flux.cli.screen import Line, Piece, Screen, cells, json_text, line_cells, pad, wrap, wrap_hanging
-from flux.cli.settings import settings
-from flux.errors import FluxError
-
-if TYPE_CHECKING:
-    from flux.project import Project
-    from flux.supervisor.deploy import Switch
-    from flux.supervisor.story import Route
+from flux.cli.serving import run_server
 
 
 @click.command()
-@click.option(
-    "--port", type=click.IntRange(0, 65535), help="TCP port (default: flux.toml, else 4000; 0: a free one)."
-)
-@click.option(
-    "--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one."
-)
-@click.option(
-    "--clean", is_flag=True, help="Begin with an empty embedded database: all data and records are removed."
-)
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port (default: flux.toml, else 4000; 0: a free one).")
+@click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
+@click.option("--clean", is_flag=True, help="Begin with an empty embedded database: all data and records are removed.")
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
 def command(port: int | None, database_url: str, clean: bool, pg_user: str | None) -> int:
     """Serve this project on this machine, with its own database."""
-    import gc
-
-    import trio
-
     from flux.project import find_project
     from flux.supervisor.dev_server import serve_dev
     from flux.supervisor.server_options import ServerOptions
 
     if clean and database_url:
-        raise click.UsageError(
-            "--clean removes the embedded database; it does not touch the one of --database-url"
-        )
+        raise click.UsageError("--clean removes the embedded database; it does not touch the one of --database-url")
     options = ServerOptions(
         find_project(Path()),
         port=port,
@@ -60,210 +32,4 @@ def command(port: int | None, database_url: str, clean: bool, pg_user: str | Non
         pg_user=pg_user,
         tells_why=True,
     )
-    said = settings()
-    story = DevStory(Screen.stderr(colour=False if said.no_color else None), quiet=said.quiet, json=said.json)
-
-    async def main() -> None:
-        stop = trio.Event()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(_listen_to_signals, stop, nursery.cancel_scope)
-            await serve_dev(options, story, stop)
-            nursery.cancel_scope.cancel()
-
-    # A request leaves no cycles worth looking for after every 700 objects: that took a tenth of its time.
-    gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
-    try:
-        trio.run(main)
-    except* FluxError as group:
-        first = _first(group)
-        raise first from first.__cause__
-    return 0
-
-
-def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, FluxError)
-    return error
-
-
-async def _listen_to_signals(stop, scope, *, task_status):  # type: ignore[no-untyped-def]
-    import trio
-
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _number in signals:
-            if stop.is_set():
-                scope.cancel()
-                return
-            stop.set()
-
-
-INDENT = " " * 10
-"""What belongs to a line that begins with the time stands under its words."""
-
-
-class DevStory:
-    """Writes what happens to stderr. A `flux.supervisor.story.Story`."""
-
-    def __init__(self, screen: Screen, *, quiet: bool, json: bool) -> None:
-        self._screen = screen
-        self._quiet = quiet
-        self._json = json
-        """Also say on stdout, once, where requests are taken: the only answer that this command has."""
-        self._served: frozenset[Route] = frozenset()
-
-    def begin(self, project: "Project", branch: str | None, sha: str, changed_files: int) -> None:
-        """See `Story.begin`."""
-        code = sha.removeprefix("nogit-")[:7]
-        where = f"{branch} @ {code}" if branch else code
-        state = f"{changed_files} changed" if changed_files else "clean"
-        if sha.startswith("nogit-"):
-            state = "no git"
-        name = project.config.project.name
-        self._line(Piece(f"flux {__version__}", "bold"), f" · project {name} · {where} ({state})")
-        self._line()
-
-    def step(self, name: str, detail: str, elapsed_s: float) -> None:
-        """See `Story.step`."""
-        room, lines = 54, [detail]
-        if self._screen.is_terminal:  # Into a pipe nothing is broken: a program looks for whole lines.
-            room = max(16, min(room, self._screen.width - 26))
-            lines = wrap(detail, room)
-        first, *rest = lines
-        took = Piece(f"{elapsed_s:5.1f} s", "dim")
-        self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
-        for text in rest:
-            self._line(" " * 18, text)
-
-    def note(self, text: str) -> None:
-        """See `Story.note`."""
-        self._block(["  ", Piece("!", "yellow"), " "], text)
-
-    def ready(self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str]) -> None:
-        """See `Story.ready`."""
-        self._line()
-        self._line("  api   ", Piece(url, "cyan"))
-        self._line()
-        self._routes(routes)
-        self._served = frozenset(routes)
-        self._line()
-        # Always told: programs wait for this line.
-        watching = f" · watching {' '.join(watched)}" if watched else ""
-        self._screen.line(Piece("ready", "bold green"), f" in {elapsed_s:.1f} s{watching} · ctrl-c to stop")
-        sys.stderr.flush()
-        if self._json:
-            served = [
-                {
-                    "trigger": route.trigger,
-                    "path": route.path,
-                    "function": route.function,
-                    "grants": route.grants,
-                }
-                for route in routes
-            ]
-            document = {"schema": "flux.dev/1", "url": url, "pid": os.getpid(), "functions": served}
-            Screen.stdout().write_raw_json(json_text(document))
-
-    def reload(self, changed: Sequence[str], code: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
-        """See `Story.reload`."""
-        what = changed[0] if len(changed) == 1 else f"{len(changed)} files"
-        self._line(
-            Piece(_now(), "dim"), "  reload  ", f"{what} changed → {code}",
-            Piece(f"  {elapsed_s * 1000:.0f} ms", "dim"),
-        )  # fmt: skip
-        self._changes(routes)
-
-    def switched(self, switch: "Switch", routes: "Sequence[Route]", *, held: bool) -> None:
-        """See `Story.switched`."""
-        deployment = switch.live.deployment
-        code = deployment.sha.removeprefix("nogit-")[:7] + "+" * deployment.dirty
-        until = " · held until a file is saved" if held else ""
-        self._line(Piece(_now(), "dim"), f"  {switch.cause.value}  {code} is served{until}")
-        self._changes(routes)
-
-    def _changes(self, routes: "Sequence[Route]") -> None:
-        """Write which routes and grants came and went: a change of these is why somebody changed the code."""
-        now = frozenset(routes)
-        for mark, some in (("−", self._served - now), ("+", now - self._served)):
-            for route in sorted(some, key=lambda route: (route.path, route.trigger, route.function)):
-                said = "  ".join(
-                    [f"{route.trigger} {route.path}".strip() or "—", route.function, *route.grants]
-                )
-                self._line(INDENT, Piece(mark, "bold"), f" {said}")
-        self._served = now
-
-    def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
-        """See `Story.problem`."""
-        self._screen.line(
-            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold")
-        )
-        for line in error.message.split("\n"):
-            self._block([INDENT], line)
-        for failure in getattr(error, "failures", ()):
-            for line in failure.traceback.rstrip().split("\n"):
-                self._screen.line(INDENT, Piece(line, "dim"))
-        for line in error.remedy.split("\n") if error.remedy else []:
-            self._block([INDENT], line)
-        outcome = (
-            "the last good code is served" if is_serving else "nothing is served until it is mended and saved"
-        )
-        self._screen.line(INDENT, Piece(outcome, "yellow"))
-
-    def crash(self, error: BaseException) -> None:
-        """See `Story.crash`."""
-        self._screen.line(
-            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {type(error).__name__}: {error}"
-        )
-        for text in traceback.format_exception(error):
-            for line in text.rstrip().split("\n"):
-                self._screen.line(INDENT, Piece(line, "dim"))
-
-    def output(self, text: str) -> None:
-        """See `Story.output`."""
-        for line in text.rstrip("\n").split("\n"):
-            self._screen.line("  ", Piece("│", "dim"), f" {line}")
-
-    def stopping(self) -> None:
-        """See `Story.stopping`."""
-        self._line(Piece(_now(), "dim"), "  stopping: requests in flight are finished")
-
-    def _block(self, head: Line, text: str) -> None:
-        """Write ``text`` after ``head``, its further lines beneath; into a pipe it stays one line."""
-        indent = line_cells(head)
-        is_terminal = self._screen.is_terminal
-        first, *rest = wrap_hanging(text, self._screen.width - indent) if is_terminal else [text]
-        self._screen.line(*head, first)
-        for line in rest:
-            self._screen.line(" " * indent, line)
-
-    def _routes(self, routes: "Sequence[Route]") -> None:
-        if not routes:
-            self._line("  no functions yet: put one into functions/")
-            return
-        paths = max(cells(route.path) for route in routes)
-        names = max(cells(route.function) for route in routes)
-        for route in routes:
-            line: list[Piece | str] = [
-                "  ", Piece(pad(route.trigger or "—", 6), "bold"), " ", pad(route.path, paths), "  ",
-                pad(route.function, names),
-            ]  # fmt: skip
-            grants = Piece("  ".join(route.grants), "dim")
-            if (
-                not self._screen.is_terminal
-                or line_cells(line) + 2 + cells(grants.text) <= self._screen.width
-            ):
-                self._line(*line, "  ", grants)
-            else:
-                self._line(*line)
-                self._line(" " * 9, grants)
-
-    def _line(self, *pieces: Piece | str) -> None:
-        if not self._quiet:
-            self._screen.line(*pieces)
-
-
-def _now() -> str:
-    return datetime.now().strftime("%H:%M:%S")
+    return run_server(partial(serve_dev, options), "flux.dev/1")

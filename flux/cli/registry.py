@@ -36,6 +36,7 @@ HELPERS = frozenset(
         "registry",
         "render",
         "screen",
+        "serving",
         "settings",
         "table",
         "together",

@@ -108,6 +108,11 @@ class Switch:
     gate: Mapping[str, Any] | None = None
     """What was found before the switch; None where nobody looked."""
 
+    @property
+    def code(self) -> Deployed:
+        """The code that was asked for, as records name it."""
+        return _name_live(self.live)
+
 
 class Deployer:
     """Switches from one deployment to the next. See the module."""

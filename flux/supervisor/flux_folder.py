@@ -71,7 +71,7 @@ def _in_use(folder: Path, pid: str) -> ProjectInUseError:
     except (OSError, ValueError, LookupError, TypeError):
         where = ""  # It is not ready yet, or about to end.
     return ProjectInUseError(
-        f"{folder.parent} is served already{where} (flux dev, {holder})",
+        f"{folder.parent} is served already{where} ({holder})",
         remedy="use that one, or stop it first with ctrl-c in its terminal"
         + (f" or kill {pid}" if pid.isdigit() else ""),
     )

@@ -66,7 +66,7 @@ class FrontDoor:
             return await self._console.handle(request)
         current = self._deployments.current
         if current is None:
-            detail = "the functions are not ready: flux dev says why, and serves them once they can be loaded"
+            detail = "the functions are not ready: the server says why, and serves them once they can be loaded"
             return problem(503, "OVERLOADED", detail)
         found = current.routes.match(head.method, head.raw_path)
         if not isinstance(found, Match):

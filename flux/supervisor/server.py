@@ -138,6 +138,10 @@ class Server:
         isolation = await self._wait_walls()
         token = secrets.token_urlsafe(24)
         address = name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
+        if address.is_open:
+            self.story.note(
+                f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
+            )
         async with (
             open_keeper(self.backing.guests, self.backing.token, Tenant().schema) as worlds,
             trio.open_nursery() as nursery,

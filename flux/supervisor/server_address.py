@@ -27,6 +27,8 @@ class ServerAddress:
     """By the command line on the same machine."""
     hosts: frozenset[str]
     """Names besides loopback that the console answers to, in lower case."""
+    is_open: bool
+    """Others than this machine may be able to connect."""
 
 
 def read_bind(text: str) -> tuple[str, int]:
@@ -49,9 +51,11 @@ def name_server(host: str, port: int) -> ServerAddress:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return ServerAddress(f"http://{host}:{port}", frozenset({host.lower().rstrip(".")}))
+        name = host.lower().rstrip(".")
+        return ServerAddress(f"http://{host}:{port}", frozenset({name}), is_open=name != "localhost")
     if address.is_unspecified:
         # Whoever listens on all addresses listens on loopback; "::" here is IPv6 alone, as listeners are made.
-        return ServerAddress(f"http://{LOOPBACK if address.version == 4 else '[::1]'}:{port}", frozenset())
+        here = LOOPBACK if address.version == 4 else "[::1]"
+        return ServerAddress(f"http://{here}:{port}", frozenset(), is_open=True)
     shown = f"[{host}]" if address.version == 6 else host
-    return ServerAddress(f"http://{shown}:{port}", frozenset({host.lower()}))
+    return ServerAddress(f"http://{shown}:{port}", frozenset({host.lower()}), is_open=not address.is_loopback)

@@ -1,0 +1,30 @@
+"""``flux serve``: serve what was deployed, without watching files.
+
+It prints its story on stderr (`flux.cli.serving`), and goes on with the deployment that was served last.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from flux.cli.serving import run_server
+
+
+@click.command()
+@click.option("--bind", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1, and the port of flux.toml).")
+@click.option("--deploy", "deploys", is_flag=True, help="Begin with the project's folder, whatever was served last.")
+@click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
+@click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
+def command(bind: str | None, deploys: bool, database_url: str, pg_user: str | None) -> int:
+    """Serve what was deployed last, or the project's folder if nothing was, until SIGTERM or SIGINT."""
+    from flux.project import find_project
+    from flux.supervisor.serve_server import serve_deployed
+    from flux.supervisor.server_address import read_bind
+    from flux.supervisor.server_options import LOOPBACK, ServerOptions
+
+    host, port = (LOOPBACK, None) if bind is None else read_bind(bind)
+    options = ServerOptions(
+        find_project(Path()), host=host, port=port, database_url=database_url, pg_user=pg_user
+    )
+    return run_server(partial(serve_deployed, options, deploys=deploys), "flux.serve/1")

@@ -1,0 +1,50 @@
+"""``flux serve``: the same server without a watcher. It serves what was deployed, not what lies in the folder.
+
+It begins with the deployment on record that was current last, whoever made it so, and only where there is none (or it
+is told to) with the project's folder. From then on ``flux deploy`` and ``flux rollback`` decide. A start that can't
+serve what it should fails, and serves nothing else instead.
+"""
+
+from functools import partial
+from pathlib import PurePosixPath
+
+import trio
+
+from flux.project import hash_artifact
+from flux.supervisor.deploy import Switch
+from flux.supervisor.server import Running, Server, open_server
+from flux.supervisor.server_options import ServerOptions
+from flux.supervisor.story import Story, list_routes
+
+
+async def serve_deployed(options: ServerOptions, story: Story, stop: trio.Event, *, deploys: bool) -> None:
+    """Serve until ``stop`` is set; raise what keeps it from starting. ``deploys``: begin with the project's folder."""
+    async with open_server(options, story) as server:
+        await server.run(partial(_begin, server, deploys), stop, told=partial(_tell, server))
+
+
+def _tell(server: Server, running: Running, switch: Switch) -> None:
+    """Say what somebody deployed; the first switch is told by the start."""
+    current = running.deployments.current
+    if switch.before is not None and current is not None:
+        server.story.switched(switch, list_routes(current), held=False)
+
+
+async def _begin(server: Server, deploys: bool, running: Running) -> None:
+    began = trio.current_time()
+    switch = None if deploys else await running.deployer.resume()
+    if switch is not None:
+        where = f"as before the start, {switch.live.deployment.id}"
+        if await trio.to_thread.run_sync(hash_artifact, server.project) != switch.live.artifact_hash:
+            server.story.note("the project's folder has other code: flux deploy serves it")
+    else:
+        switch = await running.deployer.deploy(None)
+        where = f"the project's folder, {switch.live.deployment.id}"
+    if switch.migrations:
+        names = ", ".join(PurePosixPath(path).name for path in switch.migrations)
+        server.story.step("migrations", f"{names} applied", trio.current_time() - began)
+    server.story.step("deployment", f"{switch.code.text} · {where}", trio.current_time() - began)
+    for note in switch.notes:
+        server.story.note(note)
+    server.tell_sandbox(running, trio.current_time() - began)
+    server.tell_ready(running)
