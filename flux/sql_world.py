@@ -43,6 +43,7 @@ _SEQUENCE_FUNCTIONS = frozenset({"nextval", "currval", "setval", "pg_get_serial_
 _NO_CALL_AFTER = frozenset({"into", "as", "with", "recursive", "references", "on", "table", "update", "function",
                             "procedure"})  # fmt: skip
 """Words after which a name with a parenthesis is no call."""
+_ONLY_OF_TABLES = frozenset({"merge", "truncate", "ctid", "tableoid"})
 _LOCK_WORDS = frozenset({"update", "no", "key", "share", "of", "nowait", "skip", "locked"})
 
 
@@ -100,6 +101,18 @@ def has_upsert(sql: str) -> bool:
     """Whether ``sql`` has an ON CONFLICT."""
     words = [token.name if token.kind == "word" else "" for token in _read(sql)]
     return ("on", "conflict") in pairwise(words)
+
+
+def needs_table(sql: str, names: AbstractSet[str]) -> bool:
+    """Whether ``sql`` asks of one of ``names`` what only a table can do, and a view of one can't.
+
+    That is ON CONFLICT, MERGE and TRUNCATE, and where a row is on the disk.
+    """
+    read = _read(sql)
+    found = {token.name for token in read}
+    if not found & names:
+        return False
+    return bool(found & _ONLY_OF_TABLES) or has_upsert(sql)
 
 
 def find_names(sql: str) -> frozenset[str]:

@@ -786,6 +786,20 @@ join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = any ($2) and (i.indisunique or i.indisexclusion)
 order by 1, 2;
 
+-- name: list_world_indexes
+-- Columns of the indexes of tables of a schema, in their order and as SQL names them: plain ones, of all rows, but the key's.
+select distinct c.relname as table_name,
+       (select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k, true) order by k)
+        from pg_catalog.generate_series(1, i.indnkeyatts) k) as columns
+from pg_catalog.pg_index i
+join pg_catalog.pg_class c on c.oid = i.indrelid
+join pg_catalog.pg_class x on x.oid = i.indexrelid
+join pg_catalog.pg_am a on a.oid = x.relam
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = any ($2) and i.indisvalid and not i.indisprimary and a.amname in ('btree', 'hash')
+  and i.indexprs is null and i.indpred is null
+order by 1, 2;
+
 -- name: list_world_foreign_keys
 -- Foreign keys from and to tables of a schema.
 select k.oid as number, k.conname as name, n.nspname as child_schema, c.relname as child, pn.nspname as parent_schema, p.relname as parent,

@@ -22,7 +22,16 @@ from collections.abc import Mapping
 
 import attrs
 
-from flux.sql_world import drop_locks, find_names, find_targets, has_upsert, locks_rows, quote, rewrite
+from flux.sql_world import (
+    drop_locks,
+    find_names,
+    find_targets,
+    has_upsert,
+    locks_rows,
+    needs_table,
+    quote,
+    rewrite,
+)
 from flux.store.postgres import Connection
 from flux.store.world_code import SEARCH_PATH, find_written
 from flux.store.world_given import Given, give
@@ -41,6 +50,7 @@ from flux.store.world_rows import (
 from flux.store.world_script import Script, write_script
 from flux.store.world_shapes import list_undo_repairs
 from flux.store.world_survey import Survey, list_changed, survey
+from flux.store.world_views import list_view_fills
 
 __all__ = ["NEEDS_TABLE", "REFUSED", "ROWS_MAX", "World", "WorldError", "WorldPlan", "build_world", "quote"]
 
@@ -71,6 +81,10 @@ class World:
     """Their partitions."""
     large: frozenset[str]
     """Those of them of which only touched rows are copied."""
+    whole: frozenset[str]
+    """Tables that were to be copied whole; those of them that are `large` have too many rows."""
+    viewed: frozenset[str]
+    """Tables that stand as views, with their rows of then in a table beside each."""
     functions: frozenset[str]
     """Functions that are made again."""
     written_by_functions: Mapping[str, frozenset[str]]
@@ -105,6 +119,13 @@ class World:
             names |= self.written_by_functions[name]
         return frozenset(names & self.tables - self.copied - self.partitions)
 
+    def find_needed_whole(self, sql: str) -> frozenset[str]:
+        """Return those of the large tables that a guest's statement needs more of than the rows that are touched.
+
+        There may be too many to copy; then `find_refusal` says so in a world that was to have them.
+        """
+        return frozenset(name for name in self.large - self.whole if needs_table(sql, {name}))
+
     def may_write(self, sql: str) -> bool:
         """Whether a guest's statement may change rows, as far as its text tells."""
         mentioned = find_names(sql)
@@ -114,7 +135,7 @@ class World:
         """Return why a guest's statement can't be answered, or None when it can."""
         for name in sorted(find_names(sql) & self.refused.keys()):
             return f"{name} can't be shown as it was: {self.refused[name]}"
-        targets = {target.name for target in find_targets(sql)} & self.large
+        targets = {target.name for target in find_targets(sql)} & self.large & self.whole
         if targets and has_upsert(sql):
             return f"{min(targets)} is too large to copy, and so there is no ON CONFLICT on it in a replay"
         return None
@@ -134,13 +155,16 @@ async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> 
     script = write_script(found, plan, version)
     await connection.fetch_value("select pg_catalog.set_config('search_path', $1, false)", SEARCH_PATH)
     await connection.execute("set check_function_bodies = off")
+    # Whether a row is gone is asked of each; that looks dear to the planner, and is not: nothing is worth compiling.
+    await connection.execute("set jit = off")
     await connection.execute(";\n".join(script.statements))
     # Statements that the session keeps prepared would go on asking the tables that they were planned on.
     await connection.execute("discard plans")
     await connection.begin("repeatable read", read_only=True)
     await _take_undo(connection, token, plan, found)
     refused = await _fill(connection, token, plan, found)
-    world = _describe(found, script, refused)
+    await _fill_views(connection, found)
+    world = _describe(found, script, refused, plan.whole)
     if pending := [each for each in plan.migrations if each.path not in found.migrations]:
         await _set_scene(connection, plan, found)
         await connection.commit()
@@ -149,6 +173,8 @@ async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> 
         await connection.begin("repeatable read", read_only=True)
         await connection.execute("delete from pg_temp.flux_undo")
         await _take_undo(connection, token, plan, found)
+        # Copies are as they were; tables that views look at may have changed once more.
+        await _fill_views(connection, found)
     await give(connection, script.given, plan.inserted)
     await _set_scene(connection, plan, found)
     return world
@@ -202,6 +228,13 @@ async def _fill(connection: Connection, token: bytes, plan: WorldPlan, found: Su
     return refused
 
 
+async def _fill_views(connection: Connection, found: Survey) -> None:
+    """Fill, or fill anew, what is beside the views of tables that have changed."""
+    for name in sorted(found.indexed):
+        for statement in list_view_fills(found.table(name)):
+            await connection.execute(statement)
+
+
 async def _set_scene(connection: Connection, plan: WorldPlan, found: Survey) -> None:
     """Give the guest's statements their time and the place where they look for names."""
     for name, value in (
@@ -216,7 +249,7 @@ async def _set(connection: Connection, name: str, value: str) -> None:
     await connection.fetch_value("select pg_catalog.set_config($1, $2, false)", name, value)
 
 
-def _describe(found: Survey, script: Script, refused: dict[str, str]) -> World:
+def _describe(found: Survey, script: Script, refused: dict[str, str], whole: frozenset[str]) -> World:
     catalog = found.catalog
     # Whatever names it in a function or a view asks for it too.
     mentions = {function.name: function.body + function.definition for function in catalog.functions}
@@ -239,6 +272,8 @@ def _describe(found: Survey, script: Script, refused: dict[str, str]) -> World:
         copied=found.copies,
         partitions=script.copied - found.copies,
         large=found.large,
+        whole=whole,
+        viewed=found.indexed,
         functions=script.rewriter.functions,
         written_by_functions={name: tables for name, tables in by_function.items() if tables},
         written_by_views={name: tables for name, tables in by_view.items() if tables},

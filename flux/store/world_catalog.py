@@ -293,6 +293,16 @@ async def read_unique_indexes(
     )
 
 
+async def read_indexes(
+    connection: Connection, schema: str, tables: frozenset[str]
+) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Return the columns, as SQL names them, of each index of ``tables`` that is of columns and of all rows."""
+    indexes: dict[str, list[tuple[str, ...]]] = {}
+    for row in await connection.fetch(QUERIES.list_world_indexes, schema, sorted(tables)):
+        indexes.setdefault(row["table_name"], []).append(tuple(row["columns"]))
+    return {table: tuple(each) for table, each in indexes.items()}
+
+
 async def _read(
     connection: Connection, kind: type[_Noun], query: str, *arguments: object
 ) -> tuple[_Noun, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from flux.sql_world import quote
 from flux.store.world_catalog import UniqueIndex
 from flux.store.world_rows import ShownTable, keys_of_undo, list_names, literal, rows_as_of
+from flux.store.world_views import gone_name, list_gone_statements, make_shown
 
 
 def large_name(table: str) -> str:
@@ -28,17 +29,9 @@ def list_large_places(table: ShownTable) -> tuple[str, ...]:
 
 def list_large_statements(table: ShownTable) -> list[str]:
     """Return the statements that make the view, and what takes rows over; the copy is there."""
-    gone, copy = _gone(table), _copy(table)
-    keys = list_names(table.key)
-    same = " and ".join(f"g.{quote(shown.name)} = t.{quote(shown.name)}" for shown in table.key)
-    columns = list_names(table.columns, "t")
     return [
-        f"create temporary table {quote(f'{table.name[:50]}%gone')} as "
-        f"select {keys} from {table.real} with no data",
-        f"alter table {gone} add primary key ({keys})",
-        f"create temporary view {quote(table.name)} as "
-        f"select {columns} from {table.real} t where not exists (select from {gone} g where {same}) "
-        f"union all select {list_names(table.columns)} from {copy}",
+        *list_gone_statements(table),
+        f"create temporary view {quote(table.name)} as {make_shown(table, _copy(table))}",
         *(
             f"alter view pg_temp.{quote(table.name)} alter column {quote(shown.name)} "
             f"set default pg_catalog.nextval({literal(f'pg_temp.{quote(shown.column.sequence)}')})"
@@ -137,6 +130,7 @@ def list_large_fills(table: ShownTable) -> list[str]:
         f"insert into {_gone(table)} {keys_of_undo(table)}",
         f"insert into {_copy(table)} ({columns}) overriding system value "
         f"select {columns} from ({rows_as_of(table, nothing)}) as_of",
+        f"analyze {_gone(table)}",
     ]
 
 
@@ -150,7 +144,7 @@ def _matches(index: UniqueIndex) -> str:
 
 
 def _gone(table: ShownTable) -> str:
-    return f"pg_temp.{quote(f'{table.name[:50]}%gone')}"
+    return f"pg_temp.{quote(gone_name(table.name))}"
 
 
 def _copy(table: ShownTable) -> str:

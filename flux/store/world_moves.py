@@ -2,7 +2,7 @@
 
 A world (`flux.store.world`) stands as of one snapshot. It moves row by row: which rows, and to what,
 is decided above (`flux.supervisor.world_timeline`); here they are set. A row of a copied table is
-written there; a row of another is written into what the table's view takes back. All of it happens in the
+written there; a row of another is written into what the table's view takes from. All of it happens in the
 world's own transaction, so a savepoint undoes it.
 
 To begin again is to go back to a savepoint that was made before the first statement. Sequences do not
@@ -20,6 +20,7 @@ from flux.store.queries import QUERIES
 from flux.store.world import World, WorldError, quote
 from flux.store.world_catalog import Column, read_columns
 from flux.store.world_given import give
+from flux.store.world_views import then_name
 
 MOVES_MAX = 200_000
 """Changes between the first and the last snapshot of a world, at most: they are held in memory."""
@@ -62,7 +63,7 @@ async def list_moves(
 
 @attrs.frozen
 class _Copy:
-    """How to write rows of a copied table; each statement takes an array."""
+    """How to write rows of a copied table, or rows of then of another; each statement takes an array."""
 
     insert: str
     upsert: str
@@ -171,19 +172,31 @@ class WorldMover:
 
 async def make_mover(connection: Connection, schema: str, world: World) -> WorldMover:
     """Return what moves ``world``, of ``schema``, which stands on ``connection``."""
-    columns = await read_columns(connection, schema, world.copied) if world.copied else {}
+    columns = await read_columns(connection, schema, world.copied | world.viewed)
     unique = await connection.fetch(QUERIES.list_world_unique)
     # A view has nothing to be unique by.
     not_plain = {row["table_name"] for row in unique} | world.large
     copies = {
-        table: _describe(schema, table, rows, is_plain=table not in not_plain)
+        table: _describe_rows_of_then(schema, table, rows)
+        if table in world.viewed
+        else _describe(schema, table, rows, is_plain=table not in not_plain)
         for table, rows in columns.items()
     }
     deferred = await connection.fetch(QUERIES.list_world_deferred)
     return WorldMover(connection, copies, [row["name"] for row in deferred], world)
 
 
-def _describe(schema: str, table: str, columns: Sequence[Column], *, is_plain: bool) -> _Copy:
+def _describe_rows_of_then(schema: str, table: str, columns: Sequence[Column]) -> _Copy:
+    """Return how to write what is beside a table's view: nothing is computed there, and nothing but the key unique."""
+    plain = [attrs.evolve(column, generated="") for column in columns]
+    return _describe(schema, table, plain, is_plain=True, place=then_name(table))
+
+
+def _describe(
+    schema: str, table: str, columns: Sequence[Column], *, is_plain: bool, place: str | None = None
+) -> _Copy:
+    """Return how to write rows of ``table`` where they are in the world: in ``place``, or under the table's name."""
+    place = quote(place or table)
     stored = [quote(column.name) for column in columns if not column.generated]
     keys = [quote(column.name) for column in columns if column.is_key]
     names = ", ".join(stored)
@@ -193,14 +206,14 @@ def _describe(schema: str, table: str, columns: Sequence[Column], *, is_plain: b
     )
     values = ", ".join(f"r.{name}" for name in stored)
     insert = (
-        f"insert into pg_temp.{quote(table)} ({names}) overriding system value select {values} from {records}"
+        f"insert into pg_temp.{place} ({names}) overriding system value select {values} from {records}"
     )
     others = ", ".join(f"{name} = excluded.{name}" for name in stored if name not in keys)
     return _Copy(
         insert=insert,
         upsert=f"{insert} on conflict ({', '.join(keys)}) do {f'update set {others}' if others else 'nothing'}",
         delete=(
-            f"delete from pg_temp.{quote(table)} t using {records} "
+            f"delete from pg_temp.{place} t using {records} "
             f"where {' and '.join(f't.{key} = r.{key}' for key in keys)}"
         ),
         is_plain=is_plain,

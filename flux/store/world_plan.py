@@ -9,7 +9,10 @@ from flux.errors import OperatorError
 from flux.store.migrate import UserMigration
 
 ROWS_MAX = 1_000_000
-"""Rows of a written table that are copied at most. Of a larger one, those are that a replay touches."""
+"""Rows of a written table that are copied at most."""
+ROWS_COPIED_MAX = 20_000
+"""Rows of a written table that are copied at most if a copy of the rows that a replay touches does as well. To make a
+world must not take seconds because somebody writes one row of a large table."""
 
 
 class WorldError(OperatorError):
@@ -40,5 +43,9 @@ class WorldPlan:
     """What chance in the database is made of: ``random()`` and the like, where the record shows nothing."""
     migrations: Sequence[UserMigration] = ()
     """The project's, as the code to be replayed has them. Those that had not been applied then are, to the copies."""
+    whole: frozenset[str] = frozenset()
+    """Written tables of which more than touched rows are to be copied, if they have no more than ``rows_max``."""
     rows_max: int = ROWS_MAX
     """Rows of a written table that are copied at most."""
+    rows_copied_max: int = ROWS_COPIED_MAX
+    """Likewise, where touched rows do as well."""

@@ -35,6 +35,7 @@ from flux.store.world_tables import (
     list_sequence_statements,
     list_table_statements,
 )
+from flux.store.world_views import list_view_statements
 
 _OWN_TABLES = (
     "create temporary table flux_undo (table_name text, key json, before json)",
@@ -101,7 +102,11 @@ def write_script(survey: Survey, plan: WorldPlan, server_version: int) -> Script
         table = survey.table(name)
         statements += list_table_statements(catalog, table, survey.constraints, tables, places[name])
     for name in sorted(survey.views):
-        statements.append(f"create temporary view {quote(name)} as {rows_as_of(survey.table(name))}")
+        table = survey.table(name)
+        if name in survey.indexed:
+            statements += list_view_statements(table, survey.indexes.get(table.now_name, ()))
+        else:
+            statements.append(f"create temporary view {quote(name)} as {rows_as_of(table)}")
         statements += [_make_part(name, part) for part in parts_of[name]]
     statements += [_make_poison(survey, name) for name in poisoned]
     for name in sorted(survey.large):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from flux.sql_world import find_names
+from flux.sql_world import find_names, needs_table
 from flux.store.postgres import Connection
 from flux.store.queries import QUERIES
 from flux.store.world_catalog import (
@@ -21,12 +21,14 @@ from flux.store.world_catalog import (
     read_catalog,
     read_columns,
     read_constraints,
+    read_indexes,
     read_unique_indexes,
 )
 from flux.store.world_code import close_over_triggers, find_written
 from flux.store.world_plan import WorldError, WorldPlan
 from flux.store.world_rows import ShownTable
 from flux.store.world_shapes import DdlChange, Shapes, find_shapes
+from flux.store.world_views import can_be_indexed
 
 
 @attrs.frozen
@@ -40,6 +42,8 @@ class Survey:
     """Of tables that are copied, likewise."""
     unique_indexes: Mapping[str, tuple[UniqueIndex, ...]]
     """Of tables that are too large to copy, likewise."""
+    indexes: Mapping[str, tuple[tuple[str, ...], ...]]
+    """Columns of the indexes of `indexed` tables, likewise."""
     shapes: Shapes
     changed: frozenset[str]
     """Tables whose rows have changed since, by what they were called."""
@@ -61,6 +65,11 @@ class Survey:
         """Tables for which a view stands, by what they were called; partitions of theirs are not among them."""
         moved = {name for name, table in self.shapes.tables.items() if not table.is_as_ever or table.added}
         return (self.changed | moved) - self.copies - self.refused.keys()
+
+    @property
+    def indexed(self) -> frozenset[str]:
+        """Those of `views` whose rows of then are in a table of their own."""
+        return frozenset(name for name in self.views if can_be_indexed(self.table(name)))
 
     def table(self, name: str) -> ShownTable:
         """Return a table by what it was called."""
@@ -131,23 +140,23 @@ async def survey(connection: Connection, token: bytes, plan: WorldPlan) -> Surve
     )
     for name in sorted(copies):
         table = shapes.tables[name]
-        count = await connection.fetch_value(
-            f"select pg_catalog.count(*) from (select from {table.real} limit {plan.rows_max + 1}) t"
-        )
-        if count <= plan.rows_max:
+        if not await _has_more(connection, table, min(plan.rows_copied_max, plan.rows_max)):
             continue
-        reason = _why_not_large(catalog, table, unique.get(table.now_name, ()), name in counted)
-        if reason is None and any(
+        unlike = _why_not_large(catalog, table, unique.get(table.now_name, ()), name in counted)
+        if unlike is None and any(
             name in find_names(m.sql) for m in plan.migrations if m.path not in applied
         ):
-            reason = "a migration changes it"
-        if reason is None:
+            unlike = "a migration changes it"
+        if unlike is None and not (name in plan.whole or _differs_by_rows(catalog, table)):
             large.add(name)
-            continue
-        reason = f"it has more than {plan.rows_max:,} rows, too many to copy, and {reason}"
-        if name in written:
-            raise _can_not_be_written(name, reason)
-        refused[name] = reason
+        elif await _has_more(connection, table, plan.rows_max):
+            if unlike is None:
+                large.add(name)
+                continue
+            reason = f"it has more than {plan.rows_max:,} rows, too many to copy, and {unlike}"
+            if name in written:
+                raise _can_not_be_written(name, reason)
+            refused[name] = reason
     copies -= refused.keys()
     families = {shapes.tables[name].now_name for name in copies}
     families |= {part.name for name in families for part in catalog.list_partitions(name)}
@@ -165,10 +174,26 @@ async def survey(connection: Connection, token: bytes, plan: WorldPlan) -> Surve
         for each in table_constraints
         if each.kind == "ui" and each.name in made_since
     ]
-    return Survey(
-        catalog, columns, constraints, unique, shapes, changed, counted, copies, frozenset(large), refused,
+    found = Survey(
+        catalog, columns, constraints, unique, {}, shapes, changed, counted, copies, frozenset(large), refused,
         tuple(notes), frozenset(applied),
     )  # fmt: skip
+    indexed = frozenset(found.table(name).now_name for name in found.indexed)
+    return attrs.evolve(found, indexes=await read_indexes(connection, plan.schema, indexed))
+
+
+async def _has_more(connection: Connection, table: ShownTable, count_max: int) -> bool:
+    """Whether a table has more rows than so many."""
+    found = await connection.fetch_value(f"select exists (select from {table.real} offset {count_max})")
+    return bool(found)
+
+
+def _differs_by_rows(catalog: Catalog, table: ShownTable) -> bool:
+    """Whether something would come out otherwise where a view takes a table's place and rows are written one by one."""
+    name = table.now_name
+    return any(trigger.table_name == name and not trigger.is_row for trigger in catalog.triggers) or any(
+        needs_table(function.body + function.definition, {name, table.name}) for function in catalog.functions
+    )
 
 
 def _can_not_be_written(name: str, reason: str) -> WorldError:

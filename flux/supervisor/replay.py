@@ -253,9 +253,10 @@ class _Run:
             self.notes = (f"the database could not be rebuilt: {ROWS_GONE}", *self.notes)
             return replayed
         written: frozenset[str] = frozenset()
+        whole: frozenset[str] = frozenset()
         why_none: tuple[str, ...] = ()
         for _ in range(TRIES_MAX):
-            plan = plan_world(self._original, self._schema, written)
+            plan = plan_world(self._original, self._schema, written, whole)
             if plan is None:
                 break
             plan = attrs.evolve(plan, migrations=await self._list_pending(self._backing, plan))
@@ -273,9 +274,9 @@ class _Run:
             if world.trespass is not None:
                 why_none = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
                 break
-            if not world.needed:
+            if not world.needed and not world.needed_whole:
                 return replayed
-            written = plan.written | world.needed
+            written, whole = plan.written | world.needed, plan.whole | world.needed_whole
         replayed = await self._run_in(None)
         self.notes = why_none + self.notes
         return replayed
@@ -292,7 +293,9 @@ class _Run:
     def _open_world(self, backing: Backing, plan: WorldPlan) -> AbstractAsyncContextManager[WorldDatabase]:
         atomic, isolation = self._runnable.function.atomic, self._runnable.isolation
         if self._worlds is not None and not plan.migrations:
-            return self._worlds.lend(self._original, plan.written, atomic=atomic, isolation=isolation)
+            return self._worlds.lend(
+                self._original, plan.written, plan.whole, atomic=atomic, isolation=isolation
+            )
         timeline = Timeline(self._original, self._schema)
         return open_world(backing.guests, backing.token, plan, timeline, atomic=atomic, isolation=isolation)
 

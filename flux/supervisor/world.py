@@ -14,6 +14,7 @@ again in a world that has it.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -49,24 +50,31 @@ _LIST_CHANGES = (
     "from pg_temp.flux_changes order by ctid"
 )
 
+CHANGED_WHOLE_MIN = 5_000
+"""Rows of a table that a recording changed from which on the table is copied whole: row by row would take longer."""
+
 FindCounterpart = Callable[[int], HostCall | None]
 """Gives the recorded call that a call of the replay, by its number, is asked like."""
 
 
-def plan_world(original: Execution, schema: str, written: frozenset[str]) -> WorldPlan | None:
+def plan_world(
+    original: Execution, schema: str, written: frozenset[str], whole: frozenset[str] = frozenset()
+) -> WorldPlan | None:
     """Return the plan of the world that ``original`` saw first, or None when it saw no database.
 
-    ``written`` are tables that are to be copied beside those that it wrote itself.
+    ``written`` are tables that are to be copied beside those that it wrote itself, ``whole`` those of which more than
+    touched rows are.
     """
     if not original.transactions:
         return None
     first = original.transactions[0]
     inserted: dict[str, list[Mapping[str, object]]] = {}
-    own = set(written)
+    own = set(written | whole)
+    changed = Counter(mutation.table for mutation in original.mutations if mutation.schema == schema)
+    own |= changed.keys()
     for mutation in original.mutations:
         if mutation.schema != schema:
             continue
-        own.add(mutation.table)
         if mutation.op is Operation.INSERT and mutation.after is not None:
             inserted.setdefault(mutation.table, []).append(msgspec.json.decode(mutation.after))
     began_ns = next((call.started_ns for call in original.calls if call.request.seq == first.begun_by), 0)
@@ -75,6 +83,7 @@ def plan_world(original: Execution, schema: str, written: frozenset[str]) -> Wor
         snapshot=first.snapshot,
         started_at=datetime.fromtimestamp((original.started_at_ns + began_ns) / 1e9, UTC),
         written=frozenset(own),
+        whole=whole | {table for table, count in changed.items() if count >= CHANGED_WHOLE_MIN},
         inserted=inserted,
         drawn=list_drawn(original, schema),
         seed=original.name,
@@ -216,6 +225,8 @@ class WorldDatabase:
         """The call that is performed now, or was last."""
         self.needed: set[str] = set()
         """Tables that the run would write and the world has no copy of."""
+        self.needed_whole: set[str] = set()
+        """Tables of which the run needs more than the copied rows."""
         self.trespass: str | None = None
         """A statement that would write past the world, which no other world could help."""
         self.refusal: str | None = None
@@ -272,7 +283,8 @@ class WorldDatabase:
                 self.refusal = refusal
                 raise HostCallFailed("DatabaseError", refusal, code="FLX313")
             self.needed |= self._world.find_needed(sql)
-            if self.needed:
+            self.needed_whole |= self._world.find_needed_whole(sql)
+            if self.needed or self.needed_whole:
                 raise HostCallFailed(
                     "DatabaseError", "the world is built again with the table that this writes"
                 )

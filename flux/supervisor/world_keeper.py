@@ -49,11 +49,13 @@ class _Group:
     timelines: dict[bytes, Timeline]
     written: frozenset[str]
     """Tables that any of them writes, as far as is known."""
+    whole: frozenset[str]
+    """Those of which any of them needs more than touched rows, likewise."""
 
     def plan(self) -> WorldPlan:
         """Return the plan of the world that serves all."""
         first = min(self.timelines, key=lambda each: self.timelines[each].first.age)
-        return attrs.evolve(self.plans[first], written=self.written)
+        return attrs.evolve(self.plans[first], written=self.written, whole=self.whole)
 
 
 @attrs.define
@@ -103,6 +105,7 @@ class WorldKeeper:
                 {original.id.bytes: plan for _, plan, original in some},
                 {original.id.bytes: timeline for timeline, _, original in some},
                 frozenset().union(*(plan.written for _, plan, _ in some)),
+                frozenset().union(*(plan.whole for _, plan, _ in some)),
             )
             self._groups.update(dict.fromkeys(group.plans, group))
             self._remembered.append(group)
@@ -115,11 +118,12 @@ class WorldKeeper:
         self,
         original: Execution,
         written: frozenset[str] = frozenset(),
+        whole: frozenset[str] = frozenset(),
         *,
         atomic: bool = True,
         isolation: str = "",
     ) -> AsyncIterator[WorldDatabase]:
-        """Give the world that ``original`` saw, in which ``written`` can be written too.
+        """Give the world that ``original`` saw, in which ``written`` can be written too, and ``whole`` in all ways.
 
         ``atomic`` and ``isolation`` as in `flux.supervisor.world.open_world`. Raises `WorldError` when there is none.
         """
@@ -129,6 +133,7 @@ class WorldKeeper:
             self.expect([original])
         group = self._groups[key]
         group.written |= written
+        group.whole |= whole
         kept = self._take_idle(group) or await self._build(group)
         is_whole = False
         try:
@@ -154,6 +159,7 @@ class WorldKeeper:
             if (
                 kept.group is group
                 and kept.built.copied >= group.written
+                and kept.built.plan.whole >= group.whole
                 and now - kept.built_at < self._life_s_max
             ):
                 self._idle.remove(kept)

@@ -71,9 +71,64 @@ async def test_of_a_large_table_only_touched_rows_are_copied(part: Callable[[str
             found = await outcome_in_world(world, script, BIG_STATE)
             assert found == outcome_before(twins.still, script, BIG_STATE), script
         assert await ask(world, 'select count(*) from "big%copy"') == [{"count": 49}]
+        with pytest.raises(HostCallFailed, match="the world is built again"):
+            await world.run("insert into big (name, n) values ('n1', 1) on conflict do nothing", [], 1)
+        assert world.needed_whole == {"big"}
+    async with open_world(pool, TOKEN, attrs.evolve(large, whole=frozenset({"big"}))) as world:
         with pytest.raises(HostCallFailed, match="big is too large to copy"):
             await world.run("insert into big (name, n) values ('n1', 1) on conflict do nothing", [], 1)
         assert world.refusal is not None
+    await pool.aclose()
+
+
+ONLY_OF_TABLES = (
+    "insert into big (name, n) values ('n1', 1) on conflict (name) do update set n = 77",
+    "merge into big b using (values ('n2', 5), ('m2', 6)) v (name, n) on b.name = v.name "
+    "when matched then update set n = v.n when not matched then insert (name, n) values (v.name, v.n)",
+    "delete from big where ctid = (select ctid from big where id = 50)",
+)
+"""What a view can't do."""
+
+
+@pytest.mark.parametrize("script", ONLY_OF_TABLES)
+async def test_a_statement_that_only_a_table_can_do_has_a_whole_copy(
+    part: Callable[[str], Twins], script: str
+) -> None:
+    twins = part(BIG.format(rows=400))
+    twins.change(BIG_CHANGES)
+    pool = await open_guests(twins.changing)
+    touched = attrs.evolve(plan(twins.snapshot, "big"), rows_copied_max=100)
+    async with open_world(pool, TOKEN, touched) as world:
+        assert await ask(world, 'select count(*) from "big%copy"') == [{"count": 49}]
+        with pytest.raises(HostCallFailed, match="the world is built again"):
+            await world.run(script, [], 1)
+        assert world.needed_whole == {"big"} and not world.needed
+    async with open_world(pool, TOKEN, attrs.evolve(touched, whole=frozenset(world.needed_whole))) as world:
+        found = await outcome_in_world(world, script, BIG_STATE)
+    assert found == outcome_before(twins.still, script, BIG_STATE)
+    await pool.aclose()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "create trigger whole after update on big for each statement execute function log_it()",
+        "create function upsert() returns void language sql as "
+        "$$insert into big (name, n) values ('n1', 1) on conflict do nothing$$",
+    ],
+)
+async def test_a_table_is_copied_whole_where_rows_alone_would_not_do(
+    part: Callable[[str], Twins], more: str
+) -> None:
+    twins = part(BIG.format(rows=400) + more + ";")
+    twins.change(BIG_CHANGES)
+    pool = await open_guests(twins.changing)
+    async with open_world(
+        pool, TOKEN, attrs.evolve(plan(twins.snapshot, "big"), rows_copied_max=100)
+    ) as world:
+        assert await ask(world, "select count(*) from pg_temp.big") == [{"count": 400}]
+        with pytest.raises(HostCallFailed, match='"big%copy" does not exist'):
+            await world.run('select count(*) from "big%copy"', [], 1)
     await pool.aclose()
 
 
