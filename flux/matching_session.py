@@ -8,6 +8,8 @@ it, on purpose. So here each question looks for its counterpart by content
                           counterpart is the oracle: while both have written the same, they must agree
     http.*, secret.* ...  the counterpart's recorded answer, to the letter; without one the replay stops,
                           unless the caller brought an answer or allows it for real
+    invoke                the same, as what it runs is not taken back
+    queue.push            held: nothing is pushed, and the answer is the recorded one, or an id that is made up
     clock.*, entropy.*    streams: recorded values in their order, then what follows from them
 
 Time is simulated. An answer takes as long as it took when it was recorded, a timer as long
@@ -38,6 +40,7 @@ from flux.session import CANCELLED, Answer, Cut, Decision, Diverge, Divergence, 
 from flux.sql_rules import get_first_word
 
 NS = 1_000_000_000
+PUSH = "queue.push"
 NEVER_NS = math.inf
 SLEEP_S_MAX = 86_400
 READING_WORDS = frozenset({"select", "values", "table", "show", "explain"})
@@ -58,6 +61,8 @@ class Source(enum.StrEnum):
     """What the caller of the replay brought."""
     LIVE = "live"
     """Asked for real, with consent."""
+    HELD = "held"
+    """Made up: the id of a job that was never recorded, and was not pushed."""
 
 
 @attrs.frozen
@@ -105,11 +110,13 @@ class MatchingSession:
         timeout_s: float = math.inf,
         brought: Mapping[int, BroughtAnswer] | None = None,
         live: frozenset[str] = frozenset(),
+        functions: frozenset[str] | None = None,
         is_comparable: Callable[[], bool] = lambda: True,
     ) -> None:
         """``is_comparable`` says whether the world shows what was recorded, so that its answers must be the same.
 
-        ``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does.
+        ``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does; ``functions``
+        are those of the code that is replayed, None when that is not known.
 
         ``tells_waits``: the guest says when it waits. One that does not must do one thing at a time.
         """
@@ -123,6 +130,9 @@ class MatchingSession:
         self._has_world = has_world
         self._brought = dict(brought or {})
         self._live = live
+        self._functions = functions
+        self._made_up = 0
+        """Ids of jobs that were made up."""
         self._is_comparable = is_comparable
         self._seed = seed
         self._now_ns = started_at_ns
@@ -154,6 +164,8 @@ class MatchingSession:
             return self._give_brought(request)
         if request.name.startswith("db."):
             return self._decide_statement(request)
+        if request.name == PUSH:
+            return self._decide_push(request)
         return self._decide_outbound(request)
 
     def completed(self, seq: int, result: HostCallResult) -> HostCall:
@@ -337,6 +349,30 @@ class MatchingSession:
         if http is not None and http.host in self._live:
             return self._hold(request, self._now_ns, Source.LIVE, None)
         return self._diverge(request, call or similar)
+
+    def _decide_push(self, request: HostCallRequest) -> Decision:
+        call = self._recorded.take(request)
+        self._follow(request.task, call)
+        if call is not None:
+            return self._hold_recorded(request, call)
+        result = self._refuse_push(request) or HostCallResult(values.encode({"job": self._make_job_id()}))
+        return self._hold(request, self._now_ns, Source.HELD, result)
+
+    def _refuse_push(self, request: HostCallRequest) -> HostCallResult | None:
+        """Return the error that a push of another function's name would have met, where that is certain."""
+        match recorded_calls.read_json(request.arguments):
+            case [str(name), *_] if self._functions is not None and name not in self._functions:
+                known = ", ".join(sorted(self._functions))
+                message = f'queue.push: no function is called "{name[:200]}"; there is {known}'
+                details = values.encode_canonical({"function": name[:200]})
+                return HostCallResult(error=HostCallError("UnknownFunction", message, "FLX570", details))
+        return None
+
+    def _make_job_id(self) -> str:
+        """Return an id that no job has: of version 8, whose bits are anybody's, and the same in each replay."""
+        self._made_up += 1
+        digest = hashlib.sha256(b"held %d " % self._made_up + self._seed).hexdigest()
+        return f"00000000-0000-8000-8000-{digest[:12]}"
 
     def _hold_recorded(self, request: HostCallRequest, call: HostCall) -> Decision:
         if call.result is None:

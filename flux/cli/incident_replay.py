@@ -8,6 +8,7 @@ as it ends; who gives up waiting stops it.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from flux.cli.client import Client, open_client
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, MalformedAnswer, UsageError, of_code
 from flux.cli.record import Record
-from flux.cli.replay import FINE, MARKS, STRICTLY_FINE
+from flux.cli.replay import FINE, GRADE_WORDS, MARKS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, wrap
 from flux.cli.settings import settings
 from flux.cli.together import replay_together
@@ -230,6 +231,7 @@ def lines(
                 shown = ", ".join(names[:NAMES_SHOWN]) + (", …" if len(names) > NAMES_SHOWN else "")
                 result += [["            " + line] for line in wrap(f"{reason}  ({shown})", width - 12)]
     result += _note_lines(replayed, width)
+    result += _held_lines(replayed, width)
     sums = " · ".join(f"{count} {verdict}" for verdict, count in _count(replayed).items())
     result += [[], [Piece(sums or "nothing to replay", "bold")], ["0 effects left the sandbox"]]
     unfinished = [one for one in replayed if one.verdict not in fine]
@@ -258,6 +260,20 @@ def _note_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
         first, *others = wrap(note, width - 4)
         result += [[Piece("  ! ", "yellow"), first], *[["    " + line] for line in others]]
     return result
+
+
+def _held_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
+    """What they would have pushed to the queue otherwise than was recorded, by function."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for one in replayed:
+        for held in Record(one.document, "replay").records("held") if one.document is not None else ():
+            arguments, grade = held.get("arguments"), held.text("grade")
+            named = str(arguments.get("function")) if isinstance(arguments, dict) else "?"
+            counts[named, GRADE_WORDS.get(grade, grade)] += 1
+    lines: list[Line] = [[]] if counts else []
+    for (named, grade), count in sorted(counts.items()):
+        lines += [["  ", line] for line in wrap(f"held: queue.push {named} ({grade}) ×{count}", width - 2)]
+    return lines
 
 
 def _group(replayed: Sequence[Replayed]) -> Iterator[tuple[str, list[Replayed]]]:

@@ -19,7 +19,7 @@ from flux.cli.client import INVOKE_TIMEOUT_S, Answer, open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, cut, pad, spread, wrap
+from flux.cli.screen import Line, Piece, Screen, cut, json_text, pad, spread, wrap
 from flux.cli.settings import settings
 
 MARKS = {
@@ -43,6 +43,7 @@ SOURCES = (
     ("borrowed", "borrowed"),
     ("fixture", "from files"),
     ("live", "asked for real"),
+    ("held", "made up for what was held"),
 )
 CASE_SUFFIX = ".fluxcase"
 """As `flux.case_file.SUFFIX`, which is not imported until there is a case."""
@@ -208,6 +209,7 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | N
         named = "synthetic: " + ", ".join(map(str, synthetic))
         result += [[Piece("  ! ", "yellow"), line] for line in wrap(named, width - 4)]
     result += _divergence(replay, width)
+    result += held_lines(replay, width)
     result += _calls(replay, width, whole=whole)
     result += [[], *_counts(replay, width)]
     commands = _next(replay) if file is None else _next_of_case(replay, file)
@@ -256,6 +258,28 @@ def _divergence(replay: Record, width: int) -> list[Line]:
         *[["    replayed  ", *line] for line in right[:1]],
         *[["              ", *line] for line in right[1:]],
     ]
+
+
+GRADE_WORDS = {"exact": "as recorded", "reordered": "as recorded, in another place", "changed": "changed"}
+
+
+def held_lines(replay: Record, width: int) -> list[Line]:
+    """What the replay would have pushed to the queue, and did not."""
+    held = replay.data.get("held")
+    if not held:
+        return []
+    result: list[Line] = [[]]
+    for one in replay.records("held"):
+        arguments = one.get("arguments")
+        payload = json_text(arguments.get("payload")) if isinstance(arguments, dict) else json_text(arguments)
+        named = arguments.get("function") if isinstance(arguments, dict) else "?"
+        grade = one.text("grade")
+        place = one.maybe_record("location")
+        what = cut(f"{one.text('kind')} {named} {payload}", max(20, width - 50))
+        style = "bold" if grade in ("new", "changed") else "dim"
+        said = ["  ", Piece("held: ", "yellow"), what, Piece(f" ({GRADE_WORDS.get(grade, grade)})", style)]
+        result += spread(said, [Piece(render.place(place.data), "cyan")] if place is not None else [], width)
+    return result
 
 
 def _side(side: object, width: int) -> list[Line]:

@@ -228,10 +228,10 @@ async def _list_applied(connection: Connection, database: str) -> list[tuple[int
 def _check_applied(
     applied: list[tuple[int, str, str]], known: tuple[SchemaMigration, ...], database: str
 ) -> None:
-    if len(applied) > len(known):
+    latest, known_latest = max((version for version, _, _ in applied), default=0), known[-1].version
+    if latest > known_latest:
         raise SchemaMismatchError(
-            f'database "{database}" has version {len(applied)} of Flux\'s schema; this Flux knows '
-            f"{len(known)}",
+            f'database "{database}" has version {latest} of Flux\'s schema; this Flux knows {known_latest}',
             remedy="a newer Flux was here: upgrade this one",
         )
     known_digests = {migration.version: migration.sha256 for migration in known}

@@ -67,6 +67,7 @@ class Attempt:
             has_world=True,
             tells_waits=tells_waits,
             timeout_s=limits.timeout_s,
+            functions=frozenset(runnable.siblings),
         )
         # The session ends it by the time of the record. Being held back takes none of that.
         patient = attrs.evolve(runnable.bounds, limits=attrs.evolve(limits, timeout_s=HELD_S_MAX))

@@ -376,6 +376,7 @@ _ARGUMENT_NAMES = {
     "db.query": ("sql", "args"), "db.execute": ("sql", "args"), "db.begin": ("isolation",),
     "net.open": ("host", "port", "timeout_s"), "net.tls": ("connection", "options", "timeout_s"),
     "net.send": ("connection", "data", "timeout_s"), "net.recv": ("connection", "bytes_max", "timeout_s"),
+    "queue.push": ("function", "payload", "options"), "invoke": ("function", "input"),
     "net.poll": ("connections", "timeout_s"), "net.shutdown": ("connection",), "net.close": ("connection",),
 }  # fmt: skip
 _HTTP_OPTIONS = ("headers", "body", "timeout_s")

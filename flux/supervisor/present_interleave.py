@@ -74,6 +74,7 @@ def _together_json(summaries: Mapping[UUID, Document], together: Together) -> Do
                 "execution": summaries[run.original.id],
                 "verdict": run.judgement.verdict.value,
                 "reason": run.judgement.reason,
+                "held": list_held(run.judgement.pairs),
                 "original": {"status": run.original.status, "outcome": run.original.outcome.kind},
                 "replayed": {
                     "status": None if _is_stopped(run) else run.replayed.execution.status,

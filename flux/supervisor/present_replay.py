@@ -1,18 +1,19 @@
 """How a replay looks in JSON. See `flux.supervisor.present`, whose rules hold here too."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from flux.execution import LogLine
 from flux.hostcall import Effect, HostCallRequest
 from flux.hostcalls import all_kinds
 from flux.matching import Pair
-from flux.matching_session import Source
+from flux.matching_session import PUSH, Source
 from flux.session import Divergence
 from flux.supervisor.present import Document, call_json, show_arguments, show_json, show_output, show_position
 from flux.supervisor.replay import Replay
 
-ANSWER_SOURCES = (Source.RECORDED, Source.WORLD, Source.BORROWED, Source.FIXTURE, Source.LIVE)
+ANSWER_SOURCES = (Source.RECORDED, Source.WORLD, Source.BORROWED, Source.FIXTURE, Source.LIVE, Source.HELD)
 
 
 def replay_json(summary: Document, replay: Replay) -> Document:
@@ -44,6 +45,7 @@ def replay_json(summary: Document, replay: Replay) -> Document:
         "fidelity": {"matched": fidelity.matched, "equal": fidelity.equal},
         "answers": {source.value: sources[source] for source in ANSWER_SOURCES},
         "sent": replay.sent,
+        "held": list_held(judgement.pairs),
         "stopped": int(_is_stopped_effect(replayed.divergence)),
         "relaxed_gates": 0,
         "notes": list(replay.notes),
@@ -68,6 +70,21 @@ def _is_stopped_effect(divergence: Divergence | None) -> bool:
         return False
     kind = all_kinds().get(divergence.actual.name)
     return kind is not None and kind.effect is Effect.LEAVES
+
+
+def list_held(pairs: Sequence[Pair]) -> list[Document]:
+    """Return the pushes of a replay, each with how it compares with the record: none of them was made."""
+    return [
+        {
+            "seq": pair.right.request.seq,
+            "kind": pair.right.request.name,
+            "arguments": show_arguments(pair.right.request.name, pair.right.request.arguments),
+            "grade": pair.grade.value,
+            "location": show_position(pair.right.request.position),
+        }
+        for pair in pairs
+        if pair.right is not None and pair.right.request.name == PUSH
+    ]
 
 
 def divergence_json(divergence: Divergence) -> Document:

@@ -312,6 +312,7 @@ class _Run:
             timeout_s=limits.timeout_s,
             brought=self._answers,
             live=self._live.hosts,
+            functions=frozenset(runnable.siblings),
             is_comparable=lambda: world is None or world.is_comparable,
         )
         if world is not None:
