@@ -46,6 +46,8 @@ class Replayed:
     reason: str
     notes: tuple[str, ...]
     """What of the database was not as it was."""
+    held: tuple[tuple[str, str], ...]
+    """What it would have pushed to the queue: the function, and how that compares with the record."""
     deployment: str | None
     """The code that it ran on; None when it could not be replayed."""
     text: str
@@ -169,9 +171,17 @@ def _read(line: Record, text: str) -> Replayed:
         line.text("verdict"),
         line.text("reason"),
         () if code is None else tuple(map(str, line.items("notes"))),
+        () if code is None else tuple(_read_held(line)),
         None if code is None else code.text("deployment"),
         text,
     )
+
+
+def _read_held(line: Record) -> Iterator[tuple[str, str]]:
+    for held in line.records("held"):
+        arguments, grade = held.get("arguments"), held.text("grade")
+        named = arguments.get("function") if isinstance(arguments, dict) else None
+        yield str(named), GRADE_WORDS.get(grade, grade)
 
 
 def list_executions(client: Client, text: str) -> list[Record]:
@@ -263,13 +273,8 @@ def _note_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
 
 
 def _held_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
-    """What they would have pushed to the queue otherwise than was recorded, by function."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for one in replayed:
-        for held in Record(one.document, "replay").records("held") if one.document is not None else ():
-            arguments, grade = held.get("arguments"), held.text("grade")
-            named = str(arguments.get("function")) if isinstance(arguments, dict) else "?"
-            counts[named, GRADE_WORDS.get(grade, grade)] += 1
+    """What they would have pushed to the queue, by function."""
+    counts = Counter(held for one in replayed for held in one.held)
     lines: list[Line] = [[]] if counts else []
     for (named, grade), count in sorted(counts.items()):
         lines += [["  ", line] for line in wrap(f"held: queue.push {named} ({grade}) ×{count}", width - 2)]

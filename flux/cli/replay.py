@@ -275,9 +275,10 @@ def held_lines(replay: Record, width: int) -> list[Line]:
         named = arguments.get("function") if isinstance(arguments, dict) else "?"
         grade = one.text("grade")
         place = one.maybe_record("location")
-        what = cut(f"{one.text('kind')} {named} {payload}", max(20, width - 50))
+        what = cut(f"{one.text('kind')} {named} {payload}", max(20, width - 24))
         style = "bold" if grade in ("new", "changed") else "dim"
-        said = ["  ", Piece("held: ", "yellow"), what, Piece(f" ({GRADE_WORDS.get(grade, grade)})", style)]
+        graded = Piece(f" ({GRADE_WORDS.get(grade, grade)})", style)
+        said: list[Piece | str] = ["  ", Piece("held: ", "yellow"), what, graded]
         result += spread(said, [Piece(render.place(place.data), "cyan")] if place is not None else [], width)
     return result
 

@@ -90,9 +90,12 @@ def _circumstances(trace: Record, width: int) -> list[Line]:
     parts += [render.trigger_word(trace), trace.maybe_text("function") or "no function", _sandbox(trace)]
     if (original := trace.maybe_text("replay_of")) is not None:
         parts.append(f"replay of {original}")
-    parent = trace.data.get("parent")
-    if parent is not None:
-        parts.append(f"caused by {parent if isinstance(parent, str) else json_text(parent)}")
+    if trace.data.get("cause") is not None:
+        cause = trace.record("cause")
+        call = cause.maybe_number("call")
+        parts.append(f"caused by {cause.text('execution')}" + (f", call {call:g}" if call is not None else ""))
+    if render.trigger_word(trace) == "queue":
+        parts.append(f"attempt {trace.number('attempt'):g}")
     return [[Piece(line, "dim")] for line in wrap(" · ".join(parts), width)]
 
 
@@ -329,8 +332,9 @@ def _log_time(log: Record, started_at: datetime) -> str:
 
 def _children(trace: Record) -> list[Line]:
     children = trace.items("children")
+    waiting = _jobs(trace)
     if not children:
-        return []
+        return [[], [Piece("  caused", "bold")], *waiting] if waiting else []
     result: list[Line] = [[], [Piece("  caused", "bold")]]
     for index, child in enumerate(children):
         if isinstance(child, str):
@@ -340,6 +344,19 @@ def _children(trace: Record) -> list[Line]:
         result.append(
             [f"    {summary.text('name')}  ", render.status_piece(summary), f"  {render.route(summary)}"]
         )
+    return [*result, *waiting]
+
+
+def _jobs(trace: Record) -> list[Line]:
+    """The jobs that it has pushed and that are not done: those that are done are executions."""
+    result: list[Line] = []
+    for job in trace.records("jobs"):
+        state = job.text("state")
+        if state != "done":
+            error = job.maybe_text("error")
+            told = f"  {job.text('function')}" + (f"  {error}" if error is not None and state == "dead" else "")
+            shown = Piece(state, "bold red" if state == "dead" else "cyan")
+            result.append([f"    job {job.text('id')}  ", shown, told])
     return result
 
 

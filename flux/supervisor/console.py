@@ -29,6 +29,7 @@ from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.store import reading
+from flux.store.jobs import list_jobs_of
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
 from flux.supervisor import metrics
@@ -39,6 +40,7 @@ from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
+from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk, Start
 from flux.supervisor.console_state import StateDesk
@@ -159,6 +161,7 @@ class Console:
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
         self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
         self._diffs = DiffDesk(pool, host, self._find)
+        self._queue = QueueDesk(pool, tenant)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
@@ -227,6 +230,10 @@ class Console:
                 ask, method = self._for(self._deploys.roll_back, request.body), "POST"
             case ["bisect", "plan" | "graph" | "probe" | "finding" as question]:
                 ask, method = partial(self._bisects.answer, question, request.body), "POST"
+            case ["queue"]:
+                ask, allowed = self._queue.list_jobs, ("state", "function", "n")
+            case ["queue", job, "retry"]:
+                ask, method = self._for(self._queue.retry, job), "POST"
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -292,6 +299,7 @@ class Console:
             execution,
             spans=list_spans(execution),
             children=[summary_json(child) for child in children],
+            jobs=[job_json(job) for job in await list_jobs_of(self._pool, summary.id, CHILDREN_MAX)],
             replays=await list_replays(self._pool, summary.id, REPLAYS_MAX),
         )
 
@@ -548,6 +556,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 _STATUS = {
     "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX527": 404, "FLX528": 409,
     "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404, "FLX583": 404, "FLX584": 404,
+    "FLX576": 404, "FLX577": 409,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
     "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
 }  # fmt: skip

@@ -237,6 +237,7 @@ def trace_json(
     *,
     spans: Sequence[Document],
     children: Sequence[Document],
+    jobs: Sequence[Document] = (),
     replays: Sequence[ReplayFound] = (),
 ) -> Document:
     """Return everything that an execution did, as the contract's Trace."""
@@ -268,9 +269,19 @@ def trace_json(
             }
             for transaction in execution.transactions
         ],
+        "cause": show_cause(execution),
         "children": list(children),
+        "jobs": list(jobs),
         "replays": [replay_found_json(replay) for replay in replays],
     }
+
+
+def show_cause(execution: Execution) -> Document | None:
+    """Return what made the execution run, when another one did: that one's name, and which of its calls."""
+    if execution.parent is None:
+        return None
+    trigger = execution.trigger
+    return {"execution": ids.make_name(execution.parent), "call": trigger.call, "job": trigger.job or None}
 
 
 def replay_found_json(replay: ReplayFound) -> Document:

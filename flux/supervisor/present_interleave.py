@@ -8,6 +8,7 @@ from flux.failure import find_failure
 from flux.interleave_verdict import Seen, judge_together
 from flux.supervisor.interleave import Interleaved, RunResult, TableRows, Together
 from flux.supervisor.present import Document
+from flux.supervisor.present_replay import list_held
 
 
 def interleaved_json(summaries: Mapping[UUID, Document], interleaved: Interleaved) -> Document:
