@@ -144,7 +144,8 @@ class Bisection:
         self._graph: Graph | None = None
         self._good: set[str] = set()
         self._skipped: set[str] = set()
-        self._skips_in_a_row = 0
+        self._reach = 0
+        """How far from skipped commits the next one is to be: it doubles with each skip, and falls with each answer."""
         self._asked: Probe | None = None
         self._suspects: frozenset[str] = frozenset()
 
@@ -175,7 +176,7 @@ class Bisection:
                 self._bad = probe.commit
             case Mark.SKIP:
                 self._skipped.add(probe.commit)
-        self._skips_in_a_row = self._skips_in_a_row + 1 if mark is Mark.SKIP else 0
+        self._reach = self._reach * 2 + 1 if mark is Mark.SKIP else self._reach // 4
 
     def take_graph(self, graph: Graph) -> None:
         """Hear which commits there are between the ends."""
@@ -223,7 +224,7 @@ class Bisection:
         graph = self._graph
         assert graph is not None, "the ends are proved"
         suspects = self._suspects = graph.find_suspects(self._bad, self._good)
-        chosen = graph.choose(suspects, self._skipped, skips_in_a_row=self._skips_in_a_row)
+        chosen = graph.choose(suspects, self._skipped, reach=self._reach)
         if chosen is not None:
             return Probe(chosen, Purpose.SEARCH, 1)
         return self._prove(graph, suspects)

@@ -5,12 +5,13 @@ makes the set of *suspects* smaller: a bad commit leaves itself and its ancestor
 ancestors away. The one to ask next is the one that halves the set best, whatever it answers. That is how git
 chooses too; on a line of commits it takes as many questions as the suspects can be halved.
 
-A commit that can't be judged (*skip*) is set aside. Its neighbours tend to be broken like it, so the next one is taken
-from farther away with each skip in a row, on either side of the middle.
+A commit that can't be judged (*skip*) is set aside. Its neighbours tend to be broken like it, so whoever searches asks
+for one farther away with each skip: `choose` has a ``reach`` for that.
 
 Nothing here asks git or runs anything.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 
 import attrs
@@ -104,20 +105,27 @@ class Graph:
                 behind[commit] = bits
         return counts
 
-    def choose(
-        self, suspects: Collection[str], skipped: Collection[str], *, skips_in_a_row: int = 0
-    ) -> str | None:
+    def choose(self, suspects: Collection[str], skipped: Collection[str], *, reach: int = 0) -> str | None:
         """Return the suspect to ask next, or None when none is left that could be asked and tell.
 
-        The one from which all others come is known to be bad, so it is never asked.
+        The one from which all others come is known to be bad, so it is never asked. One that has more than ``reach``
+        suspects between it and each that was skipped goes first, as long as there is one.
         """
         counts = self.count_behind(suspects)
         total = len(counts)
         halves = {commit: min(count, total - count) for commit, count in counts.items() if count < total}
-        open_ = [commit for commit in halves if commit not in skipped]
-        if not open_:
-            return None
-        # Sorting keeps the graph's order among equals, so that the same history is always searched in the same way.
-        open_.sort(key=lambda commit: -halves[commit])
-        away = min((1 << skips_in_a_row) - 1, len(open_) - 1)
-        return open_[away]
+        places = {commit: place for place, commit in enumerate(counts)}
+        holes = sorted(places[commit] for commit in counts if commit in skipped)
+
+        def find_distance(commit: str) -> int:
+            at = bisect_left(holes, places[commit])
+            return min((abs(hole - places[commit]) for hole in holes[max(0, at - 1) : at + 1]), default=total)
+
+        # Among equals the first in the graph's order, so that the same history is always searched in the same way.
+        open_ = [(commit, find_distance(commit)) for commit in halves if commit not in skipped]
+        while open_:
+            far = [commit for commit, distance in open_ if distance > reach]
+            if far:
+                return max(far, key=halves.__getitem__)
+            reach //= 2
+        return None

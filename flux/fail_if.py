@@ -312,11 +312,10 @@ def _compare(sign: str, left: Expression, right: Expression, subject: Mapping[st
     one, other = values
     if sign in ("==", "!="):
         return _is_equal(one, other) is (sign == "==")
-    kinds = {_name_kind(one), _name_kind(other)}
-    if kinds not in ({"a number"}, {"a text"}):
-        odd = right if _name_kind(one) in ("a number", "a text") else left
-        kind = _name_kind(other if odd is right else one)
-        return Unknown(f"{_show(odd)} is {kind}, which does not come before or after")
+    kinds = [_name_kind(one), _name_kind(other)]
+    if kinds not in (["a number"] * 2, ["a text"] * 2):
+        told = " and ".join(f"{_show(side)} is {kind}" for side, kind in zip((left, right), kinds, strict=True))
+        return Unknown(f"{told}, and neither comes before the other")
     return _ORDERS[sign](one, other)
 
 

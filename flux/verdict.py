@@ -168,11 +168,16 @@ def _judge_healthy(original: Execution, replayed: Replayed, pairs: Sequence[Pair
 
 def _judge_stopped(divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
     seq = divergence.seq
-    # Without the question that stopped it, everything must be there that was there, and nothing else.
+    # Without the question that stopped it, everything must be there that was there. What else was asked must have come
+    # behind all of that, and been answered: code that goes on writes its rows before it sends its mail.
     stopped_at = [pair for pair in pairs if pair.right is not None and pair.right.request.seq == seq]
     others = [pair for pair in pairs if pair not in stopped_at]
+    recorded = [pair for pair in others if pair.left is not None]
+    last = max((pair.right.request.seq for pair in recorded if pair.right is not None), default=0)
     is_new = [pair.grade for pair in stopped_at] == [Grade.NEW]
-    if is_new and all(pair.grade in (Grade.EXACT, Grade.REORDERED) for pair in others) and _all_heard(others):
+    went_on = all(pair.right is not None and pair.right.request.seq > last for pair in others if pair.left is None)
+    are_alike = all(pair.grade in (Grade.EXACT, Grade.REORDERED) for pair in recorded)
+    if is_new and went_on and are_alike and _all_heard(others):
         return (
             Verdict.PAST_IT,
             f"everything that the failed execution asked was asked and answered alike; then it asked for call {seq}, "

@@ -53,6 +53,13 @@ def test_a_new_question_after_all_the_old_ones_is_past_it() -> None:
     assert judgement.grades == {"exact": 2, "reordered": 0, "changed": 0, "new": 1, "missing": 0}
 
 
+def test_rows_that_it_writes_before_it_asks_for_what_was_never_recorded_are_past_it_too() -> None:
+    extra = call(4, "http.request", ["POST", "https://mail.example/send", {}])
+    judgement = judge(FAILED, stopped("new", READ, CHARGE, WRITE, extra))
+    assert judgement.verdict is Verdict.PAST_IT
+    assert (judgement.grades["exact"], judgement.grades["new"]) == (2, 2)
+
+
 @pytest.mark.parametrize(
     "replayed",
     [
@@ -73,8 +80,18 @@ def test_a_new_question_after_all_the_old_ones_is_past_it() -> None:
             CHARGE,
             call(3, "http.request", ["GET", "https://mail.example/", {}]),
         ),
+        stopped(
+            "new",
+            READ,
+            execute(2, "update users set plan = $1", ["pro"]),
+            attrs.evolve(CHARGE, request=attrs.evolve(CHARGE.request, seq=3)),
+            call(4, "http.request", ["GET", "https://mail.example/", {}]),
+        ),
     ],
-    ids=["before the charge", "another charge", "another charge, called new", "an answer not heard"],
+    ids=[
+        "before the charge", "another charge", "another charge, called new", "an answer not heard",
+        "a write before the charge",
+    ],
 )
 def test_leaving_before_the_failure_decides_nothing(replayed: Replayed) -> None:
     assert judge(FAILED, replayed).verdict is Verdict.DIVERGED
