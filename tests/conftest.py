@@ -2,13 +2,15 @@
 
 ``postgres18`` (the wheel's) and ``postgres15`` (the system's) start once a session. A test that
 must hold on both asks for ``postgres``. ``make_database`` gives a fresh database with Flux's
-schema in it, copied from a template: that takes a tenth of a second.
+schema in it, copied from a template: that takes a tenth of a second. It is there until the file's
+last test has ended.
 """
 
 import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import attrs
 import pytest
@@ -91,13 +93,28 @@ _counter = iter(range(1_000_000))
 def create_database(server: PostgresServer, template: str = "template0") -> Database:
     """A new database on ``server``."""
     name = f"t{next(_counter)}"
-    server.psql(f"create database {name} template {template}")
+    # As files: through the log, which is the default, each of its pages is written twice.
+    server.psql(f"create database {name} template {template} strategy file_copy")
     return Database(server, name)
+
+
+_made: list[Database] = []
+"""What `make_database` has given to the file of tests that runs."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def databases_of_a_file() -> Iterator[None]:
+    """Drop what the file's tests were given once the last has ended: a database is 300 files, and many are made."""
+    yield
+    while _made:
+        database = _made.pop()
+        if Path(database.server.host).exists():  # Else its server has ended since, with all that it had.
+            database.server.psql(f"drop database if exists {database.name} with (force)")
 
 
 @pytest.fixture(scope="session")
 def make_database() -> Callable[[PostgresServer], Database]:
-    """Gives fresh databases with Flux's schema."""
+    """Gives fresh databases with Flux's schema, each until the last test of the file has ended."""
     templates: dict[int, str] = {}
 
     def make(server: PostgresServer) -> Database:
@@ -107,7 +124,9 @@ def make_database() -> Callable[[PostgresServer], Database]:
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(trio.run, _prepare, template).result()
             templates[server.pid] = template.name
-        return create_database(server, templates[server.pid])
+        database = create_database(server, templates[server.pid])
+        _made.append(database)
+        return database
 
     return make
 
