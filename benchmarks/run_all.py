@@ -45,6 +45,7 @@ SCRIPTS = (
     Script("why_store"),
     Script("start"),
     Script("replay"),
+    Script("culprit"),
 )
 
 
