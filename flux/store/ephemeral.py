@@ -155,7 +155,7 @@ class Place:
             if not is_last:
                 self._copies += 1
                 name = f"{self.name}_{self._copies}"
-                stack.push_async_callback(_drop, self._options, [name], [])
+                stack.push_async_callback(drop_databases, self._options, [name], [])
                 await self._create(name, original.name)
             guests = Pool(
                 attrs.evolve(self._options, user=self.role, password=self._password, database=name),
@@ -168,7 +168,7 @@ class Place:
 
     async def drop(self, original: Original) -> None:
         """Drop ``original``, so that another can be made in this place."""
-        await _drop(self._options, [original.name], [])
+        await drop_databases(self._options, [original.name], [])
 
     async def make_roles(self) -> None:
         """Make the role that runs there and the one that owns it all."""
@@ -195,7 +195,7 @@ class Place:
 
     async def _create(self, name: str, template: str) -> None:
         """Create a database that nobody but the run's role may enter, beside those who may enter any."""
-        properties = _locale(self._found["properties"]) if template == "template0" else ""
+        properties = describe_locale(self._found["properties"]) if template == "template0" else ""
         connection = await connect(self._options)
         try:
             quoted, role = quote_identifier(name), quote_identifier(self.role)
@@ -369,7 +369,7 @@ async def open_place(owner: Pool, schema: str, guest_role: str) -> AsyncIterator
             yield place
         finally:
             with trio.CancelScope(shield=True):
-                await _drop(owner.options, [name], [place.role, place.role + "_owner"])
+                await drop_databases(owner.options, [name], [place.role, place.role + "_owner"])
                 if not connection.is_closed:
                     with contextlib.suppress(ConnectionLost):  # Then the server has let go of it.
                         await connection.fetch_value(QUERIES.unlock_ephemeral, name)
@@ -393,7 +393,7 @@ async def drop_leftovers(connection: Connection, options: ConnectOptions) -> lis
         if not await connection.fetch_value(QUERIES.lock_ephemeral, place):
             continue
         try:
-            is_gone = await _drop(
+            is_gone = await drop_databases(
                 options,
                 [name for name, is_database in names if is_database],
                 [name for name, is_database in names if not is_database],
@@ -405,7 +405,7 @@ async def drop_leftovers(connection: Connection, options: ConnectOptions) -> lis
     return dropped
 
 
-async def _drop(options: ConnectOptions, databases: Sequence[str], roles: Sequence[str]) -> bool:
+async def drop_databases(options: ConnectOptions, databases: Sequence[str], roles: Sequence[str]) -> bool:
     """Drop databases, whoever is in them, and then roles that own nothing any more; say whether all are gone.
 
     What can't be dropped now, because the server is gone or is too busy, is found by `drop_leftovers`.
@@ -492,7 +492,7 @@ def _read_column(row: Mapping[str, Any]) -> Column:
     return Column(row["column_name"], row["type_name"], row["is_generated"], default, sequence)
 
 
-def _locale(properties: object) -> str:
+def describe_locale(properties: object) -> str:
     """Return what makes a new database sort and compare as the one with these ``properties`` of ``pg_database``."""
     known = properties if isinstance(properties, dict) else json.loads(str(properties))
     provider = {"i": "icu", "b": "builtin"}.get(str(known.get("datlocprovider", "c")), "libc")
