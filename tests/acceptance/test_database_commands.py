@@ -210,7 +210,8 @@ where table_schema = 'public' order by 1, 2;
 select tablename, indexname, indexdef from pg_indexes where schemaname = 'public' order by 1, 2;
 select conrelid::regclass::text, conname, pg_get_constraintdef(oid) from pg_constraint
 where connamespace = 'public'::regnamespace and contype <> 'n' order by 1, 2;
-select tgrelid::regclass::text, tgname from pg_trigger where not tgisinternal and tgname not like '!flux%' order by 1, 2;
+select tgrelid::regclass::text, tgname from pg_trigger
+where not tgisinternal and tgname not like '!flux%' order by 1, 2;
 select proname, prosrc from pg_proc where pronamespace = 'public'::regnamespace order by 1;
 select typname, enumlabel from pg_enum join pg_type t on t.oid = enumtypid order by 1, enumsortorder;
 select tablename, policyname from pg_policies order by 1; select matviewname from pg_matviews;
