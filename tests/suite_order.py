@@ -21,6 +21,7 @@ SECONDS = {
     "acceptance/test_javascript.py": 50,
     "acceptance/test_libraries.py": 20,
     "acceptance/test_migration_rows.py": 15,
+    "acceptance/test_queue.py": 20,
     "acceptance/test_records_not_whole.py": 15,
     "acceptance/test_replay.py": 40,
     "acceptance/test_signup.py": 20,
@@ -52,6 +53,7 @@ SECONDS = {
     "integration/test_gateway_hostile.py": 35,
     "integration/test_jail.py": 55,
     "integration/test_process_sandbox.py": 30,
+    "integration/test_queue.py": 20,
     "integration/test_recovery.py": 35,
     "integration/test_store_reading.py": 20,
     "integration/test_wasm_jail.py": 25,
@@ -59,6 +61,7 @@ SECONDS = {
     "integration/test_wasm_sandbox.py": 25,
     "integration/test_world.py": 20,
     "integration/test_zygotes.py": 25,
+    "queue/test_jobs.py": 25,
     "tidy/test_benchmarks.py": 18,
     "tidy/test_gates.py": 60,
 }
