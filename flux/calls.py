@@ -179,6 +179,14 @@ def _read_handle(call: HostCall) -> object:
     return arguments[0] if isinstance(arguments, list) and arguments else None
 
 
+def find_function(call: HostCall) -> str | None:
+    """Return the function that ``call`` pushed a job for or invoked, or None when it did neither."""
+    if call.request.name not in ("queue.push", "invoke"):
+        return None
+    arguments = read_json(call.request.arguments)
+    return arguments[0] if isinstance(arguments, list) and arguments and isinstance(arguments[0], str) else None
+
+
 def find_host(url: str) -> str:
     """Return ``host`` or ``host:port`` of a URL in its one spelling; empty when it has none."""
     try:

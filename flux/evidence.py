@@ -85,6 +85,9 @@ class Evidence:
     """Who wrote the rows that this execution read or collided with."""
     retried_as: str | None = None
     """Name of the execution that was the next attempt of the same request, when there was one."""
+    job_state: str | None = None
+    """What has become of the job that this was an attempt at, as `flux.jobs.State` names it; None without one, or when
+    it was done so long ago that it is gone."""
     unavailable: tuple[str, ...] = ()
     """What could not be looked up and why, each as half a sentence: ``the counts: FLX222 ...``."""
 

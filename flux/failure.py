@@ -50,6 +50,8 @@ class Kind(enum.StrEnum):
     """An outbound request got no answer for another reason than time."""
     OUTBOUND_STATUS = "outbound_status"
     """An outbound request was answered with 4xx or 5xx, and the function failed on it."""
+    INVOKE_FAILED = "invoke_failed"
+    """A function that it invoked failed, and it did not catch that."""
     GRANT_REFUSED = "grant_refused"
     SECRET_MISSING = "secret_missing"
     UNIQUE_VIOLATION = "unique_violation"
@@ -117,6 +119,7 @@ _KIND_OF_ERROR = {
     "StatementRefused": Kind.STATEMENT_REFUSED,
     "HttpTimeout": Kind.OUTBOUND_TIMEOUT,
     "NetTimeout": Kind.OUTBOUND_TIMEOUT,
+    "InvokeFailed": Kind.INVOKE_FAILED,
     "CommitFailed": Kind.COMMIT_FAILED,
     "CommitUnknown": Kind.COMMIT_FAILED,
     "DatabaseError": Kind.DATABASE_ERROR,
@@ -130,7 +133,7 @@ SIGNAL_NAMES = {
 """Linux's numbers. A record may be read on another system, so this one's table would not do."""
 
 _HOST_CALL_ERRORS = frozenset(
-    {"HostCallError", "DatabaseError", "GrantRefusedError", "HttpCallError", "HttpTimeoutError"}
+    {"HostCallError", "DatabaseError", "GrantRefusedError", "HttpCallError", "HttpTimeoutError", "InvokeError"}
 )
 """What the SDK raises by itself for a host call that failed."""
 

@@ -83,7 +83,9 @@ _UNDECIDED = frozenset(
     {Verdict.DIVERGED, Verdict.CHANGED, Verdict.OTHER_FAILURE, Verdict.PAST_IT, Verdict.UNFAITHFUL}
 )
 """Where the replay did something else than was recorded."""
-_OUTSIDE_KINDS = frozenset({Kind.OUTBOUND_TIMEOUT, Kind.OUTBOUND_ERROR, Kind.OUTBOUND_STATUS})
+_OUTSIDE_KINDS = frozenset(
+    {Kind.OUTBOUND_TIMEOUT, Kind.OUTBOUND_ERROR, Kind.OUTBOUND_STATUS, Kind.INVOKE_FAILED}
+)
 
 
 def judge(original: Execution, replayed: Replayed) -> Judgement:

@@ -23,8 +23,8 @@ from flux.execution import Exited, Interrupted, Killed, Raised, Returned
 from flux.failure import Failure, Kind, find_abort, find_empty_query, list_user_frames, message_of_body
 from flux.mutation import Mutation
 from flux.why_calls import RULES as CALL_RULES
-from flux.why_calls import grant_text
-from flux.why_case import Case, clean, history_command, place_in, took
+from flux.why_calls import find_invoked, grant_text
+from flux.why_case import Case, clean, history_command, make_command, place_in, took
 from flux.why_rules import ENDINGS, SURROUNDINGS, VALUES
 
 __all__ = ["Count", "Evidence", "Fact", "OtherFailure", "RowWriter", "Why", "explain"]
@@ -179,6 +179,10 @@ def _next(case: Case) -> tuple[str, ...]:
         if missing is not None:
             told = f"the package that has {missing['name']}, unless that is a module of yours"
             steps.append(f"add to requirements.txt: {told}")
+    if (invoked := find_invoked(case)) is not None:
+        steps.append(f"flux why {invoked}")
+    if case.evidence.job_state == "dead":
+        steps.append(make_command("flux", "queue", "retry", execution.trigger.job))
     if failure.kind in _OF_THE_CODE and not (failure.is_answer or execution.completeness):
         steps.append(f"flux replay {name} --on .")
     seq = _call_to_show(case)

@@ -399,6 +399,28 @@ def refused_statement(case: Case) -> Iterator[Fact]:
 # --- the others ------------------------------------------------------------------------------------
 
 
+def invoke_failed(case: Case) -> Iterator[Fact]:
+    """A function that was invoked and failed: it is an execution of its own, which says why."""
+    call, error = case.call, case.error
+    if case.kind != Kind.INVOKE_FAILED or call is None or error is None:
+        return
+    seq = call.request.seq
+    yield Fact(RECORDED, "invoke-failed", f"{name_call(call)}{case.elsewhere(call)}: {clean(error.message)}", seq)
+    if (name := find_invoked(case)) is not None:
+        yield Fact(RECORDED, "invoke-failed", f"that is execution {name}, which has a record of its own", seq)
+
+
+def find_invoked(case: Case) -> str | None:
+    """Return the name of the execution that was invoked and whose failure this one passes on, or None."""
+    if case.kind != Kind.INVOKE_FAILED or case.error is None:
+        return None
+    name = calls.read_details(case.error).get("execution")
+    return name if isinstance(name, str) and _NAME.fullmatch(name) else None
+
+
+_NAME = re.compile(r"[0-9a-z]{8}")
+
+
 def call_failed(case: Case) -> Iterator[Fact]:
     """A call that the host could not perform as it was asked, for a reason that has no rule of its own."""
     if case.kind == Kind.UNHANDLED_EXCEPTION and case.call is not None and case.error is not None:
@@ -469,6 +491,6 @@ def _request(case: Case) -> HttpCall | None:
 
 RULES: tuple[Rule, ...] = (
     outbound_timeout, outbound_error, error_answer, same_host, grant_refused, secret_missing, database_error,
-    isolation, transaction_aborted, no_row, refused_statement, call_failed, answer_lacks,
+    isolation, transaction_aborted, no_row, refused_statement, invoke_failed, call_failed, answer_lacks,
     empty_before_answer, caught_errors, left_outside,
 )  # fmt: skip

@@ -205,6 +205,8 @@ def name_call(call: HostCall) -> str:
         what = f"{request.method} {request.url_shown}"
     elif (statement := calls.read_statement(call)) is not None:
         what = name_statement(statement.sql)
+    elif (function := calls.find_function(call)) is not None:
+        what = f"{call.request.name} {function}"
     else:
         what = call.request.name
     return f"call {call.request.seq} ({clean(what, 120)})"

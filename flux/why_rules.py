@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flux import calls
+from flux import calls, ids
 from flux.evidence import INFERRED, RECORDED, Fact, RowWriter
 from flux.execution import Exited, Interrupted, Killed, Returned
 from flux.failure import SIGNAL_NAMES, Kind, find_awaited, find_in_flight
@@ -408,13 +408,32 @@ def counts(case: Case) -> Iterator[Fact]:
 def attempts(case: Case) -> Iterator[Fact]:
     """An execution that was one of several attempts at the same request."""
     number = case.execution.attempt
-    if number > 1:
+    if number > 1 and not case.execution.trigger.job:
         earlier = "the one before was" if number == 2 else f"the {number - 1} before were"
         text = f"this was attempt {number} of the request; {earlier} given up after a serialization failure"
         yield Fact(RECORDED, "attempts", text)
     if case.evidence.retried_as is not None:
         text = f"the request was tried again, as {clean(case.evidence.retried_as, 40)}"
         yield Fact(RECORDED, "attempts", text)
+
+
+def job(case: Case) -> Iterator[Fact]:
+    """An execution that was an attempt at a job: who pushed that, and what has become of it."""
+    execution, trigger = case.execution, case.execution.trigger
+    if not trigger.job:
+        return
+    who = "" if execution.parent is None else f", pushed by {ids.make_name(execution.parent)}"
+    which = "" if trigger.call is None or not who else f" in its call {trigger.call}"
+    yield Fact(RECORDED, "job", f"this was attempt {execution.attempt} at job {clean(trigger.job, 40)}{who}{which}")
+    if case.failure is None:
+        return
+    match case.evidence.job_state:
+        case "dead":
+            yield Fact(RECORDED, "job", "the job has no retries left: it stays in the queue and is not run by itself")
+        case "waiting" | "running":
+            yield Fact(RECORDED, "job", "the job is tried again")
+        case "done":
+            yield Fact(RECORDED, "job", "a later attempt at the job was committed")
 
 
 def warm_worker(case: Case) -> Iterator[Fact]:
@@ -467,5 +486,5 @@ ENDINGS: tuple[Rule, ...] = (
 VALUES: tuple[Rule, ...] = (null_written, input_absent, value_read, value_met)
 """What values had to do with it."""
 
-SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, warm_worker, changes, completeness)
+SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, job, warm_worker, changes, completeness)
 """What stands around the failure; they come last."""

@@ -178,6 +178,15 @@ class Told:
         return Evidence(self.execution, **self.evidence)
 
 
+INVOKED = call(
+    2, "invoke", ["price", {"plan": "gold"}], position=at(31),
+    error=HostCallError(
+        "InvokeFailed", "price failed: KeyError: 'gold'", "FLX575", b'{"execution":"qk3f81xa","type":"KeyError"}'
+    ),
+)  # fmt: skip
+OF_A_JOB = Trigger("queue", body=b'{"email":"a@b.com"}', job="01a21587-edb7-7f0b-9c40-79561b7251e4", call=4)
+
+
 def _timed_out(source: str, limit_s: float = 10.0, **more: Any) -> HostCall:
     error = no_answer("HttpTimeout", "FLX409", f"POST {STRIPE}: no answer in {limit_s} s", source, limit_s)
     return http(3, "POST", STRIPE, error=error, position=at(42, "charge"), started_ms=12,
@@ -815,6 +824,30 @@ FAILING: tuple[Told, ...] = (
         execution(Returned(503, body=b"busy"), _timed_out("default")),
         "returned_error", None, None, "returned 503 create_user busy",
         (("≈ failed-before", "call 3 (POST https://api.stripe.com/v1/charges) had failed before"),), "HTTP 503: busy",
+    ),
+    Told(
+        "an invoked function that failed",
+        execution(of_host_call("InvokeError", INVOKED, frame(31, "await ctx.invoke('price', plan)")), INVOKED),
+        "invoke_failed", 31, 2, "InvokeError functions/signup.py:create_user",
+        (
+            ("● invoke-failed", "call 2 (invoke price): price failed: KeyError: 'gold'"),
+            ("● invoke-failed", "that is execution qk3f81xa"),
+        ),
+        next=("flux why qk3f81xa",),
+    ),
+    Told(
+        "the last attempt at a job",
+        execution(
+            raised("KeyError", "'to'", frame(12, "payload['to']")), trigger=OF_A_JOB, attempt=3,
+            parent=uuid.UUID(int=0x019ABF00_0000_7000_8000 << 48),
+        ),
+        "unhandled_exception", 12, None, "",
+        (
+            ("● job", "this was attempt 3 at job 01a21587-edb7-7f0b-9c40-79561b7251e4"),
+            ("● job", ", pushed by g0000000 in its call 4"),
+            ("● job", "no retries left"),
+        ),
+        next=("flux queue retry 01a21587-edb7-7f0b-9c40-79561b7251e4",), evidence={"job_state": "dead"},
     ),
     Told(
         "tasks that wait for each other",

@@ -28,6 +28,7 @@ from flux.evidence import Count, Evidence, OtherFailure, RowWriter
 from flux.execution import Execution, Read
 from flux.failure import Failure, Kind, find_call, find_failure, list_failed_hosts
 from flux.mutation import Operation
+from flux.store.jobs import NoSuchJobError, find_job
 from flux.store.postgres import Pool, quote_identifier
 from flux.store.reading import (
     RowVersion,
@@ -107,6 +108,8 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         def start(field: str, what: str, look_up: Callable[[], Awaitable[Any]], default: Any) -> None:
             nursery.start_soon(run, field, what, look_up, default)
 
+        if execution.trigger.job:
+            start("job_state", "what became of the job", partial(_job_state, pool, execution), None)
         start("peers", "passing executions to compare with", lambda: _peers(pool, summary, execution), ())
         if not failure.is_answer:
             start("counts", "the counts", partial(_counts, pool, execution, failure, lookups), (None, None))
@@ -129,8 +132,17 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         peers=found["peers"],
         row_writers=tuple(writer for each in writers for writer in each),
         retried_as=found.get("retried_as"),
+        job_state=found.get("job_state"),
         unavailable=tuple(sorted(lookups.unavailable)),
     )
+
+
+async def _job_state(pool: Pool, execution: Execution) -> str | None:
+    """What has become of the job that ``execution`` was an attempt at; None where its row is gone."""
+    try:
+        return (await find_job(pool, execution.tenant, execution.trigger.job)).state.value
+    except NoSuchJobError:
+        return None
 
 
 async def _retried_as(pool: Pool, execution: Execution, failure: Failure) -> str | None:

@@ -91,7 +91,6 @@ class _Pair:
     folders: tuple[Path, ...]
     url: str
     servers: list[DevServer] = attrs.field(factory=list)
-    lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def start(self, folder: Path) -> DevServer:
         return start_dev(folder, "--database-url", self.url)
@@ -148,7 +147,7 @@ def _push_all(
                 answers[first] = server.request("POST", "/push", body).status
             except (OSError, http.client.HTTPException):
                 answers[first] = None
-                while server.process.poll() is not None and pair.servers[index % 2] is server:
+                while pair.servers[index % 2] is server:  # It was killed, and another one is on its way.
                     time.sleep(0.05)
 
     threads = [threading.Thread(target=push, args=(index,)) for index in range(PUSHERS)]
@@ -204,7 +203,8 @@ def _compare(database: Database, answers: dict[int, int | None], report: Report)
     report.unlinked = int(
         database.psql(
             "select count(*) from flux.job j where (select count(*) from flux.execution e "
-            "join flux.execution p on p.id = e.parent where e.id = j.execution and e.parent = j.parent and e.trigger = 'queue' and e.outcome = 'returned') <> 1"
+            "join flux.execution p on p.id = e.parent where e.id = j.execution and e.parent = j.parent "
+            "and e.trigger = 'queue' and e.outcome = 'returned') <> 1"
         )
     ) + abs(
         report.pushed
