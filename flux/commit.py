@@ -2,9 +2,12 @@
 
 Nobody's working tree, index or HEAD has any part in it: names and content are read from
 git's own store, file by file, and written into a folder that the caller gives. Filters and
-attributes of the repository are not applied: what was committed is what is written.
+attributes of the repository are not applied: what was committed is what is written. Links
+are written where they stay inside.
 """
 
+import contextlib
+import os
 from pathlib import Path
 
 import attrs
@@ -15,6 +18,8 @@ from flux.git import GitFailedError, find_git_folder, run_git
 
 FILES_MAX = 50_000
 BYTES_MAX = 512 * 2**20
+LINK = "120000"
+"""The mode of a symbolic link, whose content is where it leads."""
 
 
 class NoSuchCommitError(OperatorError):
@@ -89,7 +94,11 @@ def write_commit(root: Path, sha: str, target: Path, *, needs_project: bool = Tr
             f"commit {sha[:7]} has no {CONFIG_NAME} in {where}: the project begins later",
             remedy="name a later commit",
         )
-    files = [entry for entry in entries if entry.mode in ("100644", "100755")]
+    # Links come last: nothing is written through one.
+    files = sorted(
+        (entry for entry in entries if entry.mode in ("100644", "100755", LINK)),
+        key=lambda entry: entry.mode == LINK,
+    )
     if len(files) > FILES_MAX or sum(entry.size_bytes for entry in files) > BYTES_MAX:
         raise UnusableCommitError(
             f"commit {sha[:7]} has {len(files):,} files of {sum(entry.size_bytes for entry in files):,} bytes in the "
@@ -116,8 +125,23 @@ def write_commit(root: Path, sha: str, target: Path, *, needs_project: bool = Tr
                 f"commit {sha[:7]} has a file named {entry.path!r}", remedy="no project needs it"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content[begin:end])
+        if entry.mode == LINK:
+            _write_link(path, content[begin:end], target)
+        else:
+            path.write_bytes(content[begin:end])
         position = end + 1
+    if not (target / CONFIG_NAME).is_file():
+        raise UnusableCommitError(
+            f"commit {sha[:7]} has a link to another place as its {CONFIG_NAME}", remedy="commit the file itself"
+        )
+
+
+def _write_link(path: Path, content: bytes, target: Path) -> None:
+    """Write a link that stays inside of ``target``; what leads out, or nowhere that there can be, is left out."""
+    with contextlib.suppress(OSError, ValueError):  # Empty, too long, or with a byte that no path has.
+        leads_to = os.fsdecode(content)
+        if (path.parent / leads_to).resolve().is_relative_to(target.resolve()):
+            path.symlink_to(leads_to)
 
 
 def _read_entry(line: str) -> _Entry:

@@ -107,12 +107,17 @@ def find_previous(history: Sequence[Deploy], current: Deployed | None) -> Deploy
     return served[-1]
 
 
+def read_name(text: str) -> str:
+    """Return the beginning of an id or a commit that ``text`` is, as `find_named` compares it."""
+    return text.removesuffix("+").lower()
+
+
 def find_named(history: Sequence[Deploy], text: str) -> Deploy:
     """Return the latest deploy whose deployment or commit begins with ``text``; raise `NoSuchDeployError`.
 
     A trailing ``+`` asks for the code that was not committed, as lists show it.
     """
-    wanted = text.removesuffix("+").lower()
+    wanted = read_name(text)
     found: dict[Deployed, Deploy] = {}
     if len(wanted) >= PREFIX_MIN:
         for deploy in history:

@@ -18,7 +18,7 @@ from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
 
 HISTORY_MAX = 10_000
-"""Deploys that a rollback looks back on."""
+"""Switches to other code that a rollback looks back on."""
 
 
 @attrs.frozen
@@ -69,11 +69,25 @@ async def add_deploy(
         )
 
 
-async def list_deploys(pool: Pool, tenant: str, limit: int = HISTORY_MAX) -> Sequence[Deploy]:
-    """Return the latest deploys in order, the oldest of them first."""
+async def list_deploys(pool: Pool, tenant: str) -> Sequence[Deploy]:
+    """Return the switches to other code in order, the oldest first; what was served already is left out."""
     async with pool.acquire() as connection:
-        rows = await connection.fetch(QUERIES.list_deploys, tenant, limit)
+        rows = await connection.fetch(QUERIES.list_deploys, tenant, HISTORY_MAX)
     return [_read(row) for row in reversed(rows)]
+
+
+async def list_deploys_named(pool: Pool, tenant: str, beginning: str) -> Sequence[Deploy]:
+    """Return the last switch to each code whose deployment or commit begins like this."""
+    async with pool.acquire() as connection:
+        rows = await connection.fetch(QUERIES.list_deploys_named, tenant, beginning)
+    return [_read(row) for row in rows]
+
+
+async def find_last_deploy(pool: Pool, tenant: str) -> Deploy | None:
+    """Return the last switch: to what is served, or was when the server ended; None when nothing is on record."""
+    async with pool.acquire() as connection:
+        row = await connection.fetch_row(QUERIES.find_last_deploy, tenant)
+    return None if row is None else _read(row)
 
 
 async def list_deployments(pool: Pool, tenant: str, limit: int) -> Sequence[DeploymentSeen]:

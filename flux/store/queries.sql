@@ -185,9 +185,27 @@ insert into flux.deploy (tenant, deployment, sha, dirty, branch, functions, caus
 values ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: list_deploys
--- The latest switches, the last one first.
+-- The latest switches, the last one first, without those to the code that was served already: a start goes on with it.
 select deployment, sha, dirty, branch, functions::text as functions, cause, runtime::text as runtime, at
-from flux.deploy where tenant = $1 order by id desc limit $2;
+from (
+    select d.*, pg_catalog.lag((d.deployment, d.sha, d.dirty)) over (order by d.id) is distinct from (d.deployment, d.sha, d.dirty) as is_other
+    from flux.deploy d where d.tenant = $1
+) d
+where is_other order by id desc limit $2;
+
+-- name: find_last_deploy
+-- The last switch: what is served, or was when the server ended.
+select deployment, sha, dirty, branch, functions::text as functions, cause, runtime::text as runtime, at
+from flux.deploy where tenant = $1 order by id desc limit 1;
+
+-- name: list_deploys_named
+-- Of each code whose deployment or commit begins like this, the last switch to it.
+select distinct on (d.deployment, d.sha, d.dirty)
+       d.deployment, d.sha, d.dirty, d.branch, d.functions::text as functions, d.cause, d.runtime::text as runtime, d.at
+from flux.deploy d
+where d.tenant = $1 and (pg_catalog.starts_with(d.deployment, $2) or pg_catalog.starts_with(d.sha, $2)
+                         or pg_catalog.starts_with(d.sha, 'nogit-' || $2))
+order by d.deployment, d.sha, d.dirty, d.id desc;
 
 -- name: list_deployments
 -- What was served, each code once with its last switch, the latest first, and how it did: executions, and those that failed.

@@ -26,10 +26,16 @@ import attrs
 import trio
 
 from flux.commit import find_branch, write_commit
-from flux.deploy_history import Cause, Deploy, Deployed, find_named, find_previous
+from flux.deploy_history import Cause, Deploy, Deployed, find_named, find_previous, read_name
 from flux.errors import OperatorError
 from flux.project import Migration, Project, SourceVersion, list_migrations, read_project
-from flux.store.deployments import add_deploy, list_deployments_to_keep, list_deploys
+from flux.store.deployments import (
+    add_deploy,
+    find_last_deploy,
+    list_deployments_to_keep,
+    list_deploys,
+    list_deploys_named,
+)
 from flux.store.migrate import apply_user_migrations
 from flux.supervisor.artifacts import ARTIFACTS_KEPT
 from flux.supervisor.deployments import Deployments, LiveDeployment
@@ -174,9 +180,11 @@ class Deployer:
         Raises `NoEarlierDeployError`, `NoSuchDeployError`, `CodeGoneError` and what keeps it from being run.
         """
         number = next(self._numbers)
-        history = await list_deploys(self._backing.owner, self._backing.tenant)
-        current = name_code(self._deployments.current)
-        target = find_previous(history, current) if to is None else find_named(history, to)
+        owner, tenant = self._backing.owner, self._backing.tenant
+        if to is None:
+            target = find_previous(await list_deploys(owner, tenant), name_code(self._deployments.current))
+        else:
+            target = find_named(await list_deploys_named(owner, tenant, read_name(to)), to)
         async with self._restore(target, Cause.ROLLBACK) as candidate:
             switch = await self._switch(candidate, number)
         notes = [*compare_runtimes(dict(target.runtime), describe_runtime())]
@@ -187,14 +195,12 @@ class Deployer:
     async def resume(self) -> Switch | None:
         """Serve what was served last, also before a restart; None when nothing is on record."""
         number = next(self._numbers)
-        history = await list_deploys(self._backing.owner, self._backing.tenant, 1)
-        if not history:
+        last = await find_last_deploy(self._backing.owner, self._backing.tenant)
+        if last is None:
             return None
-        async with self._restore(history[-1], Cause.START) as candidate:
+        async with self._restore(last, Cause.START) as candidate:
             switch = await self._switch(candidate, number)
-        return attrs.evolve(
-            switch, notes=tuple(compare_runtimes(dict(history[-1].runtime), describe_runtime()))
-        )
+        return attrs.evolve(switch, notes=tuple(compare_runtimes(dict(last.runtime), describe_runtime())))
 
     # --- making ready ------------------------------------------------------------------------------
 

@@ -38,12 +38,14 @@ class _Dev:
         self._story = server.story
         self._root = server.root
         self._project = server.project
+        self._is_ready = False
 
     def tell(self, running: Running, switch: Switch) -> None:
         """Say what somebody deployed; what was saved is told by whoever takes it in."""
         current = running.deployments.current
         if switch.cause in (Cause.DEPLOY, Cause.ROLLBACK) and current is not None:
             self._story.switched(switch, list_routes(current), held=True)
+            self._tell_ready(running)
 
     async def deploy_forever(self, running: Running) -> None:
         """Deploy the project as it is, and again whenever its files change.
@@ -54,11 +56,9 @@ class _Dev:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_project, self._root, self._project.config.project.functions, send)
             began = trio.current_time()
-            is_ready = False
             if await self._deploy(running, self._project, "the functions", Cause.START):
                 self._server.tell_sandbox(running, trio.current_time() - began)
                 self._tell_ready(running)
-                is_ready = True
             async for first in receive:
                 reload_began = trio.current_time()
                 changed = set(first)
@@ -66,12 +66,14 @@ class _Dev:
                 with contextlib.suppress(trio.WouldBlock):
                     while True:
                         changed.update(receive.receive_nowait())
-                is_new = await self._reload(running, sorted(changed), reload_began)
-                if is_new and not is_ready:
+                if await self._reload(running, sorted(changed), reload_began):
                     self._tell_ready(running)
-                    is_ready = True
 
     def _tell_ready(self, running: Running) -> None:
+        """Say, once, that requests are taken: from the first code that is served, however it came."""
+        if self._is_ready:
+            return
+        self._is_ready = True
         watched = [f"{self._project.config.project.functions}/", "flux.toml", "migrations/"]
         self._server.tell_ready(running, watched)
 

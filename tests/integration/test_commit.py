@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flux.commit import NoSuchCommitError, UnusableCommitError, find_commit, write_commit
+from flux.commit import NoSuchCommitError, UnusableCommitError, find_branch, find_commit, write_commit
+from flux.project import hash_artifact, read_project
 
 
 class Repository:
@@ -85,7 +86,7 @@ def test_a_project_in_a_folder_of_the_repository_comes_without_the_rest(
     assert read_all(target) == {"flux.toml": b"x", "functions/a.py": b"y"}
 
 
-def test_links_are_not_written_since_they_may_lead_out(repository: Repository, tmp_path: Path) -> None:
+def test_links_that_lead_out_are_not_written(repository: Repository, tmp_path: Path) -> None:
     (repository.folder / "out").symlink_to("/etc")
     repository.commit({"flux.toml": b"x"})
     target = tmp_path / "target"
@@ -116,3 +117,29 @@ def test_a_commit_whose_content_is_not_here_is_told(repository: Repository, tmp_
     (repository.folder / ".git" / "objects" / object_id[:2] / object_id[2:]).unlink()
     with pytest.raises(UnusableCommitError, match=r"no content of 'functions/a\.py'"):
         write_commit(repository.folder, "HEAD", tmp_path / "target")
+
+
+def test_links_that_stay_inside_are_what_they_are_in_the_folder(repository: Repository, tmp_path: Path) -> None:
+    (repository.folder / "functions").mkdir()
+    for name, leads_to in (("b.py", "../shared/b.py"), ("c.py", "../d"), ("e.py", "c.py")):
+        (repository.folder / "functions" / name).symlink_to(leads_to)
+    (repository.folder / "d").symlink_to("shared/b.py")
+    sha = repository.commit({"flux.toml": NASTY["flux.toml"], "shared/b.py": b"two = 2\n", "functions/a.py": b""})
+    write_commit(repository.folder, sha, tmp_path / "written")
+    assert (tmp_path / "written/functions/e.py").read_bytes() == b"two = 2\n"
+    assert hash_artifact(read_project(tmp_path / "written")) == hash_artifact(read_project(repository.folder))
+
+
+def test_a_flux_toml_that_is_a_link_to_elsewhere_is_not_read(repository: Repository, tmp_path: Path) -> None:
+    (repository.folder / "flux.toml").symlink_to("/etc/hostname")
+    with pytest.raises(UnusableCommitError, match=r"flux\.toml"):
+        write_commit(repository.folder, repository.commit({}), tmp_path)
+
+
+def test_a_branch_is_known_by_its_name_and_a_commit_by_none(repository: Repository) -> None:
+    sha = repository.commit(NASTY)
+    repository.git("tag", "v1")
+    repository.git("branch", "side/way")
+    branches = {"main": "main", "side/way": "side/way", "HEAD": "main"}
+    others = {"v1": None, sha: None, sha[:8]: None, "main~0": None}
+    assert {ref: find_branch(repository.folder, ref) for ref in (*branches, *others)} == branches | others
