@@ -79,9 +79,13 @@ class Escape:
 
     def describe(self) -> str:
         """Return it as a sentence for a person."""
+        return f"{self.place} {self.explain()}"
+
+    def explain(self) -> str:
+        """Return what the code there depends on, and what that was seen by."""
+        runs = "the same run" if self.ways == 1 else f"{self.ways} different runs"
         return (
-            f"{self.place} {CAUSES[self.cause]} "
-            f"({self.ways} different runs in {self.orders} orders of objects, each tried more than once)"
+            f"{CAUSES[self.cause]} ({runs} in {self.orders} orders of objects, each tried more than once)"
         )
 
 

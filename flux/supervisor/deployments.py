@@ -170,11 +170,12 @@ class Deployments:
         return self.artifacts.find(deployment_id, sha)
 
     async def prepare_kept(
-        self, deployment_id: str, sha: str, *, dirty: bool, branch: str | None = None
+        self, deployment_id: str, sha: str, *, dirty: bool, branch: str | None = None, shuffle: int = 0
     ) -> LiveDeployment:
         """Return code that was deployed before, ready and not yet current; raise `CodeGoneError`.
 
-        ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it.
+        ``deployment_id``, ``sha`` and ``dirty`` are what a record says of it. With ``shuffle``, objects lie in another
+        order (`flux.escapes`).
         """
         project = await trio.to_thread.run_sync(self.find_kept, deployment_id, sha)
         environment = None
@@ -184,17 +185,22 @@ class Deployments:
             environment = await self._environments.provide(project.root)
         version = SourceVersion(sha=sha, branch=branch, changed_files=int(dirty))
         return await self._load(
-            project, await trio.to_thread.run_sync(hash_artifact, project), version, environment
+            project, await trio.to_thread.run_sync(hash_artifact, project), version, environment, shuffle
         )
 
     async def _load(
-        self, project: Project, artifact_hash: str, version: SourceVersion, environment: Environment | None
+        self,
+        project: Project,
+        artifact_hash: str,
+        version: SourceVersion,
+        environment: Environment | None,
+        shuffle: int = 0,
     ) -> LiveDeployment:
         """Start the sandboxes of an artifact; ``project`` is that folder."""
         id = artifact_hash[:ID_DIGITS]
         self.artifacts.enter(id)
         try:
-            live, scope = await self._start(project, artifact_hash, version, environment)
+            live, scope = await self._start(project, artifact_hash, version, environment, shuffle)
         except BaseException:
             self.artifacts.leave(id)
             raise
@@ -202,7 +208,12 @@ class Deployments:
         return live
 
     async def _start(
-        self, project: Project, artifact_hash: str, version: SourceVersion, environment: Environment | None
+        self,
+        project: Project,
+        artifact_hash: str,
+        version: SourceVersion,
+        environment: Environment | None,
+        shuffle: int,
     ) -> tuple[LiveDeployment, trio.CancelScope]:
         project = with_isolation(project, self._isolation)
         config, folder = project.config, project.root
@@ -214,6 +225,7 @@ class Deployments:
             residency=self._residency,
             cgroups=self._cgroups,
             on_output=self._on_output,
+            shuffle=shuffle,
         )
         try:
             scope = await self._nursery.start(_run_sandboxes, sandboxes)

@@ -172,6 +172,14 @@ class Replayer:
             notes, judgement = (*notes, *run.secrets.tell()), run.secrets.explain(judgement)
         return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
 
+    async def observe(self, original: Execution, live: LiveDeployment) -> Divergence | None:
+        """Run ``original`` again on ``live``, the code that made it; return where it left its record, if it did."""
+        runnable = live.runnables[original.function]
+        nobody = LiveRequests(frozenset(), runnable.grants)
+        value = read_value(original.trigger)
+        run = _Run(original, runnable, value, self._backing, self._schema, {}, nobody, None, ())
+        return (await run.run_strictly()).divergence
+
     async def export(self, original: Execution) -> bytes:
         """Return ``original``, which has its committed mutations too, as a case file."""
         check_whole(original, needs_rows=False)

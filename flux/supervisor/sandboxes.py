@@ -36,10 +36,12 @@ class Sandboxes:
         residency: Residency,
         cgroups: Cgroups | None,
         on_output: Callable[[str], None],
+        shuffle: int = 0,
     ) -> None:
         """``project`` is the artifact, not the folder that people edit; ``environment`` holds its packages.
 
-        ``residency`` and ``cgroups`` are those of the server, for all of its deployments.
+        ``residency`` and ``cgroups`` are those of the server, for all of its deployments. With ``shuffle``, objects of
+        Python's lie in another order (`flux.escapes`).
         """
         config = project.config
         runtimes = {file.runtime for file in list_function_files(project)}
@@ -59,6 +61,7 @@ class Sandboxes:
                     cgroups=cgroups,
                     warm=config.sandbox.warm,
                     on_output=on_output,
+                    shuffle=shuffle,
                 )
             )
         if runtimes - {"python"}:

@@ -14,6 +14,7 @@ FUNCTIONS = {
 from flux_guest import function
 
 calls = 0
+kept = []
 
 
 @function("POST /same")
@@ -27,6 +28,20 @@ def count(ctx, input):
     calls += 1
     ctx.log.info(f"call {calls} of the process")
     return {"ok": True}
+
+
+class Seat:
+    pass
+
+
+@function("POST /shuffle")
+def shuffle(ctx, input):
+    seats = {Seat(): number for number in range(40)}
+    for seat in set(seats):
+        ctx.log.info(f"seat {seats[seat]}")
+    kept.append([Seat() for _ in range(5000)])
+    return {"ok": True}
+
 """,
 }
 
@@ -64,13 +79,37 @@ def test_what_repeats_is_checked_and_what_does_not_is_told_with_its_line(
         line = 1 + FUNCTIONS["app.py"].splitlines().index('    ctx.log.info(f"call {calls} of the process")')
         location = escaped["divergence"]["location"]
         assert (location["file"], location["line"]) == ("functions/app.py", line)
-        assert f"{second} (count) does not repeat itself: at functions/app.py:{line}" in server.wait_story(second)
+        told = server.wait_story(second)
+        assert f"{second} (count) does not repeat itself: at functions/app.py:{line} in count it left" in told
+        # All runs of the experiment are alike, and none is as recorded: what differs is outside of it.
+        assert "depends on something outside of it" in told and "the same run in 4 orders of objects" in told
+        assert "what they left in module state is in no record" in told
         again = server.json("trace", escaped["execution"])
         assert (again["trigger"], again["replay_of"]) == ("replay", second)
         check = next(
             one for one in server.json("doctor", exit_code=1)["checks"] if one["name"] == "self-check"
         )
         assert (check["ok"], f"functions/app.py:{line}" in check["detail"]) == (False, True)
+
+
+def test_what_follows_from_where_objects_lie_is_told_to(
+    tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
+) -> None:
+    # A worker that has served has its memory in another order than a fresh one: so the record has another one too.
+    toml = "[sandbox]\nwarm = 50\n[recording]\nself_check_s = 1\n"
+    project = write_project(tmp_path, FUNCTIONS, toml=toml)
+    with running_dev(project, make_database(postgres18)) as server:
+        names = (server.request("POST", "/shuffle", {}).flux_id for _ in range(50))
+        second = next(name for name in names if server.json("trace", name)["sandbox"]["served_before"])
+        assert wait_check(server, second)["verdict"] != "identical"
+        told = server.wait_story(f"{second} (shuffle) does not repeat itself")
+        line = 1 + FUNCTIONS["app.py"].splitlines().index('        ctx.log.info(f"seat {seats[seat]}")')
+        assert f"at functions/app.py:{line} in shuffle it left its record" in told
+        assert "depends on where objects lie in memory" in told and "sort what comes out of a set" in told
+        check = next(
+            one for one in server.json("doctor", exit_code=1)["checks"] if one["name"] == "self-check"
+        )
+        assert "where objects lie in memory" in check["detail"]
 
 
 def test_the_checks_can_be_switched_off(
