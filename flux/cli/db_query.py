@@ -39,7 +39,7 @@ async def _query(connection: "Connection", sql: str, *, write: bool) -> None:
 
 def show_result(result: "Result") -> None:
     """Print a statement's answer."""
-    from flux.supervisor.database import outward
+    from flux.supervisor.statements import outward
     from flux.values import to_json
 
     rows = [[to_json(outward(value)) for value in row] for row in result.rows]

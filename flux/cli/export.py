@@ -47,7 +47,7 @@ def command(id: str, as_case: bool, output: str | None) -> int:
         sys.stdout.buffer.flush()
         return 0
     path = Path(output or name + SUFFIX)
-    _write(path, data)
+    write_file(path, data)
     screen = Screen.stdout()
     if settings().json:
         document = {"schema": "flux.export/1", "execution": name, "file": str(path), "bytes": len(data)}
@@ -59,9 +59,14 @@ def command(id: str, as_case: bool, output: str | None) -> int:
     return 0
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write the file whole or not at all; it is for its owner's eyes, as records are."""
+    if path.is_dir():
+        raise UsageError(f"flux export: cannot write {path}: it is a folder", remedy="-o FILE names the file in it")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # A device or a pipe is written to, and not replaced by a file.
+            return
         descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with open(descriptor, "wb") as file:

@@ -21,7 +21,7 @@ from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, MalformedAnswer, UsageError, of_code
 from flux.cli.record import Record
 from flux.cli.replay import FINE, GRADE_WORDS, MARKS, STRICTLY_FINE
-from flux.cli.screen import Line, Piece, Screen, wrap
+from flux.cli.screen import Line, Piece, Screen, cut, wrap
 from flux.cli.settings import settings
 from flux.cli.together import replay_together
 from flux.cli.trace_list import canonical_filter
@@ -232,7 +232,10 @@ def lines(
     code = "the project's folder" if on == "." else f"commit {on}"
     result: list[Line] = [[Piece(f"replayed on {code} · nothing left the sandbox", "dim")]]
     for failure, ones in _group(replayed):
-        result += [[], ["  ", Piece(failure, "bold"), Piece(f"   {len(ones)} executions", "dim")]]
+        number = f"{len(ones)} execution{'s' * (len(ones) != 1)}"
+        # What was raised may have said a great deal.
+        said = cut(failure, max(20, width - len(number) - 5))
+        result += [[], ["  ", Piece(said, "bold"), Piece(f"   {number}", "dim")]]
         for verdict, reasons in _by_verdict(ones):
             mark, style = MARKS.get(verdict, ("?", "bold yellow"))
             count = sum(len(names) for names in reasons.values())

@@ -112,6 +112,11 @@ def command(
 
         text = replay_file(Path(id), on, json.dumps({"answers": brought} if brought else {}), isolation)
         return _show(Answer(text, Record(json.loads(text))), fine, id)
+    if "/" in id or Path(id).is_file():
+        raise UsageError(
+            f"flux replay: {id} is neither an execution's name nor a case file",
+            remedy=f"a case file's name ends in {CASE_SUFFIX}; flux trace list shows executions",
+        )
     if isolation is not None:
         raise UsageError(
             "flux replay: --isolation is for case files", remedy="the server runs code as its flux.toml says"
@@ -168,9 +173,10 @@ def _read_answers(answers: tuple[str, ...]) -> dict[str, object]:
     said: dict[str, object] = {}
     for text in answers:
         number, separator, answer = text.partition("=")
-        if not separator or not number.isdecimal():
+        if not separator or not number.isdecimal() or not int(number):
             raise UsageError(
-                f"flux replay: {text} is not N=ANSWER", remedy="--answer 3=timeout, --answer 3=503 ..."
+                f"flux replay: {text} is not N=ANSWER, with N from 1 on",
+                remedy="--answer 3=timeout, --answer 3=503 ...",
             )
         known = read_answer(answer)
         if isinstance(known, Timeout):
@@ -184,8 +190,10 @@ def _read_answers(answers: tuple[str, ...]) -> dict[str, object]:
                 said[number] = {"body": Path(answer).read_text(encoding="utf-8")}
             except (OSError, UnicodeDecodeError) as error:
                 cause = getattr(error, "strerror", None) or str(error)
+                other = "no status from 200 to 599, and no file" if answer.isdecimal() else "no file"
                 raise UsageError(
-                    f"flux replay: cannot read {answer}: {cause}", remedy="--answer N=FILE"
+                    f"flux replay: {answer} is {other} that can be read: {cause}",
+                    remedy="--answer N=timeout, N=503, N=@ID or N=FILE",
                 ) from error
     return said
 

@@ -17,47 +17,43 @@ Statements of concurrent tasks wait in line here: a connection answers one at a 
 """
 
 import contextlib
-import ipaddress
 from collections.abc import Callable, Sequence
 
 import attrs
 import trio
 
-from flux import values
 from flux.execution import Read, StatementSnapshot, Transaction
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.sql_rules import get_first_word
 from flux.store.postgres import (
-    AnswerTooLarge,
-    BadQueryArgument,
     CannotConnect,
     Column,
     CommitUnknown,
     Connection,
     ConnectionLost,
-    DatabaseError,
-    Interval,
     Isolation,
     Notice,
     Pool,
     PoolClosed,
-    Range,
     Result,
     SnapshotBracket,
-    StatementRefused,
-    UnreadableAnswer,
 )
 from flux.store.queries import QUERIES
 from flux.supervisor.changes import CapturedStatement, Changes, SetAside
 from flux.supervisor.journal import JournalError
+from flux.supervisor.statements import (
+    ANSWER_BYTES_MAX,
+    check_depth,
+    check_isolation,
+    describe_failure,
+    inward,
+    make_answer,
+)
 from flux.supervisor.tables import TableCatalog
 
 _PLAIN_CHANGES = frozenset({"insert", "update", "delete", "merge"})
 """Statements whose captured changes are all their own, unless triggers or functions add some."""
 
-ANSWER_BYTES_MAX = 32 * 2**20
-"""What one statement may answer, as it comes from the server. Beyond it, the statement is ended: the answer
-must be held whole to be recorded, and the guest's door takes less."""
 COMMIT_OWN_S = 30.0
 """How long what precedes the COMMIT of a transaction may take, where an execution makes several."""
 NOTE_READS_S = 2.0
@@ -139,12 +135,7 @@ class ExecutionDatabase:
                 raise self._failed(error) from error
             if result.rows:
                 await self._note_reads(call_seq, result.columns)
-            return QueryResult(
-                tuple(column.name for column in result.columns),
-                tuple(column.type_name for column in result.columns),
-                [[outward(value) for value in row] for row in result.rows],
-                result.tag,
-            )
+            return make_answer(result)
 
     async def state(self, sql: str, parameters: Sequence[object], call_seq: int) -> object:
         """Run a statement of Flux's own in the execution's transaction, as a part of it; return its value.
@@ -182,13 +173,8 @@ class ExecutionDatabase:
                 await self._begin(connection, isolation, call_seq)
                 if not self._atomic:
                     return 1
-            elif isolation is not None and isolation != self._open.isolation:
-                raise HostCallFailed(
-                    "InvalidArguments",
-                    f"the transaction is open already, with isolation {self._open.isolation!r}: "
-                    f"a part of it can't have {isolation!r}",
-                    code="FLX428",
-                )
+            else:
+                check_isolation(isolation, self._open.isolation)
             name = f"flux_savepoint_{len(self._savepoints) + 1}"
             await self._execute(connection, f"savepoint {name}")
             self._savepoints.append(self._changes.mark())
@@ -198,7 +184,7 @@ class ExecutionDatabase:
         """See `flux.hostcalls.base.Database.commit`."""
         async with self._lock:
             connection = await self._get_connection()
-            self._check_depth("commit", depth)
+            check_depth("commit", depth, self._depth)
             self._changes.call = call_seq
             if self._savepoints:
                 await self._execute(connection, f"release savepoint flux_savepoint_{len(self._savepoints)}")
@@ -210,7 +196,7 @@ class ExecutionDatabase:
         """See `flux.hostcalls.base.Database.rollback`."""
         async with self._lock:
             connection = await self._get_connection()
-            self._check_depth("roll back", depth)
+            check_depth("roll back", depth, self._depth)
             self._changes.call = call_seq
             if self._savepoints:
                 name = f"flux_savepoint_{len(self._savepoints)}"
@@ -224,15 +210,6 @@ class ExecutionDatabase:
     def _depth(self) -> int:
         """Blocks that the function has open; an atomic execution's own transaction is none of them."""
         return len(self._savepoints) + (not self._atomic and self._open is not None)
-
-    def _check_depth(self, verb: str, depth: int) -> None:
-        if depth == 0 or depth != self._depth:
-            raise HostCallFailed(
-                "TransactionOrder",
-                f"can't {verb} transaction block {depth}: the innermost open one is {self._depth}; "
-                "blocks of concurrent tasks must not overlap",
-                code="FLX428",
-            )
 
     # What whoever ends the execution asks
 
@@ -501,80 +478,3 @@ def _count_own_rows(sql: str, tag: str) -> int | None:
     """Return how many rows a statement changed by itself; None when it may hold other statements."""
     last = tag.rpartition(" ")[2]
     return int(last) if get_first_word(sql) in _PLAIN_CHANGES and last.isdigit() else None
-
-
-def describe_failure(error: Exception) -> HostCallFailed:
-    """Return what the guest sees raised for a failure of its database."""
-    match error:
-        case HostCallFailed():
-            return error
-        case DatabaseError(report=report):
-            details: dict[str, object] = {
-                name: value
-                for name in ("severity", "detail", "hint", "schema", "table", "column", "data_type", "constraint",
-                             "position", "where")
-                if (value := getattr(report, name)) is not None
-            }  # fmt: skip
-            message = report.message
-            if report.sqlstate == "25P02":
-                message += (
-                    "; an earlier statement failed. To go on after one, put it into ctx.db.transaction()"
-                )
-            return HostCallFailed("DatabaseError", message, code=report.sqlstate, details=details)
-        case AnswerTooLarge():
-            details = {"answer_bytes_max": ANSWER_BYTES_MAX}
-            return HostCallFailed(
-                "AnswerTooLarge", f"{error.message}; {error.remedy}", code="FLX427", details=details
-            )
-        case StatementRefused():
-            return HostCallFailed("StatementRefused", error.message, code=error.code)
-        case BadQueryArgument() | UnreadableAnswer() | ConnectionLost() | CannotConnect() | PoolClosed():
-            return HostCallFailed("DatabaseError", error.message, code=error.code)
-    raise error
-
-
-def inward(value: object) -> object:
-    """A value of the guest's as the driver takes it."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if isinstance(value, list):
-        return [inward(item) for item in value]
-    if isinstance(value, values.Range):
-        if value.empty:
-            return Range(empty=True)
-        return Range(
-            inward(value.lower), inward(value.upper),
-            lower_inc=value.bounds[0] == "[", upper_inc=value.bounds[1] == "]",
-        )  # fmt: skip
-    if isinstance(value, values.Interval):
-        return Interval(value.months, value.days, value.microseconds)
-    return value
-
-
-def outward(value: object) -> object:
-    """A value of the driver's in terms of `flux.values`."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return value
-    if isinstance(value, list | tuple):
-        return [outward(item) for item in value]
-    if isinstance(value, dict):
-        return {key: outward(item) for key, item in value.items()}
-    if isinstance(value, Range):
-        if value.isempty:
-            return values.Range(empty=True)
-        bounds = ("[" if value.lower_inc else "(") + ("]" if value.upper_inc else ")")
-        return values.Range(outward(value.lower), outward(value.upper), bounds)
-    if isinstance(value, Interval):
-        return values.Interval(value.months, value.days, value.microseconds)
-    if isinstance(value, _ADDRESSES):
-        return str(value)
-    return value
-
-
-_SCALARS = frozenset({str, int, bool, type(None), float, bytes})
-_ADDRESSES = (
-    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Interface, ipaddress.IPv6Interface,
-    ipaddress.IPv4Network, ipaddress.IPv6Network,
-)  # fmt: skip

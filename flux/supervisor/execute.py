@@ -56,7 +56,7 @@ from flux.store.postgres import CommitUnknown, Connection, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
-from flux.supervisor.database import ExecutionDatabase, describe_failure
+from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.journal import Journal, JournalError
@@ -64,6 +64,7 @@ from flux.supervisor.other_functions import NOBODY, Cause, OtherFunctions
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
 from flux.supervisor.start_document import make_document
+from flux.supervisor.statements import describe_failure
 from flux.supervisor.tables import TableCatalog
 from flux.supervisor.undone import TELL_S, Undone, ask_once, insist
 

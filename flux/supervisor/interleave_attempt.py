@@ -1,7 +1,6 @@
 """One execution that runs again beside others: its sandbox, its session, and a host that performs statements only."""
 
 import attrs
-import trio
 
 from flux.execution import Execution, Raised, Returned
 from flux.hostcall import HostCallRequest, HostCallResult
@@ -10,14 +9,12 @@ from flux.limits import format_duration
 from flux.matching import Counterparts
 from flux.matching_session import MatchingSession
 from flux.redact import Redactor
-from flux.supervisor.drive import drive
 from flux.supervisor.execute import Backing, Runnable
 from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
-from flux.supervisor.replay import TELLING_RUNTIMES, WORKER_S_MAX, UnreplayableError
+from flux.supervisor.replay import COMMIT_FAILED, TELLING_RUNTIMES, describe_again, drive_again
 from flux.supervisor.replay_hosts import RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
-from flux.supervisor.start_document import make_document
 from flux.synthetic import list_synthetic
 from flux.verdict import Replayed
 
@@ -71,52 +68,19 @@ class Attempt:
         )
         # The session ends it by the time of the record. Being held back takes none of that.
         patient = attrs.evolve(runnable.bounds, limits=attrs.evolve(limits, timeout_s=HELD_S_MAX))
-        document = make_document(
-            recorded, recorded.trigger, limits, runnable.middleware, self._value, tells_waits=tells_waits
-        )
-        try:
-            with trio.fail_after(WORKER_S_MAX):
-                worker = await runnable.sandbox.acquire(fresh=True)
-        except trio.TooSlowError:
-            raise UnreplayableError(
-                f"no worker was free within {WORKER_S_MAX:g} s", remedy="the machine is busy: try again"
-            ) from None
-        try:
-            driven = await drive(
-                worker,
-                document,
-                session,
-                _GatedHost(self._context, self._redactor, self._database, recorded),
-                patient,
-                redactor=self._redactor,
-                tells_waits=tells_waits,
-                hears=self.secrets.hear,
-            )
-        finally:
-            with trio.CancelScope(shield=True):
-                await runnable.sandbox.release(worker, reusable=False)
+        host = _GatedHost(self._context, self._redactor, self._database, recorded)
+        driven = await drive_again(
+            recorded, runnable, self._value, session, host, patient, self._redactor, self.secrets,
+            tells_waits=tells_waits,
+        )  # fmt: skip
         waited_for = session.stalled_on if driven.outcome is None and driven.divergence is None else None
         outcome = driven.outcome or runnable.bounds.kill("timeout", format_duration(limits.timeout_s))
         keeps = driven.divergence is None and isinstance(outcome, Returned)
         error = await self._database.finish(keeps=keeps)
         if error is not None:
-            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
-        execution = attrs.evolve(
-            recorded,
-            deployment=runnable.deployment.id,
-            sha=runnable.deployment.sha,
-            dirty=runnable.deployment.dirty,
-            outcome=self._redactor.outcome(outcome),
-            elapsed_ns=driven.elapsed_ns,
-            calls=session.calls,
-            logs=session.logs,
-            mutations=(),
-            transactions=tuple(self._database.transactions),
-            level=runnable.sandbox.level,
-            limits=runnable.limits,
-            fuel=driven.fuel,
-            served_before=0,
-        )
+            outcome = Raised(COMMIT_FAILED, f"ERROR {error.code}: {error.message}")
+        described = describe_again(recorded, runnable, driven, session, self._redactor.outcome(outcome))
+        execution = attrs.evolve(described, transactions=tuple(self._database.transactions))
         synthetic = list_synthetic(recorded, has_secrets=self.secrets.are_whole)
         return Replayed(execution, driven.divergence, waited_for, session.fidelity, synthetic=synthetic)
 

@@ -25,7 +25,7 @@ from flux.sql_world import find_names, rewrite
 from flux.store.ephemeral import Original
 from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
-from flux.supervisor.database import describe_failure, inward, outward
+from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
 
 LOOK_S = 0.01
 """Between two looks at the server's locks while somebody waits for one."""
@@ -233,12 +233,7 @@ class GatedDatabase:
                 if not isinstance(error, Exception):
                     raise
                 raise describe_failure(error) from error
-            return QueryResult(
-                tuple(column.name for column in result.columns),
-                tuple(column.type_name for column in result.columns),
-                [[outward(value) for value in row] for row in result.rows],
-                result.tag,
-            )
+            return make_answer(result)
 
     async def begin(self, isolation: str | None, call_seq: int) -> int:
         """See `flux.hostcalls.base.Database.begin`."""
@@ -247,13 +242,8 @@ class GatedDatabase:
                 await self._begin(isolation, call_seq)
                 if not self._atomic:
                     return 1
-            elif isolation is not None and isolation != self._open.isolation:
-                raise HostCallFailed(
-                    "InvalidArguments",
-                    f"the transaction is open already, with isolation {self._open.isolation!r}: "
-                    f"a part of it can't have {isolation!r}",
-                    code="FLX428",
-                )
+            else:
+                check_isolation(isolation, self._open.isolation)
             await self._execute(f"savepoint flux_savepoint_{self._savepoints + 1}")
             self._savepoints += 1
             return self._depth
@@ -261,7 +251,7 @@ class GatedDatabase:
     async def commit(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.commit`."""
         async with self._lock:
-            self._check_depth("commit", depth)
+            check_depth("commit", depth, self._depth)
             if self._savepoints:
                 await self._execute(f"release savepoint flux_savepoint_{self._savepoints}")
                 self._savepoints -= 1
@@ -277,7 +267,7 @@ class GatedDatabase:
     async def rollback(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.rollback`."""
         async with self._lock:
-            self._check_depth("roll back", depth)
+            check_depth("roll back", depth, self._depth)
             if not self._savepoints:
                 await self._undo()
                 return
@@ -315,15 +305,6 @@ class GatedDatabase:
     @property
     def _depth(self) -> int:
         return self._savepoints + (not self._atomic and self._open is not None)
-
-    def _check_depth(self, verb: str, depth: int) -> None:
-        if depth == 0 or depth != self._depth:
-            raise HostCallFailed(
-                "TransactionOrder",
-                f"can't {verb} transaction block {depth}: the innermost open one is {self._depth}; "
-                "blocks of concurrent tasks must not overlap",
-                code="FLX428",
-            )
 
     def _check_filled(self, sql: str) -> None:
         missing = (find_names(sql) & self._original.columns.keys()) - self._original.filled

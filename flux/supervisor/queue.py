@@ -173,7 +173,8 @@ class Queue:
         assert live is not None, "there was one, and it is only replaced"
         most = {name: runnable.jobs_max for name, runnable in live.runnables.items()}
         free, tenant = self._concurrency - self.running, self._backing.tenant
-        # Not interrupted: what is claimed must be known to be.
+        due_s: float | None = None
+        # Not interrupted: what is claimed must be known to be. A database that hangs ends it all the same.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._lease_s):
             async with self._backing.owner.acquire() as connection:
                 claimed = await jobs.claim(connection, tenant, most, free, self._worker)

@@ -381,31 +381,11 @@ class _Run:
         )
 
     async def _drive(self, session: Session, host: Host, *, tells_waits: bool) -> Driven:
-        original, runnable = self._original, self._runnable
-        bounds: Bounds = runnable.bounds
-        document = make_document(
-            original,
-            original.trigger,
-            bounds.limits,
-            runnable.middleware,
-            self._value,
+        runnable = self._runnable
+        return await drive_again(
+            self._original, runnable, self._value, session, host, runnable.bounds, self._redactor, self.secrets,
             tells_waits=tells_waits,
-        )
-        try:
-            with trio.fail_after(WORKER_S_MAX):
-                worker = await runnable.sandbox.acquire(fresh=True)
-        except trio.TooSlowError:
-            raise UnreplayableError(
-                f"no worker was free within {WORKER_S_MAX:g} s", remedy="the machine is busy: try again"
-            ) from None
-        try:
-            return await drive(
-                worker, document, session, host, bounds,
-                redactor=self._redactor, tells_waits=tells_waits, hears=self.secrets.hear,
-            )  # fmt: skip
-        finally:
-            with trio.CancelScope(shield=True):
-                await runnable.sandbox.release(worker, reusable=False)
+        )  # fmt: skip
 
     def _describe_run(
         self,
@@ -414,27 +394,76 @@ class _Run:
         outcome: Outcome,
         rows: tuple[Mutation, ...] | None = None,
     ) -> Execution:
-        runnable = self._runnable
-        return attrs.evolve(
-            self._original,
-            deployment=runnable.deployment.id,
-            sha=runnable.deployment.sha,
-            dirty=runnable.deployment.dirty,
-            outcome=self._redactor.outcome(outcome),
-            elapsed_ns=driven.elapsed_ns,
-            calls=session.calls,
-            logs=session.logs,
-            mutations=rows or (),
-            mutation_count=len(rows or ()),
-            # Whoever has them knows which rows were changed.
-            transactions=()
-            if rows is None
-            else tuple(attrs.evolve(each, xid=None) for each in self._original.transactions),
-            level=runnable.sandbox.level,
-            limits=runnable.limits,
-            fuel=driven.fuel,
-            served_before=0,
+        described = describe_again(
+            self._original, self._runnable, driven, session, self._redactor.outcome(outcome)
         )
+        if rows is None:
+            return described
+        # Whoever has them knows which rows were changed.
+        transactions = tuple(attrs.evolve(each, xid=None) for each in self._original.transactions)
+        return attrs.evolve(
+            described, mutations=rows, mutation_count=len(rows), transactions=transactions
+        )
+
+
+async def drive_again(
+    original: Execution,
+    runnable: Runnable,
+    value: object,
+    session: Session,
+    host: Host,
+    bounds: Bounds,
+    redactor: Redactor,
+    secrets: ReplayedSecrets,
+    *,
+    tells_waits: bool,
+) -> Driven:
+    """Run ``original`` again in a worker that has served nobody: ``session`` and ``host`` answer it within ``bounds``.
+
+    ``value`` is its input. The limits that the function is told are its own, whatever ``bounds`` are.
+    """
+    limits = runnable.bounds.limits
+    document = make_document(
+        original, original.trigger, limits, runnable.middleware, value, tells_waits=tells_waits
+    )
+    try:
+        with trio.fail_after(WORKER_S_MAX):
+            worker = await runnable.sandbox.acquire(fresh=True)
+    except trio.TooSlowError:
+        raise UnreplayableError(
+            f"no worker was free within {WORKER_S_MAX:g} s", remedy="the machine is busy: try again"
+        ) from None
+    try:
+        return await drive(
+            worker, document, session, host, bounds,
+            redactor=redactor, tells_waits=tells_waits, hears=secrets.hear,
+        )  # fmt: skip
+    finally:
+        with trio.CancelScope(shield=True):
+            await runnable.sandbox.release(worker, reusable=False)
+
+
+def describe_again(
+    original: Execution, runnable: Runnable, driven: Driven, session: Session, outcome: Outcome
+) -> Execution:
+    """Return what ran again as it would have been recorded, but for what it did to the database."""
+    return attrs.evolve(
+        original,
+        deployment=runnable.deployment.id,
+        sha=runnable.deployment.sha,
+        dirty=runnable.deployment.dirty,
+        outcome=outcome,
+        elapsed_ns=driven.elapsed_ns,
+        calls=session.calls,
+        logs=session.logs,
+        mutations=(),
+        mutation_count=0,
+        transactions=(),
+        level=runnable.sandbox.level,
+        limits=runnable.limits,
+        fuel=driven.fuel,
+        served_before=0,
+    )
 
 
 def check_whole(execution: Execution, *, needs_rows: bool = True) -> None:

@@ -31,7 +31,7 @@ from flux.sql_world import find_targets
 from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
 from flux.store.world import NEEDS_TABLE, REFUSED, World, WorldError, WorldPlan, build_world
 from flux.store.world_moves import WorldMover, list_moves, make_mover
-from flux.supervisor.database import describe_failure, inward, outward
+from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
 from flux.supervisor.world_drawn import list_drawn
 from flux.supervisor.world_timeline import Moment, RowChange, RowState, Snapshot, Span, Timeline
 
@@ -310,13 +310,8 @@ class WorldDatabase:
         async with self._lock:
             if self._level is None:
                 self._level = isolation or self._isolation
-            elif isolation is not None and isolation != self._level:
-                raise HostCallFailed(
-                    "InvalidArguments",
-                    f"the transaction is open already, with isolation {self._level!r}: "
-                    f"a part of it can't have {isolation!r}",
-                    code="FLX428",
-                )
+            else:
+                check_isolation(isolation, self._level)
             is_transaction = not self._atomic and not self._places
             await self._open_block()
             if is_transaction:
@@ -329,7 +324,7 @@ class WorldDatabase:
     async def commit(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.commit`."""
         async with self._lock:
-            self._check_depth("commit", depth)
+            check_depth("commit", depth, len(self._places))
             if not self._atomic and depth == 1:
                 try:
                     await self._check_deferred()
@@ -341,7 +336,7 @@ class WorldDatabase:
     async def rollback(self, depth: int, call_seq: int) -> None:  # noqa: ARG002 - the protocol's
         """See `flux.hostcalls.base.Database.rollback`."""
         async with self._lock:
-            self._check_depth("roll back", depth)
+            check_depth("roll back", depth, len(self._places))
             await self._undo_block()
 
     async def finish(self) -> HostCallError | None:
@@ -428,12 +423,7 @@ class WorldDatabase:
         finally:
             if call is not None:
                 self._place = attrs.evolve(self._place, done=self._place.done | {call.request.seq})
-        answer = QueryResult(
-            tuple(column.name for column in result.columns),
-            tuple(column.type_name for column in result.columns),
-            [[outward(value) for value in row] for row in result.rows],
-            result.tag,
-        )
+        answer = make_answer(result)
         return answer if call is None else _in_recorded_order(call, answer)
 
     # Moving
@@ -513,15 +503,6 @@ class WorldDatabase:
             self.needed.add(table)
         elif sqlstate == REFUSED:
             self.refusal = error.report.message
-
-    def _check_depth(self, verb: str, depth: int) -> None:
-        if depth == 0 or depth != len(self._places):
-            raise HostCallFailed(
-                "TransactionOrder",
-                f"can't {verb} transaction block {depth}: the innermost open one is {len(self._places)}; "
-                "blocks of concurrent tasks must not overlap",
-                code="FLX428",
-            )
 
     async def _execute(self, sql: str) -> None:
         try:

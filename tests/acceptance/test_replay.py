@@ -362,11 +362,7 @@ def test_what_can_not_be_replayed_is_refused_with_the_reason(shop: Shop) -> None
     whole = changed.read_text()
     changed.write_text(whole + "\n# somebody was here\n")
     refused = shop.server.command("replay", name)
-    assert (refused.returncode, "FLX524" in refused.stderr, "have changed" in refused.stderr) == (
-        6,
-        True,
-        True,
-    )
+    assert (refused.returncode, "FLX540" in refused.stderr, "have changed" in refused.stderr) == (6, True, True)
     shutil.rmtree(kept)
     refused = shop.server.command("replay", name)
     assert (refused.returncode, "FLX524" in refused.stderr, "not kept" in refused.stderr) == (6, True, True)
