@@ -17,7 +17,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -27,7 +27,7 @@ from flux import wire
 from flux.execution import Exited, Killed, LogLine, Outcome, Raised, Returned
 from flux.grants import Grants
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
-from flux.hostcalls.base import CallContext, Clock
+from flux.hostcalls.base import CallContext, Clock, HostCallFailed
 from flux.hostcalls.clock import SystemClock
 from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.http_client import HttpClient
@@ -93,6 +93,34 @@ class Result:
 
     recorded: Run
     replayed: tuple[Run, ...]
+
+
+class OtherFunctionsStub:
+    """Functions that a program may push jobs for and invoke: what they come to is settled."""
+
+    def names(self) -> Collection[str]:
+        return ("work", "price", "page", "nothing", "broken")
+
+    async def push(
+        self, function: str, payload: bytes, delay_s: float, idempotency_key: str | None, call_seq: int
+    ) -> str:
+        await trio.lowlevel.checkpoint()
+        said = f"{function} {payload!r} {delay_s} {idempotency_key} {call_seq}"
+        return str(uuid.UUID(bytes=hashlib.sha256(said.encode()).digest()[:16]))
+
+    async def invoke(self, function: str, value: bytes, call_seq: int) -> Mapping[str, object]:
+        await trio.sleep(0.001 * (10 - call_seq % 10))
+        match function:
+            case "broken":
+                details = {"function": function, "execution": "qk3f81xa", "status": 404, "type": "HTTPError"}
+                raise HostCallFailed("InvokeFailed", "broken failed: HTTPError: gone", code="FLX575", details=details)
+            case "page":
+                kind, body = "text/html; charset=utf-8", "<p>\u00fc</p>"
+            case "nothing":
+                kind, body = "", ""
+            case _:
+                kind, body = "application/json", value.decode()
+        return {"execution": "qk3f81xa", "status": 200, "content_type": kind, "body": body}
 
 
 def read_programs(folder: Path = HERE / "programs") -> list[Program]:
@@ -218,6 +246,7 @@ class Lab:
             database=database,
             http=self._http,
             secrets=secrets,
+            functions=OtherFunctionsStub(),
         )
         session = RecordSession()
         worker = await sandbox.acquire()
