@@ -27,7 +27,7 @@ def switch_lines(switch: Record, done: str, *, verbose: bool) -> list[Line]:
     elif switch.flag("unchanged"):
         mark, said, was = Piece("= ", "dim"), "served already", ""
     else:
-        mark, said = Piece("✓ ", "green"), done
+        mark, said = Piece("✓ ", "green"), f"{done} in {switch.number('elapsed_ms') / 1000:.1f} s"
     count = f"{len(functions)} function{'s' * (len(functions) != 1)}"
     lines: list[Line] = [[mark, code, f"  {said} · {count} · {id}{was}"]]
     if migrations := texts(switch, "migrations"):

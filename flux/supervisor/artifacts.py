@@ -140,10 +140,10 @@ class Artifacts:
                 remedy=f"somebody has written to {folder}: find out who, and remove it",
             )
         else:
-            refusal = self._gone(id, sha)
+            change, refusal = "it was gone", self._gone(id, sha)
         if self._make_again(id, sha) is None:
             raise refusal
-        self._tell(f"{refusal.message}; it was made again from commit {sha[:7]}")
+        self._tell(f"the kept code of deployment {id} was made again from commit {sha[:7]}: {change}")
         return read_project(folder)
 
     def is_kept(self, id: str) -> bool:

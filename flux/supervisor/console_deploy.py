@@ -101,6 +101,7 @@ def switch_json(switch: Switch, schema: str) -> Document:
         "deployed": switch.deployed,
         "unchanged": not switch.is_news,
         "before": None if switch.before is None else _code_json(switch.before),
+        "elapsed_ms": round(switch.elapsed_s * 1000, 1),
         "migrations": list(switch.migrations),
         "notes": list(switch.notes),
         "gate": switch.gate,

@@ -90,6 +90,16 @@ class Gate:
     """What was found, as JSON: it becomes part of the answer, under the key ``gate``."""
 
 
+@attrs.frozen
+class _Turn:
+    """Somebody's wish for other code."""
+
+    number: int
+    """Later wishes have higher ones."""
+    began: float
+    """When it was made, by trio's clock."""
+
+
 BeforeSwitch = Callable[[Candidate], Awaitable[Gate]]
 """Looks at a candidate before the switch, for as long as it likes. What it raises refuses the deploy too."""
 
@@ -107,6 +117,8 @@ class Switch:
     """False: a `Gate` refused it."""
     is_news: bool = True
     """False: it was served already, so nothing was switched."""
+    elapsed_s: float = 0.0
+    """From when it was asked for until it was done."""
     migrations: tuple[str, ...] = ()
     """Paths of the migrations that were applied for it."""
     notes: tuple[str, ...] = ()
@@ -155,23 +167,26 @@ class Deployer:
 
     async def serve(self, project: Project, cause: Cause) -> Switch:
         """Serve the project's folder as it is; its migrations are whoever calls' to apply."""
-        number = next(self._numbers)
+        turn = self._take_turn()
         await self._probe(project)
         async with self._ready(await self._deployments.prepare(project), (), cause) as candidate:
-            return await self._switch(candidate, number)
+            return await self._switch(candidate, turn)
 
     async def deploy(self, on: str | None, before_switch: BeforeSwitch | None = None) -> Switch:
         """Serve commit ``on``, or with None the project's folder as it is.
 
         Raises what is wrong with the code or its migrations, and `OvertakenError`: then what is served stays.
         """
-        number = next(self._numbers)
+        turn = self._take_turn()
         async with self._preparing, self._prepare(on) as candidate:
             gate = None if before_switch is None else await before_switch(candidate)
             if gate is not None and not gate.passes:
                 before = name_code(self._deployments.current)
-                return Switch(candidate.live, candidate.cause, before, deployed=False, gate=gate.report)
-            switch = await self._switch(candidate, number)
+                elapsed_s = trio.current_time() - turn.began
+                return Switch(
+                    candidate.live, candidate.cause, before, deployed=False, elapsed_s=elapsed_s, gate=gate.report
+                )
+            switch = await self._switch(candidate, turn)
         return attrs.evolve(switch, gate=None if gate is None else gate.report)
 
     async def roll_back(self, to: str | None) -> Switch:
@@ -179,14 +194,14 @@ class Deployer:
 
         Raises `NoEarlierDeployError`, `NoSuchDeployError`, `CodeGoneError` and what keeps it from being run.
         """
-        number = next(self._numbers)
+        turn = self._take_turn()
         owner, tenant = self._backing.owner, self._backing.tenant
         if to is None:
             target = find_previous(await list_deploys(owner, tenant), name_code(self._deployments.current))
         else:
             target = find_named(await list_deploys_named(owner, tenant, read_name(to)), to)
         async with self._restore(target, Cause.ROLLBACK) as candidate:
-            switch = await self._switch(candidate, number)
+            switch = await self._switch(candidate, turn)
         notes = [*compare_runtimes(dict(target.runtime), describe_runtime())]
         if switch.is_news:
             notes.append("migrations are not undone: the database stays as it is")
@@ -194,12 +209,12 @@ class Deployer:
 
     async def resume(self) -> Switch | None:
         """Serve what was served last, also before a restart; None when nothing is on record."""
-        number = next(self._numbers)
+        turn = self._take_turn()
         last = await find_last_deploy(self._backing.owner, self._backing.tenant)
         if last is None:
             return None
         async with self._restore(last, Cause.START) as candidate:
-            switch = await self._switch(candidate, number)
+            switch = await self._switch(candidate, turn)
         return attrs.evolve(switch, notes=tuple(compare_runtimes(dict(last.runtime), describe_runtime())))
 
     # --- making ready ------------------------------------------------------------------------------
@@ -247,11 +262,14 @@ class Deployer:
 
     # --- the switch --------------------------------------------------------------------------------
 
-    async def _switch(self, candidate: Candidate, number: int) -> Switch:
+    def _take_turn(self) -> _Turn:
+        return _Turn(next(self._numbers), trio.current_time())
+
+    async def _switch(self, candidate: Candidate, turn: _Turn) -> Switch:
         live, cause = candidate.live, candidate.cause
         async with self._switching:
             before = name_code(self._deployments.current)
-            if number < self._switched:
+            if turn.number < self._switched:
                 assert before is not None, "something was switched to"
                 raise OvertakenError(
                     f"{_name_live(live).text} is not deployed: {before.text} became current while it was made ready",
@@ -266,8 +284,11 @@ class Deployer:
                     self._deployments.activate(live)
                 if cause in (Cause.DEPLOY, Cause.ROLLBACK):
                     self._deployments.artifacts.keep([live.deployment.id])
-            self._switched = number
-        switch = Switch(live, cause, before, is_news=is_news, migrations=tuple(applied))
+            self._switched = turn.number
+        elapsed_s = trio.current_time() - turn.began
+        switch = Switch(
+            live, cause, before, is_news=is_news, elapsed_s=elapsed_s, migrations=tuple(applied)
+        )
         if is_news:
             self._told(switch)
         return switch

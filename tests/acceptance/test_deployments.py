@@ -20,9 +20,11 @@ from tests.dev_process import (
     CountingStub,
     DevServer,
     counting_stub,
+    database_url,
     environment,
-    running_dev,
     running_serve,
+    start_dev,
+    wait_ready,
     write_project,
 )
 from tests.postgres_server import PostgresServer
@@ -212,8 +214,12 @@ def test_commits_are_served_and_taken_back_and_nobodys_checkout_is_touched(shop:
 
 def test_what_was_deployed_under_flux_dev_is_held_until_a_file_is_saved(shop: Shop, database: Database) -> None:
     one, two = shop.commit(1), shop.commit(2)
-    with running_dev(shop.root, database) as server:
+    shop.write(2, "import no_such_module\n")
+    server = start_dev(shop.root, "--database-url", database_url(database))
+    try:
+        server.wait_story("nothing is served until it is mended and saved")
         server.json("deploy", "--on", one)
+        wait_ready(server)
         assert "held until a file is saved" in server.wait_story(f"deploy  {one[:7]} is served")
         assert version_of(server) == 1
         told = len(server.story)
@@ -221,9 +227,11 @@ def test_what_was_deployed_under_flux_dev_is_held_until_a_file_is_saved(shop: Sh
         server.wait_story("reload", after=told)
         assert version_of(server) == 3
         listed = server.json("deployments")["deployments"]
-        assert [(row["sha"], row["dirty"], row["cause"]) for row in listed] == [
-            (two, True, "save"), (one, False, "deploy"), (two, False, "start"),
+        assert [(row["sha"], row["dirty"], row["cause"], row["current"]) for row in listed] == [
+            (two, True, "save", True), (one, False, "deploy", False),
         ]  # fmt: skip
-        assert listed[0]["current"]
         for wrong in (["rollback", "zzzz"], ["rollback", "ab"], ["deploy", "--on", "no-such-ref"]):
             assert server.command(*wrong).returncode == 3, wrong
+        assert server.stop() == 0
+    finally:
+        server.kill()
