@@ -9,6 +9,7 @@ import pytest
 
 SECONDS = {
     "acceptance/test_bad_input.py": 35,
+    "acceptance/test_bisect.py": 30,
     "acceptance/test_case_files.py": 30,
     "acceptance/test_cli_client.py": 35,
     "acceptance/test_database_commands.py": 40,

@@ -120,29 +120,28 @@ class Candidates:
     async def borrow(self, source: Source, written: Written) -> AsyncIterator[Ready]:
         """Give a candidate that can be replayed on; raise what is wrong with its code."""
         async with self._lock:
-            ready = self._kept.get(source.key) or await self._prepare(source, written)
-            self._kept[source.key] = ready
-            self._kept.move_to_end(source.key)
+            ready = self._find_served(source, written) or self._kept.get(source.key)
+            if ready is None:
+                live = await self._deployments.prepare(written.project, SourceVersion(sha=source.sha))
+                ready = self._kept[source.key] = Ready(live, written.migrations)
+                while len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)[1].live.retire()
+            if source.key in self._kept:
+                self._kept.move_to_end(source.key)
             ready.live.enter()
-            while len(self._kept) > KEPT:
-                _, oldest = self._kept.popitem(last=False)
-                if oldest.live is not self._deployments.current:
-                    oldest.live.retire()
         try:
             yield ready
         finally:
             ready.live.leave()
 
-    async def _prepare(self, source: Source, written: Written) -> Ready:
+    def _find_served(self, source: Source, written: Written) -> Ready | None:
+        """Return what is served, if it is this commit. It is not kept here: whoever switches retires it."""
         current = self._deployments.current
-        if (
-            current is not None
-            and current.deployment.id == written.artifact_hash[:16]
-            and (current.deployment.sha, current.deployment.dirty) == (source.sha, False)
-        ):
-            return Ready(current, written.migrations)
-        live = await self._deployments.prepare(written.project, SourceVersion(sha=source.sha))
-        return Ready(live, written.migrations)
+        if current is None or current.deployment.id != written.artifact_hash[:16]:
+            return None
+        if (current.deployment.sha, current.deployment.dirty) != (source.sha, False):
+            return None
+        return Ready(current, written.migrations)
 
 
 def _write(root: Path, source: Source, folder: Path) -> Written:

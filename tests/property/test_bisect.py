@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from flux.bisect import (
     END_RUNS,
+    FAILING_VERDICTS,
+    GOOD_VERDICTS,
     PROOF_RUNS,
     Bisection,
     Found,
@@ -26,8 +28,11 @@ from flux.bisect import (
     Step,
     WantGraph,
     Why,
+    mark_all,
+    mark_verdict,
 )
 from flux.bisect_graph import Graph
+from flux.verdict import Verdict
 
 Parents = Mapping[str, tuple[str, ...]]
 Truth = Callable[[str], Mark]
@@ -238,3 +243,19 @@ def test_a_hole_in_the_history_costs_its_logarithm() -> None:
     end, asked = search(parents, [name(0)], truth)
     assert isinstance(end, Found) and end.commit == name(250)
     assert sum(truth(probe.commit) is Mark.SKIP for probe in asked) <= 10
+
+
+def test_verdicts_that_decide_nothing_are_skips() -> None:
+    assert set(map(str, Verdict)) > GOOD_VERDICTS | FAILING_VERDICTS
+    marks = {verdict: mark_verdict(verdict.value) for verdict in Verdict}
+    assert [verdict for verdict, mark in marks.items() if mark is Mark.BAD] == [Verdict.SAME_FAILURE]
+    assert {verdict for verdict, mark in marks.items() if mark is Mark.GOOD} == {Verdict.PASSED, Verdict.PAST_IT}
+    assert mark_verdict("other failure", any_failure=True) is Mark.BAD
+    assert mark_verdict("diverged", any_failure=True) is Mark.SKIP
+
+
+def test_of_several_executions_one_that_fails_makes_a_commit_bad() -> None:
+    good, bad, skip = Mark.GOOD, Mark.BAD, Mark.SKIP
+    assert [mark_all(marks) for marks in ([good], [good, bad], [skip, bad], [good, skip], [skip], [])] == [
+        good, bad, bad, skip, skip, skip,
+    ]  # fmt: skip
