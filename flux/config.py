@@ -42,6 +42,7 @@ from flux.config_values import (
     read_redaction,
     read_schedule,
     read_size_bytes,
+    read_time_zone,
 )
 from flux.errors import OperatorError
 from flux.limits import Limits
@@ -99,6 +100,9 @@ class ProjectConfig:
 
     functions: str = "functions"
     """Folder, relative to the project's, in which every module is loaded."""
+
+    time_zone: str = "UTC"
+    """Of schedules that name none."""
 
 
 @attrs.frozen
@@ -195,7 +199,13 @@ class CronConfig:
     """Name of the function to start."""
 
     schedule: str
-    """Five fields in cron's notation, in UTC."""
+    """Five fields in cron's notation."""
+
+    time_zone: str | None = None
+    """Name of a time zone; None leaves the project's."""
+
+    catch_up: str = "one"
+    """What becomes of times that no server was there for: "skip", "one" or "all"."""
 
 
 @attrs.frozen
@@ -328,10 +338,10 @@ class _ConfigReader:
         for index in range(len(elements)):
             path = ("cron", index)
             values = self._read_table(path, _CRON_KEYS, defaults=False)
-            for key in _CRON_KEYS:
+            for key in _CRON_EXAMPLES:
                 if key not in values and not self._has_problem_at((*path, key)):
                     self._report_missing(path, key, f'{key} = "{_CRON_EXAMPLES[key]}"')
-            if len(values) == len(_CRON_KEYS):
+            if values.keys() >= _CRON_EXAMPLES.keys():
                 entries.append(CronConfig(**values))
         return tuple(entries)
 
@@ -434,7 +444,7 @@ _LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
 """Key in the file: the field of `Limits` and how its value is read."""
 
 _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
-    "project": {"name": read_project_name, "functions": read_folder},
+    "project": {"name": read_project_name, "functions": read_folder, "time_zone": read_time_zone},
     "dev": {"port": integer_between(0, 65535)},
     "database": {
         "url": read_database_url,
@@ -463,8 +473,14 @@ _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
 }
 
-_CRON_KEYS: Mapping[str, ValueReader] = {"function": read_function_name, "schedule": read_schedule}
+_CRON_KEYS: Mapping[str, ValueReader] = {
+    "function": read_function_name,
+    "schedule": read_schedule,
+    "time_zone": read_time_zone,
+    "catch_up": one_of("skip", "one", "all"),
+}
 _CRON_EXAMPLES = {"function": "nightly", "schedule": "0 3 * * *"}
+"""The keys that each entry needs."""
 
 
 def _as_limits(values: Mapping[str, Any]) -> dict[str, Any]:

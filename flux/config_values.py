@@ -31,6 +31,7 @@ class RefusedValueError(Exception):
 _PROJECT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}", re.ASCII)
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?#-]+", re.ASCII)
+_TIME_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", re.ASCII)
 _REDACTION = re.compile(
     r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+|json:\$(?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9})\])+|column:[^.\s]+\.[^.\s]+",
     re.ASCII,
@@ -158,6 +159,15 @@ def read_schedule(value: object) -> str:
     if len(fields) != 5 or any(_CRON_FIELD.fullmatch(field) is None for field in fields):
         raise RefusedValueError(f'is "{schedule}"', remedy)
     return " ".join(fields)
+
+
+def read_time_zone(value: object) -> str:
+    """Only the shape is checked here; which zones there are is known where schedules are run."""
+    remedy = 'allowed: "UTC", or a name such as "Europe/Berlin"'
+    name = _read_text(value, remedy)
+    if _TIME_ZONE.fullmatch(name) is None:
+        raise RefusedValueError(f'is "{name}"', remedy)
+    return name
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

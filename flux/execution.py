@@ -41,7 +41,7 @@ class Trigger:
     correlation: tuple[tuple[str, str], ...] = ()
     """``x-request-id`` and ``traceparent`` of the caller: kept, never used as identity."""
     job: str = ""
-    """Id of the job that this is an attempt at; empty unless ``kind`` is ``queue``."""
+    """Id of the job that this is an attempt at; empty unless ``kind`` is ``queue`` or ``cron``."""
     call: int | None = None
     """Seq of the host call of the parent that caused this: its push or its invoke; None without a parent."""
 

@@ -12,6 +12,7 @@ SECONDS = {
     "acceptance/test_bisect.py": 30,
     "acceptance/test_case_files.py": 30,
     "acceptance/test_cli_client.py": 35,
+    "acceptance/test_cron.py": 40,
     "acceptance/test_database_commands.py": 40,
     "acceptance/test_deployments.py": 30,
     "acceptance/test_dev_story.py": 45,

@@ -52,6 +52,8 @@ class Claimed:
     failures: int
     lost: int
     """See `flux.jobs.Tries`."""
+    tick: datetime | None = None
+    """The time for which a schedule made it; None: a function pushed it."""
 
 
 @attrs.frozen

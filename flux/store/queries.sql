@@ -470,7 +470,7 @@ with due as materialized (
 update flux.job j
 set state = 'running', worker = $5, claimed_at = pg_catalog.clock_timestamp(), attempt = j.attempt + 1
 from due where j.id = due.id
-returning j.id, j.function, j.payload, j.parent, j.parent_call, j.attempt, j.failures, j.lost;
+returning j.id, j.function, j.payload, j.parent, j.parent_call, j.attempt, j.failures, j.lost, j.tick;
 
 -- name: find_next_due
 -- In how many seconds the next job of some functions is due; null when none waits.
@@ -553,6 +553,85 @@ with again as (
     where tenant = $1 and id = $2 and state = 'dead' returning id
 )
 select again.id, pg_catalog.pg_notify('flux_job', '') from again;
+
+
+-- ===== Schedules =====
+
+-- name: add_cron_schedule
+-- A schedule that is new here: tenant, function, schedule, time zone, and the instant up to which it is decided.
+insert into flux.cron_schedule (tenant, function, schedule, time_zone, since) values ($1, $2, $3, $4, $5) on conflict do nothing;
+
+-- name: retire_cron_schedules
+-- Forgets the schedules that the code has no more, so that one which comes back owes nothing: tenant, and those that stay.
+delete from flux.cron_schedule s where s.tenant = $1 and not exists (
+    select from unnest($2::text[], $3::text[], $4::text[]) as kept (function, schedule, time_zone)
+    where kept.function = s.function and kept.schedule = s.schedule and kept.time_zone = s.time_zone);
+
+-- name: lock_cron_schedule
+-- Up to when a schedule is decided, whether its function is paused, and whether a run of it is not done yet. Locked, so
+-- that servers decide one after the other.
+select s.since,
+       exists (select from flux.cron_pause p where p.tenant = s.tenant and p.function = s.function) as is_paused,
+       exists (select from flux.cron_tick t join flux.job j on j.id = t.job
+               where t.tenant = s.tenant and t.function = s.function and t.schedule = s.schedule and t.time_zone = s.time_zone
+                 and j.state in ('waiting', 'running')) as is_busy
+from flux.cron_schedule s
+where s.tenant = $1 and s.function = $2 and s.schedule = $3 and s.time_zone = $4
+for update;
+
+-- name: add_cron_tick
+-- What becomes of a tick, and the job where it is to be run: tenant, function, schedule, time zone, tick, fate, left out, the
+-- job's id (null: none) and its payload. Nothing where the tick was decided before.
+with decided as (
+    insert into flux.cron_tick (tenant, function, schedule, time_zone, tick, fate, left_out, job)
+    values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing
+    returning function, tick, job
+), made as (
+    insert into flux.job (id, tenant, function, payload, run_at, tick)
+    select d.job, $1, d.function, $9::bytea, d.tick, d.tick from decided d where d.job is not null
+    returning id
+)
+select m.id, pg_catalog.pg_notify('flux_job', '') from made m;
+
+-- name: move_cron_schedule
+-- All until then is decided.
+update flux.cron_schedule set since = $5 where tenant = $1 and function = $2 and schedule = $3 and time_zone = $4;
+
+-- name: list_cron_schedules
+-- What is known of schedules and of the last tick of each.
+select s.function, s.schedule, s.time_zone, s.since, p.paused_at, t.tick, t.fate, t.left_out, j.state,
+       e.name as execution_name, e.status, e.outcome
+from flux.cron_schedule s
+left join flux.cron_pause p on p.tenant = s.tenant and p.function = s.function
+left join lateral (
+    select c.tick, c.fate, c.left_out, c.job from flux.cron_tick c
+    where c.tenant = s.tenant and c.function = s.function and c.schedule = s.schedule and c.time_zone = s.time_zone
+    order by c.tick desc limit 1) t on true
+left join flux.job j on j.id = t.job
+left join flux.execution e on e.id = j.execution
+where s.tenant = $1 order by s.function, s.schedule, s.time_zone;
+
+-- name: list_cron_ticks
+-- What became of the ticks of a function, the latest first: tenant, function, how many.
+select t.schedule, t.time_zone, t.tick, t.fate, t.left_out, t.decided_at, t.job, j.state, j.attempt,
+       e.name as execution_name, e.status, e.outcome
+from flux.cron_tick t
+left join flux.job j on j.id = t.job
+left join flux.execution e on e.id = j.execution
+where t.tenant = $1 and t.function = $2 order by t.tick desc, t.schedule, t.time_zone limit $3;
+
+-- name: pause_cron
+-- Pauses the schedules of a function, unless they are.
+insert into flux.cron_pause (tenant, function) values ($1, $2) on conflict do nothing;
+
+-- name: resume_cron
+-- Lets the schedules of a function go on, from now: tenant, function, now.
+with gone as (delete from flux.cron_pause where tenant = $1 and function = $2 returning tenant, function)
+update flux.cron_schedule s set since = greatest(s.since, $3) from gone g where g.tenant = s.tenant and g.function = s.function;
+
+-- name: prune_cron_ticks
+-- Removes what became of ticks so many days ago.
+delete from flux.cron_tick where decided_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => $1);
 
 
 -- ===== Finding executions =====

@@ -35,6 +35,7 @@ from flux.store.replays import list_replays
 from flux.supervisor import metrics
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_bisect import BisectDesk
+from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_deploy import DeployDesk, DeployHost
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
@@ -162,6 +163,7 @@ class Console:
         self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
         self._diffs = DiffDesk(pool, host, self._find)
         self._queue = QueueDesk(pool, tenant)
+        self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
@@ -234,6 +236,12 @@ class Console:
                 ask, allowed = self._queue.list_jobs, ("state", "function", "n")
             case ["queue", job, "retry"]:
                 ask, method = self._for(self._queue.retry, job), "POST"
+            case ["cron"]:
+                ask = self._cron.list_schedules
+            case ["cron", name, "history"]:
+                ask, allowed = partial(self._cron.history, name), ("n",)
+            case ["cron", name, "pause" | "resume" as verb]:
+                ask, method = self._for(self._cron.pause if verb == "pause" else self._cron.resume, name), "POST"
             case ["functions"]:
                 ask = self._functions
             case ["checks"]:
@@ -554,7 +562,7 @@ def _no_such_path(head: RequestHead) -> HttpResponse:
 
 
 _STATUS = {
-    "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX527": 404, "FLX528": 409,
+    "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX599": 404, "FLX527": 404, "FLX528": 409,
     "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404, "FLX583": 404, "FLX584": 404,
     "FLX576": 404, "FLX577": 409,
     "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,

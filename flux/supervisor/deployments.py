@@ -13,7 +13,7 @@ Code that can't be imported never becomes current: the last good code goes on.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -37,6 +37,7 @@ from flux.routes import RouteTable
 from flux.sandbox.base import ImportFailedError, ImportFailure, Sandbox
 from flux.sandbox.cgroups import Cgroups
 from flux.sandbox.residency import Residency
+from flux.schedule import BadScheduleError, CatchUp, Schedule, check_schedule, choose_schedules
 from flux.supervisor.artifacts import ID_DIGITS, Artifacts, describe_changing
 from flux.supervisor.drive import Bounds
 from flux.supervisor.environments import Environment, Environments
@@ -392,3 +393,33 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
                 f"there is {', '.join(sorted(names)) or 'none'}",
                 remedy="correct the name, or remove the entry",
             )
+    _check_schedules(config, functions)
+
+
+def list_schedules(config: Config, functions: Iterable[Function]) -> tuple[Schedule, ...]:
+    """Return when functions are to run by themselves."""
+    declared = [(function.name, function.cron) for function in functions if function.cron is not None]
+    zone = config.project.time_zone
+    configured = [
+        Schedule(entry.function, entry.schedule, entry.time_zone or zone, CatchUp(entry.catch_up))
+        for entry in config.cron
+    ]
+    return choose_schedules(declared, configured, zone)
+
+
+def _check_schedules(config: Config, functions: tuple[Function, ...]) -> None:
+    """Refuse a schedule that means no time, and say where it stands."""
+    said = [
+        (config.origins[f"cron[{index}].schedule"], entry.schedule, entry.time_zone or config.project.time_zone)
+        for index, entry in enumerate(config.cron)
+    ]
+    said += [
+        (f"{function.position.file}:{function.position.line}", function.cron, config.project.time_zone)
+        for function in functions
+        if function.cron is not None
+    ]
+    for place, expression, zone in said:
+        try:
+            check_schedule(expression, zone)
+        except BadScheduleError as error:
+            raise BadScheduleError(f"{place}  {error.message}", remedy=error.remedy) from error

@@ -464,7 +464,7 @@ def _chain(executions: Sequence[Execution]) -> list[list[Execution]]:
     for execution in sorted(by_id.values(), key=lambda one: (one.started_at_ns, one.id)):
         check_whole(execution)
         first = execution
-        while first.attempt > 1 and first.trigger.kind != "queue":  # Attempts at a job have its pusher for parent.
+        while first.attempt > 1 and not first.trigger.job:  # Attempts at a job have its pusher for parent.
             if first.parent not in by_id:
                 raise UnreplayableError(
                     f"{execution.name} is attempt {execution.attempt} of a request whose first is not in the window",

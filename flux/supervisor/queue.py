@@ -197,7 +197,8 @@ class Queue:
                 claimed, self._worker, runnable.function.retries, self._backing.owner, chance, may_run_again
             )
             trigger = Trigger(
-                kind="queue", body=claimed.payload, job=str(claimed.id), call=claimed.parent_call
+                kind="queue" if claimed.tick is None else "cron",
+                body=claimed.payload, job=str(claimed.id), call=claimed.parent_call,
             )
             try:
                 executed = await self._executor.execute_job(

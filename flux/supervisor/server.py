@@ -27,6 +27,7 @@ from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
+from flux.supervisor.cron import Cron
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
@@ -199,6 +200,7 @@ class Server:
                 self.backing, self._executor, deployments, concurrency=said.concurrency, lease_s=said.lease,
                 report=self.story.crash, note=self.story.note,
             )  # fmt: skip
+            cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             async with trio.open_nursery() as serving:
                 await serving.start(_serve, self._listeners, front_door, drain, self.story)
                 await serving.start(queue.run, drain)
@@ -206,6 +208,7 @@ class Server:
                     async with trio.open_nursery() as working:
                         if every_s:
                             working.start_soon(self_check.run)
+                        working.start_soon(cron.run)
                         working.start_soon(work, running)
                         await stop.wait()
                         working.cancel_scope.cancel()

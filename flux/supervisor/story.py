@@ -9,10 +9,11 @@ from typing import Protocol
 
 import attrs
 
+from flux.deployment import Function
 from flux.errors import FluxError
 from flux.project import Project
 from flux.supervisor.deploy import Switch
-from flux.supervisor.deployments import LiveDeployment
+from flux.supervisor.deployments import LiveDeployment, list_schedules
 from flux.supervisor.host import list_grants
 
 
@@ -65,10 +66,23 @@ class Story(Protocol):
 
 def list_routes(live: LiveDeployment) -> list[Route]:
     """Return what a deployment serves, routes first, in their order."""
+    schedules = list_schedules(live.config, (runnable.function for runnable in live.runnables.values()))
+    scheduled = {schedule.function for schedule in schedules}
     routes = []
     for runnable in live.runnables.values():
         function = runnable.function
         method, _, path = (function.route or " ").partition(" ")
-        module = function.position.file.removesuffix(".py").replace("/", ".")
-        routes.append(Route(method, path, f"{module}:{function.name}", tuple(list_grants(runnable))))
-    return sorted(routes, key=lambda route: (not route.path, route.path, route.trigger, route.function))
+        if function.route is not None or function.name not in scheduled:
+            routes.append(Route(method, path, _name(function), tuple(list_grants(runnable))))
+    for schedule in schedules:
+        runnable = live.runnables[schedule.function]
+        when = schedule.expression + (f" {schedule.time_zone}" if schedule.time_zone != "UTC" else "")
+        routes.append(Route("cron", when, _name(runnable.function), tuple(list_grants(runnable))))
+    return sorted(
+        routes, key=lambda each: (not each.path, each.trigger == "cron", each.path, each.trigger, each.function)
+    )
+
+
+def _name(function: Function) -> str:
+    module = function.position.file.removesuffix(".py").replace("/", ".")
+    return f"{module}:{function.name}"

@@ -1,0 +1,103 @@
+"""Schedules: looking at the clock, and making a job of each tick that is to be run.
+
+`Cron.run` sleeps until the next tick of the code that is current and then asks the database to decide on it
+(`flux.store.cron`). All servers of a database do that, and each tick is decided once. What runs is a job of the
+queue, so a tick is as safe as a push: it is run by whichever server has room, taken over from one that
+dies, and done if and only if its execution was committed.
+
+There is no state here that would be missed: a server that starts again reads up to when all is decided, and goes on
+from there.
+"""
+
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import trio
+
+from flux import ids
+from flux.errors import FluxError
+from flux.schedule import Schedule, find_next
+from flux.store import cron
+from flux.store.queries import QUERIES
+from flux.supervisor.deployments import Deployments, LiveDeployment, list_schedules
+from flux.supervisor.execute import Backing
+
+LOOK_S = 1.0
+"""How long a change of the code, or of the clock, may go unseen."""
+LOOK_BACK_S = 15.0
+"""How often we look whether all is decided though our clock says that nothing is due: somebody may have changed it."""
+AGAIN_S = 2.0
+"""Before the database is asked again that did not answer."""
+PRUNE_EVERY_S = 6 * 3600.0
+
+
+class Cron:
+    """See the module."""
+
+    def __init__(
+        self,
+        backing: Backing,
+        deployments: Deployments,
+        *,
+        report: Callable[[BaseException], None],
+        note: Callable[[str], None],
+    ) -> None:
+        """``report`` hears of failures of Flux itself, ``note`` of what a person may want to know."""
+        self._backing = backing
+        self._deployments = deployments
+        self._report = report
+        self._note = note
+        self._is_away = False
+        """The database has not answered, and that was told."""
+        self._live: LiveDeployment | None = None
+        self._schedules: Sequence[Schedule] = ()
+        """Those of `_live`."""
+        self._next: dict[Schedule, datetime | None] = {}
+        """When each is due, as far as we know."""
+        self._looked_s = self._pruned_s = float("-inf")
+
+    async def run(self) -> None:
+        """Decide on ticks until cancelled."""
+        await self._deployments.wait_current()
+        while True:
+            try:
+                await self._look()
+                self._is_away = False
+                await trio.sleep(LOOK_S)
+            except FluxError as error:
+                if not self._is_away:
+                    self._is_away = True
+                    self._note(f"schedules wait for the database: {error.code} {error.message}")
+                await trio.sleep(AGAIN_S)
+            except Exception as crash:
+                self._report(crash)
+                await trio.sleep(AGAIN_S)
+
+    async def _look(self) -> None:
+        live, now = self._deployments.current, self._now()
+        assert live is not None, "there was one, and it is only replaced"
+        if live is not self._live:
+            schedules = list_schedules(live.config, (runnable.function for runnable in live.runnables.values()))
+            async with self._backing.owner.acquire() as connection:
+                await cron.register(connection, self._backing.tenant, schedules, now)
+            self._live, self._schedules, self._next = live, schedules, {}
+        if trio.current_time() - self._looked_s >= LOOK_BACK_S:
+            self._next, self._looked_s = {}, trio.current_time()
+        for schedule in self._schedules:
+            if schedule in self._next and ((due := self._next[schedule]) is None or due > now):
+                continue
+            async with self._backing.owner.acquire() as connection:
+                decision = await cron.decide_due(connection, self._backing.tenant, schedule, now, self._make_id)
+            self._next[schedule] = find_next(schedule, decision.until)
+        if trio.current_time() - self._pruned_s >= PRUNE_EVERY_S:
+            self._pruned_s = trio.current_time()
+            async with self._backing.owner.acquire() as connection:
+                await connection.execute(QUERIES.prune_cron_ticks, cron.HISTORY_DAYS)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._backing.clock.now_ns() / 1e9, UTC)
+
+    def _make_id(self) -> uuid.UUID:
+        now_ms = self._backing.clock.now_ns() // 1_000_000
+        return ids.make_execution_id(now_ms, self._backing.entropy.take(ids.ENTROPY_BYTES))
