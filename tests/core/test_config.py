@@ -69,7 +69,7 @@ def problems_of(text: str) -> list[ConfigError]:
 
 def test_everything_that_is_written_is_read() -> None:
     config = parse_config(EVERYTHING)
-    assert attrs.asdict(config.project) == {"name": "shop", "functions": "src/functions"}
+    assert attrs.asdict(config.project) == {"name": "shop", "functions": "src/functions", "time_zone": "UTC"}
     assert config.dev.port == 4001
     assert config.database.url == "postgresql://shop@db:5432/shop"
     assert config.database.isolation == "serializable"
@@ -155,7 +155,7 @@ def test_a_function_reaches_the_projects_hosts_and_its_own_each_once() -> None:
             '[project]\nname = "shop"\n[functions.a]\nhosts = []',
             "flux.toml:4",
             "functions.a.hosts",
-            "[functions.a] knows http, middleware, timeout",
+            "[functions.a] knows http, middleware, concurrency",
         ),
         (
             '[project]\nname="shop"\n[[cron]]\nfunction="f"\nschedule="* * * * *"\nevery="1h"',

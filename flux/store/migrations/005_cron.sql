@@ -39,4 +39,4 @@ create index cron_tick_function on flux.cron_tick (tenant, function, tick);
 -- A job that a schedule made has the time of its tick; null: a function pushed it.
 alter table flux.job add column tick timestamptz;
 
-revoke all on flux.cron_schedule, flux.cron_pause, flux.cron_tick from public;
+revoke all on all tables in schema flux from public;
