@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -86,10 +86,17 @@ class Artifacts:
         self._tell = tell
         self._on_record: set[str] = set()
         self._in_use: Counter[str] = Counter()
+        self._served: deque[str] = deque(maxlen=ARTIFACTS_KEPT)
+        self._copying: set[str] = set()
+        """Names of copies under way: several threads may make some at once."""
 
     def keep(self, ids: Iterable[str]) -> None:
         """Never take these away: deploys on record name them."""
         self._on_record.update(ids)
+
+    def note_served(self, id: str) -> None:
+        """Keep it among the latest that were served: what is made for replays alone takes none of these away."""
+        self._served.append(id)
 
     def enter(self, id: str) -> None:
         """Code begins to run from there; it is not taken away meanwhile."""
@@ -179,6 +186,7 @@ class Artifacts:
     def _copy(self, project: Project) -> Artifact:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         unfinished = Path(tempfile.mkdtemp(dir=self._folder, prefix=_UNFINISHED))
+        self._copying.add(unfinished.name)
         artifact: Artifact | None = None
         try:
             for path in list_artifact_files(project):
@@ -195,6 +203,8 @@ class Artifacts:
             shutil.rmtree(unfinished, ignore_errors=True)
             if artifact is None or not artifact.folder.is_dir():  # Else somebody else has made it meanwhile.
                 raise
+        finally:
+            self._copying.discard(unfinished.name)
         return artifact
 
     def _set_aside(self, folder: Path) -> None:
@@ -204,12 +214,13 @@ class Artifacts:
 
     def prune(self) -> None:
         """Delete what was never finished, and code that nobody deployed or runs but for the latest `ARTIFACTS_KEPT`."""
-        folders = sorted(self._folder.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+        folders = sorted(self._folder.iterdir(), key=_read_age)
         unfinished = [folder for folder in folders if folder.name.startswith(_UNFINISHED)]
-        wanted = self._on_record | self._in_use.keys()
+        wanted = self._on_record.union(self._in_use, self._served)
         finished = [folder for folder in folders if folder not in unfinished and folder.name not in wanted]
         for folder in (*unfinished, *finished[ARTIFACTS_KEPT:]):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.name not in self._copying:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_change(folder: Path, id: str) -> str | None:
@@ -240,6 +251,14 @@ def describe_changing(project: Project, error: OSError) -> ArtifactError:
         f"{error.filename or project.root} can't be read: {error.strerror}",
         remedy="if files are just being moved or saved, wait: the next change is noticed",
     )
+
+
+def _read_age(folder: Path) -> float:
+    """Return what grows with the age of a folder; one that another thread has just taken away is the oldest."""
+    try:
+        return -folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _open_to_guests(folder: Path) -> None:

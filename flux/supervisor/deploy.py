@@ -284,6 +284,8 @@ class Deployer:
                     self._deployments.activate(live)
                 if cause in (Cause.DEPLOY, Cause.ROLLBACK):
                     self._deployments.artifacts.keep([live.deployment.id])
+                else:
+                    self._deployments.artifacts.note_served(live.deployment.id)
             self._switched = turn.number
         elapsed_s = trio.current_time() - turn.began
         switch = Switch(

@@ -170,3 +170,32 @@ def test_what_is_on_record_or_running_is_kept_for_ever(
     artifacts.leave(made[1].id)
     artifacts.prune()
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {made[0].id, made[5].id}
+
+
+def test_what_is_made_for_replays_takes_away_nothing_that_was_served(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts_module, "ARTIFACTS_KEPT", 2)
+    artifacts, made = Artifacts(tmp_path / "artifacts"), []
+    for number in range(8):
+        (project.root / "functions/app.py").write_text(f"one = {number}\n")
+        made.append(artifacts.make(project).id)
+        if number < 3:
+            artifacts.note_served(made[-1])
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {*made[1:3], *made[6:]}
+
+
+def test_who_copies_at_once_takes_nothing_of_the_other_away(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts, copy = Artifacts(tmp_path / "artifacts"), shutil.copyfile
+    other = read_project(write_project(tmp_path / "other", {"app.py": "other = 1\n"}))
+
+    def make_another_meanwhile(source: Path, target: Path) -> Any:
+        monkeypatch.setattr(shutil, "copyfile", copy)
+        artifacts.make(other)
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", make_another_meanwhile)
+    made = artifacts.make(project)
+    assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {made.id, artifacts.make(other).id}

@@ -303,6 +303,29 @@ async def test_an_invoke_with_a_bad_body_runs_nothing(asked: World, body: bytes)
     assert asked.host.invoked == []
 
 
+@pytest.mark.parametrize("path", ["deploy", "rollback"])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"{", b"\xff", b'{"no": 1}', b'{"on": 1, "to": 1}', b'{"on": "", "to": ""}',
+             b'{"on": true}', b'{"to": ["a"]}', b'{"on": "%s"}' % (b"x" * 201), b"[" * 99999],
+)  # fmt: skip
+async def test_a_deploy_with_a_bad_body_deploys_nothing(asked: World, path: str, body: bytes) -> None:
+    """The host of these tests fails when it is asked to."""
+    response = await asked.ask(path, method="POST", body=body)
+    assert (response.status, read(response)["code"]) == (400, "FLX621")
+
+
+async def test_a_deploy_takes_the_token_and_a_json_post_of_this_site(asked: World) -> None:
+    json_post = {"content-type": "application/json"}
+    for path in ("deploy", "rollback"):
+        assert (await asked.ask(path)).status == 405
+        assert (await asked.ask(path, method="POST", body=b"{}", token=None)).status == 401
+        form = {"content-type": "text/plain"}
+        assert (await asked.ask(path, method="POST", body=b"{}", headers=form)).status == 415
+        other_site = {**json_post, "origin": "https://evil.example"}
+        assert (await asked.ask(path, method="POST", body=b"{}", headers=other_site)).status == 403
+    assert (await asked.ask("deployments", token=None)).status == 401
+
+
 async def test_an_unknown_function_is_404_and_the_known_are_named(asked: World) -> None:
     response = await asked.ask("invoke/creat_user", method="POST", body=b"{}")
     problem = read(response)
