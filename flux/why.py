@@ -185,6 +185,9 @@ def _next(case: Case) -> tuple[str, ...]:
         steps.append(make_command("flux", "queue", "retry", execution.trigger.job))
     if failure.kind in _OF_THE_CODE and not (failure.is_answer or execution.completeness):
         steps.append(f"flux replay {name} --on .")
+        # A tree that has changes since its commit may fail by these alone: history does not know them.
+        if not (execution.dirty or execution.sha.startswith("nogit-")):
+            steps.append(f"flux bug bisect {name}")
     seq = _call_to_show(case)
     steps.append(f"flux trace {name}" if seq is None else f"flux trace {name} --call {seq}")
     if not failure.is_answer:

@@ -74,6 +74,7 @@ def lines(why: Record, trace: Record | None, width: int, *, whole: bool, quiet: 
 
 _PURPOSES = (
     ("flux replay ", "would the code here still fail?"),
+    ("flux bug bisect ", "which commit broke it?"),
     ("flux trace diff ", "beside one that passed"),
     ("flux trace ", "everything it did"),
     ("flux state history ", "the row's versions, and by whom"),

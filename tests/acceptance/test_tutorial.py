@@ -103,7 +103,8 @@ def masked(text: str, *names: str) -> str:
     for name in names:
         text = text.replace(name, "a0000000")
     text = re.sub(r"\b(?=[a-z0-9]*[0-9])(?=[a-z0-9]*[a-z])[0-9a-hjkmnp-tv-z]{8}\b", "NAME", text)
-    text = re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}\b", "COMMIT", text)
+    text = re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}([0-9a-f]{5})?\b", "COMMIT", text)
+    text = re.sub(r"\b[0-9]+ d ago\b", "N d ago", text)
     text = re.sub(r"\b[0-9]+(\.[0-9]+)? (ms|s)\b", r"N \2", text)
     text = re.sub(r"\+[0-9]+\b", "+N", text)
     text = re.sub(r"isolation [a-z]+", "isolation LEVEL", text)
@@ -200,7 +201,7 @@ def wait_gone(processes: set[int]) -> None:
 
 def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> None:
     samples = read_samples()
-    (init, _), (start, banner), (failing_curl, answered), (why, explained), (replay, replayed) = samples
+    (init, _), (start, banner), (failing_curl, answered), (why, explained), (replay, replayed), last = samples
     shop = installed.folder / "shop"
 
     # It is the wheel that runs, and nothing of the checkout.
@@ -265,6 +266,12 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
         assert masked(again, name) == masked(replayed)
         assert installed.type("flux state history users 2", folder=shop) == rows
         assert curl(port, failing_curl)[0] == 201
+
+        bisect, named = last
+        assert re.fullmatch(r"flux bug bisect [0-9a-z]{8}", bisect)
+        head = installed.type("git log -1 --format=%H && git status --porcelain", folder=shop)
+        assert masked(installed.type(f"flux bug bisect {name}", folder=shop), name) == masked(named)
+        assert installed.type("git log -1 --format=%H && git status --porcelain", folder=shop) == head
 
         ours = list_processes(str(shop))
         assert len(ours) > 5, "the server, its PostgreSQL, its workers"
