@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import attrs
 
-from flux.as_of import Logged, Mark, cut_at, first_later
+from flux.as_of import Logged, Mark, cut_at, first_later, first_unsure
 from flux.errors import OperatorError
-from flux.store.postgres import Connection
+from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
 
 _SNAPSHOT = re.compile(r"([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19}(?:,[0-9]{1,19})*)?")
@@ -43,13 +43,27 @@ class Resolved:
     """Transactions that can't be told to be before or after."""
 
 
+async def add_mark(pool: Pool) -> bool:
+    """Note who has committed by now; return whether the server notes the times of commits itself."""
+    async with pool.acquire() as connection:
+        return bool(await connection.fetch_value(QUERIES.add_mark))
+
+
 async def resolve(connection: Connection, moment: Moment) -> Resolved:
     """Return a moment as a snapshot. The transaction that is open reads all of it, so it sees one state."""
     row = await connection.fetch_row(QUERIES.get_snapshot)
-    assert row is not None, "it selects constants"
+    start = await connection.fetch_row(QUERIES.get_recording_start)
+    assert row is not None and start is not None, "they select constants"
     now = Mark(row["snapshot"], row["since"], row["until"])
     if moment.snapshot is not None:
-        return Resolved(_check_snapshot(moment.snapshot, now))
+        snapshot = _check_snapshot(moment.snapshot, now)
+        if start["pruned_xid"] is not None and first_unsure(snapshot) <= int(start["pruned_xid"]):
+            raise MomentOutOfReachError(
+                f"snapshot {snapshot[:80]} is older than what is left of the log of changes, which begins at "
+                f"{_utc(start['pruned_until'])}",
+                remedy="retention_days under [recording] says how long it is kept, and a pinned incident keeps it",
+            )
+        return Resolved(snapshot)
     assert moment.time is not None, "a moment is one of the two"
     time = moment.time
     if time > now.until:
@@ -57,16 +71,31 @@ async def resolve(connection: Connection, moment: Moment) -> Resolved:
             f"{_utc(time)} has not come yet: the database's clock says {_utc(now.until)}",
             remedy="write a time that is past: 15m (ago), 14:00, 2026-11-24T14:00:00Z",
         )
-    began = await connection.fetch_value(QUERIES.get_recording_start)
-    if began is not None and time < began:
+    if time < start["began"]:
         raise MomentOutOfReachError(
-            f"nothing is known of {_utc(time)}: changes are recorded since {_utc(began)}",
+            f"nothing is known of {_utc(time)}: changes are recorded since {_utc(start['began'])}",
             remedy="ask for a later time",
         )
-    rows = await connection.fetch(QUERIES.list_logged_transactions, "1", str(first_later(now.snapshot)))
+    if start["pruned_until"] is not None and time < start["pruned_until"]:
+        raise MomentOutOfReachError(
+            f"nothing is known of {_utc(time)}: what is left of the log of changes begins at "
+            f"{_utc(start['pruned_until'])}",
+            remedy="retention_days under [recording] says how long it is kept, and a pinned incident keeps it",
+        )
+    before = await _find_mark(connection, QUERIES.find_mark_before, time)
+    after = await _find_mark(connection, QUERIES.find_mark_after, time) or now
+    first = first_unsure(before.snapshot) if before is not None else 1
+    rows = await connection.fetch(
+        QUERIES.list_logged_transactions, str(first), str(first_later(after.snapshot))
+    )
     logged = [Logged(int(row["xid"]), row["last_at"], row["committed_at"]) for row in rows]
-    cut = cut_at(time, logged, None, now)
+    cut = cut_at(time, logged, before, after)
     return Resolved(cut.snapshot, cut.open)
+
+
+async def _find_mark(connection: Connection, query: str, time: datetime) -> Mark | None:
+    row = await connection.fetch_row(query, time)
+    return None if row is None else Mark(row["snapshot"], row["since"], row["until"])
 
 
 def _check_snapshot(text: str, now: Mark) -> str:

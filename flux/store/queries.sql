@@ -163,8 +163,9 @@ select since, until from flux.incident where tenant = $1 and name = $2;
 select seq from flux.mutation where xid = $1::text::xid8 and seq = any ($2::bigint[]) and at >= $3;
 
 -- name: add_blob
--- Stores a body once, by its content: sha256, size, cut, body.
-insert into flux.blob (sha256, size_bytes, cut, body) values ($1, $2, $3, $4) on conflict (sha256) do nothing;
+-- Stores a body once, by its content: sha256, size, cut, body. One that is there is used again from now on, to the day.
+insert into flux.blob as b (sha256, size_bytes, cut, body) values ($1, $2, $3, $4)
+on conflict (sha256) do update set stored_at = excluded.stored_at where b.stored_at < excluded.stored_at - interval '1 day';
 
 -- name: list_blobs
 -- Bodies by their contents' digests.
@@ -1364,8 +1365,30 @@ from (select m.xid, m.at from flux.mutation m where m.committed and m.xid >= $1:
 group by s.xid;
 
 -- name: get_recording_start
--- Since when changes are recorded in this database.
-select pg_catalog.min(applied_at) as at from flux.schema_version;
+-- Since when changes are recorded in this database, and what was pruned since: the time, the latest transaction.
+select (select pg_catalog.min(v.applied_at) from flux.schema_version v) as began,
+       p.until as pruned_until, p.xid::text as pruned_xid
+from (select pg_catalog.max(p.until) as until, (pg_catalog.array_agg(p.xid order by p.xid desc nulls last))[1] as xid from flux.pruned p) p;
+
+-- name: add_mark
+-- Notes who has committed by now, unless the last mark says all there is to say. Returns whether the server notes the
+-- times of commits itself.
+with marked as (
+    insert into flux.moment (since, snapshot, until, seq)
+    select pg_catalog.now(), pg_catalog.pg_current_snapshot(), pg_catalog.clock_timestamp(), s.last_value + s.is_called::int from flux.mutation_seq s
+    where not exists (
+        select from (select m.seq, m.snapshot from flux.moment m order by m.until desc limit 1) l
+        where l.seq = s.last_value + s.is_called::int and pg_catalog.pg_snapshot_xmin(l.snapshot) = pg_catalog.pg_snapshot_xmax(l.snapshot))
+)
+select pg_catalog.current_setting('track_commit_timestamp') = 'on' as is_stamping;
+
+-- name: find_mark_before
+-- The last mark that had been taken by a time.
+select since, snapshot::text as snapshot, until from flux.moment where until <= $1 order by until desc limit 1;
+
+-- name: find_mark_after
+-- The first mark that was taken at a time or later.
+select since, snapshot::text as snapshot, until from flux.moment where until >= $1 and since >= $1 order by until limit 1;
 
 -- name: list_table_shapes
 -- What a table was called and what columns it had, oldest first; "is_made" where the table was made so.
@@ -1480,3 +1503,61 @@ left join lateral (
     select x.* from flux.summary x where x.id = t.execution
     limit 1
 ) e on true;
+
+
+-- ===== Retention =====
+
+-- name: find_earliest_pin
+-- When the earliest window that has a name begins.
+select pg_catalog.min(since) from flux.incident;
+
+-- name: list_old_partitions
+-- Partitions by day of a table whose day had ended by a time, oldest first, with when it ended.
+select c.relname::text as name,
+       (pg_catalog.to_date(pg_catalog.right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' as until
+from pg_catalog.pg_inherits i
+join pg_catalog.pg_class c on c.oid = i.inhrelid
+where i.inhparent = ('flux.' || $1)::regclass and c.relname ~ ('^' || $1 || '_p[0-9]{8}$')
+  and (pg_catalog.to_date(pg_catalog.right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp at time zone 'UTC' <= $2
+order by 1;
+
+-- name: count_prunable
+-- Records before a time: those that go, those kept because they failed after another time, and those kept for a pin alone.
+select pg_catalog.count(*) filter (where not k.is_error and not k.is_pinned) as executions,
+       pg_catalog.count(*) filter (where k.is_error) as kept_errors,
+       pg_catalog.count(*) filter (where k.is_pinned and not k.is_error) as kept_pinned
+from flux.execution e
+cross join lateral (
+    select (e.signature is not null or e.status >= 500) is true and e.id >= flux.uuid_floor($2) as is_error,
+           exists (select from flux.incident i where i.tenant = e.tenant and e.started_at between i.since and i.until) as is_pinned) k
+where e.id < flux.uuid_floor($1);
+
+-- name: prune_executions
+-- Takes out the records before a time, but those that failed after another time and those of a pinned window.
+delete from flux.execution e
+where e.id < flux.uuid_floor($1)
+  and not ((e.signature is not null or e.status >= 500) is true and e.id >= flux.uuid_floor($2))
+  and not exists (select from flux.incident i where i.tenant = e.tenant and e.started_at between i.since and i.until);
+
+-- name: prune_replays
+-- Takes out what replays have shown of executions that are gone.
+delete from flux.replay r where r.at < $1 and not exists (select from flux.execution e where e.id = r.original);
+
+-- name: prune_transactions
+-- Takes out the marks of transactions whose execution is gone.
+delete from flux.transaction t
+where t.execution < flux.uuid_floor($1) and not exists (select from flux.execution e where e.id = t.execution);
+
+-- name: prune_moments
+-- Takes out marks from before the log.
+delete from flux.moment where until < $1;
+
+-- name: count_old_blobs
+-- Bodies that no record uses any more: stored, or asked to be stored again, before the oldest record and before a time.
+select pg_catalog.count(*) from flux.blob b
+where b.stored_at < least($1, (select pg_catalog.min(e.started_at) from flux.execution e) - interval '2 days');
+
+-- name: prune_blobs
+-- Takes them out.
+delete from flux.blob b
+where b.stored_at < least($1, (select pg_catalog.min(e.started_at) from flux.execution e) - interval '2 days');

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from flux import codec
+from flux.as_of import first_unsure
 from flux.codec import Blob
 from flux.execution import Execution, LogLine
 from flux.hostcall import Position
@@ -68,6 +69,9 @@ COUNTED_MAX = 100_000
 
 ROWS_GONE = "its row changes are not in the store any more"
 """Says ``completeness`` of an execution that changed rows, of which the log of changes has none."""
+
+LOG_GONE = "what has changed in the database since it ran is not wholly in the store any more"
+"""Says ``completeness`` of an execution that ran before what is left of the log of changes."""
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Before everything that was recorded."""
@@ -165,6 +169,8 @@ async def get_execution(
             summary.started_at + timedelta(microseconds=summary.elapsed_ns // 1000) + SLACK,
             mutations_max + 1,
         )
+        start = await connection.fetch_row(QUERIES.get_recording_start)
+    assert start is not None, "it selects constants"
     sentences = execution.completeness
     if len(rows) > mutations_max:
         sentences += (f"of its row changes only the first {mutations_max:,} are shown",)
@@ -175,6 +181,11 @@ async def get_execution(
     mutations = _merge(execution.mutations, logged, calls)
     if execution.mutation_count and not mutations:
         sentences += (ROWS_GONE,)
+    pruned_xid = start["pruned_xid"]
+    if pruned_xid is not None and any(
+        first_unsure(each.snapshot) <= int(pruned_xid) for each in execution.transactions if each.snapshot
+    ):
+        sentences += (LOG_GONE,)
     return summary, attrs.evolve(execution, mutations=mutations, completeness=sentences)
 
 

@@ -32,6 +32,7 @@ from flux.store import reading
 from flux.store.jobs import list_jobs_of
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
+from flux.store.retention import Retention
 from flux.supervisor import metrics
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_bisect import BisectDesk
@@ -42,6 +43,7 @@ from flux.supervisor.console_door import Door
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
+from flux.supervisor.console_records import RecordsDesk
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk, Start
 from flux.supervisor.console_state import StateDesk
@@ -152,8 +154,9 @@ class Console:
         self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *, schema: str = "public",
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
+        retention: Callable[[], Retention] = lambda: Retention(30, 90),
     ) -> None:  # fmt: skip
-        """``start`` runs what goes on beside an answer."""
+        """``start`` runs what goes on beside an answer; ``retention`` is how long records are to be kept."""
         self._pool = pool
         self._live = live
         self._host = host
@@ -166,6 +169,7 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
+        self._records = RecordsDesk(pool, retention)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._heartbeat_s = heartbeat_s
 
@@ -250,6 +254,8 @@ class Console:
                 ask, allowed = self._errors, ("since", "n")
             case ["state", "history"]:
                 ask, allowed = self._state.history, ("table", "key", "n")
+            case ["records", "prune"]:
+                ask, method, allowed = self._records.prune, "POST", ("dry_run",)
             case ["state", "blame"]:
                 ask, allowed = self._state.blame, ("table", "key")
             case ["state", "at"]:

@@ -35,7 +35,7 @@ from flux.project import Migration
 from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
 from flux.store.queries import QUERIES
-from flux.store.reading import ROWS_GONE
+from flux.store.reading import LOG_GONE, ROWS_GONE
 from flux.store.world import WorldError, WorldPlan
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
@@ -58,6 +58,8 @@ COMMIT_FAILED = "CommitFailed"
 """The error of a function that has returned and whose transaction could not be committed: it has no frames."""
 WORKING_TREE = "."
 """The folder as it is now, in the words of the command line."""
+_NO_WORLD = frozenset({ROWS_GONE, LOG_GONE})
+"""What a record may say without which the database of then can't be rebuilt."""
 NO_DATABASE = "there is no database here: statements are answered as they were, and no other one is"
 TELLING_RUNTIMES = frozenset({"python", "javascript", "typescript"})
 """Those whose SDK says when it waits. A WebAssembly module does one thing at a time."""
@@ -107,7 +109,7 @@ class Replayer:
         """Prepare to replay these soon: those that saw much the same database share a world."""
         if self._worlds is not None:
             self._worlds.expect(
-                [original for original in originals if ROWS_GONE not in original.completeness]
+                [original for original in originals if _NO_WORLD.isdisjoint(original.completeness)]
             )
 
     async def replay(
@@ -256,9 +258,9 @@ class _Run:
             replayed = await self._run_in(None)
             self.notes = (NO_DATABASE, *self.notes)
             return replayed
-        if ROWS_GONE in self._original.completeness:
+        if gone := [sentence for sentence in self._original.completeness if sentence in _NO_WORLD]:
             replayed = await self._run_in(None)
-            self.notes = (f"the database could not be rebuilt: {ROWS_GONE}", *self.notes)
+            self.notes = (f"the database could not be rebuilt: {gone[0]}", *self.notes)
             return replayed
         written: frozenset[str] = frozenset()
         whole: frozenset[str] = frozenset()
@@ -481,7 +483,7 @@ def check_whole(execution: Execution, *, needs_rows: bool = True) -> None:
             f"it was cut off, and where it would have gone from there is not on record: {execution.outcome.reason}",
             remedy=f"flux trace {execution.name} shows what it had done",
         )
-    missing = [sentence for sentence in execution.completeness if needs_rows or sentence != ROWS_GONE]
+    missing = [sentence for sentence in execution.completeness if needs_rows or sentence not in _NO_WORLD]
     if missing:
         raise UnreplayableError(
             f"its record is not whole: {'; '.join(missing)}",

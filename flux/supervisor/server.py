@@ -22,6 +22,7 @@ import trio
 
 from flux.config import Config
 from flux.project import Project, read_project, read_source_version
+from flux.store.retention import Retention
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
@@ -51,6 +52,7 @@ from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.server_start import open_database, read_secrets, tell_backing, tell_short_secrets
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.story import Story, list_routes
+from flux.supervisor.upkeep import Upkeep
 from flux.supervisor.world_keeper import open_keeper
 from flux.tenant import Tenant
 
@@ -161,6 +163,10 @@ class Server:
                 current = deployments.current
                 return self.project.config if current is None else current.config
 
+            def get_retention() -> Retention:
+                recording = get_config().recording
+                return Retention(recording.retention_days, recording.error_retention_days)
+
             checks = ServerChecks(self.backing, self._prepared, isolation, self._executor, get_config)
             shelf = Shelf(deployments, self.root)
             replayer = Replayer(shelf, self.backing, Tenant().schema, worlds)
@@ -190,10 +196,12 @@ class Server:
             )
             running = Running(deployments, deployer, host, address.url)
             door = Door(token, address.hosts)
-            console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run))
+            console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run),
+                              retention=get_retention)
             front_door = FrontDoor(deployments, self._executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             await deployer.keep_recorded()
+            upkeep = Upkeep(self.backing.owner, get_retention, self.story.crash)
             drain = trio.Event()
             said = self.project.config.queue
             queue = Queue(
@@ -209,6 +217,7 @@ class Server:
                         if every_s:
                             working.start_soon(self_check.run)
                         working.start_soon(cron.run)
+                        working.start_soon(upkeep.run)
                         working.start_soon(work, running)
                         await stop.wait()
                         working.cancel_scope.cancel()

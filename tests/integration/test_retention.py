@@ -1,0 +1,134 @@
+"""What is old goes, and what is to be kept stays: asked of the tables by another client."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from flux.execution import Transaction
+from flux.store import reading
+from flux.store.incidents import pin_incident
+from flux.store.moments import Moment, MomentOutOfReachError, add_mark
+from flux.store.postgres import Pool
+from flux.store.records import RecordStore
+from flux.store.retention import Retention, prune
+from flux.store.row_states import find_state
+from tests.conftest import Database
+from tests.stored_executions import make_execution, raised
+
+NOW = datetime.now(UTC)
+KEEP = Retention(30, 90)
+
+
+@pytest.fixture
+async def pool(database: Database) -> AsyncIterator[Pool]:
+    pool = database.pool()
+    yield pool
+    await pool.aclose()
+
+
+async def add_old(pool: Pool, database: Database, days: int, *, failed: bool = False) -> str:
+    """Store an execution of so many days ago, in its day's partition; return its name."""
+    at = NOW - timedelta(days=days)
+    for parent in ("execution", "mutation"):
+        database.psql(f"select flux.ensure_partition('{parent}', '{at.date()}')")
+    execution = make_execution(raised() if failed else None, started_at_ns=int(at.timestamp() * 1e9))
+    execution = attrs.evolve(execution, transactions=(Transaction("repeatable read", "3:3:", None, True, 1),))
+    await RecordStore(pool).add(execution)
+    return execution.name
+
+
+def names(database: Database) -> set[str]:
+    return set(database.psql("select name from flux.execution").split())
+
+
+def days(database: Database, table: str) -> int:
+    return int(database.psql(f"select count(*) from pg_inherits where inhparent = 'flux.{table}'::regclass"))
+
+
+async def test_what_succeeded_goes_first_failures_later_and_pinned_windows_never(
+    pool: Pool, database: Database
+) -> None:
+    old, error, older_error, pinned, fresh = [
+        await add_old(pool, database, age, failed=failed)
+        for age, failed in ((40, False), (41, True), (100, True), (120, False), (2, False))
+    ]
+    at = NOW - timedelta(days=120)
+    assert await pin_incident(pool, "default", "kept", at - timedelta(minutes=5), at + timedelta(minutes=5))
+    before = names(database), days(database, "execution")
+    wanted = await prune(pool, KEEP, NOW, dry_run=True)
+    assert (names(database), days(database, "execution")) == before, "a dry run takes nothing"
+    done = await prune(pool, KEEP, NOW)
+    assert done == wanted
+    assert (done.executions, done.kept_errors, done.kept_pinned) == (2, 1, 1)
+    assert names(database) == {error, pinned, fresh} and not {old, older_error} & names(database)
+    assert days(database, "execution") == before[1] - 2, "days without a record are dropped"
+    assert done.log_days == 0, "the log is kept from the pinned window on"
+    again = await prune(pool, KEEP, NOW)
+    assert (again.executions, again.log_days) == (0, 0)
+
+
+async def read_plan(pool: Pool, snapshot: str) -> str:
+    found = await find_state(pool, "public", "users", "1", Moment(snapshot=snapshot), 1)
+    return found.rows[0].values["plan"]
+
+
+async def test_what_lies_before_the_log_is_refused(pool: Pool, database: Database) -> None:
+    database.psql(
+        "create table public.users (id int primary key, plan text); insert into users values (1, 'a')"
+    )
+    first = await add_old(pool, database, 40)
+    snapshot = database.psql("select pg_current_snapshot()")
+    database.psql("update users set plan = 'b'")
+    # As if that had been forty days ago.
+    database.psql("update flux.mutation set at = at - interval '40 days'")
+    error = await add_old(pool, database, 41, failed=True)
+    assert (await find_state(pool, "public", "users", "1", Moment(snapshot=snapshot), 1)).rows[0].values[
+        "plan"
+    ] == '"a"'
+    done = await prune(pool, KEEP, NOW)
+    assert (done.log_days, done.log_rows) == (2, 2)
+    with pytest.raises(MomentOutOfReachError, match="older than what is left of the log"):
+        await read_plan(pool, snapshot)
+    later = database.psql("select pg_current_snapshot()")
+    assert (await find_state(pool, "public", "users", "1", Moment(snapshot=later), 1)).rows[0].values[
+        "plan"
+    ] == '"b"'
+    assert first not in names(database)
+    summary = await reading.find_summary(pool, error)
+    _, execution = await reading.get_execution(pool, summary.id)
+    assert reading.LOG_GONE in execution.completeness
+
+
+async def test_marks_tell_times_where_the_server_notes_no_commits(pool: Pool, database: Database) -> None:
+    assert database.psql("show track_commit_timestamp") == "off"
+    database.psql("create table public.users (id int primary key, plan text)")
+
+    async def settled() -> Moment:
+        """A time with a mark on either side."""
+        await add_mark(pool)
+        moment = Moment(time=datetime.fromisoformat(database.psql("select clock_timestamp()")))
+        database.psql("insert into flux.moment select now(), pg_current_snapshot(), clock_timestamp(), 0")
+        return moment
+
+    moments = []
+    for plan in ("a", "b", "c"):
+        database.psql(
+            f"insert into users values (1, '{plan}') on conflict (id) do update set plan = '{plan}'"
+        )
+        moments.append(await settled())
+    for moment, plan in zip(moments, ("a", "b", "c"), strict=True):
+        found = await find_state(pool, "public", "users", None, moment, 10)
+        assert [row.values["plan"] for row in found.rows] == [f'"{plan}"']
+
+
+async def test_a_mark_is_made_only_where_something_has_changed(pool: Pool, database: Database) -> None:
+    database.psql("create table public.users (id int primary key)")
+    for _ in range(3):
+        await add_mark(pool)
+    assert database.psql("select count(*) from flux.moment") == "1"
+    database.psql("insert into users values (1)")
+    for _ in range(3):
+        await add_mark(pool)
+    assert database.psql("select count(*) from flux.moment") == "2"
