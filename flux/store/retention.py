@@ -3,7 +3,8 @@
 Records lie in a partition for each day. An old one loses the records of executions that succeeded; those that
 failed are kept longer, and those in the window of a pinned incident for as long as it is pinned. A partition that is
 empty then is dropped. The log of changes goes by whole days, all rows of a day at once: a world, or a table as of a
-time, is made of everything that changed since, so a log with holes is none. It is kept from the earliest pinned incident on.
+time, is made of everything that changed since, so a log with holes is none. It is kept from the earliest pinned
+incident on.
 
 `flux.pruned` has how far the log was pruned, written in the transaction that prunes: whoever goes back further is
 refused, where it would look as if nothing had changed.
