@@ -6,6 +6,8 @@ failed is a part of the evidence and is said aloud. Whoever gathers it does the
 waiting; these are plain values.
 """
 
+import uuid
+
 import attrs
 
 from flux.execution import Execution
@@ -65,6 +67,43 @@ class RowWriter:
     """It was written on a connection that was not Flux's."""
     migration: str | None = None
     """Path of the project's migration that wrote it."""
+    execution_id: uuid.UUID | None = None
+    """Id of that execution."""
+    xid: int = 0
+    """Transaction that wrote it; 0 when unknown."""
+    ordinal: int = 0
+    """Number of the statement within the transaction."""
+
+
+@attrs.frozen
+class OriginStep:
+    """An execution that had a value in its hands, on the way from where the value came to where it was met."""
+
+    execution: str | None
+    """Name; None when it was no execution."""
+    function: str | None
+    call: int | None
+    """Seq of its host call that wrote the value, or that handed it on; None when not known."""
+    writer: RowWriter | None = None
+    """What it wrote; None where it handed the value to another execution."""
+    child: str | None = None
+    """Name of the execution that it pushed or invoked."""
+    read_call: int | None = None
+    """Seq of its host call that read the value before; None where it had it from elsewhere."""
+
+
+@attrs.frozen
+class Origin:
+    """The way that a value had come which this execution read."""
+
+    met: RowWriter
+    """Who wrote what was read here."""
+    steps: tuple[OriginStep, ...]
+    """Back in time; the first is that of ``met``."""
+    end: str
+    """Where the last of them had it from, as half a sentence."""
+    is_known: bool = True
+    """False where the way is lost there: ``end`` says why."""
 
 
 @attrs.frozen
@@ -83,6 +122,8 @@ class Evidence:
     """Executions of the same function and code that passed, the nearest in time first."""
     row_writers: tuple[RowWriter, ...] = ()
     """Who wrote the rows that this execution read or collided with."""
+    origins: tuple[Origin, ...] = ()
+    """Where values that were read here had come from, as far as they could be followed."""
     retried_as: str | None = None
     """Name of the execution that was the next attempt of the same request, when there was one."""
     job_state: str | None = None

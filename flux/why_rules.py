@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flux import calls, ids
-from flux.evidence import INFERRED, RECORDED, Fact, RowWriter
+from flux.evidence import INFERRED, RECORDED, Fact, OriginStep, RowWriter
 from flux.execution import Exited, Interrupted, Killed, Returned
 from flux.failure import SIGNAL_NAMES, Kind, find_awaited, find_in_flight
 from flux.hostcall import Position
@@ -19,6 +19,7 @@ from flux.why_calls import Rule, writer_words
 from flux.why_case import (
     Case,
     clean,
+    date_and_clock,
     find_input,
     list_nulled,
     name_call,
@@ -342,6 +343,48 @@ def value_read(case: Case) -> Iterator[Fact]:
         yield Fact(RECORDED, "value-read", f"who wrote {plural(more, 'more value')} read here is known, too")
 
 
+def value_origin(case: Case) -> Iterator[Fact]:
+    """The way that a value had come which was read here, back to where it began."""
+    if case.failure is None or case.failure.is_answer:
+        return
+    for origin in case.evidence.origins:
+        met = origin.met
+        if not origin.is_known and len(origin.steps) < 2:
+            continue  # Who wrote it is told already.
+        last = origin.steps[-1]
+        value = show(_read_value(met.value)) if met.value is not None else "null"
+        back = plural(len([step for step in origin.steps if step.execution is not None]), "execution")
+        place = f"{name_row(met.table, met.key)}.{clean(met.column or '', 60)}"
+        text = f"{place} = {value} is followed {back} back, to {_who(last)}: {clean(origin.end, 200)}"
+        yield Fact(INFERRED, "value-origin", text, met.call)
+        for number, step in enumerate(origin.steps, 1):
+            yield Fact(INFERRED, "value-origin", f"{number}. {_step_words(case, step)}", met.call)
+
+
+def _who(step: OriginStep) -> str:
+    if step.writer is not None and step.writer.migration is not None:
+        return clean(step.writer.migration, 80)
+    if step.writer is not None and step.writer.outside:
+        return "somebody outside Flux"
+    if step.execution is None:
+        return "an execution whose record is gone"
+    return f"{clean(step.execution, 40)} ({clean(step.function or '?', 60)})"
+
+
+def _step_words(case: Case, step: OriginStep) -> str:
+    at = f" in call {step.call}" if step.call is not None else ""
+    writer = step.writer
+    if writer is None:
+        return f"{_who(step)} handed it to {clean(step.child or '?', 40)}{at}" + _read_before(step)
+    place = f"{name_row(writer.table, writer.key)}.{clean(writer.column or '', 60)}"
+    when = f", {date_and_clock(writer.at_ns, case.execution.started_at_ns)}" if writer.at_ns else ""
+    return f"{_who(step)} wrote {place}{at}{when}" + _read_before(step)
+
+
+def _read_before(step: OriginStep) -> str:
+    return f"; it had read it in call {step.read_call}" if step.read_call is not None else ""
+
+
 def _list_writers(case: Case) -> list[RowWriter]:
     """Return the writers of rows that the record says were read."""
     read = {(item.call, item.schema, item.table) for item in case.execution.reads}
@@ -483,7 +526,7 @@ ENDINGS: tuple[Rule, ...] = (
 )  # fmt: skip
 """How it ended; they come first."""
 
-VALUES: tuple[Rule, ...] = (null_written, input_absent, value_read, value_met)
+VALUES: tuple[Rule, ...] = (null_written, input_absent, value_read, value_origin, value_met)
 """What values had to do with it."""
 
 SURROUNDINGS: tuple[Rule, ...] = (logged, counts, attempts, job, warm_worker, changes, completeness)

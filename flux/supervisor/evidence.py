@@ -25,9 +25,10 @@ import trio
 from flux import calls, ids
 from flux.errors import FluxError
 from flux.evidence import Count, Evidence, OtherFailure, RowWriter
-from flux.execution import Execution, Read
+from flux.execution import Execution, Raised, Read, Transaction
 from flux.failure import Failure, Kind, find_call, find_failure, list_failed_hosts
 from flux.mutation import Operation
+from flux.origins import Cell, list_cells
 from flux.store.jobs import NoSuchJobError, find_job
 from flux.store.postgres import Pool, quote_identifier
 from flux.store.reading import (
@@ -44,6 +45,7 @@ from flux.store.reading import (
     list_row_history,
 )
 from flux.store.unique_rows import find_unique_row
+from flux.supervisor.origins import find_origin
 
 LOOKUP_TIMEOUT_S = 3.0
 COUNTED_MAX = 20_000
@@ -56,6 +58,8 @@ AROUND = timedelta(minutes=5)
 HOSTS_MAX = 3
 CHILDREN_LOOKED_AT = 10
 HOST_FAILURES_MAX = 100
+ORIGINS_MAX = 3
+"""So many of the values that were read are followed, those that the failure speaks of first."""
 ROWS_MAX = 5
 """The histories of so many rows are looked up, those read last first."""
 VERSIONS_MAX = 100
@@ -123,6 +127,14 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
                 what = f"who wrote the row of {row.table} that call {row.call} read"
                 start(f"row {number}", what, partial(_writers_of, pool, row), ())
     writers = [found.get("first_writers", ()), *(found[field] for field in sorted(found) if field.startswith("row "))]
+    origins = [
+        await lookups.attempt(
+            f"where {writer.table}.{writer.column} had come from",
+            partial(find_origin, pool, writer, partial(_writer_of, pool)),
+            None,
+        )
+        for writer in _list_to_follow(execution, [writer for each in writers for writer in each])
+    ]
     count, previous_count = found.get("counts", (None, None))
     return Evidence(
         execution,
@@ -131,6 +143,7 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         host_failures=found.get("host_failures", ()),
         peers=found["peers"],
         row_writers=tuple(writer for each in writers for writer in each),
+        origins=tuple(origin for origin in origins if origin is not None),
         retried_as=found.get("retried_as"),
         job_state=found.get("job_state"),
         unavailable=tuple(sorted(lookups.unavailable)),
@@ -209,6 +222,17 @@ def _sha_before(totals: Sequence[ShaCount], sha: str) -> str | None:
     return max(earlier, key=lambda each: each.first_id).sha if earlier else None
 
 
+def _list_to_follow(execution: Execution, writers: Sequence[RowWriter]) -> list[RowWriter]:
+    """Return the values to be followed to where they came from: those whose column the failure names come first."""
+    followed = [each for each in writers if each.column is not None and each.execution not in (None, execution.name)]
+    text = ""
+    if isinstance(execution.outcome, Raised):
+        lines = [frame.source for frame in execution.outcome.frames if frame.user]
+        text = " ".join([execution.outcome.message, *lines])
+    named = [each for each in followed if re.search(rf"\b{re.escape(each.column or '')}\b", text)]
+    return (named or followed)[:ORIGINS_MAX]
+
+
 # --- rows ------------------------------------------------------------------------------------------
 
 
@@ -256,8 +280,14 @@ def _rows_of(execution: Execution, read: Read) -> Iterator[_RowRead]:
                 read.call, read.schema, read.table,
                 {column: _plain(values[index]) for column, index in read.key},
                 {column: _plain(values[index]) for column, index in read.columns},
-                begun[-1].snapshot,
+                _snapshot_of(begun[-1], read.call),
             )  # fmt: skip
+
+
+def _snapshot_of(transaction: Transaction, call: int) -> str:
+    """Return what a statement could see; in READ COMMITTED that is more than its transaction saw at its start."""
+    own = next((each for each in transaction.statements if each.call == call), None)
+    return (own and (own.after or own.before)) or transaction.snapshot
 
 
 def _is_own(execution: Execution, row: _RowRead) -> bool:
@@ -298,6 +328,22 @@ async def _writers_of(pool: Pool, row: _RowRead) -> tuple[RowWriter, ...]:
                 writers.append(_make_writer(row.call, version, column))
             break
     return tuple(writers)
+
+
+async def _writer_of(pool: Pool, execution: Execution, cell: Cell) -> RowWriter | None:
+    """Return who wrote a value that an execution read, by what its transaction saw."""
+    begun = [each for each in execution.transactions if each.begun_by <= cell.call]
+    call = find_call(execution, cell.call)
+    if not begun or not begun[-1].snapshot or call is None:
+        return None
+    for read in execution.reads:
+        for other, value in list_cells(read, call) if read.call == cell.call else ():
+            if other == cell:
+                values = {cell.column: _plain(value)}
+                key = {name: _plain(each) for name, each in cell.key.items()}
+                row = _RowRead(cell.call, cell.schema, cell.table, key, values, _snapshot_of(begun[-1], cell.call))
+                return next(iter(await _writers_of(pool, row)), None)
+    return None
 
 
 async def _list_versions(
@@ -361,6 +407,7 @@ def _make_writer(call: int, version: RowVersion, column: str | None) -> RowWrite
         before=mutation.before if column is None else _column(mutation.before, column),
         execution=version.name, function=version.function, sha=version.sha, at_ns=_to_ns(version.at),
         outside=version.outside, migration=version.migration,
+        execution_id=version.execution, xid=mutation.xid, ordinal=mutation.ordinal,
     )  # fmt: skip
 
 
