@@ -122,8 +122,6 @@ class Evidence:
     """Executions of the same function and code that passed, the nearest in time first."""
     row_writers: tuple[RowWriter, ...] = ()
     """Who wrote the rows that this execution read or collided with."""
-    origins: tuple[Origin, ...] = ()
-    """Where values that were read here had come from, as far as they could be followed."""
     retried_as: str | None = None
     """Name of the execution that was the next attempt of the same request, when there was one."""
     job_state: str | None = None
@@ -131,6 +129,8 @@ class Evidence:
     it was done so long ago that it is gone."""
     unavailable: tuple[str, ...] = ()
     """What could not be looked up and why, each as half a sentence: ``the counts: FLX222 ...``."""
+    origins: tuple[Origin, ...] = ()
+    """Where values that were read here had come from, as far as they could be followed."""
 
 
 @attrs.frozen

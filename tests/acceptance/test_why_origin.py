@@ -1,8 +1,7 @@
-"""A bad value is followed back through executions and a job to where it came from, and along no edge that is not there."""
+"""A bad value is followed back through executions and a job to its origin, and along no edge that is not there."""
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux import why
-from flux.evidence import Evidence
+from flux.evidence import Evidence, Origin, OriginStep
 from flux.execution import (
     Execution,
     Exited,
@@ -162,6 +162,14 @@ writers = st.builds(
     st.none() | texts, st.none() | texts, st.none() | texts, numbers, st.booleans(),
 )  # fmt: skip
 
+steps = st.builds(
+    OriginStep, st.none() | texts, st.none() | texts, st.none() | st.integers(0, 6), st.none() | writers,
+    st.none() | texts, st.none() | st.integers(0, 6),
+)  # fmt: skip
+origins = st.builds(
+    Origin, writers, st.lists(steps, min_size=1, max_size=3).map(tuple), texts, st.booleans()
+)
+
 
 @st.composite
 def all_evidence(draw: st.DrawFn) -> Evidence:
@@ -172,6 +180,7 @@ def all_evidence(draw: st.DrawFn) -> Evidence:
         tuple(draw(st.lists(st.builds(why.OtherFailure, texts, numbers, texts), max_size=3))),
         tuple(draw(st.lists(records(), max_size=4))), tuple(draw(st.lists(writers, max_size=4))),
         draw(st.none() | texts), tuple(draw(st.lists(texts, max_size=2))),
+        tuple(draw(st.lists(origins, max_size=2))),
     )  # fmt: skip
 
 
@@ -202,6 +211,7 @@ def check(evidence: Evidence) -> None:
         {call.request.seq for call in execution.calls}
         | {mutation.call for mutation in execution.mutations}
         | {writer.call for writer in evidence.row_writers}
+        | {origin.met.call for origin in evidence.origins}
     )
     failure = explained.failure
     assert failure == find_failure(execution)
