@@ -179,8 +179,8 @@ def all_evidence(draw: st.DrawFn) -> Evidence:
         draw(records()), draw(counts), draw(counts),
         tuple(draw(st.lists(st.builds(why.OtherFailure, texts, numbers, texts), max_size=3))),
         tuple(draw(st.lists(records(), max_size=4))), tuple(draw(st.lists(writers, max_size=4))),
-        draw(st.none() | texts), tuple(draw(st.lists(texts, max_size=2))),
-        tuple(draw(st.lists(origins, max_size=2))),
+        retried_as=draw(st.none() | texts), job_state=draw(st.none() | texts),
+        unavailable=tuple(draw(st.lists(texts, max_size=2))), origins=tuple(draw(st.lists(origins, max_size=2))),
     )  # fmt: skip
 
 
