@@ -451,7 +451,7 @@ def counts(case: Case) -> Iterator[Fact]:
 def attempts(case: Case) -> Iterator[Fact]:
     """An execution that was one of several attempts at the same request."""
     number = case.execution.attempt
-    if number > 1 and not case.execution.trigger.job:
+    if number > 1 and case.execution.trigger.kind != "queue":
         earlier = "the one before was" if number == 2 else f"the {number - 1} before were"
         text = f"this was attempt {number} of the request; {earlier} given up after a serialization failure"
         yield Fact(RECORDED, "attempts", text)
@@ -463,8 +463,8 @@ def attempts(case: Case) -> Iterator[Fact]:
 def job(case: Case) -> Iterator[Fact]:
     """An execution that was an attempt at a job: who pushed that, and what has become of it."""
     execution, trigger = case.execution, case.execution.trigger
-    if not trigger.job:
-        return
+    if trigger.kind != "queue":
+        return  # A replay has the trigger of what it replays, but for its kind.
     who = "" if execution.parent is None else f", pushed by {ids.make_name(execution.parent)}"
     which = "" if trigger.call is None or not who else f" in its call {trigger.call}"
     yield Fact(RECORDED, "job", f"this was attempt {execution.attempt} at job {clean(trigger.job, 40)}{who}{which}")

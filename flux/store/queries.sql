@@ -445,8 +445,15 @@ on conflict (id) do update set lease_until = excluded.lease_until;
 -- name: release_queue_worker
 -- At an orderly end: what it has claimed and not run goes back at once.
 with gone as (delete from flux.queue_worker where id = $1)
-update flux.job set state = 'waiting', worker = null, run_at = pg_catalog.clock_timestamp(), attempt = attempt - 1
+update flux.job set state = 'waiting', worker = null, run_at = pg_catalog.clock_timestamp()
 where worker = $1 and state = 'running';
+
+-- name: release_orphans
+-- Gives back what a supervisor has claimed and does not know of, since the answer to the claim was lost: tenant, worker, what
+-- it knows of, and the seconds that a claim may take.
+update flux.job set state = 'waiting', worker = null, run_at = pg_catalog.clock_timestamp()
+where tenant = $1 and worker = $2 and state = 'running' and id <> all ($3::uuid[])
+  and claimed_at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $4);
 
 -- name: lock_job_claims
 -- One supervisor claims at a time, until the transaction ends: where functions have a limit over all of them.

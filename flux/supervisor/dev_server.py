@@ -112,9 +112,10 @@ class _Dev:
         if (
             project.config.database != self._project.config.database
             or project.config.dev != self._project.config.dev
+            or project.config.queue != self._project.config.queue
         ):
             self._story.note(
-                "[database] and [dev] are read at the start only: stop flux dev and start it again"
+                "[database], [dev] and [queue] are read at the start only: stop flux dev and start it again"
             )
         if ".env.local" in changed and not self._reload_secrets():
             return False

@@ -417,7 +417,7 @@ class _Run:
             secrets=self._secrets,
             functions=OtherFunctions(
                 runnable.siblings, self._run_sibling, self._head, self._cause, self._database, backing.token,
-                backing.clock, backing.entropy,
+                backing.secrets, backing.clock, backing.entropy,
             ),
         )
 

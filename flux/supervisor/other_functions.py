@@ -15,11 +15,13 @@ from flux import ids, values
 from flux.errors import FluxError
 from flux.execution import Execution, Exited, Interrupted, Killed, Outcome, Raised, Returned, Trigger
 from flux.hostcalls.base import Clock, Entropy, HostCallFailed
+from flux.hostcalls.secret import TenantSecrets
 from flux.jobs import INVOKE_DEPTH_MAX
 from flux.store.jobs import hash_key
 from flux.store.queries import QUERIES
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.inputs import parse_json
+from flux.supervisor.job_payload import hide_secrets
 from flux.values import text_or_bytes
 
 STOPPED = "the server was stopped before the function ended"
@@ -56,6 +58,7 @@ class OtherFunctions:
         cause: Cause,
         database: ExecutionDatabase,
         token: bytes,
+        secrets: TenantSecrets,
         clock: Clock,
         entropy: Entropy,
     ) -> None:
@@ -66,6 +69,7 @@ class OtherFunctions:
         self._cause = cause
         self._database = database
         self._token = token
+        self._secrets = secrets
         self._clock = clock
         self._entropy = entropy
 
@@ -78,10 +82,10 @@ class OtherFunctions:
     ) -> str:
         """See `flux.hostcalls.base.Functions.push`."""
         job = ids.make_execution_id(self._clock.now_ns() // 1_000_000, self._entropy.take(ids.ENTROPY_BYTES))
-        head = self._head
+        head, stored = self._head, hide_secrets(self._secrets, job, payload)
         pushed = await self._database.state(
             QUERIES.push_job,
-            (self._token, job, head.tenant, function, payload, hash_key(idempotency_key), head.id, call_seq, delay_s),
+            (self._token, job, head.tenant, function, stored, hash_key(idempotency_key), head.id, call_seq, delay_s),
             call_seq,
         )
         return str(pushed)

@@ -11,6 +11,7 @@ Nothing that fails here ends the supervisor: without the database there are no j
 
 import os
 import socket
+import uuid
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -28,6 +29,7 @@ from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.execute import Backing, Executor, may_run_again
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_attempt import JobAttempt
+from flux.supervisor.job_payload import put_secrets_back
 
 POLL_S = 2.0
 """How long a look at the queue is put off when nothing wakes us: what others may have freed tells nobody."""
@@ -71,8 +73,8 @@ class Queue:
         """How long nobody looks at the queue unless he is woken."""
         self._is_away = False
         """The database has not answered, and that was told."""
-        self.running = 0
-        """Jobs in progress."""
+        self._mine: set[uuid.UUID] = set()
+        """Jobs that were claimed and are in progress."""
 
     async def run(self, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run jobs until ``drain`` is set, and those that were begun to their end. Cancelled, it interrupts them."""
@@ -124,6 +126,10 @@ class Queue:
             )
 
     async def _take_over(self) -> None:
+        async with self._backing.owner.acquire() as connection:
+            await connection.execute(
+                QUERIES.release_orphans, self._backing.tenant, self._worker, list(self._mine), 2 * self._lease_s
+            )
         if await jobs.take_over(self._backing.owner, self._backing.tenant):
             self._wake()
 
@@ -162,7 +168,7 @@ class Queue:
         while True:
             self._woken = trio.Event()
             self._pause_s = POLL_S
-            if self.running < self._concurrency:
+            if len(self._mine) < self._concurrency:
                 await self._attempt(partial(self._claim, running))
             with trio.move_on_after(self._pause_s):
                 await self._woken.wait()
@@ -172,7 +178,7 @@ class Queue:
         live = self._deployments.current
         assert live is not None, "there was one, and it is only replaced"
         most = {name: runnable.jobs_max for name, runnable in live.runnables.items()}
-        free, tenant = self._concurrency - self.running, self._backing.tenant
+        free, tenant = self._concurrency - len(self._mine), self._backing.tenant
         due_s: float | None = None
         # Not interrupted: what is claimed must be known to be. A database that hangs ends it all the same.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._lease_s):
@@ -180,7 +186,7 @@ class Queue:
                 claimed = await jobs.claim(connection, tenant, most, free, self._worker)
                 for job in claimed:
                     live.enter()
-                    self.running += 1
+                    self._mine.add(job.id)
                     running.start_soon(self._run_job, live, job)
                 due_s = await connection.fetch_value(QUERIES.find_next_due, tenant, list(most))
         # What is due and was not claimed waits for what nobody tells us of: others' jobs to end, or a lock.
@@ -196,13 +202,14 @@ class Queue:
             attempt = JobAttempt(
                 claimed, self._worker, runnable.function.retries, self._backing.owner, chance, may_run_again
             )
+            payload = put_secrets_back(self._backing.secrets, claimed.id, claimed.payload)
             trigger = Trigger(
                 kind="queue" if claimed.tick is None else "cron",
-                body=claimed.payload, job=str(claimed.id), call=claimed.parent_call,
-            )
+                body=payload, job=str(claimed.id), call=claimed.parent_call,
+            )  # fmt: skip
             try:
                 executed = await self._executor.execute_job(
-                    runnable, trigger, parse_json(claimed.payload), attempt
+                    runnable, trigger, parse_json(payload), attempt
                 )
                 if isinstance(executed.outcome, Returned):
                     attempt.is_settled = True  # With the transaction that its record is in.
@@ -216,5 +223,5 @@ class Queue:
             self._report(crash)
         finally:
             live.leave()
-            self.running -= 1
+            self._mine.discard(claimed.id)
             self._wake()

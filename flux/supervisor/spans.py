@@ -18,13 +18,14 @@ from typing import Any
 
 import msgspec
 
-from flux.calls import read_net
+from flux.calls import find_function, read_net
 from flux.execution import Execution
 from flux.failure import find_failure
 from flux.hostcall import HostCall
 from flux.supervisor.present import Document, show_arguments
 
-_KIND_INTERNAL, _KIND_SERVER, _KIND_CLIENT = 1, 2, 3
+_KIND_INTERNAL, _KIND_SERVER, _KIND_CLIENT, _KIND_PRODUCER, _KIND_CONSUMER = 1, 2, 3, 4, 5
+_KIND_OF_TRIGGER = {"http": _KIND_SERVER, "queue": _KIND_CONSUMER}
 _STATUS_UNSET, _STATUS_ERROR = 0, 2
 
 
@@ -49,7 +50,7 @@ def list_spans(execution: Execution) -> list[Document]:
             "url.path": trigger.path,
             "http.response.status_code": execution.status,
         }
-    kind = _KIND_SERVER if trigger.kind == "http" else _KIND_INTERNAL
+    kind = _KIND_OF_TRIGGER.get(trigger.kind, _KIND_INTERNAL)
     message = f"{failure.type}: {failure.message}" if failure is not None and failed else ""
     root = _span(
         trace_id, root_id, "", name, kind, start, start + execution.elapsed_ns, attributes, failed, message
@@ -62,9 +63,14 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-
 
 
 def _links(execution: Execution) -> list[Document]:
-    """Return the caller's span, when it sent a valid one (https://www.w3.org/TR/trace-context/)."""
-    found = _TRACEPARENT.fullmatch(dict(execution.trigger.correlation).get("traceparent", ""))
-    return [{"traceId": found[1], "spanId": found[2]}] if found else []
+    """Return the caller's span, when it sent a valid one (https://www.w3.org/TR/trace-context/), and the one that
+    pushed or invoked it."""
+    trigger, parent = execution.trigger, execution.parent
+    found = _TRACEPARENT.fullmatch(dict(trigger.correlation).get("traceparent", ""))
+    links: list[Document] = [{"traceId": found[1], "spanId": found[2]}] if found else []
+    if parent is not None and trigger.call is not None:
+        links.append({"traceId": parent.hex, "spanId": make_span_id(parent, trigger.call)})
+    return links
 
 
 def make_span_id(execution_id: uuid.UUID, seq: int) -> str:
@@ -89,6 +95,9 @@ def _span_of_call(call: HostCall, execution: Execution, trace_id: str, root_id: 
             "http.request.method": _text_of(arguments["method"]),
             "url.full": _text_of(arguments["url"]),
         }
+    elif (function := find_function(call)) is not None:
+        kind = _KIND_PRODUCER if name == "queue.push" else _KIND_CLIENT
+        attributes |= {"flux.callee": function}
     elif (outbound := read_net(call)) is not None:
         kind = _KIND_CLIENT
         attributes |= {"server.address": outbound.host}

@@ -4,6 +4,7 @@ Functions are scripts, run by the real executor; claims, attempts and take-overs
 """
 
 import contextlib
+import json
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from flux.deployment import Function
 from flux.execution import Raised, Returned, Trigger
 from flux.grants import Grants
 from flux.hostcall import Position
+from flux.hostcalls.secret import TenantSecrets
 from flux.jobs import INVOKE_DEPTH_MAX, LOST_MAX, PAYLOAD_BYTES_MAX, State
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest, ScriptedSandbox
@@ -24,9 +26,10 @@ from flux.store import jobs
 from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
 from flux.store.queries import QUERIES
 from flux.supervisor.drive import Bounds
-from flux.supervisor.execute import Executed, Runnable, may_run_again
+from flux.supervisor.execute import Executed, Executor, Runnable, may_run_again
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_attempt import JobAttempt
+from flux.supervisor.job_payload import put_secrets_back
 from tests.conftest import Database
 from tests.execution_world import DEPLOYMENT, NO_RULES, ExecutionWorld, open_world
 
@@ -374,6 +377,52 @@ async def test_a_delayed_job_is_not_due(database: Database, tmp_path: Path) -> N
         assert 3000 < due_s <= 3600
 
 
+async def test_a_function_that_is_not_atomic_pushes_and_works_in_transactions_of_its_own(
+    database: Database, tmp_path: Path
+) -> None:
+    async with queue_world(database, tmp_path) as queue:
+        for name in ("push", "work"):
+            function = attrs.evolve(queue.runnables[name].function, atomic=False)
+            queue.runnables[name] = attrs.evolve(queue.runnables[name], function=function)
+        await queue.push({"n": 1}, fails=True)
+        assert queue.states() == ["waiting"], "the push was a transaction of its own"
+        await queue.push({"n": 2, "fails": True}, block="db.rollback")
+        assert queue.states() == ["waiting"]
+        (claimed,) = await queue.claim()
+        executed = await queue.attempt(claimed)
+        assert isinstance(executed.outcome, Returned) and executed.stored
+        assert queue.states() == ["done"] and queue.ledger() == ["1"]
+
+
+async def test_values_of_secrets_stand_in_no_row_of_the_queue_and_reach_the_job(
+    database: Database, tmp_path: Path
+) -> None:
+    secrets = TenantSecrets({"KEY": "sk_live_4242424242", "SHORT": "abc"}, b"key")
+    payload = {"auth": 'Bearer sk_live_4242424242 "x"', "n": 1.5, "sk_live_4242424242": ["abc", 4242424242]}
+    async with queue_world(database, tmp_path) as queue:
+        backing = attrs.evolve(queue.world.backing, secrets=secrets)
+        queue.world.executor = Executor(backing, queue.world.heard)
+        await queue.push(payload)
+        assert "4242424242," not in database.psql("select convert_from(payload, 'UTF8') from flux.job")
+        (claimed,) = await queue.claim()
+        assert b"sk_live" not in claimed.payload
+        assert json.loads(put_secrets_back(secrets, claimed.id, claimed.payload)) == payload
+        other = uuid.uuid4()
+        assert put_secrets_back(secrets, other, claimed.payload) == claimed.payload, "a handle is one job's own"
+
+
+async def test_what_was_claimed_and_not_heard_of_goes_back(database: Database, tmp_path: Path) -> None:
+    async with queue_world(database, tmp_path) as queue:
+        for n in range(2):
+            await queue.push({"n": n})
+        known, lost = await queue.claim()
+        async with queue.world.backing.owner.acquire() as connection:
+            for after_s, states in ((60.0, ["running", "running"]), (0.0, ["running", "waiting"])):
+                await connection.execute(QUERIES.release_orphans, TENANT, queue.worker, [known.id], after_s)
+                assert queue.states() == states
+        assert [one.id for one in await queue.claim()] == [lost.id]
+
+
 # --- invoking --------------------------------------------------------------------------------------
 
 
@@ -406,8 +455,8 @@ async def test_a_chain_of_invokes_has_an_end(database: Database, tmp_path: Path)
         await queue.run("step0", {})
         await queue.world.settle()
         assert database.psql("select count(*) from flux.execution") == str(INVOKE_DEPTH_MAX)
-        deepest = database.psql("select error_message from flux.execution order by id desc limit 1")
-        assert deepest == "InvokeTooDeep FLX574"
+        said = database.psql("select error_message, count(*) from flux.execution group by 1 order by 2")
+        assert said.splitlines()[0] == "InvokeTooDeep FLX574|1"
 
 
 async def test_a_caller_that_is_given_up_takes_what_it_invoked_along(database: Database, tmp_path: Path) -> None:
