@@ -451,7 +451,7 @@ def counts(case: Case) -> Iterator[Fact]:
 def attempts(case: Case) -> Iterator[Fact]:
     """An execution that was one of several attempts at the same request."""
     number = case.execution.attempt
-    if number > 1 and case.execution.trigger.kind != "queue":
+    if number > 1 and not case.execution.trigger.job:
         earlier = "the one before was" if number == 2 else f"the {number - 1} before were"
         text = f"this was attempt {number} of the request; {earlier} given up after a serialization failure"
         yield Fact(RECORDED, "attempts", text)
@@ -463,7 +463,7 @@ def attempts(case: Case) -> Iterator[Fact]:
 def job(case: Case) -> Iterator[Fact]:
     """An execution that was an attempt at a job: who pushed that, and what has become of it."""
     execution, trigger = case.execution, case.execution.trigger
-    if trigger.kind != "queue":
+    if not trigger.job or trigger.kind == "replay":
         return  # A replay has the trigger of what it replays, but for its kind.
     who = "" if execution.parent is None else f", pushed by {ids.make_name(execution.parent)}"
     which = "" if trigger.call is None or not who else f" in its call {trigger.call}"

@@ -94,7 +94,7 @@ def _circumstances(trace: Record, width: int) -> list[Line]:
         cause = trace.record("cause")
         call = cause.maybe_number("call")
         parts.append(f"caused by {cause.text('execution')}" + (f", call {call:g}" if call is not None else ""))
-    if render.trigger_word(trace) == "queue":
+    if render.trigger_word(trace) in ("queue", "cron"):
         parts.append(f"attempt {trace.number('attempt'):g}")
     return [[Piece(line, "dim")] for line in wrap(" · ".join(parts), width)]
 

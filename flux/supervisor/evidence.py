@@ -112,7 +112,7 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
         def start(field: str, what: str, look_up: Callable[[], Awaitable[Any]], default: Any) -> None:
             nursery.start_soon(run, field, what, look_up, default)
 
-        if execution.trigger.kind == "queue":
+        if execution.trigger.job:
             start("job_state", "what became of the job", partial(_job_state, pool, execution), None)
         start("peers", "passing executions to compare with", lambda: _peers(pool, summary, execution), ())
         if not failure.is_answer:
