@@ -217,10 +217,15 @@ class _Reader:
 
     def _read_block(self, all_tokens: list[_Token]) -> Iterator[tuple[int, str]]:
         for token in all_tokens:
-            if not token.text.startswith("$"):
+            if token.text.startswith("$"):
+                head = token.text.index("$", 1) + 1
+                body = token.text[head:].removesuffix(token.text[:head])
+            elif not token.is_name and "'" in token.text[:2]:
+                # Quotes within are doubled, and stay so here: one character for another, so that places are right.
+                head = token.text.index("'") + 1
+                body = token.text[head:].removesuffix("'").replace("''", " '")
+            else:
                 continue
-            head = token.text.index("$", 1) + 1
-            body = token.text[head:].removesuffix(token.text[:head])
             segment: list[_Token] = []
             for inner in [*_read_tokens(body), _Token(";", len(body), False, False, 0)]:
                 if inner.text == ";" or (inner.is_word and inner.text in _CONTROL):
@@ -278,6 +283,7 @@ class _Reader:
         while words[start : start + 2] == ["if", "exists"] or words[start : start + 1] == ["only"]:
             start += 2 if words[start] == "if" else 1
         table, begin = _name_at(found, start)
+        begin += begin < len(found) and found[begin].text == "*"  # With its partitions, which is the default.
         columns = self._find(table)
         for action in _actions(found, begin):
             said = [token.text if token.is_word else "" for token in action]

@@ -26,7 +26,7 @@ def command(sql: str, write: bool, database_url: str, pg_user: str | None) -> No
     if sql == "-":
         sql = sys.stdin.read()
     if not sql.strip():
-        raise click.UsageError("SQL is empty")
+        raise click.UsageError("the statement is empty")
     with_database(database_url, pg_user, lambda _database, connection: _query(connection, sql, write=write))
 
 

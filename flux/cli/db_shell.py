@@ -1,4 +1,4 @@
-"""``flux db shell``: psql on the project's database, or a small prompt where there is none."""
+"""``flux db shell``: a prompt on the project's database: psql, or a small one where there is none."""
 
 import os
 import shutil

@@ -407,7 +407,8 @@ select pg_catalog.format('drop %s if exists %I.%I cascade', case c.relkind when 
            when 'S' then 'sequence' when 'f' then 'foreign table' else 'table' end, n.nspname, c.relname) as statement, 1 as place
 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
-  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype in ('e', 'i', 'a'))
+  and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid
+                    and (d.deptype = 'e' or c.relkind = 'S' and d.deptype = 'i'))
 union all
 select pg_catalog.format('drop routine if exists %s cascade', p.oid::pg_catalog.regprocedure), 2
 from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace
@@ -580,8 +581,9 @@ delete from flux.cron_schedule s where s.tenant = $1 and not exists (
 -- that servers decide one after the other.
 select s.since,
        exists (select from flux.cron_pause p where p.tenant = s.tenant and p.function = s.function) as is_paused,
-       exists (select from flux.cron_tick t join flux.job j on j.id = t.job
-               where t.tenant = s.tenant and t.function = s.function and t.schedule = s.schedule and t.time_zone = s.time_zone
+       exists (select from flux.job j join flux.cron_tick t on t.tick = j.tick and t.job = j.id and t.tenant = s.tenant
+                   and t.function = s.function and t.schedule = s.schedule and t.time_zone = s.time_zone
+               where j.tenant = s.tenant and j.function = s.function and j.tick is not null
                  and j.state in ('waiting', 'running')) as is_busy
 from flux.cron_schedule s
 where s.tenant = $1 and s.function = $2 and s.schedule = $3 and s.time_zone = $4

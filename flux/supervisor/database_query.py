@@ -9,6 +9,7 @@ by the capture. So what a person writes is on record as what it is, a write from
 
 from flux.errors import OperatorError
 from flux.sql_rules import find_refusal
+from flux.sql_script import split_script
 from flux.store.postgres import Connection, DatabaseError, Result, quote_identifier
 from flux.supervisor.database_migrate import is_installed
 from flux.tenant import Tenant
@@ -30,6 +31,8 @@ async def run_query(connection: Connection, tenant: Tenant, sql: str, *, write: 
     """Run one statement and return its whole answer; a ``write`` is committed."""
     if refusal := find_refusal(sql):
         raise QueryRefusedError(refusal, remedy="flux db shell has no such rules")
+    if (count := len(split_script(sql))) != 1:
+        raise QueryRefusedError(f"these are {count} statements", remedy="send one; flux db shell takes any number")
     await check_prepared(connection)
     try:
         async with connection.transaction(read_only=not write):

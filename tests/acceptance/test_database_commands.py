@@ -120,6 +120,7 @@ def test_a_statement_has_the_rights_of_functions_and_a_write_is_on_record_as_fro
         ("select * from flux.execution", "functions may not do that"),
         ("drop table users", "the statement writes"),
         ("commit", "COMMIT is refused"),
+        ("select 1; select 2", "these are 2 statements"),
         ("set role none", "SET is refused"),
     ]:
         refused = flux(project, bare, "query", statement)
@@ -162,11 +163,16 @@ def test_a_reset_is_for_devs_own_database(tmp_path: Path, bare: Database) -> Non
     assert refused.returncode == 2 and "FLX593" in refused.stderr
     bare.psql("update users set plan = 'pro'; create type mood as enum ('a'); create table other (m mood)")
     bare.psql("create view pros as select * from users; create schema apart; create table apart.kept (id int)")
+    bare.psql("create table days (id int generated always as identity, d date) partition by range (d)")
+    bare.psql("create table days_1 partition of days default; create sequence alone")
+    bare.psql("create function f() returns int language sql as 'select 1'")
     assert flux(project, bare, "reset", "--allow-external").returncode == 2, "it asks, and there is nobody to ask"
     done = flux(project, bare, "reset", "--yes", "--allow-external")
     assert done.returncode == 0, done.stderr
-    left = "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in ('r', 'v')"
+    kinds = "('r', 'p', 'v', 'S')"
+    left = f"select relname from pg_class where relnamespace = 'public'::regnamespace and relkind in {kinds}"
     assert bare.psql(left) == "users"
+    assert bare.psql("select count(*) from pg_proc where pronamespace = 'public'::regnamespace") == "0"
     assert bare.psql("select count(*) from pg_type where typname = 'mood'") == "0"
     assert bare.psql("select plan from users") == "free"
     assert bare.psql("select count(*) from flux.mutation") != "0", "records stay"

@@ -58,6 +58,9 @@ def losses(*scripts: str) -> list[str]:
         ("alter type place drop attribute street", "drops an attribute of a type"),
         ("merge into users u using orders o on true when matched then delete", "deletes rows by MERGE"),
         ("do $$ begin if true then drop table users; end if; end $$", "drops table users"),
+        ("do language plpgsql 'begin delete from users; execute ''x''; end'", "deletes all rows of users"),
+        ("do e'begin drop table users; end'", "drops table users"),
+        ("alter table users * drop plan", "drops column users.plan"),
         ("do $x$ begin execute 'drop table ' || 'users'; end $x$", "runs SQL that is put together"),
     ],
 )  # fmt: skip
