@@ -187,13 +187,23 @@ class FunctionHost:
         """See `flux.supervisor.console.ConsoleHost.checks`."""
         current = self._deployments.current
         if current is None:
-            return self._checks()
+            return [self._check_deployment(), *self._checks()]
         warm = {
             runnable.function.name: runnable.warm
             for runnable in current.runnables.values()
             if runnable.warm > 1
         }
-        return [*self._checks(), describe_warm(max(warm.values(), default=1), warm)]
+        warmth = describe_warm(max(warm.values(), default=1), warm)
+        return [self._check_deployment(), *self._checks(), warmth]
+
+    def _check_deployment(self) -> Mapping[str, Any]:
+        code = self.current()
+        detail = "nothing is served" if code is None else f"{code.text} is served, deployment {code.deployment}"
+        if self.failure is not None:
+            detail += f"; the code in the project's folder is not: {self.failure.message}"
+        is_ok = code is not None and self.failure is None
+        remedy = "" if is_ok else "mend it and save, or deploy a commit: flux deploy --on REF"
+        return {"name": "deployment", "ok": is_ok, "detail": detail, "remedy": remedy}
 
     def counters(self) -> Mapping[str, float | Mapping[str, float]]:
         """See `flux.supervisor.console.ConsoleHost.counters`."""

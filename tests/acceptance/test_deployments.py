@@ -230,6 +230,8 @@ def test_what_was_deployed_under_flux_dev_is_held_until_a_file_is_saved(shop: Sh
         assert [(row["sha"], row["dirty"], row["cause"], row["current"]) for row in listed] == [
             (two, True, "save", True), (one, False, "deploy", False),
         ]  # fmt: skip
+        checks = {check["name"]: check for check in server.json("doctor")["checks"]}
+        assert checks["deployment"]["detail"] == f"{two[:7]}+ is served, deployment {listed[0]['deployment']}"
         for wrong in (["rollback", "zzzz"], ["rollback", "ab"], ["deploy", "--on", "no-such-ref"]):
             assert server.command(*wrong).returncode == 3, wrong
         assert server.stop() == 0
