@@ -46,6 +46,8 @@ from flux.verdict import Verdict
 UNDECIDED_SHARE_MAX = 0.2
 """Of the executions that were replayed, so many may be undecided unless another share is asked for."""
 SIGNATURE_DIGITS = 12
+TOLD_CHARACTERS_MAX = 300
+"""A change is told in no more than this: statements and keys may be of any length."""
 NOT_THE_ANSWER = frozenset({"type", "cause", "stack", "outcome", "error"})
 """Where two ends differ without the client's seeing it."""
 ALIKE = (Mark.SAME, Mark.NOT_SEEN)
@@ -302,6 +304,14 @@ def _find_root(diff: Diff, effect: str) -> str:
 # --- telling ---------------------------------------------------------------------------------------
 
 
+def _shorten(text: str) -> str:
+    """Cut what is too long, so that two of one beginning are told apart all the same."""
+    if len(text) <= TOLD_CHARACTERS_MAX:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{text[:TOLD_CHARACTERS_MAX]}… ({digest[:SIGNATURE_DIGITS]})"
+
+
 def _tell_call(pair: Pair[HostCall]) -> str:
     """What a call is and how it differs, without its place and its values: the same for all that differ so."""
     call = pair.b if pair.b is not None else pair.a
@@ -320,12 +330,12 @@ def _tell_call(pair: Pair[HostCall]) -> str:
 def _name_call(call: HostCall) -> str:
     statement = calls.read_statement(call)
     if statement is not None:
-        return f"{call.request.name} {normalise(statement.sql)}"
+        return _shorten(f"{call.request.name} {normalise(statement.sql)}")
     request = calls.read_outbound(call)
     if request is None:
         return call.request.name
     # Of a path, ids are a part: the host says whose it is.
-    return f"{request.method} {calls.find_host(request.url) or request.url}"
+    return _shorten(f"{request.method} {calls.find_host(request.url) or request.url}")
 
 
 def _tell_row(row: Pair[Mutation]) -> str:
@@ -346,7 +356,7 @@ _NUMBER = re.compile(r"[0-9]+")
 def _tell_difference(found: Found) -> str:
     """Where, and between what kinds of values. Numbers in a path say which of many, and all are the same change."""
     difference = found.difference
-    where = _NUMBER.sub("#", sanitize(difference.where))
+    where = _shorten(_NUMBER.sub("#", sanitize(difference.where)))
     if difference.where == "status":
         return f"status {difference.a} → {difference.b}"
     return f"{where}: {_tell_kinds(difference)}"

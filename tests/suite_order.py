@@ -45,6 +45,7 @@ SECONDS = {
     "guests/test_repeat.py": 25,
     "guests/test_repeat_python.py": 25,
     "histories/test_histories.py": 6,
+    "histories/test_regressions.py": 15,
     "integration/test_capture.py": 35,
     "integration/test_capture_hostile.py": 45,
     "integration/test_capture_owner.py": 25,

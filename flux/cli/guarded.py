@@ -20,22 +20,27 @@ FINDINGS = (
     ("undecided", "⤳", "bold yellow"),
 )
 NAMES_SHOWN = 3
+GROUPS_SHOWN = 12
 FUNCTIONS_SHOWN = 6
 
 
 def guard_lines(guard: Record, on: str | None, width: int, *, whole: bool, shows_entries: bool) -> list[Line]:
     """What the executions show that were replayed on a candidate, the code that ``on`` names."""
     result = [_sum(guard), *_chosen(guard, width)]
-    for group in guard.records("groups"):
+    groups = guard.records("groups")
+    for group in groups if whole else groups[:GROUPS_SHOWN]:
         result += _group(group, on, width, whole=whole, shows_entry=shows_entries)
+    if len(groups) > GROUPS_SHOWN and not whole:
+        result += [[], [f"  … {len(groups) - GROUPS_SHOWN} more groups (-v)"]]
     result += _undecided(guard, width)
     result += _entries(guard, width)
-    if not shows_entries and any(group.data.get("entry") is not None for group in guard.records("groups")):
+    if not shows_entries and any(group.data.get("entry") is not None for group in groups):
         command = "flux deploy" + ("" if on is None else f" --on {shlex.quote(on)}")
         command += f" --guard {guard.number('asked'):g} --accept"
         result += render.next_lines([(command, "if it is meant: the entries to add")], width)
-    for refusal in guard.items("refusals"):
-        result += [[], [Piece(f"  {refusal}", "bold red")]]
+    if refusals := guard.items("refusals"):
+        result.append([])
+        result += [[Piece(f"  {refusal}", "bold red")] for refusal in refusals]
     return result
 
 
@@ -103,7 +108,10 @@ def _example(group: Record, on: str | None, width: int, *, whole: bool) -> list[
     if first is not None and first.text("part") == "call":
         result += first_lines(example, width, whole=whole)[1:]
     elif first is not None:
-        result += difference_lines(first.records("differences"), width, 6, whole=whole)
+        # How it ended is told already.
+        told = ("outcome", "error", "status") if first.text("part") == "outcome" else ()
+        found = [one for one in first.records("differences") if one.text("where") not in told]
+        result += difference_lines(found, width, 6, whole=whole)
     others = [str(other) for other in group.items("names") if other != name]
     if others:
         more = f", … {int(group.number('count')) - 1 - NAMES_SHOWN} more" if len(others) > NAMES_SHOWN else ""

@@ -4,11 +4,12 @@ A `Guard` stands between a candidate and the switch (`flux.supervisor.deploy`). 
 the candidate, with nothing leaving and in worlds that they share, and hands what it saw to `flux.guard`, which
 decides. What is accepted is read from the candidate's own `flux.accept.toml`, so it is reviewed with the code.
 
-Where a replay differs from its record, the record alone does not tell why: the function may not repeat itself, the
-database may not have been rebuilt faithfully, the record may be of older code. So the execution is run once more,
-in the same world, on the code that is *served*; what differs there as well is not the candidate's doing. And
-before a group of changes is held against the candidate, some of its executions are run on the served code again: if
-these do not repeat themselves, nothing was shown.
+Where a replay differs from its record, the record alone does not tell why: the function may not repeat itself, or the
+database may not have been rebuilt faithfully. So the execution is run once more, in the same world, on the code that
+is *served*; what differs there as well is not the candidate's doing. Where the record is of older code, that is done
+in any case, and the two replays are compared: what counts is what a deploy would change. And before a group of
+changes is held against the candidate, some of its executions are run on the served code again: if these do not
+repeat themselves, nothing was shown.
 
 These replays are not stored. ``flux trace diff`` runs any of them again.
 """
@@ -51,6 +52,7 @@ BATCH = 50
 """Executions that are announced to the keeper of worlds at once, and held in memory whole."""
 WORKERS = 2
 """A replay computes, so more than there are processors to spare gain little."""
+UNFAITHFUL = "the rebuilt database answers otherwise than it answered then"
 CONFIRMED_GROUPS = 20
 CONFIRMED_MEMBERS = 3
 CONFIRMATIONS = 2
@@ -266,8 +268,8 @@ class _Trial:
         diff = await compare_sides(Side.of(original), side_of_replay(replay))
         heard_stand_ins = bool(replay.replayed.synthetic)
         found = judge(diff, replay.judgement.verdict, self._leaving, heard_stand_ins=heard_stand_ins)
-        is_faithful = find_unfaithful(replay, diff) is None
-        if found.finding not in WORSE and is_faithful:
+        is_of_served = self._served in (None, original.deployment)
+        if is_of_served and found.finding not in WORSE and find_unfaithful(replay, diff) is None:
             return found
         try:
             served = await self._rehearse(original)
@@ -275,7 +277,9 @@ class _Trial:
             return undecided(
                 original, f"it can't be replayed on the code that is served: {error.code} {error.message}"
             )
-        return await self._judge_beside(original, served, replay, found)
+        if is_of_served:
+            return await self._judge_beside_own(original, served, replay)
+        return await self._judge_beside_served(original, served, replay)
 
     def _find_function(self, original: Execution) -> str | None:
         if original.function in self._functions:
@@ -288,30 +292,31 @@ class _Trial:
         on = None if self._served in (None, original.deployment) else f"{HELD}{self._served}"
         return await self._replayer.replay(original, on, {}, rehearses=True)
 
-    async def _judge_beside(
-        self, original: Execution, served: Replay, replay: Replay, found: Judged
-    ) -> Judged:
-        """Judge a replay that is not as its record by how the served code did in the same place."""
-        served_side, side = side_of_replay(served), side_of_replay(replay)
-        own = await compare_sides(Side.of(original), served_side)
-        repeats = judge(own, served.judgement.verdict, self._leaving).finding is Finding.SAME
-        if repeats and find_unfaithful(served, own) is None:
-            diff = await compare_sides(Side.of(original), side, own.learned)
-            if find_unfaithful(replay, diff) is not None:
-                return undecided(original, "the rebuilt database answers it otherwise than it answered then")
-            stand_ins = bool(replay.replayed.synthetic)
-            return judge(diff, replay.judgement.verdict, self._leaving, heard_stand_ins=stand_ins)
-        if served.deployment.id == original.deployment:
+    async def _judge_beside_own(self, original: Execution, served: Replay, replay: Replay) -> Judged:
+        """Judge a replay that is not as its record, by how the code that made the record does in the same place."""
+        own = await compare_sides(Side.of(original), side_of_replay(served))
+        if find_unfaithful(served, own) is not None:
+            return undecided(original, UNFAITHFUL)
+        if judge(own, served.judgement.verdict, self._leaving).finding is not Finding.SAME:
             return undecided(original, "the code that made the record does not do the same again")
-        # Of older code: only the two replays can be compared.
-        if served_side.stopped is not None or replay.replayed.fidelity.first_unequal is not None:
+        diff = await compare_sides(Side.of(original), side_of_replay(replay), own.learned)
+        if find_unfaithful(replay, diff) is not None:
+            return undecided(original, UNFAITHFUL)
+        stand_ins = bool(replay.replayed.synthetic)
+        return judge(diff, replay.judgement.verdict, self._leaving, heard_stand_ins=stand_ins)
+
+    async def _judge_beside_served(self, original: Execution, served: Replay, replay: Replay) -> Judged:
+        """Judge an execution of older code by what a deploy would change: the two replays, beside each other."""
+        served_side = side_of_replay(served)
+        if served_side.stopped is not None:
             return undecided(
-                original, "it is of older code, and the served code does not come to its end either"
+                original, "it is of older code, and the code that is served does not come to its end on it"
             )
-        diff = await compare_sides(attrs.evolve(served_side, execution=_named(served, original)), side)
-        verdict = judge_replay(diff.a.execution, replay.replayed).verdict
-        again = judge(diff, verdict, self._leaving, heard_stand_ins=bool(replay.replayed.synthetic))
-        return attrs.evolve(again, id=found.id, name=found.name)
+        # Under the name of what it replays: that is what can be looked at.
+        before = attrs.evolve(served_side.execution, id=original.id)
+        diff = await compare_sides(attrs.evolve(served_side, execution=before), side_of_replay(replay))
+        verdict = judge_replay(before, replay.replayed).verdict
+        return judge(diff, verdict, self._leaving, heard_stand_ins=bool(replay.replayed.synthetic))
 
     # --- groups ------------------------------------------------------------------------------------
 
@@ -348,11 +353,6 @@ class _Trial:
             if judge(diff, verdict, self._leaving).finding not in (Finding.SAME, Finding.UNDECIDED):
                 return False
         return True
-
-
-def _named(served: Replay, original: Execution) -> Execution:
-    """A replay under the id of what it replays."""
-    return attrs.evolve(served.replayed.execution, id=original.id)
 
 
 def _give_up(original: Execution, error: FluxError) -> Judged:

@@ -9,9 +9,12 @@ from flux.guard import Finding, Group, Report
 from flux.store.reading import Summary
 from flux.supervisor.present import Document, summary_json, summary_of_execution
 from flux.supervisor.present_diff import first_json
+from flux.trace_diff import Diff
 
 NAMES_MAX = 20
 """Executions of a group that are named."""
+SIDES_MAX = 20
+"""Groups that are shown with both sides of their example: bodies may be of megabytes."""
 
 
 def report_json(report: Report, summaries: Mapping[uuid.UUID, Summary], today: datetime.date) -> Document:
@@ -32,15 +35,18 @@ def report_json(report: Report, summaries: Mapping[uuid.UUID, Summary], today: d
         "refusals": list(report.refusals),
         "total": len(report.judged),
         "counts": report.counts,
-        "groups": [_group_json(group, summaries[group.example.id], today) for group in report.groups],
+        "groups": [
+            _group_json(group, summaries[group.example.id], today, shows_sides=place < SIDES_MAX)
+            for place, group in enumerate(report.groups)
+        ],
         "undecided": reasons,
         "undecided_share_max": report.undecided_share_max,
         "unused": [{**_acceptance_json(one), "holds": one.holds(today)} for one in report.unused],
     }
 
 
-def _group_json(group: Group, summary: Summary, today: datetime.date) -> Document:
-    change, example = group.change, group.example
+def _group_json(group: Group, summary: Summary, today: datetime.date, *, shows_sides: bool) -> Document:
+    change, diff = group.change, group.example.diff
     can_accept = change.finding is Finding.CHANGED and not group.is_accepted
     acceptance = group.acceptance
     return {
@@ -58,16 +64,14 @@ def _group_json(group: Group, summary: Summary, today: datetime.date) -> Documen
         "entry": write_entry(change.signature, change.text, today) if can_accept else None,
         "example": {
             "execution": summary_json(summary),
-            "replayed": None if example.diff is None else _replayed_json(group),
-            "first_difference": None if example.diff is None else first_json(example.diff),
+            "replayed": None if diff is None else _replayed_json(diff),
+            "first_difference": first_json(diff) if diff is not None and shows_sides else None,
         },
     }
 
 
-def _replayed_json(group: Group) -> Document:
+def _replayed_json(diff: Diff) -> Document:
     """How the example ended on the new code; of one that was stopped, that is all there is."""
-    diff = group.example.diff
-    assert diff is not None, "asked for where there are both sides"
     summary = summary_of_execution(diff.b.execution)
     is_over = diff.b.stopped is None
     return {

@@ -47,6 +47,11 @@ async def show(ctx, input):
     return {"id": found["id"], "item": found["item"], "price": {"cents": found["cents"]}}
 
 
+@function("GET /total")
+async def total(ctx, input):
+    return {"cents": (await ctx.db.query_one("select sum(cents)::int as cents from orders"))["cents"]}
+
+
 @function("POST /moment")
 def moment(ctx, input):
     # The kernel numbers the pipes of each worker anew, and no replay holds that.
@@ -90,7 +95,7 @@ class Shop:
         return run("commit-tree", run("write-tree"), "-p", "HEAD", "-m", f"change {self.commits}")
 
     def deploy(self, sha: str, *options: str, exit_code: int) -> Any:
-        """Deploy a commit, guarded; assert that nobody outside notices the replays."""
+        """Deploy a commit, guarded, and roll back; assert that nobody outside notices the replays."""
         before = (len(self.stub.seen), self.checksum())
         answer = self.server.json("deploy", "--on", sha, "--guard", "50", *options, exit_code=exit_code)
         assert (len(self.stub.seen), self.checksum()) == before
@@ -160,7 +165,7 @@ def test_a_harmless_refactoring_passes_and_is_deployed(shop: Shop) -> None:
     gate = shop.deploy(sha, exit_code=0)
     assert gate["counts"]["same"] == gate["total"]
     assert gate["total"] == ORDERED + SHOWN + MISSED + 1
-    assert (gate["refusals"], gate["undecided"], gate["not_seen"]) == ([], [], ["moment"])
+    assert (gate["refusals"], gate["undecided"], gate["not_seen"]) == ([], [], ["moment", "total"])
 
 
 def test_a_seeded_regression_is_refused_and_shown(shop: Shop) -> None:
@@ -258,6 +263,39 @@ def test_a_migration_of_the_candidate_is_applied_in_the_rebuilt_database_alone(s
         )
         == "0"
     )
+
+
+def test_executions_of_older_code_are_held_against_what_is_served_now(shop: Shop) -> None:
+    served = ('{"cents": found["cents"]}', '{"cents": found["cents"] + 1}')
+    shop.server.json("deploy", "--on", shop.commit(served))
+    try:
+        harmless = shop.commit(served, ("async def show", "async def show_one"))
+        gate = shop.deploy(harmless, exit_code=0)
+        assert gate["counts"]["same"] == gate["total"], (
+            "the records are other than both, and both are the same"
+        )
+        back = shop.deploy(shop.commit(), exit_code=1)
+        assert [(group["function"], group["count"]) for group in back["groups"]] == [("show", SHOWN)]
+        first = back["groups"][0]["example"]["first_difference"]["differences"][0]
+        assert first["a"] == first["b"] + 1
+    finally:
+        shop.server.json("deploy")
+
+
+def test_a_database_that_was_changed_unseen_decides_nothing(shop: Shop) -> None:
+    for _ in range(2):
+        assert shop.server.request("GET", "/total").status == 200
+    # As after a restore from elsewhere: rows are others, and the log of changes knows nothing of it.
+    unseen = "set session_replication_role = replica;"
+    shop.database.psql(f"{unseen} insert into orders (item, cents) values ('restored', 7)")
+    try:
+        gate = shop.deploy(shop.commit(("# The kernel", "# It")), exit_code=0)
+        assert (gate["counts"]["undecided"], gate["counts"]["changed"]) == (2, 0)
+        assert [each["reason"] for each in gate["undecided"]] == [
+            "the rebuilt database answers otherwise than it answered then"
+        ]
+    finally:
+        shop.database.psql(f"{unseen} delete from orders where item = 'restored'")
 
 
 def test_what_does_not_repeat_itself_is_never_called_a_change(shop: Shop) -> None:

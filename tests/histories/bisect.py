@@ -84,7 +84,9 @@ def check(shop: Shop, answer: Any, between: int) -> str:
     worth = shop.history.check(answer["first_bad"], answer["candidates"])
     assert worth != "wrong", answer
     steps = answer["steps"]
-    assert len({step["sha"] for step in steps}) == len(steps) <= math.log2(between) + answer["skipped"] + 4, answer
+    assert len({step["sha"] for step in steps}) == len(steps) <= math.log2(between) + answer["skipped"] + 4, (
+        answer
+    )
     assert all(step["reason"] for step in steps)
     if worth == "right":
         assert {(proof["mark"], proof["runs"]) for proof in answer["proof"]} == {("good", 4), ("bad", 4)}
