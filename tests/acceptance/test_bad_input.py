@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.test_isolation import wait_until
 from tests.conftest import Database, create_database
 from tests.dev_process import (
     DevServer,
@@ -136,9 +137,10 @@ def test_no_request_is_dropped_while_code_is_swapped(server: DevServer) -> None:
     try:
         for version in range(2, 8):
             told = len(server.story)
+            wait_until(lambda last=version - 1: last in versions, "the last code was never served")
             path.write_text(HELLO.replace('"version": 1', f'"version": {version}'))
             server.wait_story("reload", after=told)
-            time.sleep(0.1)
+        wait_until(lambda: 7 in versions, "the last code was never served")
     finally:
         stop.set()
         for thread in threads:

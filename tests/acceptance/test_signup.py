@@ -18,7 +18,7 @@ SIGNUP = '''\
 from flux_guest import Context, function
 
 
-@function("POST /signup", timeout="1500ms")
+@function("POST /signup", timeout="3500ms")
 async def create_user(ctx: Context, input: dict) -> dict:
     user = await ctx.db.query_one(
         "insert into users (email, plan) values ($1, 'free') returning id", input["email"]
@@ -74,7 +74,7 @@ def test_a_silent_provider_is_explained_from_the_record_alone(
     assert why["failure"]["location"]["line"] == HTTP_LINE
     told = "\n".join(fact["text"] for fact in why["facts"]) + "\n".join(why.get("verdict_text", []))
     assert f"127.0.0.1:{stub.port}" in told
-    assert "1500ms" in told or "1,500 ms" in told or "1.5 s" in told
+    assert "3500ms" in told
     changes = [(m["table"], m["op"], m["committed"]) for m in why["mutations"]]
     assert changes == [("users", "insert", False), ("users", "update", False)]
     assert (why["mutations"][1]["before"]["plan"], why["mutations"][1]["after"]["plan"]) == ("free", "pro")

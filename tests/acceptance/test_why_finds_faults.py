@@ -127,7 +127,7 @@ async def no_secret(ctx: Context, input: dict) -> dict:
     return {"key": ctx.secrets["STRIPE_KEY"]}  # at fault: no-secret
 
 
-@function("POST /too-long", timeout="700ms")
+@function("POST /too-long", timeout="2500ms")
 async def too_long(ctx: Context, input: dict) -> dict:
     await ctx.db.query("select pg_sleep(60)")  # at fault: too-long
     return {}
@@ -243,7 +243,7 @@ FAULTS = (
     Fault("bad-answer", "outbound_status", ("was answered 503",)),
     Fault("not-granted", "grant_refused", ('[functions.not_granted] http = ["api.example.com"]',)),
     Fault("no-secret", "secret_missing", ("STRIPE_KEY",)),
-    Fault("too-long", "limit_timeout", ("700ms, is set by", "had been in flight")),
+    Fault("too-long", "limit_timeout", ("2500ms, is set by", "had been in flight")),
     Fault("too-much", "limit_memory", ("128MiB, is set by flux.toml:",)),
     Fault("too-often", "limit_host_calls", ("its limit, 50, is set by flux.toml:", "50 of 50 calls were db.query")),
     Fault("crash", "worker_crash", ("SIGSEGV",)),

@@ -1,7 +1,8 @@
 """Whatever a record holds, an explanation comes, and every line, call and value in it is the record's.
 
 Records are drawn at random from parts as the driver writes them, as a guest that
-lies would have them written, and as a crash would cut them.
+lies would have them written, and as a crash would cut them. Drawing one takes a tenth of a second:
+``FLUX_TEST_TIMES`` (`tests.repetitions`) draws more of them.
 """
 
 import json
@@ -36,6 +37,7 @@ from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResu
 from flux.mutation import Mutation, Operation
 from flux.sanitize import sanitize
 from tests.failing_executions import ANSWERS, FAILING
+from tests.repetitions import TIMES
 
 FILES = [f"functions/file{number}.py" for number in range(4)]
 FILE_AND_LINE = re.compile(r"functions/\w+\.py:\d+")
@@ -225,7 +227,7 @@ def check(evidence: Evidence) -> None:
     assert all(host == sanitize(host) for host in list_failed_hosts(execution))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=40 * TIMES, deadline=None)
 @given(all_evidence())
 def test_any_record_is_explained_and_nothing_in_the_explanation_is_invented(evidence: Evidence) -> None:
     check(evidence)

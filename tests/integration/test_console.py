@@ -384,7 +384,10 @@ async def test_a_row_has_a_history_with_who_made_it(world: World) -> None:
 # --- not stored yet --------------------------------------------------------------------------------
 
 
-async def test_who_asks_right_after_its_request_finds_the_execution(world: World) -> None:
+async def test_who_asks_right_after_its_request_finds_the_execution(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux.supervisor.console.SETTLE_TIMEOUT_S", 60.0)  # Busy machines store slowly.
     earlier, execution = make_execution(at_s=0), make_execution(raised(), at_s=1)
     await world.add(earlier)
     world.live.publish(summary_of_execution(execution), stored=False)

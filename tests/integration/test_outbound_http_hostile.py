@@ -443,17 +443,22 @@ async def test_bytes_behind_an_answer_never_become_the_next_answer(client: HttpC
 
 
 async def test_an_answer_sent_before_the_question_is_not_taken_for_one(client: HttpClient) -> None:
+    answered, poisoned = trio.Event(), trio.Event()
+
     async def eager(peer: Peer) -> None:
         await peer.read()
         await peer.write(OK)
-        await trio.sleep(0.02)
+        await answered.wait()
         await peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison")
+        poisoned.set()
         await peer.more()
 
     async with serving(eager) as stub:
         for _ in range(2):
+            answered, poisoned = trio.Event(), trio.Event()
             assert (await client.request(get(stub.url()), policy_for(stub.port))).body == b"ok"
-            await trio.sleep(0.06)
+            answered.set()
+            await poisoned.wait()
     assert stub.connections == 2
 
 

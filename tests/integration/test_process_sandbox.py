@@ -17,6 +17,7 @@ from flux.sandbox.base import BadFunctionError, ImportFailedError, SandboxUnavai
 from flux.sandbox.conformance import make_document
 from flux.sandbox.jail_privileges import KEPT_VARIABLES, ONE_THREAD
 from flux.sandbox.process import ProcessSandbox
+from tests.repetitions import TIMES
 from tests.zygote_world import (
     GOOD,
     PATIENCE_S,
@@ -34,6 +35,9 @@ from tests.zygote_world import (
     wait_rested,
     write_modules,
 )
+
+EXECUTIONS = 300 * TIMES
+"""After which a sandbox has what it had."""
 
 
 @pytest.fixture(autouse=True)
@@ -243,14 +247,14 @@ async def test_hundreds_of_callers_at_once_are_all_served_with_few_forks_in_flig
     assert served == 200
 
 
-async def test_a_thousand_executions_leave_no_descriptor_and_no_process(project: Callable[..., Path]) -> None:
+async def test_hundreds_of_executions_leave_no_descriptor_and_no_process(project: Callable[..., Path]) -> None:
     async with running(project(a=GOOD), idle_max=4) as sandbox:
         assert is_hello(await run(sandbox))
         zygote = sandbox.zygote_pid
         assert zygote is not None
         await settled(sandbox, zygote)
         held = count_held(zygote)
-        for _ in range(1000):
+        for _ in range(EXECUTIONS):
             assert is_hello(await run(sandbox))
         # The zygote has a descriptor more while it forks or buries: only what is never given back is a leak.
         with trio.move_on_after(PATIENCE_S / 10):
