@@ -26,6 +26,7 @@ from flux.store.ephemeral import Original
 from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
 from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
+from flux.supervisor.world_timeline import give_recorded_draws, list_written_rows
 
 LOOK_S = 0.01
 """Between two looks at the server's locks while somebody waits for one."""
@@ -193,6 +194,7 @@ class GatedDatabase:
         self._atomic = atomic
         self._isolation = isolation
         self._inserted = _list_given(recorded, schema, original)
+        self._written = list_written_rows(recorded, schema)
         self._connection: Connection | None = None
         self._lock = trio.Lock()
         self._open: Transaction | None = None
@@ -219,10 +221,9 @@ class GatedDatabase:
                 if not takes_snapshot:
                     self._conductor.passed(gate)
                 await self._give(connection, call_seq)
+                text = rewrite(self._give_draws(sql, call_seq), self._schema, frozenset())
                 with self._conductor.stating(self._run, connection.backend_pid):
-                    result = await connection.run(
-                        rewrite(sql, self._schema, frozenset()), [inward(argument) for argument in arguments]
-                    )
+                    result = await connection.run(text, [inward(argument) for argument in arguments])
                 if takes_snapshot:
                     self._conductor.passed(gate)
                 if alone:
@@ -366,6 +367,10 @@ class GatedDatabase:
         if given or self._is_giving:
             await connection.fetch(_GIVE, json.dumps(given) if given else "")
             self._is_giving = bool(given)
+
+    def _give_draws(self, sql: str, call_seq: int) -> str:
+        counterpart = self.counterparts.get(call_seq)
+        return sql if counterpart is None else give_recorded_draws(counterpart, sql, self._written)
 
     async def _commit(self) -> None:
         assert self._open is not None, "what is committed has begun"

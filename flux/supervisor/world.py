@@ -383,7 +383,8 @@ class WorldDatabase:
 
     async def _answer(self, sql: str, arguments: list[object], call: HostCall | None) -> QueryResult:
         """Run a statement where its counterpart ran, or where the world is."""
-        text = self._world.rewrite(sql)
+        given = sql if call is None or self._timeline is None else self._timeline.give_draws(call, sql)
+        text = self._world.rewrite(given)
         moment = self._find_moment(call)
         if call is None and find_targets(sql):
             self._wrote_otherwise = True

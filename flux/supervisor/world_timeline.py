@@ -19,12 +19,16 @@ that order: the row's lock sees to it. So the last change that is seen is the ro
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import attrs
+import msgspec
 
+from flux.calls import read_statement
 from flux.execution import Execution, Transaction
+from flux.hostcall import HostCall
+from flux.sql_draws import give_draws
 from flux.store.postgres import Isolation
 
 SUBSETS_OF_MAX = 4
@@ -127,6 +131,7 @@ class Timeline:
         self._wrote: dict[int, set[tuple[str, str]]] = {}
         self._wrote_in_vain: dict[int, set[tuple[str, str]]] = {}
         """Of them, rows whose change was rolled back; the log of changes has no place for these."""
+        self._written = list_written_rows(original, schema)
         for mutation in original.mutations:
             if mutation.schema == schema and mutation.key is not None and mutation.call is not None:
                 row = mutation.table, mutation.key
@@ -160,6 +165,10 @@ class Timeline:
         self._own_changes: list[RowChange] = []
         self._foreign: dict[int, list[RowChange]] = {}
         """What others changed, by their transactions."""
+
+    def give_draws(self, call: HostCall, sql: str) -> str:
+        """Return ``sql``, asked in the words of a recorded call, with what that drew; see `flux.sql_draws`."""
+        return give_recorded_draws(call, sql, self._written)
 
     def take_changes(self, changes: Iterable[RowChange]) -> None:
         """Take from the log what changed between the first snapshot and the last, and the recording's own; in order."""
@@ -282,6 +291,35 @@ class Timeline:
             ),
             key=lambda each: each.seq,
         )
+
+
+WrittenRows = Mapping[tuple[int, str], Sequence[Mapping[str, object]]]
+"""Rows as they were when a call had written them, by the call and the table, in order."""
+
+
+def list_written_rows(original: Execution, schema: str) -> WrittenRows:
+    """Return the rows that the calls of a recording inserted or changed in the tables of ``schema``."""
+    written: dict[tuple[int, str], list[Mapping[str, object]]] = {}
+    for mutation in original.mutations:
+        if mutation.schema == schema and mutation.call is not None and mutation.after is not None:
+            row: Mapping[str, object] = msgspec.json.decode(mutation.after)
+            written.setdefault((mutation.call, mutation.table), []).append(row)
+    return written
+
+
+def give_recorded_draws(call: HostCall, sql: str, written: WrittenRows) -> str:
+    """Return ``sql``, asked in the words of ``call``, with what that drew; see `flux.sql_draws`."""
+    statement = read_statement(call)
+    if statement is None:
+        return sql
+    answer = None
+    if statement.rows is not None and len(statement.rows) == 1:
+        # What JSON lacks is tagged: {"$uuid": "..."}.
+        answer = [
+            next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
+            for value in statement.rows[0]
+        ]
+    return give_draws(sql, lambda table: written.get((call.request.seq, table), ()), answer)
 
 
 def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:

@@ -38,6 +38,17 @@ def plan(ctx, input):
     return {"plan": user["plan"]}
 
 
+@function("POST /token")
+def token(ctx, input):
+    row = ctx.db.query_one(
+        "insert into draws (id, note, at) values (gen_random_uuid(), $1, clock_timestamp()) returning id, at",
+        input["note"])
+    chance = ctx.db.query_one("select random() as share, gen_random_uuid()")
+    ctx.db.execute("update draws set code = gen_random_uuid() where id = $1", row["id"])
+    kept = ctx.db.query_one("select code from draws where id = $1", row["id"])
+    return {"id": str(row["id"]), "code": str(kept["code"]), "share": chance["shares"]}
+
+
 @function("POST /draw")
 def draw(ctx, input):
     ctx.db.execute(
@@ -160,6 +171,23 @@ def test_a_migration_that_fails_in_the_world_is_said_to_and_decides_nothing(shop
     assert reason in words and "(1 of 1)" in words
 
 
+def test_what_a_statement_drew_in_its_own_text_is_drawn_again_by_repaired_code(shop: Shop) -> None:
+    failed = shop.server.request("POST", "/token", {"note": "token"})
+    assert failed.status == 500
+    changes = (
+        ('chance["shares"]', 'chance["share"]'),
+        ('"select random() as share, gen_random_uuid()"', '"SELECT random()  AS share, gen_random_uuid()"'),
+    )
+    shop.branch("mended", changes, {})
+    replay = shop.json("replay", failed.flux_id, "--on", "mended", exit_code=0)
+    assert (replay["verdict"], replay["fidelity"]) == ("passed", {"matched": 4, "equal": 4})
+    answers = [call["recorded"]["result"] for call in replay["calls"]]
+    told = replay["replayed"]["output"]["body"]
+    assert told["id"] == answers[0]["rows"][0][0]["$uuid"]
+    assert told["share"] == answers[1]["rows"][0][0]
+    assert told["code"] == answers[3]["rows"][0][0]["$uuid"]
+
+
 def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at_once(shop: Shop) -> None:
     answers = [shop.server.request("POST", "/draw", {"note": f"n{n}"}) for n in range(2)]
     assert [answer.status for answer in answers] == [200, 200], answers
@@ -175,18 +203,16 @@ def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at
         assert (answer.status, shop.database.psql(LOOK)) == (200, before), answer.body
         return answer.json
 
-    drawn = "select note, share, code, at from draws where note like 'n_%' order by note"
+    drawn = "select * from draws where note like 'n_%' order by note"
     first, second = interleave(drawn), interleave(drawn)
     # What they answered of the time is the same, whichever way they asked for it.
     assert [one["verdict"] for one in first["together"]["executions"]] == ["identical"] * 2, first
     assert first["together"]["fidelity"] == {"matched": 6, "equal": 6}
     rows = first["check"]["replayed"]
     assert rows == second["check"]["replayed"] != []
-    # Given by the record where a column drew it, and the transaction's own time; what a statement drew is another.
-    then = {row["note"]: row for row in first["check"]["recorded"]}
-    assert [row["at"] for row in rows] == [then[row["note"]]["at"] for row in rows]
-    shares = [row["share"] for row in rows if row["share"] is not None]
-    assert len(set(shares)) == len({row["code"] for row in rows if row["code"] is not None}) == 2
+    # Given by the record, whether a column drew it or the statement's own text, and the transaction's own time.
+    assert rows == first["check"]["recorded"]
+    assert len({row["share"] for row in rows if row["share"] is not None}) == 2
     # A function that names its schema is asked of the rows of then, too, though the table is another one by now.
     shop.server.request("POST", "/draw", {"note": "later"})
     counted = interleave("select count_draws() as draws, (select count(*) from draws) as counted")["check"]
