@@ -116,7 +116,7 @@ class Client:
         if self._connection.sock is not None:
             # Closed with a reset, which the server hears at once: one that only hangs up may still be reading.
             self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return Stream(self, response, endless=False)
+        return Stream(self, response, endless=False, line_bytes_max=ANSWER_BYTES_MAX)
 
     def _answer(
         self,
@@ -256,8 +256,16 @@ class Client:
 class Stream:
     """JSON lines as they come."""
 
-    def __init__(self, client: Client, response: http.client.HTTPResponse, *, endless: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        response: http.client.HTTPResponse,
+        *,
+        endless: bool,
+        line_bytes_max: int = LINE_BYTES_MAX,
+    ) -> None:
         self._client = client
+        self._line_bytes_max = line_bytes_max
         self._response = response
         self._endless = endless
         # Only a counted or chunked body shows where it ends; any other may have been cut at any line.
@@ -273,7 +281,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[Answer]:
         """Each line. A cut stream raises: `MalformedAnswer`, or `ServerUnreachable` for a lost connection."""
-        pending = b""
+        pending = bytearray()
         while True:
             try:
                 data = self._response.read1(65536)
@@ -284,10 +292,15 @@ class Stream:
                 self._client.fail(error)
             if not data:
                 break
-            *lines, pending = (pending + data).split(b"\n")
-            if len(pending) > LINE_BYTES_MAX:
+            # A long line comes in many pieces, which are not looked through again with each.
+            lines: list[bytes] = []
+            if b"\n" in data:
+                *lines, data = (bytes(pending) + data).split(b"\n")
+                pending.clear()
+            pending += data
+            if len(pending) > self._line_bytes_max:
                 self._client.close()
-                raise MalformedAnswer(f"a line of the answer is longer than {LINE_BYTES_MAX >> 20} MiB")
+                raise MalformedAnswer(f"a line of the answer is longer than {self._line_bytes_max >> 20} MiB")
             for line in lines:
                 if line.strip():
                     yield self._read(line)

@@ -133,7 +133,8 @@ def replay_window(
     client: Client, text: str, on: str, workers: int, story: Screen | None, *, keeps_text: bool
 ) -> list[Replayed]:
     """Have all that match replayed, and tell ``story`` how far it is; return them in the window's order."""
-    answers = iter(client.stream_work("replays", body=json.dumps({"q": text, "at_once": workers}), on=on))
+    order = {"q": text, "at_once": workers, "calls": keeps_text}
+    answers = iter(client.stream_work("replays", body=json.dumps(order), on=on))
     head = next(answers, None)
     if head is None:
         raise MalformedAnswer("the answer ends before it says how many there are", remedy="see the server's log")

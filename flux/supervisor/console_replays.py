@@ -2,7 +2,7 @@
 
 The body says which, and how many are to be run at once::
 
-    {"q": "since:14:00 until:14:05 status:>=500", "at_once": 2}
+    {"q": "since:14:00 until:14:05 status:>=500", "at_once": 2, "calls": true}
 
 The answer is a stream of JSON lines, so that whoever asks sees how far it is: first how many there are, then each
 replay when it has ended, in whatever order that is, and a last line that says that these were all, or what ended it::
@@ -14,7 +14,8 @@ replay when it has ended, in whatever order that is, and a last line that says t
 
 ``number`` is its place in the window, the oldest has 0. A reader that goes ends it: what is running is stopped, the
 rest is not begun. So does the end of the server. One that reads slowly is waited for. ``not_stored`` counts executions
-that have just ended, may be meant, and are not among them.
+that have just ended, may be meant, and are not among them. Records can be large: without ``calls`` each replay is told
+without its calls and its answer.
 """
 
 import contextlib
@@ -60,9 +61,14 @@ class ServerStoppingError(OperatorError):
     exit_code = 5
 
 
-class _Asked(msgspec.Struct, forbid_unknown_fields=True):
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    """What the body says."""
+
     q: str
+    """A filter."""
     at_once: int = AT_ONCE
+    calls: bool = True
+    """Each replay is told with its calls and its answer."""
 
 
 class ReplaysDesk:
@@ -83,7 +89,7 @@ class ReplaysDesk:
         asked = _read(body)
         summaries = await self._list(parse(asked.q, self._now()))
         stream = ReplayStream(
-            summaries, not_stored, query.get("on"), asked.at_once, self._pool, self._host, self._start,
+            summaries, not_stored, query.get("on"), asked, self._pool, self._host, self._start,
             self._heartbeat_s, self._streams,
         )  # fmt: skip
         return HttpResponse(200, _LINES, stream)
@@ -118,7 +124,7 @@ class ReplayStream:
         summaries: Sequence[reading.Summary],
         not_stored: int,
         on: str | None,
-        at_once: int,
+        asked: Asked,
         pool: Pool,
         host: ReplayHost,
         start: Start,
@@ -129,7 +135,7 @@ class ReplayStream:
         self._summaries = summaries
         self._not_stored = not_stored
         self._on = on
-        self._at_once = at_once
+        self._asked = asked
         self._pool = pool
         self._host = host
         self._start = start
@@ -199,7 +205,9 @@ class ReplayStream:
             return (await reading.get_execution(self._pool, id))[1]
 
         ids = [summary.id for summary in self._summaries]
-        async with replay_many(ids, self._on, read=read, host=self._host, at_once=self._at_once) as results:
+        async with replay_many(
+            ids, self._on, read=read, host=self._host, at_once=self._asked.at_once
+        ) as results:
             async for told in results:
                 await self._send.send(self._show(told))
                 self._replayed += 1
@@ -207,7 +215,11 @@ class ReplayStream:
     def _show(self, told: Told) -> Document:
         summary = summary_json(self._summaries[told.number])
         if isinstance(told.result, Replay):
-            return {**replay_json(summary, told.result), "number": told.number}
+            document = {**replay_json(summary, told.result), "number": told.number}
+            if not self._asked.calls:
+                del document["calls"]
+                document["replayed"] = {**document["replayed"], "output": None}
+            return document
         reason = f"{told.result.code} {told.result.message}"
         verdict = Verdict.UNREPLAYABLE.value
         return {"execution": summary, "verdict": verdict, "reason": reason, "number": told.number}
@@ -228,9 +240,9 @@ def _describe(problem: FluxError | None) -> Document | None:
     }
 
 
-def _read(body: bytes) -> _Asked:
+def _read(body: bytes) -> Asked:
     try:
-        asked = msgspec.json.decode(body, type=_Asked)
+        asked = msgspec.json.decode(body, type=Asked)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadQueryError(
             f"the body can't be read: {error}", remedy='send {"q": "since:15m status:>=500"}'

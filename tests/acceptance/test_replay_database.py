@@ -4,8 +4,12 @@ Production is asked by a second ``psql``, before and after: it has none of what 
 """
 
 import json
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,10 @@ import attrs
 import pytest
 
 from tests.conftest import Database
-from tests.dev_process import DevServer, running_dev, write_project
+from tests.dev_process import DevServer, environment, running_dev, write_project
 from tests.postgres_server import PostgresServer
 from tests.races import MOMENT
+from tests.zygote_world import children_of, state_of
 
 SCHEMA = """
 create table users (id int primary key, email text not null);
@@ -36,6 +41,12 @@ def plan(ctx, input):
     user = ctx.db.query_one("select id, email from users where id = $1", input["id"])
     ctx.db.execute("insert into draws (note) values ($1)", user["email"])
     return {"plan": user["plan"]}
+
+
+@function("POST /spin", timeout="1s")
+def spin(ctx, input):
+    while True:
+        pass
 
 
 @function("POST /token")
@@ -217,3 +228,48 @@ def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at
     shop.server.request("POST", "/draw", {"note": "later"})
     counted = interleave("select count_draws() as draws, (select count(*) from draws) as counted")["check"]
     assert all(row["draws"] == row["counted"] for side in ("recorded", "replayed") for row in counted[side])
+
+
+def begin_incident(shop: Shop, window: str) -> subprocess.Popen[str]:
+    """Have a window replayed, and wait until it is being replayed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flux", "incident", "replay", window, "-q", "function:spin"],
+        cwd=shop.server.project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A shell in the background has its children ignore ctrl-c.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "executions match" in process.stderr.readline()
+    return process
+
+
+def count_spinning(pid: int) -> int:
+    """Processes below ``pid`` that compute."""
+    children = children_of(pid)
+    return sum((state_of(child) == "R") + count_spinning(child) for child in children)
+
+
+def test_who_gives_up_waiting_stops_the_replays_and_so_does_the_end_of_the_server(shop: Shop) -> None:
+    since = shop.database.psql(MOMENT)
+    with ThreadPoolExecutor(8) as executor:
+        asked = [executor.submit(shop.server.request, "POST", "/spin", {}) for _ in range(8)]
+        assert {each.result().status for each in asked} == {504}
+    window, counting = f"{since}..2100-01-01", "select count(*) from flux.replay where not is_check"
+    before = int(shop.database.psql(counting))
+
+    process = begin_incident(shop, window)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    deadline = time.monotonic() + 60
+    while count_spinning(shop.server.process.pid):
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.05)
+    assert int(shop.database.psql(counting)) < before + 8
+
+    # The last of all: it ends the server.
+    process = begin_incident(shop, window)
+    assert shop.server.stop() == 0
+    _, told = process.communicate()
+    assert (process.returncode, "FLX347" in told, "of 8 were replayed" in told) == (5, True, True), told
+    assert int(shop.database.psql(counting)) < before + 16

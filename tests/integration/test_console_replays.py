@@ -131,6 +131,16 @@ async def test_a_window_is_read_a_batch_at_a_time_and_no_more_run_at_once_than_w
     assert (host.expected, host.most_at_once) == ([names[:3], names[3:6], names[6:]], 1)
 
 
+async def test_replays_are_told_without_their_calls_to_who_wants_verdicts(world: World) -> None:
+    await add(world, 1)
+    whole = (await lines(await ask(world)))[1]
+    lean = (await lines(await ask(world, calls=False)))[1]
+    assert (whole["calls"], whole["replayed"]["output"]["body"]) == ([], {})
+    assert "calls" not in lean
+    assert lean["replayed"]["output"] is None
+    assert (lean["verdict"], lean["grades"]) == (whole["verdict"], whole["grades"])
+
+
 async def test_a_window_without_executions_has_a_beginning_and_an_end(world: World) -> None:
     assert await lines(await ask(world)) == [
         {"schema": "flux.replays/1", "on": ".", "total": 0, "not_stored": 0},
