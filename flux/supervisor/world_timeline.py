@@ -293,17 +293,16 @@ class Timeline:
         )
 
 
-WrittenRows = Mapping[tuple[int, str], Sequence[Mapping[str, object]]]
-"""Rows as they were when a call had written them, by the call and the table, in order."""
+WrittenRows = Mapping[tuple[int, str], Sequence[str]]
+"""Images of rows as they were when a call had written them, by the call and the table, in order."""
 
 
 def list_written_rows(original: Execution, schema: str) -> WrittenRows:
     """Return the rows that the calls of a recording inserted or changed in the tables of ``schema``."""
-    written: dict[tuple[int, str], list[Mapping[str, object]]] = {}
+    written: dict[tuple[int, str], list[str]] = {}
     for mutation in original.mutations:
         if mutation.schema == schema and mutation.call is not None and mutation.after is not None:
-            row: Mapping[str, object] = msgspec.json.decode(mutation.after)
-            written.setdefault((mutation.call, mutation.table), []).append(row)
+            written.setdefault((mutation.call, mutation.table), []).append(mutation.after)
     return written
 
 
@@ -319,7 +318,11 @@ def give_recorded_draws(call: HostCall, sql: str, written: WrittenRows) -> str:
             next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else value
             for value in statement.rows[0]
         ]
-    return give_draws(sql, lambda table: written.get((call.request.seq, table), ()), answer)
+    return give_draws(
+        sql,
+        lambda table: [msgspec.json.decode(image) for image in written.get((call.request.seq, table), ())],
+        answer,
+    )
 
 
 def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:
