@@ -16,12 +16,15 @@ import attrs
 from flux.errors import OperatorError
 from flux.migration_plan import loses_by_type
 
-LOSSES = {"table": "table", "partition": "partition", "column": "column", "sequence": "sequence"}
-"""Kinds whose removal takes data away, and what they are called then."""
+_HOLDERS = frozenset({"table", "partition", "column", "sequence"})
+"""Kinds whose removal takes data away."""
 _TYPES = frozenset({"extension", "enum", "domain", "composite type"})
 """Kinds that columns are of, or their types."""
 _DEPENDENTS = ("row policy", "row security", "trigger", "view", "materialized view", "index", "constraint")
 """Kinds that go first where they change or go, as others stand on what they stand on. None holds data of its own."""
+_VIEWS = frozenset({"view", "materialized view"})
+_BENEATH_VIEWS = _VIEWS | {"column", "function"}
+"""Kinds that can't be changed while a view stands on them."""
 
 
 class CannotPushError(OperatorError):
@@ -129,6 +132,11 @@ def plan(live: Schema, wanted: Schema) -> tuple[Step, ...]:
             steps.append(Step(1, _add_labels(has, should)))
         else:
             refused.append(f"{has.kind} {has.name}: it is {has.definition}, and was to be {should.definition}")
+    if any(difference.live is not None and difference.kind in _BENEATH_VIEWS for difference in compare(live, wanted)):
+        # Views stand on columns, functions and each other, and have no rows of their own: all are made again.
+        steps += [_remove(each) for each in live.values() if each.kind in _VIEWS]
+        views = {each.name for each in wanted.values() if each.kind in _VIEWS}
+        steps += [_create(each) for each in wanted.values() if each.kind in _VIEWS or each.table in views]
     # What a new table brings along, and what a dropped one takes along, is not among the differences.
     for each in wanted.values():
         is_new = each.table is not None and ("table", each.table) in wanted and ("table", each.table) not in live
@@ -154,8 +162,7 @@ def _create(each: SchemaObject) -> Step:
 def _remove(each: SchemaObject) -> Step:
     if each.kind in _DEPENDENTS:
         return Step(0, each.removal)
-    word = LOSSES.get(each.kind)
-    return Step(3, each.removal, f"drops {word} {each.name}" if word else None)
+    return Step(3, each.removal, f"drops {each.kind} {each.name}" if each.kind in _HOLDERS else None)
 
 
 def _alter_sequence(should: SchemaObject) -> str:
@@ -191,7 +198,8 @@ def _add_labels(has: SchemaObject, should: SchemaObject) -> str:
     statements, before = [], None
     for label, quoted in should.parts.items():
         if label not in has.parts:
-            where = f" after {before}" if before is not None else f" before {next(iter(has.parts.values()))}"
+            first = next(iter(has.parts.values()), None)
+            where = f" after {before}" if before is not None else f" before {first}" if first is not None else ""
             statements.append(f"{head} add value {quoted}{where}")
         before = quoted
     return ";\n".join(statements)

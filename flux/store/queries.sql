@@ -293,7 +293,7 @@ union all
 select 'enum', t.typname, null, l.labels, pg_catalog.format('create type %s as enum (%s)', t.full_name, l.labels),
        pg_catalog.format('drop type %s', t.full_name), l.parts
 from own_type t cross join lateral (
-    select pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', ' order by e.enumsortorder) as labels,
+    select coalesce(pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', ' order by e.enumsortorder), '') as labels,
            pg_catalog.json_object_agg(e.enumlabel, pg_catalog.quote_literal(e.enumlabel) order by e.enumsortorder) as parts
     from pg_catalog.pg_enum e where e.enumtypid = t.oid) l
 where t.typtype = 'e'

@@ -96,6 +96,7 @@ def test_each_tick_runs_once_over_two_servers_of_which_one_is_killed(tmp_path: P
         wait_until(bare, "select count(*) from flux.job where state <> 'done'", "0")
         latest = first.json("trace", "list", "-q", "trigger:cron outcome:returned")["executions"][0]
         assert (latest["function"], latest["trigger"]) == ("every", "cron")
+        assert first.json("replay", latest["id"])["verdict"] == "identical"
         history = first.json("cron", "history", "every", "-n", "5")["ticks"]
         assert [(tick["fate"], tick["state"]) for tick in history] == [("run", "done")] * 5
         assert history[0]["execution"] is not None
