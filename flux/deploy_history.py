@@ -125,8 +125,9 @@ def find_named(history: Sequence[Deploy], text: str) -> Deploy:
             is_it = code.deployment.startswith(wanted) or code.sha.removeprefix("nogit-").startswith(wanted)
             if is_it and (code.dirty or not text.endswith("+")):
                 found[code] = deploy
-    if len(found) == 1:
-        return next(iter(found.values()))
+    if len({code.deployment for code in found}) == 1:
+        # The same files, whatever they were called: as they were committed, if they were, and as they were called last.
+        return max(found.values(), key=lambda deploy: (not deploy.code.dirty, deploy.at))
     if not found:
         raise NoSuchDeployError(
             f'no deployment on record is called "{text[:80]}"',
@@ -136,5 +137,5 @@ def find_named(history: Sequence[Deploy], text: str) -> Deploy:
     more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
     raise NoSuchDeployError(
         f'"{text[:80]}" begins {len(found)} deployments: {", ".join(names[:SHOWN_MAX])}{more}',
-        remedy="write more of the deployment's id",
+        remedy="write more of the deployment's id, or a + behind the commit for what was not committed",
     )

@@ -136,7 +136,7 @@ class Artifacts:
         """
         folder = self._folder / id
         if _ARTIFACT_ID.fullmatch(id) is None:
-            raise self._gone(id, "")
+            raise self._gone(id)
         if folder.is_dir():
             change = find_change(folder, id)
             if change is None:
@@ -147,9 +147,9 @@ class Artifacts:
                 remedy=f"somebody has written to {folder}: find out who, and remove it",
             )
         else:
-            change, refusal = "it was gone", self._gone(id, sha)
-        if self._make_again(id, sha) is None:
-            raise refusal
+            change, refusal = "it was gone", self._gone(id)
+        if (reason := self._make_again(id, sha)) is not None:
+            raise type(refusal)(f"{refusal.message}{reason}", remedy=refusal.remedy)
         self._tell(f"the kept code of deployment {id} was made again from commit {sha[:7]}: {change}")
         return read_project(folder)
 
@@ -157,28 +157,27 @@ class Artifacts:
         """Whether code of this name is there; what is in it is not looked at."""
         return (self._folder / id).is_dir()
 
-    def _gone(self, id: str, sha: str) -> CodeGoneError:
-        tried = (
-            f", and commit {sha[:7]} does not give it" if _COMMIT.fullmatch(sha) and self._repository else ""
-        )
+    def _gone(self, id: str) -> CodeGoneError:
         return CodeGoneError(
-            f'the code of deployment "{id[:80]}" is not kept here{tried}',
+            f'the code of deployment "{id[:80]}" is not kept here',
             remedy=f"what was deployed on purpose is kept, and of all other code the latest {ARTIFACTS_KEPT}",
         )
 
-    def _make_again(self, id: str, sha: str) -> Artifact | None:
-        """Make an artifact from a commit, if that gives this one and no other."""
+    def _make_again(self, id: str, sha: str) -> str | None:
+        """Make an artifact from a commit, if that gives this one and no other; else say why not, to end a sentence."""
         if self._repository is None or _COMMIT.fullmatch(sha) is None:
-            return None
+            return ""
         with tempfile.TemporaryDirectory(prefix="flux-commit-") as written:
             try:
                 write_commit(self._repository, sha, Path(written))
                 project = read_project(Path(written))
-                if hash_artifact(project)[:ID_DIGITS] != id:
-                    return None
-            except (FluxError, OSError):  # The commit is not here, or is not the project: it gives nothing.
-                return None
-            return self.make(project)
+                is_it = hash_artifact(project)[:ID_DIGITS] == id
+            except FluxError as error:
+                return f", and commit {sha[:7]} does not give it again: {error.message}"
+            if not is_it:
+                return f", and commit {sha[:7]} has other files"
+            self.make(project)
+        return None
 
     def _name(self, hash: str) -> Artifact:
         return Artifact(hash, self._folder / hash[:ID_DIGITS])
@@ -237,6 +236,8 @@ def find_change(folder: Path, id: str) -> str | None:
             return "its files have changed"
     except FluxError as error:
         return error.message
+    except OSError as error:
+        return f"{error.filename} can't be read: {error.strerror}"
     return None
 
 

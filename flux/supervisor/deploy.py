@@ -66,8 +66,8 @@ class Candidate:
     """Code that is ready to be switched to, and is not served yet."""
 
     live: LiveDeployment
-    """Its functions and workers. Whoever runs something on it does so between ``enter`` and ``leave``, or by a replay
-    ``on`` `on`: the shelf holds it."""
+    """Its functions and workers. Whoever runs something on it does so between ``enter`` and ``leave``, or replays on
+    what `on` says: the shelf holds it."""
     migrations: tuple[Migration, ...]
     """Those of the code, applied or not: they are applied between `before_switch` and the switch."""
     cause: Cause

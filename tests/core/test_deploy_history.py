@@ -117,5 +117,18 @@ def test_what_names_several_is_refused_with_what_they_are() -> None:
     assert find_named(deploys, "bbbb").code == dirty
 
 
+def test_the_same_files_under_several_names_are_no_two_deployments() -> None:
+    """As a commit that changes no function, or one that commits what had been deployed with changes."""
+    clean, later = code("a"), Deployed("a" * 16, "b" * 40, False)
+    deploys = [
+        Deploy(one, None, (), Cause.DEPLOY, (), AT.replace(day=day))
+        for day, one in enumerate((clean, later, code("a", dirty=True)), 1)
+    ]
+    assert find_named(deploys, "aaaa").code == later
+    assert find_named(deploys, "bbbb").code == later
+    assert find_named(deploys, "a" * 20).code == clean
+    assert find_named(deploys, "aaaa+").code == code("a", dirty=True)
+
+
 def with_id(one: Deployed, id: str) -> Deployed:
     return Deployed(id, one.sha, one.dirty)

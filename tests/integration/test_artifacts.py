@@ -133,9 +133,16 @@ def test_a_commit_that_gives_other_code_mends_nothing(project: Project, tmp_path
     artifacts = Artifacts(tmp_path / "artifacts", project.root)
     made = artifacts.make(project)
     shutil.rmtree(made.folder)
-    for of_record in (sha, "0" * 40, "--exec=touch /tmp/x", ""):
-        with pytest.raises(CodeGoneError, match="not kept here"):
+    for of_record, told in (
+        (sha, f"not kept here, and commit {sha[:7]} has other files"),
+        ("0" * 40, "commit 0000000 does not give it again: git"),
+        ("--exec=touch /tmp/x", "not kept here"),
+        ("", "not kept here"),
+    ):
+        with pytest.raises(CodeGoneError) as caught:
             artifacts.find(made.id, of_record)
+        assert re.search(told, caught.value.message)
+        assert told != "not kept here" or caught.value.message.endswith(told)
 
 
 def test_a_damaged_copy_is_made_again_from_the_files_that_are_deployed(project: Project, tmp_path: Path) -> None:
