@@ -16,6 +16,7 @@ from flux.cli.screen import Line, Piece, Screen, cut, pad, spread
 from flux.cli.settings import settings
 
 STATES = ("waiting", "running", "done", "dead", "all")
+_NAMES = {None: "waiting, running or dead", "all": "in the queue"}
 STYLES = {"waiting": "cyan", "running": "bold blue", "done": "green", "dead": "bold red"}
 
 
@@ -41,6 +42,9 @@ def show(state: str | None, function: str | None, limit: int) -> None:
     if not said.quiet:
         counts = queue.record("counts")
         told = " · ".join(f"{counts.number(name):g} {name}" for name in STATES[:-1])
+        if not jobs:
+            of = f" of {function}" if function is not None else ""
+            told += f"; no job{of} is {_NAMES.get(state, state)}"
         Screen.stderr(colour=False if said.no_color else None).line(told)
     screen.page(lines(jobs, screen.width, quiet=said.quiet))
 
@@ -75,7 +79,7 @@ def _clock(job: Record, key: str) -> str:
     if text is None:
         return "?"
     moment: datetime = moments.read_moment(text, key)
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
+    return f"{moment:%m-%d %H:%M:%S}"
 
 
 def _story(job: Record) -> str:

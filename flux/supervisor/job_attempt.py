@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from flux import calls
 from flux.execution import Execution, Interrupted, Raised, Returned
-from flux.failure import Kind, find_cause, find_failure
+from flux.failure import Kind, find_failure
 from flux.jobs import Ending, Fate, State, Tries, decide_fate
 from flux.store.jobs import ERROR_CHARACTERS_MAX, Claimed, settle
 from flux.store.postgres import CannotConnect, CommitUnknown, Connection, ConnectionLost, Pool, PoolClosed
@@ -102,11 +102,10 @@ _OF_CONNECTIONS = (CannotConnect.code, ConnectionLost.code, CommitUnknown.code, 
 
 
 def _has_lost_the_database(execution: Execution) -> bool:
-    """Whether it failed because its connection broke, or none was to be had: an error of ours, not of PostgreSQL's."""
-    cause = find_cause(execution)
-    error = None if cause is None else calls.find_error(cause)
-    if error is not None:
-        return error.name == "DatabaseError" and error.code in _OF_CONNECTIONS
+    """Whether its connection broke, or none was to be had: then nothing of it could be committed, whatever it raised."""
+    errors = [error for call in execution.calls if (error := calls.find_error(call)) is not None]
+    if any(error.name == "DatabaseError" and error.code in _OF_CONNECTIONS for error in errors):
+        return True
     outcome = execution.outcome
     if not isinstance(outcome, Raised) or outcome.type != "CommitFailed":
         return False

@@ -6,7 +6,7 @@ Functions are scripts, run by the real executor; claims, attempts and take-overs
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest, ScriptedSandbox
 from flux.store import jobs
 from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
+from flux.store.postgres import ConnectOptions
 from flux.store.queries import QUERIES
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Executed, Executor, Runnable, may_run_again
@@ -31,7 +32,7 @@ from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.job_payload import put_secrets_back
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, NO_RULES, ExecutionWorld, open_world
+from tests.execution_world import DEPLOYMENT, NO_RULES, ExecutionWorld, cutting_proxy, open_world
 
 TENANT = "main"
 
@@ -121,7 +122,10 @@ class QueueWorld:
             claimed, worker or self.worker, retries, self.world.backing.owner, 0.5, may_run_again
         )
         trigger = Trigger("queue", body=claimed.payload, job=str(claimed.id), call=claimed.parent_call)
-        return await self.world.executor.execute_job(runnable, trigger, parse_json(claimed.payload), attempt)
+        executed = await self.world.executor.execute_job(runnable, trigger, parse_json(claimed.payload), attempt)
+        if not isinstance(executed.outcome, Returned) and not attempt.is_settled:
+            await attempt.give_back(0.0, "as the queue does")
+        return executed
 
     async def lose(self, worker: uuid.UUID | None = None) -> int:
         """Have a supervisor's lease end, and its jobs taken over."""
@@ -155,9 +159,12 @@ def make_runnables(nursery: trio.Nursery, isolation: str) -> dict[str, Runnable]
 
 @contextlib.asynccontextmanager
 async def queue_world(
-    database: Database, folder: Path, isolation: str = "repeatable read"
+    database: Database,
+    folder: Path,
+    isolation: str = "repeatable read",
+    guests: Callable[[ConnectOptions], ConnectOptions] = lambda options: options,
 ) -> AsyncIterator[QueueWorld]:
-    async with open_world(database, folder / "journal", guest_connections=12) as world:
+    async with open_world(database, folder / "journal", guests=guests, guest_connections=12) as world:
         database.psql("create table ledger (entry text)")
         yield QueueWorld(world, make_runnables(world.nursery, isolation))
         assert world.reports == []
@@ -293,6 +300,31 @@ async def test_an_attempt_whose_job_was_taken_over_commits_nothing_and_the_other
         await queue.world.settle()
         outcomes = database.psql("select outcome, attempt from flux.execution where function = 'work' order by 2, id")
         assert outcomes.splitlines() == ["raised|1"] * 2 + ["returned|2"] * 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_a_job_is_done_if_and_only_if_its_rows_are_there_wherever_the_connection_is_cut(
+    database: Database, tmp_path: Path, after: bool
+) -> None:
+    async with cutting_proxy(database.server) as proxy, queue_world(database, tmp_path, guests=proxy.options) as queue:
+        cuts = 0
+        for n in range(1, 40):
+            database.psql("delete from flux.job; delete from ledger; delete from flux.execution")
+            await queue.push({"n": 1})
+            (claimed,) = await queue.claim()
+            proxy.exchanges, proxy.cut_at, proxy.after, proxy.was_cut = 0, n, after, False
+            executed = await queue.attempt(claimed)
+            proxy.cut_at = None
+            is_done = isinstance(executed.outcome, Returned)
+            assert queue.ledger() == (["1"] if is_done else []), f"cut at {n}: {executed.outcome}"
+            assert queue.states() == (["done"] if is_done else ["waiting"]), f"cut at {n}: {executed.outcome}"
+            await queue.world.settle()
+            outcomes = database.psql("select outcome from flux.execution where function = 'work'").splitlines()
+            assert outcomes == ["returned" if is_done else "raised"], f"cut at {n}"
+            if not proxy.was_cut:
+                break
+            cuts += 1
+        assert is_done and cuts > 4, cuts
 
 
 async def test_a_job_that_fails_waits_as_often_as_it_has_retries_and_is_then_dead(
