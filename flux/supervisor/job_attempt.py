@@ -102,7 +102,7 @@ _OF_CONNECTIONS = (CannotConnect.code, ConnectionLost.code, CommitUnknown.code, 
 
 
 def _has_lost_the_database(execution: Execution) -> bool:
-    """Whether its connection broke, or none was to be had: then nothing of it could be committed, whatever it raised."""
+    """Whether its connection broke, or none was to be had: then nothing could be committed, whatever it raised."""
     errors = [error for call in execution.calls if (error := calls.find_error(call)) is not None]
     if any(error.name == "DatabaseError" and error.code in _OF_CONNECTIONS for error in errors):
         return True
