@@ -33,7 +33,6 @@ from flux.execution import (
     Execution,
     Interrupted,
     LimitInForce,
-    LogLine,
     Outcome,
     Raised,
     Returned,
@@ -42,7 +41,7 @@ from flux.execution import (
 )
 from flux.failure import Kind, find_failure
 from flux.grants import Grants
-from flux.hostcall import Effect, HostCallRequest, HostCallResult
+from flux.hostcall import Effect
 from flux.hostcalls import all_kinds
 from flux.hostcalls.base import CallContext, Clock, Entropy, HostCallFailed
 from flux.hostcalls.http import HttpClient
@@ -60,6 +59,7 @@ from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.journal import Journal, JournalError
+from flux.supervisor.journal_scribe import JournalScribe
 from flux.supervisor.other_functions import NOBODY, Cause, OtherFunctions
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
@@ -153,29 +153,6 @@ class Backing:
     """Authenticates the capture triggers' NOTICEs."""
     give_back: Callable[[Pool, Connection], None]
     """Takes a connection back to its pool without making anybody wait: cleaning a session takes a round trip."""
-
-
-class _Scribe:
-    """Writes one execution's events into the journal."""
-
-    def __init__(self, journal: Journal, execution_id: uuid.UUID) -> None:
-        self._journal = journal
-        self._id = execution_id.bytes
-
-    def asked(self, request: HostCallRequest, started_ns: int) -> None:
-        self._journal.asked(self._id, request, started_ns)
-
-    def answered(self, seq: int, result: HostCallResult, answered: int) -> None:
-        self._journal.answered(self._id, seq, result, answered)
-
-    def logged(self, line: LogLine) -> None:
-        self._journal.logged(self._id, line)
-
-    def transaction(self, transaction: Transaction) -> None:
-        self._journal.transaction(self._id, transaction)
-
-    def mutated(self, call: int, mutations: tuple[Mutation, ...]) -> None:
-        self._journal.mutated(self._id, call, mutations)
 
 
 class Executor:
@@ -304,7 +281,7 @@ class _Run:
             parent=cause.parent,
             attempt=attempt,
         )
-        self._scribe = _Scribe(backing.journal, execution_id)
+        self._scribe = JournalScribe(backing.journal, execution_id)
         self._session = RecordSession()
         self._changes = Changes(backing.notice_secret, self._redactor, self._scribe.mutated)
         self._database = ExecutionDatabase(

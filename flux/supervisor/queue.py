@@ -9,6 +9,7 @@ lease but the end of the attempt, which is stored with its record or not at all 
 Nothing that fails here ends the supervisor: without the database there are no jobs, and it is asked again.
 """
 
+import math
 import os
 import socket
 import uuid
@@ -71,6 +72,8 @@ class Queue:
         self._woken = trio.Event()
         self._pause_s = POLL_S
         """How long nobody looks at the queue unless he is woken."""
+        self._leased_until = -math.inf
+        """When our lease ends, on trio's clock and at the earliest."""
         self._is_away = False
         """The database has not answered, and that was told."""
         self._mine: set[uuid.UUID] = set()
@@ -120,10 +123,12 @@ class Queue:
         return True
 
     async def _keep_lease(self) -> None:
+        asked = trio.current_time()
         async with self._backing.owner.acquire() as connection:
             await connection.execute(
                 QUERIES.keep_queue_worker, self._worker, self._backing.tenant, self._description, self._lease_s
             )
+        self._leased_until = asked + self._lease_s
 
     async def _take_over(self) -> None:
         async with self._backing.owner.acquire() as connection:
@@ -180,6 +185,8 @@ class Queue:
         most = {name: runnable.jobs_max for name, runnable in live.runnables.items()}
         free, tenant = self._concurrency - len(self._mine), self._backing.tenant
         due_s: float | None = None
+        if trio.current_time() > self._leased_until - self._lease_s / 2:
+            await self._keep_lease()  # Without one, what is claimed would be anybody's.
         # Not interrupted: what is claimed must be known to be. A database that hangs ends it all the same.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._lease_s):
             async with self._backing.owner.acquire() as connection:
