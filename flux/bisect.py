@@ -147,12 +147,6 @@ class Bisection:
         self._reach = 0
         """How far from skipped commits the next one is to be: it doubles with each skip, and falls with each answer."""
         self._asked: Probe | None = None
-        self._suspects: frozenset[str] = frozenset()
-
-    @property
-    def suspects(self) -> int:
-        """How many commits may still be the first bad one; 0 while the ends are not proved."""
-        return len(self._suspects)
 
     def next_step(self) -> Step:
         """Return what is to be done next."""
@@ -223,7 +217,7 @@ class Bisection:
     def _search(self) -> Step:
         graph = self._graph
         assert graph is not None, "the ends are proved"
-        suspects = self._suspects = graph.find_suspects(self._bad, self._good)
+        suspects = graph.find_suspects(self._bad, self._good)
         chosen = graph.choose(suspects, self._skipped, reach=self._reach)
         if chosen is not None:
             return Probe(chosen, Purpose.SEARCH, 1)

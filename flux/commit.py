@@ -130,7 +130,7 @@ def write_commit(root: Path, sha: str, target: Path, *, needs_project: bool = Tr
         else:
             path.write_bytes(content[begin:end])
         position = end + 1
-    if not (target / CONFIG_NAME).is_file():
+    if needs_project and not (target / CONFIG_NAME).is_file():
         raise UnusableCommitError(
             f"commit {sha[:7]} has a link to another place as its {CONFIG_NAME}", remedy="commit the file itself"
         )

@@ -20,12 +20,15 @@ from collections.abc import Set as AbstractSet
 
 import attrs
 
+from flux.calls import find_error, read_statement
 from flux.execution import Execution, Killed
 from flux.failure import Failure, Kind, find_failure
-from flux.hostcall import HostCallRequest
+from flux.hostcall import HostCall, HostCallRequest
 from flux.matching import Grade, Pair, align
 from flux.matching_session import Fidelity
 from flux.session import Divergence
+from flux.sql_rules import get_first_word
+from flux.sql_world import find_names
 
 
 class Verdict(enum.StrEnum):
@@ -138,7 +141,7 @@ def _judge_failed(
     original: Execution, failure: Failure, replayed: Replayed, pairs: Sequence[Pair]
 ) -> tuple[Verdict, str]:
     if replayed.divergence is not None:
-        return _judge_stopped(replayed.divergence, pairs)
+        return _judge_stopped(failure, replayed.divergence, pairs)
     if replayed.waited_for is not None:
         return _judge_waiting(original, failure, replayed.waited_for, pairs)
     again = find_failure(replayed.execution)
@@ -168,24 +171,62 @@ def _judge_healthy(original: Execution, replayed: Replayed, pairs: Sequence[Pair
     return Verdict.IDENTICAL, "it asks and answers the same"
 
 
-def _judge_stopped(divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
+def _judge_stopped(failure: Failure, divergence: Divergence, pairs: Sequence[Pair]) -> tuple[Verdict, str]:
     seq = divergence.seq
     # Without the question that stopped it, everything must be there that was there. What else was asked must have come
     # behind all of that, and been answered: code that goes on writes its rows before it sends its mail.
     stopped_at = [pair for pair in pairs if pair.right is not None and pair.right.request.seq == seq]
     others = [pair for pair in pairs if pair not in stopped_at]
+    others, replaced = _leave_out_replaced(failure, others)
     recorded = [pair for pair in others if pair.left is not None]
     last = max((pair.right.request.seq for pair in recorded if pair.right is not None), default=0)
     is_new = [pair.grade for pair in stopped_at] == [Grade.NEW]
     went_on = all(pair.right is not None and pair.right.request.seq > last for pair in others if pair.left is None)
     are_alike = all(pair.grade in (Grade.EXACT, Grade.REORDERED) for pair in recorded)
     if is_new and went_on and are_alike and _all_heard(others):
-        return (
-            Verdict.PAST_IT,
-            f"everything that the failed execution asked was asked and answered alike; then it asked for call {seq}, "
-            "which was never recorded",
-        )
+        asked = "everything that the failed execution asked was asked and answered alike"
+        if replaced:
+            asked += ", but for the statement that failed: another one in its place was answered"
+        return Verdict.PAST_IT, f"{asked}; then it asked for call {seq}, which was never recorded"
     return Verdict.DIVERGED, f"{_tell(divergence)}, before the point where it failed; nothing is decided"
+
+
+def _leave_out_replaced(failure: Failure, pairs: Sequence[Pair]) -> tuple[list[Pair], bool]:
+    """Return the pairs without the recorded statement that failed, where the replay has mended it; and whether it has.
+
+    That is so only of the last thing that was recorded, and where the next statement of the replay is much the same,
+    from the same function, and had no error.
+    """
+    failing = next((pair for pair in pairs if pair.left is not None and pair.left.request.seq == failure.call), None)
+    if failing is None or failing.left is None or failing.grade not in (Grade.MISSING, Grade.CHANGED):
+        return list(pairs), False
+    others = [pair for pair in pairs if pair is not failing]
+    recorded = [pair for pair in others if pair.left is not None]
+    if any(pair.left is not None and pair.left.request.seq > failing.left.request.seq for pair in recorded):
+        return list(pairs), False
+    last = max((pair.right.request.seq for pair in recorded if pair.right is not None), default=0)
+    candidates = [failing.right] if failing.right is not None else [pair.right for pair in others]
+    later = [call for call in candidates if call is not None and call.request.seq > last]
+    instead = min(later, key=lambda call: call.request.seq, default=None)
+    if instead is None or not _is_mended(failing.left, instead):
+        return list(pairs), False
+    return [*others, *([] if failing.right is None else [Pair(Grade.NEW, None, failing.right)])], True
+
+
+def _is_mended(failed: HostCall, instead: HostCall) -> bool:
+    """Whether a statement does what one that failed was to do, and has no error."""
+    one, other = read_statement(failed), read_statement(instead)
+    if one is None or other is None or find_error(failed) is None:
+        return False
+    if instead.result is None or find_error(instead) is not None:
+        return False
+    places = [call.request.position for call in (failed, instead)]
+    if any(place is None for place in places) or len({(p.file, p.function) for p in places if p is not None}) > 1:
+        return False
+    names = [find_names(statement.sql) for statement in (one, other)]
+    if get_first_word(one.sql) != get_first_word(other.sql):
+        return False
+    return 2 * len(names[0] & names[1]) >= len(names[0] | names[1])
 
 
 def _tell(divergence: Divergence) -> str:

@@ -78,10 +78,10 @@ class Driver:
     judge: Judge
     first_parent: bool
     is_fresh: bool
-    tell: Callable[[Run, Bisection], None]
+    tell: Callable[[Run], None]
     """Told of each run."""
-    tell_ends: Callable[[str, str, Bisection, int], None]
-    """Told of both ends once they are proved, good and bad, and how many commits there are between."""
+    tell_ends: Callable[[int], None]
+    """Told how many commits there are to choose from, once both ends are proved."""
     log: BisectLog | None
     question: Mapping[str, Any]
     """What the search is about, for its log."""
@@ -106,13 +106,13 @@ class Driver:
                     self._run(bisection, probe)
                 case WantGraph() as ends:
                     good = goods[ends.good]
-                    bisection.take_graph(self._begin(ends, bisection))
+                    bisection.take_graph(self._begin(ends))
                 case end:
                     if isinstance(end, Found) and self.log is not None:
                         self.log.end(end.commit)
                     return Outcome(end, tuple(self._runs), bad.text("sha"), good, self._left_out)
 
-    def _begin(self, ends: WantGraph, bisection: Bisection) -> Graph:
+    def _begin(self, ends: WantGraph) -> Graph:
         body = {"good": ends.good, "bad": ends.bad, "first_parent": self.first_parent}
         answer = self.client.post("bisect", "graph", body=json.dumps(body), timeout_s=INVOKE_TIMEOUT_S)
         rows = answer.record.of_schema("flux.bisect-graph/1").items("commits")
@@ -122,7 +122,7 @@ class Driver:
             if self.resumes:
                 self._known = self.log.read(question)
             self.log.start(question, ends.bad, ends.good, first_parent=self.first_parent)
-        self.tell_ends(ends.good, ends.bad, bisection, len(graph.parents))
+        self.tell_ends(len(graph.parents))
         return graph
 
     def _run(self, bisection: Bisection, probe: Probe) -> None:
@@ -132,7 +132,7 @@ class Driver:
         if probe.purpose is Purpose.SEARCH and self.log is not None:
             self.log.add(run.mark, run.commit, run.subject, run.reason)
         bisection.tell(run.mark, run.reason)
-        self.tell(run, bisection)
+        self.tell(run)
 
     def _recall(self, probe: Probe, mark: Mark) -> Run:
         return Run(

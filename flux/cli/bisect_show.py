@@ -105,7 +105,7 @@ def run_line(run: Run, number: int, width: int) -> Line:
     mark, style = _mark(run)
     head = {Purpose.BAD_END: "bad", Purpose.GOOD_END: "good", Purpose.PROOF: "sure?"}.get(run.purpose, f"{number:>4}")
     took = "as before" if run.is_cached else moments.duration(run.elapsed_ms)
-    again = f"  again ({run.number})" if run.number > 1 else ""
+    again = f"  ×{run.number}" if run.number > 1 else ""
     subject = pad(cut(run.subject, max(16, width - 50)), max(16, width - 50))
     line: list[Piece | str] = [
         f"  {head:<6}",

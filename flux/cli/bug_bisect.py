@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from flux.bisect import Bisection, Found, Purpose, Refusal, Why
+from flux.bisect import END_RUNS, PROOF_RUNS, Found, Mark, Purpose, Refusal, Why
 from flux.cli import bisect_show
 from flux.cli.bisect_drive import Driver, Outcome, Run
 from flux.cli.bisect_judge import Judge, judge_by_expression, judge_by_program, judge_by_verdict
@@ -27,6 +27,8 @@ from flux.cli.settings import settings
 from flux.errors import FluxError, OperatorError
 from flux.fail_if import parse_expression
 
+EXPECTED = {Purpose.BAD_END: Mark.BAD, Purpose.GOOD_END: Mark.GOOD}
+"""What the first run of an end says, unless it is none."""
 _PINNED = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -169,21 +171,28 @@ class _Teller:
     def __init__(self, story: Screen | None) -> None:
         self._story = story
         self._number = 0
+        self._marks: dict[str, Mark] = {}
 
     def begin(self, plan: Record) -> None:
         if self._story is not None:
             for line in bisect_show.target_lines(plan, self._story.width):
                 self._story.line(*line)
 
-    def ends(self, good: str, bad: str, bisection: Bisection, count: int) -> None:  # noqa: ARG002 - the driver's signature
+    def ends(self, count: int) -> None:
+        """Both ends are proved, and there are ``count`` commits to choose from."""
         if self._story is not None:
-            asked = max(0, (count - 1).bit_length())
+            asked = (count - 1).bit_length()
             text = f"{count} commit{'s' * (count != 1)} between, about {asked} to ask"
             self._story.line(Piece(text, "dim"))
 
-    def run(self, run: Run, bisection: Bisection) -> None:  # noqa: ARG002 - the driver's signature
+    def run(self, run: Run) -> None:
+        """A run was made. Those that only confirm are one line together."""
         self._number += run.purpose is Purpose.SEARCH
-        if self._story is not None:
+        before = self._marks.setdefault(run.commit, run.mark)
+        wanted = {Purpose.PROOF: PROOF_RUNS, Purpose.GOOD_END: END_RUNS, Purpose.BAD_END: END_RUNS}
+        is_last = run.number >= wanted.get(run.purpose, 1)
+        is_news = run.mark != before or (run.number == 1 and run.mark != EXPECTED.get(run.purpose, run.mark))
+        if self._story is not None and (is_last or is_news):
             self._story.line(*bisect_show.run_line(run, self._number, self._story.width))
 
 

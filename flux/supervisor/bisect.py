@@ -307,13 +307,17 @@ class Bisector:
         began = time.perf_counter_ns()
         code: str | None = None
         try:
-            async with self._candidates.write(source) as written:
-                code = written.code
-                if not is_fresh and (found := await find_run(self._backing.owner, key, code)) is not None:
-                    await add_run(self._backing.owner, key, found)
-                    return _make_probed(found, is_cached=True)
-                async with self._candidates.borrow(source, written) as ready:
-                    made, is_kept = await self._run(original, ready, code, sha)
+            with self._candidates.borrow_kept(source) as kept:
+                if kept is not None:
+                    made, is_kept = await self._run(original, kept, sha)
+            if kept is None:
+                async with self._candidates.write(source) as written:
+                    code = written.code
+                    if not is_fresh and (found := await find_run(self._backing.owner, key, code)) is not None:
+                        await add_run(self._backing.owner, key, found)
+                        return _make_probed(found, is_cached=True)
+                    async with self._candidates.borrow(source, written) as ready:
+                        made, is_kept = await self._run(original, ready, sha)
         except NOT_BUILT as error:
             made = _describe_not_built(error, code)
             is_kept = not isinstance(error, InstallFailedError)
@@ -328,8 +332,9 @@ class Bisector:
         walls = "" if current is None else f" {current.level.isolation} {current.level.clock}"
         return " ".join(f"{name}={value}" for name, value in describe_runtime().items()) + walls
 
-    async def _run(self, original: Execution, ready: Ready, code: str, sha: str) -> tuple[BisectRun, bool]:
+    async def _run(self, original: Execution, ready: Ready, sha: str) -> tuple[BisectRun, bool]:
         """Replay on code that is ready; say whether the same would come out again."""
+        code = ready.code
         if original.function not in ready.live.runnables:
             reason = f"it has no function {original.function}"
             return BisectRun(code, Verdict.UNREPLAYABLE.value, reason, None, 0, None), True

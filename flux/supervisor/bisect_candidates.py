@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -81,6 +81,8 @@ class Ready:
 
     live: LiveDeployment
     migrations: Sequence[Migration]
+    code: str
+    """See `Written.code`."""
 
 
 class Candidates:
@@ -116,6 +118,20 @@ class Candidates:
         with tempfile.TemporaryDirectory(prefix="flux-bisect-") as folder:
             yield await trio.to_thread.run_sync(_write, self._root, source, Path(folder))
 
+    @contextlib.contextmanager
+    def borrow_kept(self, source: Source) -> Iterator[Ready | None]:
+        """Give a candidate that waits for more runs; None when there is none of these files."""
+        ready = self._kept.get(source.key)
+        if ready is None:
+            yield None
+            return
+        self._kept.move_to_end(source.key)
+        ready.live.enter()
+        try:
+            yield ready
+        finally:
+            ready.live.leave()
+
     @contextlib.asynccontextmanager
     async def borrow(self, source: Source, written: Written) -> AsyncIterator[Ready]:
         """Give a candidate that can be replayed on; raise what is wrong with its code."""
@@ -123,7 +139,7 @@ class Candidates:
             ready = self._find_served(source, written) or self._kept.get(source.key)
             if ready is None:
                 live = await self._deployments.prepare(written.project, SourceVersion(sha=source.sha))
-                ready = self._kept[source.key] = Ready(live, written.migrations)
+                ready = self._kept[source.key] = Ready(live, written.migrations, written.code)
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)[1].live.retire()
             if source.key in self._kept:
@@ -141,7 +157,7 @@ class Candidates:
             return None
         if (current.deployment.sha, current.deployment.dirty) != (source.sha, False):
             return None
-        return Ready(current, written.migrations)
+        return Ready(current, written.migrations, written.code)
 
 
 def _write(root: Path, source: Source, folder: Path) -> Written:
@@ -160,4 +176,5 @@ def _lay_over(above: Project, function_file: str, folder: Path) -> None:
         target = folder / path
         if path in (CONFIG_NAME, function_file) or not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # It may be a link to another file of the candidate's.
             shutil.copyfile(above.root / path, target)

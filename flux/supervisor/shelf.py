@@ -42,7 +42,7 @@ class Shelf:
         self._deployments = deployments
         self._root = root
         self._kept: OrderedDict[str, LiveDeployment] = OrderedDict()
-        self._held: dict[str, tuple[LiveDeployment, tuple[Migration, ...]]] = {}
+        self._held: dict[str, list[tuple[LiveDeployment, tuple[Migration, ...]]]] = {}
         self._lock = trio.Lock()
         """One is made ready at a time: the next replay wants the same one, most likely."""
 
@@ -82,14 +82,14 @@ class Shelf:
         It stays the caller's to retire. ``migrations`` are those of its code: a world in which it runs has them all.
         """
         id = live.deployment.id
-        before = self._held.get(id)
-        self._held[id] = (live, tuple(migrations))
+        held = (live, tuple(migrations))
+        # Two may hold the same code, and the first to end is not always the last that began.
+        self._held.setdefault(id, []).append(held)
         try:
             yield
         finally:
-            if before is not None:
-                self._held[id] = before
-            else:
+            self._held[id].remove(held)
+            if not self._held[id]:
                 del self._held[id]
 
     @contextlib.asynccontextmanager
@@ -114,7 +114,7 @@ class Shelf:
                 f'nobody holds a deployment "{on.removeprefix(HELD)[:80]}" that is not served yet',
                 remedy="replay on a commit, or on . for the project's folder",
             )
-        return found
+        return found[-1]
 
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""

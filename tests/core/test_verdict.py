@@ -8,7 +8,7 @@ from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResu
 from flux.matching_session import Fidelity
 from flux.session import Divergence
 from flux.verdict import Replayed, Verdict, judge
-from tests.failing_executions import call, execute, execution, frame, query
+from tests.failing_executions import at, call, execute, execution, frame, query
 
 READ = query(1, "select plan from users where id = $1", [1], ["plan"], [["free"]])
 CHARGE = call(
@@ -95,6 +95,46 @@ def test_rows_that_it_writes_before_it_asks_for_what_was_never_recorded_are_past
 )
 def test_leaving_before_the_failure_decides_nothing(replayed: Replayed) -> None:
     assert judge(FAILED, replayed).verdict is Verdict.DIVERGED
+
+
+SELECT = "select id, price_cents as cents from products where id = $1"
+MENDED = SELECT.replace("price_cents as ", "")
+NO_COLUMN = HostCallError("DatabaseError", 'column "price_cents" does not exist', "42703", b"{}")
+MISTAKEN = call(2, "db.query", [SELECT, [1]], error=NO_COLUMN, position=at(16))
+BAD_COLUMN = execution(Raised("DatabaseError", "no column", (frame(16),), call=2), READ, MISTAKEN)
+ROWS = {"columns": ["id", "cents"], "types": ["int4", "int4"], "rows": [[1, 900]]}
+MAIL = call(4, "http.request", ["POST", "https://mail.example/send", {}])
+INSERT = execute(3, "insert into orders (cents) values ($1)", [900])
+
+
+def test_a_statement_that_failed_and_is_mended_is_past_it() -> None:
+    mended = call(2, "db.query", [MENDED, [1]], ROWS, position=at(48))
+    judgement = judge(BAD_COLUMN, stopped("new", READ, mended, INSERT, MAIL))
+    assert judgement.verdict is Verdict.PAST_IT
+    assert "but for the statement that failed" in judgement.reason
+    # The same statement with another argument is it too: what failed was that argument.
+    other = call(2, "db.query", [SELECT, [2]], ROWS, position=at(16))
+    assert judge(BAD_COLUMN, stopped("new", READ, other, INSERT, MAIL)).verdict is Verdict.PAST_IT
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (READ, call(2, "db.query", [MENDED, [1]], ROWS, position=at(48, "refund")), INSERT, MAIL),
+        (READ, call(2, "db.query", [MENDED, [1]], ROWS), INSERT, MAIL),
+        (READ, call(2, "db.query", [MENDED, [1]], error=NO_COLUMN, position=at(16)), INSERT, MAIL),
+        (READ, call(2, "db.query", ["select now()", []], ROWS, position=at(16)), INSERT, MAIL),
+        (READ, call(2, "db.query", [f"delete {MENDED[6:]}", [1]], ROWS, position=at(16)), INSERT, MAIL),
+        (READ, INSERT, MAIL),
+        (call(1, "db.query", [MENDED, [1]], ROWS, position=at(48)), INSERT, MAIL),
+    ],
+    ids=[
+        "in another function", "nobody knows where", "it fails too", "something else", "another verb", "left out",
+        "what came before is not there",
+    ],
+)  # fmt: skip
+def test_a_statement_in_the_place_of_the_one_that_failed_must_be_much_the_same(calls: tuple[HostCall, ...]) -> None:
+    assert judge(BAD_COLUMN, stopped("new", *calls)).verdict is Verdict.DIVERGED
 
 
 TIMED_OUT = attrs.evolve(
