@@ -2,9 +2,11 @@
 
 `HiddenValues` knows pairs of a value and what stands in its place, and rewrites text,
 bytes and JSON. The same value has several spellings: JSON escapes quotes and controls,
-often everything beyond ASCII, and bytes travel in base64 (`flux.values`). Those are Flux's
-own doing or any encoder's, so they are looked for; what a function itself made of a value
-(a hash, base64 of its own, half of it) is another value.
+often everything beyond ASCII, and bytes travel in base64 (`flux.values`). Functions write a whole
+value in base64, in hexadecimal and as URLs have it, and anybody reads it there. So these are
+looked for as well, and what stands in their place is the stand-in in the same encoding: a replay
+hears the stand-in, encodes it, and has what was recorded. What a function else made of a value
+(a hash, half of it, base64 of a longer text) is another value.
 
 Rewritten JSON is JSON: a number that is hidden becomes a string, and a string is rewritten
 as what it says, not as what is written, so no escape is torn apart.
@@ -18,6 +20,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterable
+from urllib.parse import quote, quote_plus
 
 HIDDEN_CHARACTERS_MIN = 6
 """A shorter value is hidden only where a rule names its place."""
@@ -52,6 +55,10 @@ class HiddenValues:
         for spelling in (value,) if isinstance(value, bytes) else _spell(value):
             if spelling not in self._stand_ins:
                 self._stand_ins[_as_bytes(spelling)] = stand_in.encode()
+                self._pattern = None
+        for hidden, shown in zip(_encode(_as_bytes(value)), _encode(stand_in.encode()), strict=True):
+            if hidden not in self._stand_ins:
+                self._stand_ins[hidden] = shown
                 self._pattern = None
 
     def hide(self, data: bytes) -> bytes:
@@ -127,6 +134,18 @@ def _spell(value: str) -> set[bytes]:
     return {
         _as_bytes(value), _as_bytes(json.dumps(value)[1:-1]), _as_bytes(json.dumps(value, ensure_ascii=False)[1:-1])
     }  # fmt: skip
+
+
+def _encode(value: bytes) -> list[bytes]:
+    """The ways in which functions encode a whole value, always the same ones in the same order."""
+    base64s = [base64.b64encode(value), base64.urlsafe_b64encode(value)]
+    quoted = [quote(value), quote(value, safe=""), quote_plus(value)]
+    return [
+        *base64s,
+        *(each.rstrip(b"=") for each in base64s),
+        *(each.encode() for each in quoted),
+        value.hex().encode(),
+    ]
 
 
 def _as_bytes(value: str | bytes) -> bytes:

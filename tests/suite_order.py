@@ -70,6 +70,8 @@ SECONDS = {
     "integration/test_world.py": 20,
     "integration/test_zygotes.py": 25,
     "queue/test_jobs.py": 25,
+    "secrets/test_planted.py": 20,
+    "states/test_at.py": 8,
     "tidy/test_benchmarks.py": 18,
     "tidy/test_gates.py": 60,
 }

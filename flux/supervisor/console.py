@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from flux import why
+from flux.config import RecordingConfig
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
@@ -32,7 +33,6 @@ from flux.store import reading
 from flux.store.jobs import list_jobs_of
 from flux.store.postgres import DatabaseError, Pool
 from flux.store.replays import list_replays
-from flux.store.retention import Retention
 from flux.supervisor import metrics
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_bisect import BisectDesk
@@ -154,9 +154,9 @@ class Console:
         self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *, schema: str = "public",
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
-        retention: Callable[[], Retention] = lambda: Retention(30, 90),
+        recording: Callable[[], RecordingConfig] = RecordingConfig,
     ) -> None:  # fmt: skip
-        """``start`` runs what goes on beside an answer; ``retention`` is how long records are to be kept."""
+        """``start`` runs what goes on beside an answer; ``recording`` is what is said of records."""
         self._pool = pool
         self._live = live
         self._host = host
@@ -169,7 +169,7 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._records = RecordsDesk(pool, retention)
+        self._records = RecordsDesk(pool, recording, self._find)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._heartbeat_s = heartbeat_s
 
@@ -254,6 +254,8 @@ class Console:
                 ask, allowed = self._errors, ("since", "n")
             case ["state", "history"]:
                 ask, allowed = self._state.history, ("table", "key", "n")
+            case ["redact", "test"]:
+                ask, method = self._for(self._records.redact, request.body), "POST"
             case ["records", "prune"]:
                 ask, method, allowed = self._records.prune, "POST", ("dry_run",)
             case ["state", "blame"]:

@@ -1,25 +1,38 @@
-"""The console's questions about what is kept."""
+"""The console's questions about what is kept, and what is kept out."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+import msgspec
+
+from flux.config import RecordingConfig
+from flux.redact import RedactionRules
+from flux.store import reading
 from flux.store.postgres import Pool
 from flux.store.retention import Retention, prune
-from flux.supervisor.console_query import Query, flag
-from flux.supervisor.present import Document, show_moment
+from flux.supervisor.console_query import BadQueryError, Query, flag
+from flux.supervisor.present import Document, show_json, show_moment
+from flux.supervisor.redact_trial import Tested, try_document, try_execution
 
 
 class RecordsDesk:
     """Answers them."""
 
-    def __init__(self, pool: Pool, retention: Callable[[], Retention]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        recording: Callable[[], RecordingConfig],
+        find: Callable[[str], Awaitable[reading.Summary]],
+    ) -> None:
+        """``find`` returns the execution that a text means."""
         self._pool = pool
-        self._retention = retention
+        self._recording = recording
+        self._find = find
 
     async def prune(self, query: Query) -> Document:
         """Take out what is old, as the server does by itself each day; with ``dry_run`` only count it."""
         dry_run = flag(query, "dry_run", default=False)
-        retention = self._retention()
+        retention = retention_of(self._recording())
         pruned = await prune(self._pool, retention, datetime.now(UTC), dry_run=dry_run)
         return {
             "schema": "flux.records-pruned/1",
@@ -35,3 +48,36 @@ class RecordsDesk:
             "blobs": pruned.blobs,
             "waiting": pruned.waiting,
         }
+
+    async def redact(self, body: bytes) -> Document:
+        """Answer with what the rules of redaction would take out of a document, or of an execution on record."""
+        try:
+            said = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+            name = msgspec.json.decode(said["execution"], type=str) if "execution" in said else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BadQueryError(f"the body can't be read: {error}", remedy=_REMEDY) from error
+        if len(said) != 1 or not said.keys() <= {"document", "execution"}:
+            raise BadQueryError("the body names neither a document nor an execution", remedy=_REMEDY)
+        rules = RedactionRules.parse(self._recording().redact)
+        tested: Tested
+        if name is None:
+            tested = try_document(rules, bytes(said["document"]))
+        else:
+            summary = await self._find(name)
+            _, execution = await reading.get_execution(self._pool, summary.id)
+            tested, name = try_execution(rules, execution), summary.name
+        return {
+            "schema": "flux.redact-test/1",
+            "rules": list(self._recording().redact),
+            "execution": name,
+            "document": None if tested.document is None else show_json(tested.document),
+            "taken": [{"part": each.part, "path": each.path} for each in tested.taken],
+        }
+
+
+_REMEDY = 'send {"document": ...} or {"execution": "ID"}'
+
+
+def retention_of(recording: RecordingConfig) -> Retention:
+    """Return how long records are to be kept."""
+    return Retention(recording.retention_days, recording.error_retention_days)

@@ -22,12 +22,12 @@ import trio
 
 from flux.config import Config
 from flux.project import Project, read_project, read_source_version
-from flux.store.retention import Retention
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
+from flux.supervisor.console_records import retention_of
 from flux.supervisor.cron import Cron
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments
@@ -163,10 +163,6 @@ class Server:
                 current = deployments.current
                 return self.project.config if current is None else current.config
 
-            def get_retention() -> Retention:
-                recording = get_config().recording
-                return Retention(recording.retention_days, recording.error_retention_days)
-
             checks = ServerChecks(self.backing, self._prepared, isolation, self._executor, get_config)
             shelf = Shelf(deployments, self.root)
             replayer = Replayer(shelf, self.backing, Tenant().schema, worlds)
@@ -197,11 +193,11 @@ class Server:
             running = Running(deployments, deployer, host, address.url)
             door = Door(token, address.hosts)
             console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run),
-                              retention=get_retention)
+                              recording=lambda: get_config().recording)
             front_door = FrontDoor(deployments, self._executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             await deployer.keep_recorded()
-            upkeep = Upkeep(self.backing.owner, get_retention, self.story.crash)
+            upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
             said = self.project.config.queue
             queue = Queue(
