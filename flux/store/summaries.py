@@ -30,6 +30,8 @@ SLACK = timedelta(days=1)
 
 AMBIGUOUS_SHOWN_MAX = 10
 LATEST_SHOWN = 2
+NO_REPLAY = Condition("trigger", ("replay",), negated=True)
+"""What happened is meant, and not replays of it."""
 OFFSET_MAX = 1_000_000
 
 
@@ -158,7 +160,7 @@ async def _find_by_place(connection: Connection, wanted: str) -> Summary:
 
 
 async def _describe_latest(connection: Connection) -> str:
-    query, arguments = where(QUERIES.list_executions, (), (LATEST_SHOWN,))
+    query, arguments = where(QUERIES.list_executions, (NO_REPLAY,), (LATEST_SHOWN,))
     latest = [make_summary(row) for row in await connection.fetch(query, *arguments)]
     if not latest:
         return "nothing is recorded yet: send a request, or use flux invoke"
@@ -211,8 +213,7 @@ async def _list(
 ) -> list[Summary]:
     conditions = make_conditions(filter_)
     if not any(term.key in ("trigger", "name") for term in filter_.terms):
-        # What happened is asked for. Replays of it are a filter away.
-        conditions.append(Condition("trigger", ("replay",), negated=True))
+        conditions.append(NO_REPLAY)  # Replays are a filter away.
     is_exact = all(term.key != "error" for term in filter_.terms)
     found: list[Summary] = []
     async with pool.acquire() as connection:

@@ -185,7 +185,7 @@ class ReplayStream:
             try:
                 with self._scope:
                     await self._replay()
-                if self._is_stopping:
+                if self._is_stopping and self._scope.cancelled_caught:
                     problem = ServerStoppingError(
                         f"the server is stopping: {self._replayed} of {len(self._summaries)} were replayed",
                         remedy="ask again when it is back",

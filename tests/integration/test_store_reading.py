@@ -91,7 +91,7 @@ NO_EXECUTION = ["qk9a", "00000000", "ffff", str(uuid.UUID(int=7)), "@-3", "@-0",
 
 
 async def test_what_names_no_execution_is_an_error_with_the_latest_ones(pool: Pool) -> None:
-    await store(pool, named("qk3", 1), named("qk7", 2))
+    await store(pool, named("qk3", 1), named("qk7", 2), named("qk8", 3, trigger=Trigger("replay")))
     for text in NO_EXECUTION:
         with pytest.raises(NoSuchExecutionError) as caught:
             found = await reading.find_summary(pool, text)
