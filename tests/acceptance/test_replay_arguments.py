@@ -15,14 +15,11 @@ from tests.dev_process import run_flux
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("replay", "./functions/shop.py"), "ends in .fluxcase"),
         (("replay", "notes.txt"), "ends in .fluxcase"),
-        (("replay", "nothere.fluxcase"), "cannot read nothere.fluxcase"),
         (("replay", "qk3f81xa", "--answer", "0=503"), "with N from 1 on"),
         (("replay", "qk3f81xa", "--answer", "1=99999"), "no status from 200 to 599, and no file"),
         (("replay", "qk3f81xa", "--answer", "1=nowhere.json"), "nowhere.json is no file"),
         (("incident", "replay", "2026-11-02..2026-11-01"), "ends before it begins"),
-        (("incident", "replay", "last:1h", "--in-turn"), "are for --interleave"),
     ],
 )
 def test_a_wrong_argument_is_told_with_what_to_write(
