@@ -17,7 +17,7 @@ is put together in a ``DO`` block is named as such; what functions do when they 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import attrs
 
@@ -54,6 +54,9 @@ class MigrationFile(Protocol):
         """What it does."""
 
 
+_File = TypeVar("_File", bound=MigrationFile)
+
+
 @attrs.frozen
 class Drift:
     """A place where the folder and the database cannot be of one history."""
@@ -84,7 +87,7 @@ def digest_migration(sql: str) -> str:
     return hashlib.sha256(sql.replace("\r\n", "\n").encode()).hexdigest()
 
 
-def list_pending(files: Sequence[MigrationFile], applied: Mapping[str, str]) -> tuple[MigrationFile, ...]:
+def list_pending(files: Sequence[_File], applied: Mapping[str, str]) -> tuple[_File, ...]:
     """Return what is to be applied, in order; ``applied`` has the digests of what was, by name."""
     return tuple(sorted((file for file in files if file.path not in applied), key=lambda file: file.number))
 

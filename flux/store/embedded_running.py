@@ -21,8 +21,8 @@ def find_running_postgres(directory: Path, *, user: str, database: str) -> Conne
     try:
         lines = (folder.data / "postmaster.pid").read_text().splitlines()
         password = folder.password.read_text().strip()
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, PermissionError):
+        return None  # Who may not read this may not start a server there either, and is told so then.
     if len(lines) <= _STATUS_LINE or lines[_STATUS_LINE].strip() != "ready":
         return None
     if int(lines[0]) not in {server.pid for server in list_servers(folder)}:

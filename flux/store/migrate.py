@@ -16,12 +16,11 @@ and one that was changed since is refused: two databases with the same history m
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 
 from flux.errors import BrokenInvariantError, OperatorError
-from flux.migration_plan import digest_migration
+from flux.migration_plan import MigrationFile, digest_migration
 from flux.sql_script import SqlStatement, get_line, split_script
 from flux.store.postgres import (
     BadQueryArgument,
@@ -86,20 +85,8 @@ class GuestRoleError(OperatorError):
     code = "FLX236"
 
 
-class UserMigration(Protocol):
-    """What is needed of a project's migration; `flux.project.Migration` is one."""
-
-    @property
-    def number(self) -> int:
-        """Place in the order."""
-
-    @property
-    def path(self) -> str:
-        """The file, relative to the project: also the name by which it is known as applied."""
-
-    @property
-    def sql(self) -> str:
-        """What it does."""
+UserMigration = MigrationFile
+"""A project's migration; `flux.project.Migration` is one."""
 
 
 @attrs.frozen

@@ -74,7 +74,7 @@ async def plan_migrations(
 ) -> MigrationPlan:
     """Say what would be done. Nothing is changed."""
     applied = await list_applied(connection, tenant)
-    pending = tuple(file for file in files if file in list_pending(files, applied))
+    pending = list_pending(files, applied)
     losses = (
         find_losses(pending, await read_tables(connection, tenant.schema), tenant.schema) if pending else ()
     )

@@ -40,8 +40,6 @@ class ProjectDatabase:
     """Of Flux's own role."""
     is_embedded: bool
     """It is dev's own: under the project's ``.flux/``."""
-    is_served: bool
-    """A server of this folder is running."""
     detail: str
     """Which one it is, and whether it was started for this command."""
 
@@ -54,21 +52,16 @@ async def open_project_database(
     project = read_project(root)
     flux_folder = prepare_flux_folder(root)
     served_place = _find_served_place(flux_folder)
-    is_served = served_place is not None
     named = url or project.config.database.url
     if named:
         options = parse_url(named)
         _check_same(served_place, options.place)
-        yield ProjectDatabase(
-            project, options, is_embedded=False, is_served=is_served, detail=f"at {options.place}"
-        )
+        yield ProjectDatabase(project, options, is_embedded=False, detail=f"at {options.place}")
         return
     _check_same(served_place, EMBEDDED_PLACE)
     folder = flux_folder / "pg"
-    if is_served and (running := find_running_postgres(folder, user=SUPERUSER, database=DATABASE)):
-        yield ProjectDatabase(
-            project, running, is_embedded=True, is_served=True, detail="embedded, the running server's"
-        )
+    if served_place and (running := find_running_postgres(folder, user=SUPERUSER, database=DATABASE)):
+        yield ProjectDatabase(project, running, is_embedded=True, detail="embedded, the running server's")
         return
     try:
         async with open_embedded_postgres(folder, database=DATABASE, user=pg_user) as server:
@@ -77,8 +70,7 @@ async def open_project_database(
                 project, ConnectOptions(
                     host=address.host, port=address.port, user=address.user, password=address.password,
                     database=address.database,
-                ), is_embedded=True, is_served=False,
-                detail=f"embedded, {first}started for this command",
+                ), is_embedded=True, detail=f"embedded, {first}started for this command",
             )  # fmt: skip
     except PostgresInUseError as error:
         raise PostgresInUseError(
