@@ -222,8 +222,8 @@ def undecided(original: Execution, reason: str) -> Judged:
 
 def gone(original: Execution) -> Judged:
     """Return that the code has nothing any more that would answer."""
-    change = Change(original.function, Finding.CHANGED, "there is no such function any more")
-    return Judged.of(original, Finding.CHANGED, "the code has no such function", change)
+    change = Change(original.function, Finding.CHANGED, "nothing answers it any more")
+    return Judged.of(original, Finding.CHANGED, "the code has no function for it", change)
 
 
 def _judge(diff: Diff, verdict: Verdict, leaving: AbstractSet[str]) -> Judged:
@@ -248,7 +248,9 @@ def _judge(diff: Diff, verdict: Verdict, leaving: AbstractSet[str]) -> Judged:
         change = Change(original.function, Finding.CHANGED, effect, _find_root(diff, effect))
         return Judged.of(original, Finding.CHANGED, "its answer or its effects are others", change, diff)
     if not has_ended:
-        return undecided(original, f"the replay was stopped: {diff.b.stopped}")
+        # Where exactly is another place in each.
+        reason = re.sub(r"\bcall [0-9]+", "a call", diff.b.stopped or "")
+        return undecided(original, f"the replay was stopped: {reason}")
     return Judged.of(original, Finding.SAME, "it answers and does the same")
 
 

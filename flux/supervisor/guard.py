@@ -18,6 +18,7 @@ import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import attrs
 import trio
@@ -30,7 +31,9 @@ from flux.filter import Filter
 from flux.guard import WORSE, Change, Finding, Judged, Report, choose, decide, gone, group, judge, undecided
 from flux.hostcall import Effect
 from flux.hostcalls import all_kinds
+from flux.message import RawPath
 from flux.project import Migration
+from flux.routes import Match
 from flux.store import reading
 from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
@@ -112,10 +115,12 @@ class Guard:
                 migrations = await self._list_applied(candidate)
                 acceptances = await self._read_acceptances(on, candidate)
                 chosen = await self._choose(order.last)
+                trial = _Trial(self._pool, self._replayer, candidate)
                 with self._held(candidate.current, migrations):
-                    judged = await _Trial(self._pool, self._replayer, candidate).run(chosen.summaries)
+                    judged = await trial.run(chosen.summaries)
             report = decide(judged, acceptances, self._today(), order.undecided_share_max)
-            return Gate(report.passes, self._describe(order, chosen, report, candidate))
+            not_seen = sorted(candidate.live.runnables.keys() - trial.ran)
+            return Gate(report.passes, self._describe(order, chosen, report, not_seen))
 
         return look
 
@@ -165,21 +170,15 @@ class Guard:
         )  # fmt: skip
 
     def _describe(
-        self, order: GuardOrder, chosen: Chosen, report: Report, candidate: Candidate
+        self, order: GuardOrder, chosen: Chosen, report: Report, not_seen: Sequence[str]
     ) -> dict[str, object]:
-        asked = {each.function for each in chosen.summaries}
-        asked |= {f"{each.method} {each.route}" for each in chosen.summaries}
         return {
             **report_json(report, {each.id: each for each in chosen.summaries}, self._today()),
             "asked": order.last,
             "looked_at": chosen.looked_at,
             "strata": chosen.strata,
             "not_whole": chosen.not_whole,
-            "not_seen": sorted(
-                name
-                for name, runnable in candidate.live.runnables.items()
-                if name not in asked and runnable.function.route not in asked
-            ),
+            "not_seen": list(not_seen),
         }
 
 
@@ -207,9 +206,9 @@ class _Trial:
         self._pool = pool
         self._replayer = replayer
         self._on = candidate.on
-        self._functions = {
-            name: runnable.function.route for name, runnable in candidate.live.runnables.items()
-        }
+        self._live = candidate.live
+        self.ran: set[str] = set()
+        """Functions of the candidate on which an execution was replayed."""
         current = candidate.current
         self._served = None if current is None else current.deployment.id
         # What the database is asked is seen by its rows.
@@ -257,12 +256,12 @@ class _Trial:
     # --- one execution -----------------------------------------------------------------------------
 
     async def _judge(self, original: Execution) -> Judged:
-        name = self._find_function(original)
-        if name is None:
+        counterpart = self._find_counterpart(original)
+        if counterpart is None:
             return gone(original)
         try:
-            # A handler may be renamed: whoever sends the request names its route.
-            replay = await self._replayer.replay(attrs.evolve(original, function=name), self._on, {})
+            replay = await self._replayer.replay(counterpart, self._on, {})
+            self.ran.add(counterpart.function)
         except FluxError as error:
             return _give_up(original, error)
         diff = await compare_sides(Side.of(original), side_of_replay(replay))
@@ -281,11 +280,22 @@ class _Trial:
             return await self._judge_beside_own(original, served, replay)
         return await self._judge_beside_served(original, served, replay)
 
-    def _find_function(self, original: Execution) -> str | None:
-        if original.function in self._functions:
-            return original.function
-        route = f"{original.trigger.method} {original.trigger.route}"
-        return next((name for name, own in self._functions.items() if own is not None and own == route), None)
+    def _find_counterpart(self, original: Execution) -> Execution | None:
+        """Return it as the candidate would run it; None if nothing would.
+
+        Whoever sends a request names its path: a handler may be renamed, and one that keeps its name and not its route
+        is gone.
+        """
+        trigger = original.trigger
+        if trigger.kind != "http":
+            return original if original.function in self._live.runnables else None
+        found = self._live.routes.match(trigger.method, _escape(trigger.path))
+        if not isinstance(found, Match):
+            return None
+        route = found.pattern.partition(" ")[2]
+        if route != trigger.route:
+            trigger = attrs.evolve(trigger, route=route, params=tuple(found.params.items()))
+        return attrs.evolve(original, function=found.target.function.name, trigger=trigger)
 
     async def _rehearse(self, original: Execution) -> Replay:
         """Run it on the code that is served, in the database as it was."""
@@ -353,6 +363,11 @@ class _Trial:
             if judge(diff, verdict, self._leaving).finding not in (Finding.SAME, Finding.UNDECIDED):
                 return False
         return True
+
+
+def _escape(path: str) -> RawPath:
+    """Return a path of a record as it may have been sent: in a record a slash alone is still escaped."""
+    return RawPath("%2F".join(quote(part, safe="/") for part in path.split("%2F")))
 
 
 def _give_up(original: Execution, error: FluxError) -> Judged:
