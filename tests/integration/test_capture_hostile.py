@@ -78,9 +78,9 @@ async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database
         f"and has_function_privilege('{GUEST}', p.oid, 'execute')"
     ).split("\n")
     assert sorted(function.partition("(")[0] for function in functions) == [
-        "flux.commit_record", "flux.mark_transaction", "flux.world_changes", "flux.world_ddl", "flux.world_has_written",
-        "flux.world_images", "flux.world_migrations", "flux.world_moves", "flux.world_rows", "flux.world_shapes",
-        "flux.world_undo",
+        "flux.commit_record", "flux.end_job", "flux.mark_transaction", "flux.push_job", "flux.world_changes",
+        "flux.world_ddl", "flux.world_has_written", "flux.world_images", "flux.world_migrations", "flux.world_moves",
+        "flux.world_rows", "flux.world_shapes", "flux.world_undo",
     ]  # fmt: skip
     async with open_guest(database) as guest:
         for place in named:
@@ -105,6 +105,8 @@ async def test_a_guest_can_touch_nothing_of_flux_but_what_takes_a_token(database
             "select * from flux.world_images('x', pg_current_snapshot(), 'customers')",
             "select * from flux.world_rows('x', 'customers') as r(id int)",
             "select flux.world_has_written('x')",
+            "select flux.push_job('x', gen_random_uuid(), 'acme', 'f', '', null, null, null, 0)",
+            "select flux.end_job('x', gen_random_uuid(), gen_random_uuid(), 1, gen_random_uuid())",
         ):  # fmt: skip
             assert await refusal(guest.connection, sql) in ("42501", "0A000"), sql
 
