@@ -6,6 +6,7 @@ Most commands run in this process, where a start costs nothing; the last test ha
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from flux.cli import main
 from tests.conftest import Database, create_database
-from tests.dev_process import database_url, run_flux, running_dev, write_project
+from tests.dev_process import database_url, running_dev, write_project
 from tests.postgres_server import PostgresServer
 
 USERS = "create table users (id int primary key, plan text);\ninsert into users values (1, 'free');\n"
@@ -45,13 +46,18 @@ class Done:
 
 def flux(project: Path, database: Database, *arguments: str, stdin: str = "") -> Done:
     """Run ``flux db ARGUMENTS`` on a database."""
+    return flux_here(project, *arguments, "--database-url", database_url(database), stdin=stdin)
+
+
+def flux_here(project: Path, *arguments: str, stdin: str = "") -> Done:
+    """Run ``flux db ARGUMENTS`` on whatever database is the project's."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.chdir(project))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "stdin", io.StringIO(stdin))
-        code = main(["db", *arguments, "--database-url", database_url(database)])
+        code = main(["db", *arguments])
     return Done(code, out.getvalue(), err.getvalue())
 
 
@@ -292,19 +298,26 @@ def test_a_live_schema_is_brought_to_schema_sql_and_keeps_its_rows(
 
 def test_commands_use_the_database_of_the_server_that_runs(tmp_path: Path, bare: Database) -> None:
     project = project_of(tmp_path, _001=USERS)
+    ids = ("query", "select id from users order by 1", "--json")
     with running_dev(project) as server:
         assert server.request("POST", "/users", {"id": 2}).status == 204
-        assert server.json("db", "query", "select id from users order by 1")["rows"] == [[1], [2]]
-        assert "embedded, the running server's" in server.command("db", "query", "select 1").stderr
+        assert server.json("db", *ids[:2])["rows"] == [[1], [2]]
+        assert "embedded, the running server's" in flux_here(project, "query", "select 1").stderr
         refused = flux(project, bare, "query", "select 1")
         assert refused.returncode == 2 and "FLX594" in refused.stderr
-        assert "FLX598" in server.command("db", "reset", "--yes", "--records").stderr
-        assert server.json("db", "reset", "--yes")["done"] == ["migrations/001.sql"]
+        assert "FLX598" in flux_here(project, "reset", "--yes", "--records").stderr
+        assert json.loads(flux_here(project, "reset", "--yes", "--json").stdout)["done"] == ["migrations/001.sql"]
         assert server.request("POST", "/users", {"id": 2}).status == 204, "functions work on the new table"
-        assert server.json("db", "query", "select id from users order by 1")["rows"] == [[1], [2]]
-    alone = run_flux(project, "db", "query", "select count(*) from users", "--json")
-    assert json.loads(alone.stdout)["rows"] == [[2]], "the command starts the server when none runs"
-    with running_dev(project, bare) as server:
-        refused = server.command("db", "query", "select 1")
-        assert refused.returncode == 2 and "FLX594" in refused.stderr and database_url(bare) not in refused.stderr
-        assert flux(project, bare, "query", "select 1").returncode == 0
+        assert json.loads(flux_here(project, *ids).stdout)["rows"] == [[1], [2]]
+    assert json.loads(flux_here(project, *ids).stdout)["rows"] == [[1], [2]], "started when no server runs"
+
+
+def test_a_database_that_only_the_server_was_told_of_is_never_guessed(tmp_path: Path, bare: Database) -> None:
+    project = project_of(tmp_path, _001=USERS)
+    (project / ".flux").mkdir()
+    said = {"url": "http://127.0.0.1:1", "token": "t", "pid": os.getpid(), "database": bare.options().place}
+    (project / ".flux" / "dev.json").write_text(json.dumps(said))
+    refused = flux_here(project, "migrate")
+    assert refused.returncode == 2 and "FLX594" in refused.stderr and bare.options().place in refused.stderr
+    assert not (project / ".flux" / "pg").exists(), "no other database was made"
+    assert flux(project, bare, "migrate").returncode == 0
