@@ -578,3 +578,12 @@ async def test_a_worker_has_only_its_own_descriptors_and_an_empty_environment(
     assert shown["descriptors"] == [0, 1, 2, 3]
     assert shown["environment"] == sorted([*KEPT_VARIABLES, *ONE_THREAD])
     assert shown["cwd"] == str(folder)
+
+
+async def test_a_decorator_without_parentheses_makes_a_function_without_a_route(
+    project: Callable[..., Path],
+) -> None:
+    bare = GOOD + "\n@function\ndef bare(ctx, input):\n    return 'hello'\n"
+    async with running(project(a=bare)) as sandbox:
+        assert {found.name: found.route for found in sandbox.functions}["bare"] is None
+        assert is_hello(await run(sandbox, "bare"))

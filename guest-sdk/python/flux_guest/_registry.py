@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -77,6 +77,11 @@ def _find_mistake(registered: Any) -> str:
     return ""
 
 
+@overload
+def function(route: Handler, /) -> Handler: ...
+
+
+@overload
 def function(
     route: str | None = None,
     *,
@@ -88,8 +93,22 @@ def function(
     cron: str | None = None,
     middleware: list[str] | None = None,
     input: Any = None,
-) -> Callable[[Handler], Handler]:
-    """Make ``handler(ctx, input)`` a function of this project.
+) -> Callable[[Handler], Handler]: ...
+
+
+def function(
+    route: Any = None,
+    *,
+    name: str | None = None,
+    atomic: bool = True,
+    isolation: str | None = None,
+    timeout: float | str | None = None,
+    retries: int = 0,
+    cron: str | None = None,
+    middleware: list[str] | None = None,
+    input: Any = None,
+) -> Any:
+    """Make ``handler(ctx, input)`` a function of this project. Without anything to say, ``@function`` alone will do.
 
     ``route``
         ``"POST /orders/{id}"``; without one it is reached by queue, cron or invoke.
@@ -138,6 +157,10 @@ def function(
             raise RegistrationError(f"{os.path.basename(file)}:{line}: {mistake}")
         FUNCTIONS[registered.name] = registered
         return handler
+
+    if callable(route):
+        handler, route = route, None
+        return register(handler)
 
     return register
 
