@@ -158,10 +158,10 @@ def _cannot_listen(error: OSError, host: str, port: int) -> OperatorError:
             by = "another process (of another user, or in another container)"
         else:
             by = f'"{holder.name}" (process {holder.pid})'
+        other = port + 1 if port < 65535 else port - 1
         return PortInUseError(
             f"port {port} on {host} is in use by {by}",
-            remedy=f"stop it, or take another port, such as {port + 1 if port < 65535 else port - 1}: flux dev --port, "
-            "flux serve --bind",
+            remedy=f"stop it, or take another port: flux dev --port {other}, flux serve --bind {host}:{other}",
         )
     remedy = "use an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
     if error.errno == errno.EACCES:

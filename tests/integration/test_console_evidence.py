@@ -183,9 +183,10 @@ async def test_who_wrote_each_column_that_was_read_as_of_the_snapshot(each_world
     email, plan = (await look_up(world, failed)).row_writers
     assert (email.column, email.value, email.before, email.execution) == ("email", '"a@b.com"', None, created.name)
     assert attrs.evolve(plan, at_ns=0) == attrs.evolve(
-        email, column="plan", value="null", before='"free"', execution=emptied.name, function="cancel", sha="0ld",
-        at_ns=0,
+        email, column="plan", value="null", before='"free"', execution=emptied.name, execution_id=emptied.id,
+        function="cancel", sha="0ld", at_ns=0, xid=plan.xid,
     )  # fmt: skip
+    assert plan.xid > email.xid > 0
     assert (plan.call, plan.schema, plan.table, plan.key, plan.outside) == (2, "public", "users", '{"id":1}', False)
     assert plan.at_ns > email.at_ns > 0
 

@@ -3,6 +3,8 @@
 The real host is in ``test_net.py``, real libraries are in ``test_unmodified_libraries.py``.
 """
 
+import base64
+import errno
 import json
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -280,3 +282,33 @@ async def test_a_failure_is_what_an_operating_system_raises_and_names_its_call(t
             assert frame[0] == "raise" and "why" in frame[1]["message"] and frame[1]["call"] == 1
             found[name] = frame[1]["type"]
     assert found == FAILURES
+
+
+async def test_a_closed_socket_serves_its_files_until_the_last_is_closed(tmp_path: Path) -> None:
+    """As CPython's own does: urllib closes the connection of an answer whose body has not come yet."""
+    source = """
+        import urllib.request
+
+        @function()
+        def f(ctx, input):
+            with urllib.request.urlopen("http://shop.test/") as answer:
+                body = answer.read().decode()
+            connection = socket.create_connection(("shop.test", 80))
+            with connection.makefile("rb") as file:
+                connection.close()
+                open_with_file = connection.fileno() >= 0
+                line = file.readline().decode()
+            try:
+                connection.recv(1)
+            except OSError as error:
+                refused = error.errno
+            return [body, open_with_file, line, connection.fileno(), refused]
+    """
+    heard = (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", b"the ", b"body", b"", b"a line\n")
+    received = plain({"net.recv": tuple({"$bytes": base64.b64encode(data).decode()} for data in heard)})
+    frame, frames = await run(tmp_path, source, received)
+    assert told(frame) == ["the body", True, "a line\n", -1, errno.EBADF]
+    asked = calls(frames)
+    assert [name for name in asked if name in ("net.recv", "net.close")] == [
+        "net.recv", "net.recv", "net.recv", "net.recv", "net.close", "net.recv", "net.close"
+    ]  # fmt: skip

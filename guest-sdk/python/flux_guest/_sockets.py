@@ -201,7 +201,7 @@ class HostSocket(RealSocket):
     def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
         # Not the base's: it would ask the kernel.
         network = get_network()
-        self._io_refs, self._closed = 0, True
+        self._io_refs, self._closed, self._gone = 0, True, True
         self._family = socket.AF_INET if family == -1 else int(family)
         kind = socket.SOCK_STREAM if type == -1 else int(type)
         self._kind = kind & ~TYPE_FLAGS
@@ -225,7 +225,8 @@ class HostSocket(RealSocket):
         """Nothing more will be heard."""
         self.is_read_ahead = False
         """A transport of asyncio receives from it."""
-        self._closed = False
+        self._closed, self._gone = False, False
+        # Closed, it still serves the files that `makefile` has made of it, until the last of them is closed.
         self._descriptor = network.add(self)
 
     def __repr__(self) -> str:
@@ -265,7 +266,7 @@ class HostSocket(RealSocket):
         self._timeout_s = None if flag else 0.0
 
     def fileno(self) -> int:
-        return -1 if self._closed else self._descriptor
+        return -1 if self._gone else self._descriptor
 
     def get_inheritable(self) -> bool:
         return False
@@ -305,7 +306,7 @@ class HostSocket(RealSocket):
         self._options[level, optname] = int(value) if isinstance(value, int) else bytes(value)
 
     def _check(self) -> None:
-        if self._closed:
+        if self._gone:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     # Connecting
@@ -498,6 +499,7 @@ class HostSocket(RealSocket):
             self._network.ask("net.shutdown", [connection])
 
     def _real_close(self, _ss: Any = None) -> None:
+        self._gone = True
         if not self._let_go():
             return
         channel = self._network.channel
@@ -517,7 +519,7 @@ class HostSocket(RealSocket):
         return True
 
     def detach(self) -> int:
-        self._closed = True
+        self._closed, self._gone = True, True
         self._let_go()
         return self._descriptor
 

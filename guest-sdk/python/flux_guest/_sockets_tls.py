@@ -144,7 +144,7 @@ class HostTlsSocket(_Agreed, HostSocket):
         wrapped.__dict__.update(sock.__dict__)
         wrapped._io_refs, wrapped._closed = 0, False
         wrapped._network.sockets[sock.fileno()] = wrapped
-        sock._closed = True  # As after detach: the connection is another object's.
+        sock._closed, sock._gone = True, True  # As after detach: the connection is another object's.
         wrapped.context, wrapped.server_hostname = context, server_hostname
         wrapped.do_handshake_on_connect = do_handshake_on_connect
         wrapped.suppress_ragged_eofs = suppress_ragged_eofs
