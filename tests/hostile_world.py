@@ -162,7 +162,7 @@ def _make_modules(built: Path) -> WasmSandbox:
 
 def _is_worth_a_warm_worker(guest: Guest) -> bool:
     """A worker whose guest was killed serves nobody again, warm or not: one of those is enough."""
-    return guest.limits.timeout_s == Limits().timeout_s or guest.function == "spins"
+    return guest.limits.timeout_s >= Limits().timeout_s or guest.function == "spins"
 
 
 _PYTHON = tuple(_read_guests("python"))

@@ -68,7 +68,7 @@ def asks_without_listening(ctx: Context, input: dict) -> None:
 
 
 # Expect: killed protocol
-# Limits: {"host_calls_max": 100000}
+# Limits: {"host_calls_max": 100000, "timeout_s": 300}
 # Repeats: the end, not the way there; how much waits depends on how fast it is answered
 @function()
 def lets_answers_pile_up(ctx: Context, input: dict) -> None:
