@@ -1,9 +1,8 @@
 """How often tests repeat what they draw at random: kills, damage, cuts, records.
 
-The suite repeats each as often as its ten minutes allow. Whoever has more time multiplies that; this is a thousand
-kill -9::
+The suite repeats each as often as its ten minutes allow. Whoever has more time multiplies that::
 
-    FLUX_TEST_TIMES=5 ./test tests/faults/test_kill_9.py
+    FLUX_TEST_TIMES=10 ./test tests/faults/test_kill_9.py
 """
 
 import os

@@ -227,7 +227,7 @@ def check(evidence: Evidence) -> None:
     assert all(host == sanitize(host) for host in list_failed_hosts(execution))
 
 
-@settings(max_examples=40 * TIMES, deadline=None)
+@settings(max_examples=120 * TIMES, deadline=None)
 @given(all_evidence())
 def test_any_record_is_explained_and_nothing_in_the_explanation_is_invented(evidence: Evidence) -> None:
     check(evidence)
