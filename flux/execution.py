@@ -44,6 +44,11 @@ class Trigger:
     """Id of the job that this is an attempt at; empty unless ``kind`` is ``queue`` or ``cron``."""
     call: int | None = None
     """Seq of the host call of the parent that caused this: its push or its invoke; None without a parent."""
+    auth: bytes = b""
+    """Who asks, as the gateway has verified it, in JSON: ``kind`` ("jwt" or "api_key"), ``subject``, and ``claims`` or
+    ``scopes``. Empty: nobody was verified."""
+    user: bytes = b""
+    """Of an invoke: what ``ctx.user`` was to the function that invoked it, in JSON; empty when it was nothing."""
 
 
 @attrs.frozen
@@ -272,6 +277,8 @@ class Execution:
     record. 0: a fresh worker. None where that is not known."""
     replay_of: uuid.UUID | None = None
     """The execution that this one replayed; None: it is no replay."""
+    user: bytes = b""
+    """What ``ctx.user`` was last set to, in JSON; empty when nobody has set it."""
 
     @property
     def name(self) -> str:

@@ -131,6 +131,8 @@ class Redactor:
                 headers=self._headers(trigger.headers),
                 correlation=self._headers(trigger.correlation),
                 body=self._body(trigger.body),
+                auth=self._auth(trigger.auth),
+                user=self.user(trigger.user),
             )
         return attrs.evolve(redacted, path=self._path(trigger))
 
@@ -143,6 +145,8 @@ class Redactor:
             arguments = self._plaintext.sent(arguments)
         elif request.name.startswith("db.") and (self._rules.json_paths or self._rules.columns):
             arguments = self._database_arguments(arguments)
+        elif request.name == "invoke":
+            arguments = self._invoke_arguments(arguments)
         arguments = self._hidden.hide_json(arguments)
         return request if arguments is request.arguments else attrs.evolve(request, arguments=arguments)
 
@@ -194,6 +198,10 @@ class Redactor:
                 return attrs.evolve(outcome, detail=text(detail))
             case Interrupted(reason=reason):
                 return attrs.evolve(outcome, reason=text(reason))
+
+    def user(self, user: bytes) -> bytes:
+        """Return what ``ctx.user`` was set to, in JSON, as it may be stored."""
+        return self._hidden.hide_json(self._json(user)) if user else user
 
     def mutation(self, mutation: Mutation) -> Mutation:
         """Return the row change as it may be stored."""
@@ -302,6 +310,33 @@ class Redactor:
         if hidden is not redacted and _looks_like_json(redacted):
             return self._hidden.hide_json(redacted)
         return hidden
+
+    def _auth(self, auth: bytes) -> bytes:
+        """What the gateway has verified: a path means a claim, as it means a member of a body."""
+        if not auth or not self._rules.json_paths:
+            return self.user(auth)
+        said = values.decode_json(auth)
+        if isinstance(said, dict) and "claims" in said:
+            auth = values.encode_json({**said, "claims": self._json_value(said["claims"])})
+        return self.user(auth)
+
+    def _invoke_arguments(self, arguments: bytes) -> bytes:
+        """What another function is handed: its own record has it redacted as a body is, and so has its caller's."""
+        if not self._rules.json_paths:
+            return arguments
+        match values.decode_json(arguments):
+            case [function, value, *more]:
+                redacted = [function, self._json_value(value), *map(self._options_of_invoke, more)]
+                return values.encode_json_canonical(redacted)
+        return arguments
+
+    def _options_of_invoke(self, options: object) -> object:
+        if isinstance(options, dict) and "user" in options:
+            return {**options, "user": self._json_value(options["user"])}
+        return options
+
+    def _json_value(self, value: object) -> object:
+        return values.decode_json(self._json(values.encode_json(value)))
 
     def _fields_of_body(self, body: bytes) -> bytes:
         paths = self._rules.json_paths

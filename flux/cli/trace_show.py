@@ -65,6 +65,8 @@ def lines(trace: Record, width: int, *, whole: bool, quiet: bool) -> list[Line]:
     if (warning := render.completeness_line(trace)) is not None:
         result.append(warning)
     result += [[], *_input(trace.get("input"), width, whole=whole)]
+    if trace.data.get("user") is not None:
+        result += render.block("user", trace.get("user"), width, whole=whole)
     result += _calls(trace, width, whole=whole)
     places = render.places_of_calls(trace)
     result += render.mutation_lines(trace.records("mutations"), places, width, whole=whole)

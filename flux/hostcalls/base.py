@@ -103,8 +103,11 @@ class Functions(Protocol):
     ) -> str:
         """Push a job in the execution's transaction; return its id. ``payload`` is JSON."""
 
-    async def invoke(self, function: str, value: bytes, call_seq: int) -> Mapping[str, object]:
-        """Run ``function`` on ``value``, which is JSON, and return its answer; raise `HostCallFailed` if it fails."""
+    async def invoke(self, function: str, value: bytes, user: bytes, call_seq: int) -> Mapping[str, object]:
+        """Run ``function`` on ``value``, which is JSON, and return its answer; raise `HostCallFailed` if it fails.
+
+        ``user`` is whom it runs for, in JSON; empty: nobody.
+        """
 
 
 class LogLevel(enum.StrEnum):

@@ -40,7 +40,7 @@ from flux.execution import (
     Returned,
 )
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
-from flux.hostcalls import log
+from flux.hostcalls import log, user
 from flux.http_rules import check_response
 from flux.limits import Limits, format_duration, format_size
 from flux.message import HttpResponse
@@ -136,6 +136,8 @@ class Driven:
     """What was logged beyond the limit."""
     fuel: int | None = None
     """How far the guest had come; see `flux.execution.Execution.fuel`."""
+    user: bytes = b""
+    """See `flux.execution.Execution.user`."""
 
 
 async def drive(
@@ -227,6 +229,8 @@ class _Conversation:
         self._call_count = 0
         self._log_bytes = 0
         self._log_bytes_dropped = 0
+        self._user = b""
+        """What ``ctx.user`` was last set to, as the record has it."""
         self._stop: _Stop | None = None
         self._failure: Exception | None = None
         """What Flux itself ran into; it ends the execution and is raised as it is, in no group."""
@@ -267,7 +271,9 @@ class _Conversation:
             stop = reason  # Of a replay: the last words are others than those recorded.
         reusable = keep_worker and ended_well and await self._dismiss()
         fuel = self._fuel if self.is_exact else None
-        return Driven(stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, fuel)
+        return Driven(
+            stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, fuel, self._user
+        )
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
@@ -412,14 +418,17 @@ class _Conversation:
             self._sending = False
 
     def _take_line(self, request: HostCallRequest) -> None:
-        if request.name != log.NAME:
-            detail = f"{request.name} was sent without a number; only {log.NAME} wants no answer"
-            raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", detail))
         try:
-            line = log.read_line(request, self._elapsed_ns())
-        except (log.BadLogLineError, values.ValueFormatError) as error:
+            match request.name:
+                case log.NAME:
+                    self._keep_line(log.read_line(request, self._elapsed_ns()))
+                case user.NAME:
+                    self._user = self._redactor.user(user.read_user(request))
+                case other:
+                    detail = f"{other} was sent without a number; only {log.NAME} and {user.NAME} want no answer"
+                    raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", detail))
+        except (log.BadLogLineError, user.BadUserError, values.ValueFormatError) as error:
             raise _Stop(self._bounds.kill("protocol", "PROTOCOL.md", str(error))) from error
-        self._keep_line(line)
 
     def _keep_line(self, line: LogLine) -> None:
         size = len(line.message) + len(line.fields) + LINE_OVERHEAD_BYTES

@@ -593,5 +593,6 @@ class _Run:
             reads=tuple(database.reads),
             completeness=tuple(missing),
             fuel=None if driven is None else driven.fuel,
+            user=b"" if driven is None else driven.user,
             served_before=self._served_before,
         )

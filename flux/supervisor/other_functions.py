@@ -90,7 +90,7 @@ class OtherFunctions:
         )
         return str(pushed)
 
-    async def invoke(self, function: str, value: bytes, call_seq: int) -> Mapping[str, object]:
+    async def invoke(self, function: str, value: bytes, user: bytes, call_seq: int) -> Mapping[str, object]:
         """See `flux.hostcalls.base.Functions.invoke`."""
         chain = (*self._cause.chain, self._head.function)
         if function in chain:
@@ -104,7 +104,7 @@ class OtherFunctions:
                 "InvokeTooDeep", f"{len(chain)} functions wait for each other already: {' → '.join(chain)}",
                 code="FLX574", details={"depth_max": INVOKE_DEPTH_MAX},
             )  # fmt: skip
-        trigger = Trigger(kind="invoke", body=value, call=call_seq)
+        trigger = Trigger(kind="invoke", body=value, call=call_seq, user=user)
         cause = Cause(self._head.id, chain, NOT_AWAITED)
         try:
             execution, outcome = await self._run(function, trigger, parse_json(value), cause)

@@ -245,6 +245,7 @@ def trace_json(
         "schema": "flux.trace/1",
         "input": show_input(execution),
         "output": show_output(execution),
+        "user": show_user(execution),
         "stack": show_stack(execution),
         "calls": [call_json(call, execution) for call in execution.calls],
         "spans": list(spans),
@@ -274,6 +275,12 @@ def trace_json(
         "jobs": list(jobs),
         "replays": [replay_found_json(replay) for replay in replays],
     }
+
+
+def show_user(execution: Execution) -> Any:
+    """Return what ``ctx.user`` was in the end, as far as anybody has said; None: nothing."""
+    user = execution.user or execution.trigger.user or execution.trigger.auth
+    return show_json(user) if user else None
 
 
 def show_cause(execution: Execution) -> Document | None:
@@ -311,6 +318,7 @@ def show_input(execution: Execution) -> Any:
         "params": show_pairs(trigger.params),
         "query": show_pairs(trigger.query),
         "headers": show_pairs(trigger.headers),
+        "auth": show_json(trigger.auth) if trigger.auth else None,
         **show_body(trigger.body, trigger.headers),
     }
 

@@ -465,6 +465,7 @@ def describe_again(
         limits=runnable.limits,
         fuel=driven.fuel,
         served_before=0,
+        user=driven.user,
     )
 
 

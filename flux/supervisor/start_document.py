@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from flux import wire
 from flux.execution import Execution, Trigger
 from flux.limits import Limits
+from flux.supervisor.inputs import parse_json
 from flux.values import text_or_bytes
 
 
@@ -40,9 +41,12 @@ def make_document(
             "query": [list(pair) for pair in trigger.query],
             "headers": [list(pair) for pair in trigger.headers],
             "body": text_or_bytes(trigger.body),
+            "auth": parse_json(trigger.auth) if trigger.auth else None,
         },
         "input": value,
     }
+    if trigger.user:
+        document["user"] = parse_json(trigger.user)
     if tells_waits:
         document["tell_waits"] = True
     return wire.encode_start(document)

@@ -74,6 +74,11 @@ class Request {
     /** Header fields, names in lower case; repeated ones joined by a comma. */
     this.headers = joined(described.headers);
     this.#body = fromWire(described.body);
+    /**
+     * Who asks, as Flux has verified it before the function ran: `kind` ("jwt" or "api_key"), `subject`, and `claims` or
+     * `scopes`. null: nobody was verified.
+     */
+    this.auth = fromWire(described.auth ?? null);
   }
   /** The body as it came, in bytes. */
   get body() {
@@ -240,8 +245,18 @@ function readInvoked({ status, content_type: type, body }) {
   return typeof body === "string" && !/charset|^text\/|json/i.test(type) ? toBytes(body) : body;
 }
 
-/** Run another function on `input` in an execution of its own; the answer is what it answers. */
-const invoke = (name, input) => call("invoke", [String(name), plain(input)], readInvoked);
+// Whom it runs for
+
+const USER_BYTES_MAX = 64 * 1024;
+
+/** Return `user` as JSON has it; throw where that is nothing. */
+function plainUser(user) {
+  const text = JSON.stringify(user ?? null);
+  if (text === undefined) throw new TypeError(`ctx.user must have a form in JSON, as it goes on record: it is a ${typeof user}`);
+  const size = toBytes(text).length;
+  if (size > USER_BYTES_MAX) throw new RangeError(`ctx.user has ${size} bytes of JSON; ${USER_BYTES_MAX} are allowed`);
+  return JSON.parse(text);
+}
 
 // Log lines
 
@@ -298,24 +313,39 @@ const secrets = new Proxy(
 );
 
 /** What a handler gets as ctx. */
-export const makeContext = (start) => ({
-  request: new Request(start.request),
-  db,
-  http,
-  clock,
-  log,
-  queue,
-  invoke,
-  secrets,
-  random: new Random(),
-  /** Set by middleware. */
-  user: null,
-  /** This execution's name: what `flux why` takes. */
-  execution: start.execution,
-  /** An answer with its own status and headers. */
-  response: (body, options) => new Answer(body, options),
-  /** An HTTPError to throw: throw ctx.error(409, "CONFLICT", "taken"). */
-  error: (status, code, message) => new HTTPError(status, code, message),
-  /** Make a host call by its name, for one that has no method here. */
-  call: (name, parameters, { signal } = {}) => call(name, parameters, undefined, signal),
-});
+export const makeContext = (start) => {
+  const request = new Request(start.request);
+  let user = fromWire(start.user ?? null) ?? request.auth;
+  return {
+    request,
+    db,
+    http,
+    clock,
+    log,
+    queue,
+    /** Run another function on `input` in an execution of its own, for the same user; the answer is what it answers. */
+    invoke: (name, input) =>
+      call("invoke", [String(name), plain(input), ...(user === null ? [] : [{ user: plainUser(user) }])], readInvoked),
+    secrets,
+    random: new Random(),
+    /**
+     * Whom this runs for: what middleware has set, anything that has a form in JSON. Before anybody sets it, it is
+     * `request.auth`; in a function that another one invokes, the user of that.
+     */
+    get user() {
+      return user;
+    },
+    set user(value) {
+      tell("user.set", [plainUser(value)]);
+      user = value ?? null;
+    },
+    /** This execution's name: what `flux why` takes. */
+    execution: start.execution,
+    /** An answer with its own status and headers. */
+    response: (body, options) => new Answer(body, options),
+    /** An HTTPError to throw: throw ctx.error(409, "CONFLICT", "taken"). */
+    error: (status, code, message) => new HTTPError(status, code, message),
+    /** Make a host call by its name, for one that has no method here. */
+    call: (name, parameters, { signal } = {}) => call(name, parameters, undefined, signal),
+  };
+};

@@ -108,9 +108,11 @@ class OtherFunctionsStub:
         said = f"{function} {payload!r} {delay_s} {idempotency_key} {call_seq}"
         return str(uuid.UUID(bytes=hashlib.sha256(said.encode()).digest()[:16]))
 
-    async def invoke(self, function: str, value: bytes, call_seq: int) -> Mapping[str, object]:
+    async def invoke(self, function: str, value: bytes, user: bytes, call_seq: int) -> Mapping[str, object]:
         await trio.sleep(0.001 * (10 - call_seq % 10))
         match function:
+            case "price" if user:
+                kind, body = "application/json", user.decode()
             case "broken":
                 details = {"function": function, "execution": "qk3f81xa", "status": 404, "type": "HTTPError"}
                 raise HostCallFailed("InvokeFailed", "broken failed: HTTPError: gone", code="FLX575", details=details)

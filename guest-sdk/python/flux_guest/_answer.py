@@ -4,8 +4,6 @@ Mistakes are found here, where the message can say what stands where, and are
 raised as the function's own.
 """
 
-import dataclasses
-import enum
 import json
 import math
 import re
@@ -81,18 +79,7 @@ def encode_body(value: Any) -> str:
         raise AnswerError(f"the answer can't be JSON: {_find_trouble(value) or error}") from error
 
 
-def _default(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    fields = getattr(type(value), "__attrs_attrs__", None)
-    if fields is not None:
-        return {field.name: getattr(value, field.name) for field in fields}
-    if isinstance(value, enum.Enum):
-        return value.value
-    return _values.default_for_body(value)
-
-
-_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_default)
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_values.default_for_answer)
 
 
 def _find_trouble(value: Any) -> str:
@@ -124,7 +111,7 @@ def _find_trouble(value: Any) -> str:
                     break
         else:
             try:
-                found = look(_default(item), path)
+                found = look(_values.default_for_answer(item), path)
             except TypeError:
                 found = f"{path} is a {type(item).__name__}"
         above.discard(id(item))

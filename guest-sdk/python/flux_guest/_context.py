@@ -94,6 +94,9 @@ class Request:
         body = _values.from_json(described["body"])
         self.body: bytes = body.encode() if isinstance(body, str) else body
         """The body as it came."""
+        self.auth: dict[str, Any] | None = _values.from_json(described.get("auth"))
+        """Who asks, as Flux has verified it before the function ran: ``kind`` ("jwt" or "api_key"), ``subject``, and
+        ``claims`` or ``scopes``. None: nobody was verified."""
 
     def json(self) -> Any:
         """Return the body as JSON; raise `HTTPError` 400 when it is not."""
@@ -428,6 +431,10 @@ def _loggable(value: Any) -> Any:
         return f"(can't be shown: {type(problem).__name__})"
 
 
+USER_BYTES_MAX = 64 * 1024
+"""PROTOCOL.md's, of ``ctx.user`` in JSON."""
+
+
 class Secrets:
     """The project's secrets: ``ctx.secrets["NAME"]`` is a handle that the host replaces on the way out."""
 
@@ -449,6 +456,21 @@ def _plain_json(value: Any) -> Any:
     return json_module.loads(
         json_module.dumps(value, ensure_ascii=False, allow_nan=False, default=_values.default_for_body)
     )
+
+
+def _user_json(user: Any) -> Any:
+    """Return ``user`` as JSON has it; raise TypeError or ValueError where that is nothing."""
+    try:
+        text = json_module.dumps(
+            user, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_values.default_for_answer
+        )
+        size_bytes = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"ctx.user must have a form in JSON, as it goes on record: {error}") from error
+    if size_bytes > USER_BYTES_MAX:
+        raise ValueError(f"ctx.user has {size_bytes:,} bytes of JSON; {USER_BYTES_MAX:,} are allowed")
+    return json_module.loads(text)
 
 
 def _job(answer: Any) -> str:
@@ -505,17 +527,35 @@ class Context:
         """A `random.Random` seeded for this execution; a replay draws the same numbers."""
         self.log = Log(channel)
         self.secrets = Secrets(channel, door)
-        self.user: Any = None
-        """Set by middleware."""
+        self._channel = channel
+        user = _values.from_json(described.get("user"))
+        self._user: Any = self.request.auth if user is None else user
         self.execution: str = described["execution"]
         """This execution's name: what ``flux why`` takes."""
+
+    @property
+    def user(self) -> Any:
+        """Whom this runs for: what middleware has set, anything that has a form in JSON.
+
+        Before anybody sets it, it is ``ctx.request.auth``; in a function that another one invokes, the user of that.
+        """
+        return self._user
+
+    @user.setter
+    def user(self, user: Any) -> None:
+        self._channel.tell("user.set", [_user_json(user)])
+        self._user = user
 
     def invoke(self, function: str, input: Any = None) -> Awaitable[Any]:
         """Run ``function`` on ``input``, which is JSON, in an execution of its own, and return what it answers.
 
         JSON as what it means, text as str, anything else as bytes, no body as None. Raises `InvokeError` when it fails.
+        It runs for the same ``ctx.user``.
         """
-        return self._door("invoke", [function, _plain_json(input)], _read_invoked)  # type: ignore[no-any-return]
+        arguments = [function, _plain_json(input)]
+        if self._user is not None:
+            arguments.append({"user": _user_json(self._user)})
+        return self._door("invoke", arguments, _read_invoked)  # type: ignore[no-any-return]
 
     def response(
         self, body: Any = None, status: int = 200, headers: Mapping[str, Any] | None = None

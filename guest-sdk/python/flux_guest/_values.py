@@ -1,7 +1,9 @@
 """Values on the wire: JSON with tags for what JSON lacks. See PROTOCOL.md, "Values"."""
 
 import base64
+import dataclasses
 import datetime
+import enum
 import json
 import math
 import re
@@ -209,3 +211,15 @@ def default_for_body(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     raise TypeError(f"a {type(value).__name__} can't be written as JSON; convert it first")
+
+
+def default_for_answer(value: Any) -> Any:
+    """The same for what a function answers with, in which its own classes may stand."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    fields = getattr(type(value), "__attrs_attrs__", None)
+    if fields is not None:
+        return {field.name: getattr(value, field.name) for field in fields}
+    if isinstance(value, enum.Enum):
+        return value.value
+    return default_for_body(value)

@@ -158,7 +158,7 @@ class Worker:
     def _call(self, registered: Registered, start: dict[str, Any]) -> Any:
         channel = self._channel
         generator = random.Random(sha256(bytes.fromhex(start["seed"]) + b"ctx").digest())
-        described = {**start["request"], "execution": start["execution"]}
+        described = {**start["request"], "execution": start["execution"], "user": start.get("user")}
         names = start["middleware"]
         unknown = [name for name in names if name not in MIDDLEWARE]
         if unknown:
