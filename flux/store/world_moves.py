@@ -9,7 +9,7 @@ To begin again is to go back to a savepoint that was made before the first state
 go back with a transaction, and what a session keeps beside its transaction does not either: so both are seen to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -20,6 +20,7 @@ from flux.store.queries import QUERIES
 from flux.store.world import World, WorldError, quote
 from flux.store.world_catalog import Column, read_columns
 from flux.store.world_given import give
+from flux.store.world_large import large_name
 from flux.store.world_views import then_name
 
 MOVES_MAX = 200_000
@@ -68,6 +69,8 @@ class _Copy:
     insert: str
     upsert: str
     delete: str
+    locate: str
+    """Gives the keys of those that are there, each with where it is and who has changed or locked it."""
     is_plain: bool
     """Nothing but its key is unique."""
 
@@ -135,6 +138,19 @@ class WorldMover:
             case "upsert":
                 await self._connection.run(copy.upsert, [[image for _, _, image in states]])
 
+    async def locate_rows(self, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """Return where rows of copied tables are, by table and key.
+
+        A statement that changes a row, or locks it, makes this another.
+        """
+        places: dict[tuple[str, str], str] = {}
+        for table, group in groupby(sorted(rows), lambda row: row[0]):
+            copy = self._copies.get(table)
+            if copy is not None and table not in self._world.viewed:
+                found = await self._connection.fetch(copy.locate, [key for _, key in group])
+                places |= {(table, row["key"]): row["place"] for row in found}
+        return places
+
     async def check_deferred(self) -> None:
         """Check now what COMMIT would check, and let what comes next be checked at its own COMMIT."""
         await self._connection.execute("set constraints all immediate")
@@ -179,7 +195,13 @@ async def make_mover(connection: Connection, schema: str, world: World) -> World
     copies = {
         table: _describe_rows_of_then(schema, table, rows)
         if table in world.viewed
-        else _describe(schema, table, rows, is_plain=table not in not_plain)
+        else _describe(
+            schema,
+            table,
+            rows,
+            is_plain=table not in not_plain,
+            rows_place=large_name(table) if table in world.large else None,
+        )
         for table, rows in columns.items()
     }
     deferred = await connection.fetch(QUERIES.list_world_deferred)
@@ -193,9 +215,19 @@ def _describe_rows_of_then(schema: str, table: str, columns: Sequence[Column]) -
 
 
 def _describe(
-    schema: str, table: str, columns: Sequence[Column], *, is_plain: bool, place: str | None = None
+    schema: str,
+    table: str,
+    columns: Sequence[Column],
+    *,
+    is_plain: bool,
+    place: str | None = None,
+    rows_place: str | None = None,
 ) -> _Copy:
-    """Return how to write rows of ``table`` where they are in the world: in ``place``, or under the table's name."""
+    """Return how to write rows of ``table`` where they are in the world: in ``place``, or under the table's name.
+
+    ``rows_place`` is where they lie, if that is another.
+    """
+    rows_place = quote(rows_place or place or table)
     place = quote(place or table)
     stored = [quote(column.name) for column in columns if not column.generated]
     keys = [quote(column.name) for column in columns if column.is_key]
@@ -208,13 +240,18 @@ def _describe(
     insert = (
         f"insert into pg_temp.{place} ({names}) overriding system value select {values} from {records}"
     )
+    same = " and ".join(f"t.{key} = r.{key}" for key in keys)
     others = ", ".join(f"{name} = excluded.{name}" for name in stored if name not in keys)
     return _Copy(
         insert=insert,
         upsert=f"{insert} on conflict ({', '.join(keys)}) do {f'update set {others}' if others else 'nothing'}",
         delete=(
             f"delete from pg_temp.{place} t using {records} "
-            f"where {' and '.join(f't.{key} = r.{key}' for key in keys)}"
+            f"where {same}"
+        ),
+        locate=(
+            "select m.image as key, pg_catalog.concat(t.tableoid, t.ctid, t.xmax) as place "
+            f"from pg_temp.{rows_place} t, {records} where {same}"
         ),
         is_plain=is_plain,
     )

@@ -15,7 +15,8 @@ again in a world that has it.
 
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 import attrs
@@ -33,7 +34,9 @@ from flux.store.world import NEEDS_TABLE, REFUSED, World, WorldError, WorldPlan,
 from flux.store.world_moves import WorldMover, list_moves, make_mover
 from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
 from flux.supervisor.world_drawn import list_drawn
+from flux.supervisor.world_oracle import agrees, in_recorded_order
 from flux.supervisor.world_timeline import Moment, RowChange, RowState, Snapshot, Span, Timeline
+from flux.supervisor.world_waits import Location, Way, list_ways
 
 READ_ONLY = "25006"
 """SQLSTATE of a statement that would write to what is not a world's."""
@@ -45,10 +48,12 @@ TRIES_MAX = 8
 TRANSACTION_FAILED = "25P02"
 """SQLSTATE of anything that is asked after a statement has failed, until that is rolled back."""
 _SET_CALL = "select pg_catalog.set_config('flux.call', $1, false)"
-_LIST_CHANGES = (
+_CHANGES = (
     "select table_name, op, call, before::pg_catalog.text as before, after::pg_catalog.text as after "
-    "from pg_temp.flux_changes order by ctid"
+    "from pg_temp.flux_changes"
 )
+_LIST_CHANGES = f"{_CHANGES} order by ctid"
+_LIST_CHANGES_OF = f"{_CHANGES} where call = $1"
 
 CHANGED_WHOLE_MIN = 5_000
 """Rows of a table that a recording changed from which on the table is copied whole: row by row would take longer."""
@@ -360,17 +365,10 @@ class WorldDatabase:
         return tuple(self._make_mutation(row) for row in rows)
 
     def _make_mutation(self, row: Row) -> Mutation:
-        columns = self._world.keys.get(row["table_name"])
-        key = None
-        if columns is not None:
-            image = msgspec.json.decode(row["after"] or row["before"], type=dict[str, msgspec.Raw])
-            # As the log of changes writes it.
-            parts = (f"{values.encode(name).decode()}:{bytes(image[name]).decode()}" for name in columns)
-            key = "{" + ",".join(parts) + "}"
         return Mutation(
             schema=self._world.schema,
             table=row["table_name"],
-            key=key,
+            key=self._make_key(row["table_name"], row["after"] or row["before"]),
             op=OPERATION_OF_LETTER[row["op"]],
             before=row["before"],
             after=row["after"],
@@ -378,6 +376,15 @@ class WorldDatabase:
             xid=0,
             call=int(row["call"]) if row["call"] else None,
         )
+
+    def _make_key(self, table: str, image: str) -> str | None:
+        """Return a row's key as the log of changes writes it; None where the table has none."""
+        columns = self._world.keys.get(table)
+        if columns is None:
+            return None
+        row = msgspec.json.decode(image, type=dict[str, msgspec.Raw])
+        parts = (f"{values.encode(name).decode()}:{bytes(row[name]).decode()}" for name in columns)
+        return "{" + ",".join(parts) + "}"
 
     # Statements
 
@@ -391,26 +398,79 @@ class WorldDatabase:
         if call is None or moment is None or self._timeline is None:
             return await self._ask(sql, text, arguments, call)
         candidates = list(self._timeline.list_candidates(moment))
-        for candidate in candidates if len(candidates) > 1 else ():
-            await self._execute("savepoint flux_try")
-            place = self._place
-            outcome: QueryResult | HostCallFailed
-            try:
-                await self._move(candidate, moment, call.request.seq)
-                outcome = await self._ask(sql, text, arguments, call)
-            except HostCallFailed as failed:
-                outcome = failed
-            if _agrees(call, outcome):
-                if isinstance(outcome, HostCallFailed):
-                    raise outcome
-                await self._execute("release savepoint flux_try")
+        if len(candidates) > 1:
+
+            async def ask() -> QueryResult:
+                return await self._ask(sql, text, arguments, call)
+
+            outcome = await self._try(list_ways(self._timeline, call, candidates, self._place.done), moment, call, ask)
+            if outcome is not None:
                 return outcome
-            await self._execute("rollback to savepoint flux_try")
-            await self._execute("release savepoint flux_try")
-            self._place = place
         # There is no choice, or nothing tells: the likeliest.
         await self._move(candidates[0], moment, call.request.seq)
         return await self._ask(sql, text, arguments, call)
+
+    async def _try(
+        self,
+        ways: Generator[Way, frozenset[Location], None],
+        moment: Moment,
+        call: HostCall,
+        ask: Callable[[], Awaitable[QueryResult]],
+    ) -> QueryResult | None:
+        """Run a statement in each way in which it may have run, until it comes out as recorded; None: it never does.
+
+        It has come out so when its answer is the recorded one, and the rows are those that it changed. Where only the
+        former can be had, that has to do.
+        """
+        assert self._timeline is not None, "ways are a timeline's"
+        place, written = self._place, self._timeline.find_written(call.request.seq)
+        second: Way | None = None
+        way: Way | None = next(ways)
+        while way is not None:
+            await self._execute("savepoint flux_try")
+            outcome: QueryResult | HostCallFailed
+            touched: frozenset[Location] = frozenset()
+            is_second = way is second
+            changed: AbstractSet[Location] = written
+            try:
+                await self._move(way.snapshot, moment, call.request.seq)
+                await self._set_rows([way.contended[row].now for row in way.waited])
+                places = await self._mover.locate_rows(way.contended)
+                outcome = await ask()
+                after = await self._mover.locate_rows(way.contended)
+                touched = frozenset(row for row in way.contended if places.get(row) != after.get(row))
+                changed = await self._list_changed_rows()
+            except HostCallFailed as failed:
+                outcome = failed
+            if agrees(call, outcome):
+                if isinstance(outcome, HostCallFailed):
+                    raise outcome  # It has ended what it ran in, as it did then.
+                if changed == written or is_second:
+                    # What it waited for and then did not want is, to whoever comes next, as the snapshot has it.
+                    await self._set_rows([way.contended[row].then for row in way.waited - touched])
+                    await self._execute("release savepoint flux_try")
+                    return outcome
+                second = second or way
+            await self._execute("rollback to savepoint flux_try")
+            await self._execute("release savepoint flux_try")
+            self._place = place
+            if is_second:
+                return None
+            try:
+                way = ways.send(touched)
+            except StopIteration:
+                way = second
+        return None
+
+    async def _list_changed_rows(self) -> frozenset[Location]:
+        """Return the rows with keys that the call that is performed now has changed."""
+        rows = await self._connection.fetch(_LIST_CHANGES_OF, str(self._call_seq))
+        return frozenset(
+            (row["table_name"], key)
+            for row in rows
+            for image in (row["before"], row["after"])
+            if image is not None and (key := self._make_key(row["table_name"], image)) is not None
+        )
 
     async def _ask(self, sql: str, text: str, arguments: list[object], call: HostCall | None) -> QueryResult:
         try:
@@ -425,7 +485,7 @@ class WorldDatabase:
             if call is not None:
                 self._place = attrs.evolve(self._place, done=self._place.done | {call.request.seq})
         answer = make_answer(result)
-        return answer if call is None else _in_recorded_order(call, answer)
+        return answer if call is None else in_recorded_order(call, answer)
 
     # Moving
 
@@ -510,47 +570,3 @@ class WorldDatabase:
             await self._connection.execute(sql)
         except Exception as error:
             raise describe_failure(error) from error
-
-
-def _agrees(call: HostCall, outcome: QueryResult | HostCallFailed) -> bool:
-    """Whether a statement came out as recorded."""
-    recorded = call.result
-    if recorded is None:
-        return True
-    if recorded.error is not None or isinstance(outcome, HostCallFailed):
-        return (
-            recorded.error is not None
-            and isinstance(outcome, HostCallFailed)
-            and (recorded.error.name, recorded.error.code) == (outcome.error.name, outcome.error.code)
-        )
-    answer = _read_answer(call)
-    if answer is None or answer.get("tag") != outcome.tag:
-        return False
-    return "rows" not in answer or values.encode(answer["rows"]) == values.encode(outcome.rows)
-
-
-def _in_recorded_order(call: HostCall, answer: QueryResult) -> QueryResult:
-    """Return ``answer`` with its rows in the recorded order, where they are the same rows.
-
-    Without ORDER BY, or where that says nothing of two rows, any order is as good as another, and code that relies on
-    one sees the one of then.
-    """
-    if len(answer.rows) < 2:
-        return answer
-    recorded = _read_answer(call)
-    rows = None if recorded is None else recorded.get("rows")
-    if not isinstance(rows, list) or len(rows) != len(answer.rows):
-        return answer
-    if sorted(map(values.encode, rows)) != sorted(map(values.encode, answer.rows)):
-        return answer
-    return attrs.evolve(answer, rows=rows)
-
-
-def _read_answer(call: HostCall) -> dict[str, object] | None:
-    if call.result is None or call.result.error is not None:
-        return None
-    try:
-        answer = values.decode(call.result.value)
-    except values.ValueFormatError:
-        return None  # Redacted or cut: it tells nothing.
-    return answer if isinstance(answer, dict) else None

@@ -12,7 +12,8 @@ Three things make a move more than a difference of two snapshots:
 - A row that somebody else changed and that the execution changed afterwards stays as the replay left it.
 - A statement of READ COMMITTED that waits for a row's lock goes on with the row as the other one left it,
   although its snapshot does not see that. So rows that a recorded statement wrote are moved on before it
-  runs (`Timeline.find_relocked`).
+  runs (`Timeline.find_relocked`). Which others it waited for and then passed over, because they were no
+  longer what it looked for, no log tells: `flux.supervisor.world_waits` finds them.
 
 Within a key, changes follow each other in the order of their ``seq``, and a snapshot sees a beginning of
 that order: the row's lock sees to it. So the last change that is seen is the row.
@@ -116,6 +117,16 @@ class RowState:
     key: str
     image: str | None = attrs.field(repr=False)
     """As JSON; None where there is none."""
+
+
+@attrs.frozen
+class Contended:
+    """A row that others changed while a statement ran."""
+
+    then: RowState
+    """As the statement's snapshot has it."""
+    now: RowState
+    """As the last of them left it."""
 
 
 class Timeline:
@@ -266,6 +277,23 @@ class Timeline:
             RowState(*change.row, change.after)
             for change in sorted(found.values(), key=lambda each: each.seq)
         )
+
+    def find_contended(
+        self, here: Snapshot, there: Snapshot, done: AbstractSet[int]
+    ) -> dict[tuple[str, str], "Contended"]:
+        """Return the rows that others changed between two snapshots: a statement may have had to wait for them."""
+        found: dict[tuple[str, str], Contended] = {}
+        for change in self._list_foreign(here, there, done):
+            first = found.get(change.row)
+            found[change.row] = Contended(
+                RowState(*change.row, change.before) if first is None else first.then,
+                RowState(*change.row, change.after),
+            )
+        return found
+
+    def find_written(self, call: int) -> AbstractSet[tuple[str, str]]:
+        """Return the rows that a recorded call changed, in vain or not."""
+        return self._wrote.get(call, frozenset())
 
     def _list_foreign(self, here: Snapshot, there: Snapshot, done: AbstractSet[int]) -> list[RowChange]:
         """Return what others changed that ``there`` sees and ``here`` does not, in order, without the rows that the

@@ -4,26 +4,20 @@ What is right was said by PostgreSQL when the execution was recorded: each answe
 the recorded one.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 import trio
 
-from flux import values
-from flux.execution import Execution, Returned
-from flux.hostcall import HostCall
 from flux.hostcalls.base import HostCallFailed
 from flux.sandbox.scripted import ScriptedGuest
 from flux.store.postgres import connect
-from flux.store.reading import get_execution
 from flux.store.world_moves import list_moves
 from flux.supervisor import world_keeper
-from flux.supervisor.world import WorldDatabase
 from flux.supervisor.world_keeper import WorldKeeper, open_keeper
 from flux.supervisor.world_timeline import Snapshot
+from tests.asked_again import Play, Say, ask_again, commit_once_waited_for, record
 from tests.conftest import Database
 from tests.execution_world import ExecutionWorld, open_world, sql
 
@@ -38,9 +32,6 @@ grant select, insert, update, delete on all tables in schema public to flux_gues
 """
 ACCOUNTS = "select * from accounts order by id"
 RATES = "select * from rates order by id"
-Say = Callable[[str], Awaitable[str]]
-"""Lets another client run SQL, to its end."""
-Play = Callable[[ScriptedGuest, Say], Awaitable[None]]
 
 
 @pytest.fixture
@@ -54,59 +45,6 @@ async def world(database: Database, tmp_path: Path) -> AsyncIterator[ExecutionWo
 async def keeper(world: ExecutionWorld) -> AsyncIterator[WorldKeeper]:
     async with open_keeper(world.backing.guests, world.backing.token, "public") as opened:
         yield opened
-
-
-async def record(world: ExecutionWorld, play: Play, **options: Any) -> Execution:
-    """Run ``play`` as a function; return what is on record of it."""
-
-    async def say(statement: str) -> str:
-        return await trio.to_thread.run_sync(world.database.psql, statement)
-
-    async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
-        await play(guest, say)
-        return "done"
-
-    executed = await world.run(script, **options)
-    assert isinstance(executed.outcome, Returned), executed.outcome
-    await world.settle()
-    pool = world.database.pool(1)
-    try:
-        return (await get_execution(pool, executed.execution.id))[1]
-    finally:
-        await pool.aclose()
-
-
-async def ask_again(lent: WorldDatabase, original: Execution) -> int:
-    """Ask all that was recorded; see that the answers are the recorded ones; return how many they are."""
-    calls = {call.request.seq: call for call in original.calls}
-    lent.follow(calls.get)
-    for call in calls.values():
-        assert call.result is not None
-        assert await repeat(lent, call) == (
-            call.result.value if call.result.error is None else call.result.error.code
-        ), call
-    return len(calls)
-
-
-async def repeat(lent: WorldDatabase, call: HostCall) -> object:
-    """Ask one thing again; return its answer as it is recorded, or the code of its error."""
-    arguments = values.decode(call.request.arguments)
-    assert isinstance(arguments, list)
-    seq = call.request.seq
-    try:
-        match call.request.name:
-            case "db.begin":
-                return values.encode(await lent.begin(arguments[0], seq))
-            case "db.commit":
-                await lent.commit(arguments[0], seq)
-                return values.encode(None)
-            case "db.rollback":
-                await lent.rollback(arguments[0], seq)
-                return values.encode(None)
-        answer = await lent.run(arguments[0], arguments[1], seq)
-    except HostCallFailed as failed:
-        return failed.error.code
-    return values.encode(attrs.asdict(answer))
 
 
 async def each_sees_its_own(guest: ScriptedGuest, say: Say) -> None:
@@ -186,15 +124,9 @@ async def test_a_statement_that_waited_for_a_row_goes_on_with_the_row_of_the_oth
         await other.begin()
         await other.execute("update accounts set amount = amount + 100, name = 'theirs' where id = 1")
 
-        async def let_go_once_it_waits() -> None:
-            waiting = "select count(*) from pg_locks where not granted"
-            while await trio.to_thread.run_sync(world.database.psql, waiting) == "0":  # noqa: ASYNC110 - the server's state
-                await trio.sleep(0.01)
-            await other.commit()
-
         async def play(guest: ScriptedGuest, say: Say) -> None:
             await guest.call(*sql(ACCOUNTS))
-            nursery.start_soon(let_go_once_it_waits)
+            nursery.start_soon(commit_once_waited_for, world, other)
             await guest.call(
                 *sql("update accounts set amount = amount + 1 where id = 1 returning amount, name")
             )
