@@ -24,6 +24,7 @@ from typing import Any
 
 import attrs
 
+from flux.config_gate import HTTP_KEYS, HTTP_TABLES, GateConfig, read_gate, read_rate_limit
 from flux.config_values import (
     RefusedValueError,
     ValueReader,
@@ -46,6 +47,7 @@ from flux.config_values import (
 )
 from flux.errors import OperatorError
 from flux.limits import Limits
+from flux.rate_limit import RateLimit
 from flux.toml_lines import KeyPath, find_key_lines
 
 CONFIG_NAME = "flux.toml"
@@ -187,6 +189,9 @@ class FunctionConfig:
     concurrency: int | None = None
     """Jobs of it that may run at once, over all servers; None: any number."""
 
+    rate_limit: RateLimit | None = None
+    """How often a client may ask for it, besides what holds for all."""
+
     limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
     """Fields of `Limits` that this function has otherwise, by name."""
 
@@ -218,6 +223,7 @@ class Config:
     limits: Limits = attrs.field(factory=Limits)
     sandbox: SandboxConfig = SandboxConfig()
     http: HttpConfig = HttpConfig()
+    gate: GateConfig = attrs.field(factory=GateConfig)
     queue: QueueConfig = QueueConfig()
     recording: RecordingConfig = RecordingConfig()
     functions: Mapping[str, FunctionConfig] = attrs.field(factory=lambda: MappingProxyType({}))
@@ -288,13 +294,16 @@ class _ConfigReader:
 
     def read(self) -> Config:
         self._refuse_unknown((), self._document, (*_TABLES, "limits", "functions", "cron"))
-        tables = {name: self._read_table((name,), keys) for name, keys in _TABLES.items()}
-        limits = self._read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
+        tables = {
+            name: self.read_table((name,), keys, tables=_SUBTABLES.get(name, ())) for name, keys in _TABLES.items()
+        }
+        http = {key: tables["http"].pop(key) for key in HTTP_KEYS if key in tables["http"]}
+        gate = read_gate(self, http)
+        limits = self.read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
         functions = self._read_functions()
         cron = self._read_cron()
-        spoken_of = self._has_problem_at(("project",)) or self._has_problem_at(("project", "name"))
-        if "name" not in tables["project"] and not spoken_of:
-            self._report_missing(("project",), "name", 'name = "shop" under [project]')
+        if "name" not in tables["project"]:
+            self.report_missing(("project",), "name", 'name = "shop" under [project]')
         if self._problems:
             raise self._as_one_error()
         return Config(
@@ -304,6 +313,7 @@ class _ConfigReader:
             limits=Limits(**_as_limits(limits)),
             sandbox=SandboxConfig(**tables["sandbox"]),
             http=HttpConfig(**tables["http"]),
+            gate=gate,
             queue=QueueConfig(**tables["queue"]),
             recording=RecordingConfig(**tables["recording"]),
             functions=MappingProxyType(functions),
@@ -319,11 +329,12 @@ class _ConfigReader:
                 remedy = "allowed: letters, digits, _ and -, no digit first"
                 self._report(WrongValueError, path, "is no function name", remedy)
                 continue
-            values = self._read_table(path, _FUNCTION_KEYS, defaults=False)
+            values = self.read_table(path, _FUNCTION_KEYS, defaults=False, tables=("rate_limit",))
             functions[name] = FunctionConfig(
                 http=values.pop("http", ()),
                 middleware=values.pop("middleware", None),
                 concurrency=values.pop("concurrency", None),
+                rate_limit=read_rate_limit(self, (*path, "rate_limit")),
                 limits=MappingProxyType(_as_limits(values)),
             )
         return functions
@@ -337,20 +348,23 @@ class _ConfigReader:
         entries = []
         for index in range(len(elements)):
             path = ("cron", index)
-            values = self._read_table(path, _CRON_KEYS, defaults=False)
+            values = self.read_table(path, _CRON_KEYS, defaults=False)
             for key in _CRON_EXAMPLES:
-                if key not in values and not self._has_problem_at((*path, key)):
-                    self._report_missing(path, key, f'{key} = "{_CRON_EXAMPLES[key]}"')
+                if key not in values:
+                    self.report_missing(path, key, f'{key} = "{_CRON_EXAMPLES[key]}"')
             if values.keys() >= _CRON_EXAMPLES.keys():
                 entries.append(CronConfig(**values))
         return tuple(entries)
 
-    def _read_table(
-        self, path: KeyPath, keys: Mapping[str, ValueReader], *, defaults: bool = True
+    def read_table(
+        self, path: KeyPath, keys: Mapping[str, ValueReader], *, defaults: bool = True, tables: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """The values of one table that could be read; the others are among the problems."""
+        """The values of one table that could be read; the others are among the problems.
+
+        ``tables`` are the tables that may stand in it, which are read on their own.
+        """
         table = self._get_table(path, self._document)
-        self._refuse_unknown(path, table, tuple(keys))
+        self._refuse_unknown(path, table, (*keys, *tables))
         values = {}
         for key, reader in keys.items():
             here = (*path, key)
@@ -378,6 +392,19 @@ class _ConfigReader:
         self._report(WrongValueError, path, f"is {name_type(value)}", f"allowed: a table, [{_dotted(path)}]")
         return {}
 
+    def has_table(self, path: KeyPath) -> bool:
+        """Whether something stands at ``path``; when it is no table, reading it says so."""
+        value: object = self._document
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                return False
+            value = value[part]
+        return True
+
+    def report_wrong(self, path: KeyPath, problem: str, remedy: str) -> None:
+        """Add a problem with a value that is fine by itself."""
+        self._report(WrongValueError, path, problem, remedy)
+
     def _refuse_unknown(self, path: KeyPath, table: Mapping[str, object], known: tuple[str, ...]) -> None:
         for key in table:
             if key not in known:
@@ -391,7 +418,10 @@ class _ConfigReader:
         error = kind(f"{self._filename}:{line}  {_dotted(path)} {problem}", remedy=remedy)
         self._problems.append(_Problem(line, path, error))
 
-    def _report_missing(self, path: KeyPath, key: str, example: str) -> None:
+    def report_missing(self, path: KeyPath, key: str, example: str) -> None:
+        """Add a problem, unless what stands there is spoken of already."""
+        if self._has_problem_at(path) or self._has_problem_at((*path, key)):
+            return
         line = self._lines.get(path)
         where = self._filename if line is None else f"{self._filename}:{line}"
         error = MissingKeyError(f"{where}  {_dotted((*path, key))} is missing", remedy=f"write: {example}")
@@ -455,7 +485,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "cgroups": one_of("auto", "required"),
         "warm": integer_between(1, 1_000_000),
     },
-    "http": {"allow": list_of(read_host)},
+    "http": {"allow": list_of(read_host), **HTTP_KEYS},
     "queue": {"concurrency": integer_between(0, 1000), "lease": read_duration_s},
     "recording": {
         "retention_days": integer_between(1, 36_500),
@@ -465,6 +495,9 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
     },
 }
 """The tables whose keys are the fields of their nouns."""
+
+_SUBTABLES: Mapping[str, tuple[str, ...]] = {"http": HTTP_TABLES}
+"""Tables that stand in those, and are read by whoever knows what they mean."""
 
 _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     "http": list_of(read_host),

@@ -38,7 +38,8 @@ _REDACTION = re.compile(
 )
 
 
-def _read_text(value: object, remedy: str = "allowed: text in quotes") -> str:
+def read_text(value: object, remedy: str = "allowed: text in quotes") -> str:
+    """Any text."""
     if not isinstance(value, str):
         raise RefusedValueError(f"is {name_type(value)}", remedy)
     return value
@@ -46,7 +47,7 @@ def _read_text(value: object, remedy: str = "allowed: text in quotes") -> str:
 
 def read_project_name(value: object) -> str:
     remedy = "allowed: lower-case letters, digits, _ and -, a letter first, up to 63"
-    name = _read_text(value, remedy)
+    name = read_text(value, remedy)
     if _PROJECT_NAME.fullmatch(name) is None:
         raise RefusedValueError(f'is "{name}"', remedy)
     return name
@@ -54,7 +55,7 @@ def read_project_name(value: object) -> str:
 
 def read_folder(value: object) -> str:
     remedy = 'allowed: a folder inside the project, such as "functions"'
-    folder = _read_text(value, remedy)
+    folder = read_text(value, remedy)
     parts = folder.rstrip("/").split("/")
     if folder.startswith("/") or "\\" in folder or any(part in ("", ".", "..") for part in parts):
         raise RefusedValueError(f'is "{folder}"', remedy)
@@ -64,14 +65,14 @@ def read_folder(value: object) -> str:
 def read_database_url(value: object) -> str:
     # A refused address is not repeated in the message: it may hold a password.
     remedy = 'allowed: "postgresql://user@host:5432/name", or "" for the embedded Postgres'
-    url = _read_text(value, remedy)
+    url = read_text(value, remedy)
     if url and not url.startswith(("postgres://", "postgresql://")):
         raise RefusedValueError("is not an address of a Postgres", remedy)
     return url
 
 
 def read_duration_s(value: object) -> float:
-    text = _read_text(value, 'allowed: a number and a unit in quotes, such as "30s"')
+    text = read_text(value, 'allowed: a number and a unit in quotes, such as "30s"')
     try:
         return parse_duration_s(text)
     except UnreadableQuantityError as error:
@@ -79,7 +80,7 @@ def read_duration_s(value: object) -> float:
 
 
 def read_size_bytes(value: object) -> int:
-    text = _read_text(value, 'allowed: a number and a unit in quotes, such as "256MiB"')
+    text = read_text(value, 'allowed: a number and a unit in quotes, such as "256MiB"')
     try:
         return parse_size_bytes(text)
     except UnreadableQuantityError as error:
@@ -104,7 +105,7 @@ def one_of(*choices: str) -> ValueReader:
     remedy = "allowed: " + " or ".join(f'"{choice}"' for choice in choices)
 
     def read(value: object) -> str:
-        text = _read_text(value, remedy)
+        text = read_text(value, remedy)
         if text not in choices:
             raise RefusedValueError(f'is "{text}"', f"{did_you_mean(text, choices)}{remedy}")
         return text
@@ -112,8 +113,8 @@ def one_of(*choices: str) -> ValueReader:
     return read
 
 
-def list_of(read_element: Callable[[object], str]) -> ValueReader:
-    def read(value: object) -> tuple[str, ...]:
+def list_of(read_element: ValueReader) -> ValueReader:
+    def read(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise RefusedValueError(f"is {name_type(value)}", "allowed: a list of texts, [...]")
         return tuple(read_element(element) for element in value)
@@ -123,7 +124,7 @@ def list_of(read_element: Callable[[object], str]) -> ValueReader:
 
 def read_host(value: object) -> str:
     """One line of an allow list, as it was written; `flux.grants` says which are understood."""
-    text = _read_text(value, 'allowed: hosts in quotes, such as "api.stripe.com" or "127.0.0.1:9000"')
+    text = read_text(value, 'allowed: hosts in quotes, such as "api.stripe.com" or "127.0.0.1:9000"')
     try:
         return parse_grant(text).text
     except InvalidGrantError as error:
@@ -132,7 +133,7 @@ def read_host(value: object) -> str:
 
 def read_redaction(value: object) -> str:
     remedy = 'allowed: "header:NAME", "json:$.path" (.name, .*, [0], [*]) or "column:table.column"'
-    text = _read_text(value, remedy)
+    text = read_text(value, remedy)
     if _REDACTION.fullmatch(text) is None:
         raise RefusedValueError(f'has "{text}", which is no rule', remedy)
     return text
@@ -145,7 +146,7 @@ def is_function_name(name: str) -> bool:
 
 def read_function_name(value: object) -> str:
     remedy = "allowed: the name of a function in quotes"
-    name = _read_text(value, remedy)
+    name = read_text(value, remedy)
     if not is_function_name(name):
         raise RefusedValueError(f'has "{name}", which is no function name', remedy)
     return name
@@ -154,7 +155,7 @@ def read_function_name(value: object) -> str:
 def read_schedule(value: object) -> str:
     """Only the shape is checked here; ranges and names belong to the clock that runs the schedule."""
     remedy = 'allowed: five fields (minute hour day month weekday), such as "0 3 * * *"'
-    schedule = _read_text(value, remedy)
+    schedule = read_text(value, remedy)
     fields = schedule.split()
     if len(fields) != 5 or any(_CRON_FIELD.fullmatch(field) is None for field in fields):
         raise RefusedValueError(f'is "{schedule}"', remedy)
@@ -164,7 +165,7 @@ def read_schedule(value: object) -> str:
 def read_time_zone(value: object) -> str:
     """Only the shape is checked here; which zones there are is known where schedules are run."""
     remedy = 'allowed: "UTC", or a name such as "Europe/Berlin"'
-    name = _read_text(value, remedy)
+    name = read_text(value, remedy)
     if _TIME_ZONE.fullmatch(name) is None:
         raise RefusedValueError(f'is "{name}"', remedy)
     return name

@@ -49,6 +49,12 @@ class Trigger:
     ``scopes``. Empty: nobody was verified."""
     user: bytes = b""
     """Of an invoke: what ``ctx.user`` was to the function that invoked it, in JSON; empty when it was nothing."""
+    client: str = ""
+    """Address of who made the request, through declared proxies; empty in older records and where there is none."""
+    scheme: str = ""
+    """``http`` or ``https``, as the client used it; empty as ``client`` is."""
+    host: str = ""
+    """Host, with its port if it was given, as the client wrote it; empty as ``client`` is."""
 
 
 @attrs.frozen

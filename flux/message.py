@@ -70,6 +70,9 @@ class HttpRequest:
     body: bytes = b""
     """The body, with its transfer coding undone; empty when there was none."""
 
+    admission: "Admission | None" = None
+    """What the handler said when it had seen the head; None for a request that came by no gateway."""
+
 
 @attrs.frozen
 class HttpResponse:
@@ -83,6 +86,33 @@ class HttpResponse:
 
     body: bytes | AsyncIterator[bytes] = b""
     """All of it, or a stream that is sent piece by piece as it comes (events, NDJSON)."""
+
+
+@attrs.frozen
+class Admission:
+    """What a handler says of a request whose head is there, before a byte of its body is read."""
+
+    body_bytes_max: int
+    """How large the body may be; more is answered with 413."""
+
+    answer: HttpResponse | None = None
+    """The answer, where the head is enough for it: the body is not read then."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    """What is added to whatever is answered, refusals by the gateway included."""
+
+    drops: frozenset[str] = frozenset()
+    """Header fields, in lower case, that are taken out of whatever is answered before ``headers`` are added."""
+
+    ticket: object = None
+    """What the handler wants to have again when the body is there."""
+
+    def dress(self, response: HttpResponse) -> HttpResponse:
+        """Return ``response`` with ``headers`` added and ``drops`` gone."""
+        if not self.headers and not self.drops:
+            return response
+        kept = (header for header in response.headers if header[0].lower() not in self.drops)
+        return attrs.evolve(response, headers=(*kept, *self.headers))
 
 
 def problem(

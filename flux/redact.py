@@ -31,7 +31,17 @@ import attrs
 import msgspec
 
 from flux import values
-from flux.execution import Exited, Frame, Interrupted, Killed, LogLine, Outcome, Raised, Returned, Trigger
+from flux.execution import (
+    Exited,
+    Frame,
+    Interrupted,
+    Killed,
+    LogLine,
+    Outcome,
+    Raised,
+    Returned,
+    Trigger,
+)
 from flux.hidden import HIDDEN_CHARACTERS_MIN, HiddenValues
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.mutation import Mutation
@@ -133,6 +143,7 @@ class Redactor:
                 body=self._body(trigger.body),
                 auth=self._auth(trigger.auth),
                 user=self.user(trigger.user),
+                host=self._hidden.hide_text(trigger.host),
             )
         return attrs.evolve(redacted, path=self._path(trigger))
 

@@ -155,6 +155,11 @@ class RouteTable(Generic[T]):
             allow.add("HEAD")
         return MethodNotAllowed(tuple(sorted(allow | {"OPTIONS"})))
 
+    def list_methods(self, path: RawPath) -> tuple[str, ...]:
+        """Return the methods that somebody answers on ``path``, sorted; none when nobody does."""
+        found = self.match("", path)  # No pattern has the empty method.
+        return found.allow if isinstance(found, MethodNotAllowed) else ()
+
 
 def _descend(
     node: _Node[T], segments: list[str], depth: int, method: str, allow: set[str]

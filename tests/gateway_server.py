@@ -16,7 +16,7 @@ from functools import partial
 import attrs
 import trio
 
-from flux.message import HttpRequest, HttpResponse, RequestHead
+from flux.message import Admission, HttpRequest, HttpResponse, RequestHead
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 
 PATIENCE_S = 60.0
@@ -49,10 +49,10 @@ class Gateway:
         self._token: trio.lowlevel.TrioToken | None = None
         self._started = threading.Event()
 
-    def body_bytes_max(self, head: RequestHead) -> int:
+    async def admit(self, head: RequestHead) -> Admission:
         if head.path == "/crash-limit":
             raise RuntimeError("the handler cannot say")
-        return self._body_bytes_max
+        return Admission(self._body_bytes_max)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         self.requests.append(request)

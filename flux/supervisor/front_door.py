@@ -21,20 +21,18 @@ from flux.execution import (
     Trigger,
     get_user_frame,
 )
-from flux.message import HttpRequest, HttpResponse, RequestHead, problem
+from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Executed, Executor, Runnable, StoreStalledError
+from flux.supervisor.gate import UNMATCHED_BODY_BYTES_MAX, Gate, Ticket
 from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
 from flux.values import decode_json
 
 CONSOLE = "/_flux"
 CONSOLE_BODY_BYTES_MAX = 16 * 2**20
-UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
-"""A request that nobody answers is refused for that, not for its size."""
-
 
 _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
 
@@ -42,22 +40,23 @@ _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
 class FrontDoor:
     """See the module."""
 
-    def __init__(self, deployments: Deployments, executor: Executor, console: Console, *, tells_why: bool) -> None:
+    def __init__(
+        self, deployments: Deployments, gate: Gate, executor: Executor, console: Console, *, tells_why: bool
+    ) -> None:
         self._deployments = deployments
+        self._gate = gate
         self._executor = executor
         self._console = console
         self._tells_why = tells_why
 
-    def body_bytes_max(self, head: RequestHead) -> int:
-        """See `flux.supervisor.gateway.Handler.body_bytes_max`."""
+    async def admit(self, head: RequestHead) -> Admission:
+        """See `flux.supervisor.gateway.Handler.admit`."""
         if _is_console(head.path):
-            return CONSOLE_BODY_BYTES_MAX
+            return Admission(CONSOLE_BODY_BYTES_MAX)
         current = self._deployments.current
-        if current is not None:
-            found = current.routes.match(head.method, head.raw_path)
-            if isinstance(found, Match):
-                return found.target.bounds.limits.body_bytes_max
-        return UNMATCHED_BODY_BYTES_MAX
+        if current is None:
+            return Admission(UNMATCHED_BODY_BYTES_MAX)
+        return await self._gate.admit(current, head)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """See `flux.supervisor.gateway.Handler.handle`."""
@@ -68,12 +67,20 @@ class FrontDoor:
         if current is None:
             detail = "the functions are not ready: the server says why, and serves them once they can be loaded"
             return problem(503, "OVERLOADED", detail)
-        found = current.routes.match(head.method, head.raw_path)
+        admission = request.admission
+        if admission is None or not isinstance(admission.ticket, Ticket) or admission.ticket.live is not current:
+            # Other code is served than when its head came, and that may ask for more.
+            admission = await self._gate.admit(current, head)
+            if admission.answer is not None:
+                return admission.answer
+        ticket = admission.ticket
+        assert isinstance(ticket, Ticket), "who is not answered has a ticket"
+        found = ticket.found
         if not isinstance(found, Match):
             return answer_unmatched(found, head.method, head.path)
         current.enter()
         try:
-            return await self._run(found.target, make_trigger(request, found), request)
+            return await self._run(found.target, make_trigger(request, found, ticket), request)
         finally:
             current.leave()
 
@@ -140,7 +147,7 @@ class FrontDoor:
                 raise AssertionError("an answer needs no explanation")
 
 
-def make_trigger(request: HttpRequest, found: Match[Runnable]) -> Trigger:
+def make_trigger(request: HttpRequest, found: Match[Runnable], ticket: Ticket) -> Trigger:
     """Return the HTTP request as a trigger."""
     head = request.head
     correlation = tuple((name, value) for name, value in head.headers if name in ("x-request-id", "traceparent"))
@@ -154,6 +161,10 @@ def make_trigger(request: HttpRequest, found: Match[Runnable]) -> Trigger:
         headers=head.headers,
         body=request.body,
         correlation=correlation,
+        client=ticket.caller.client,
+        scheme=ticket.caller.scheme,
+        host=ticket.caller.host,
+        auth=ticket.auth,
     )
 
 

@@ -43,7 +43,7 @@ from flux.http_rules import (
     refuse_body,
     skip_empty_line,
 )
-from flux.message import HttpRequest, HttpResponse, RequestHead, problem, reason_of
+from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem, reason_of
 from flux.supervisor.client_socket import RECEIVE_BYTES, ClientGone, ClientLate, ClientSocket
 from flux.supervisor.http_date import HttpDate
 
@@ -51,8 +51,8 @@ from flux.supervisor.http_date import HttpDate
 class Handler(Protocol):
     """Who answers requests."""
 
-    def body_bytes_max(self, head: RequestHead) -> int:
-        """Return how large the body may be. Asked before a byte of it is read."""
+    async def admit(self, head: RequestHead) -> Admission:
+        """Say what is to become of a request, before a byte of its body is read. Whatever is raised becomes a 500."""
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer. Whatever is raised becomes a 500 and a call of ``on_crash``."""
@@ -118,6 +118,7 @@ class _Phase(enum.Enum):
     WRITE = enum.auto()
 
 
+_NO_ADMISSION = Admission(0)
 _COALESCE_BYTES_MAX = 64 * 1024
 _ACLOSE_TIMEOUT_S = 5.0
 
@@ -160,6 +161,7 @@ class Connection:
     """One client, from acceptance to close."""
 
     __slots__ = (
+        "_admission",
         "_h11",
         "_held_bytes",
         "_method",
@@ -178,6 +180,8 @@ class Connection:
         self._phase = _Phase.IDLE
         self._method = ""
         """Of the request being answered, once h11 knows it too: both frame the answer by it."""
+        self._admission = _NO_ADMISSION
+        """Of the request being answered, once there is one."""
         self._requests = 0
         self._held_bytes = 0
         """This request's share of ``bodies_bytes_max``."""
@@ -229,6 +233,7 @@ class Connection:
             if self._server.draining:
                 self.drain()
             self._method = ""
+            self._admission = _NO_ADMISSION
             refusal = None
             try:
                 raw = await self._receive_head(wait_s)
@@ -242,7 +247,11 @@ class Connection:
                 return
             self._requests += 1
             self._phase = _Phase.ANSWER
-            response, close = await self._handle(request)
+            if isinstance(request, HttpResponse):
+                # A body that was not read stands between us and the next request.
+                response, close = request, self._h11.their_state is not h11.DONE
+            else:
+                response, close = await self._handle(request)
             del request
             self._phase = _Phase.WRITE
             if self._server.draining or self._requests >= limits.requests_per_connection_max:
@@ -290,7 +299,8 @@ class Connection:
         del buffer[:end]
         return raw
 
-    async def _receive_request(self, raw: bytes) -> HttpRequest:
+    async def _receive_request(self, raw: bytes) -> HttpRequest | HttpResponse:
+        """Return the whole request; or its answer, where the head was enough for one."""
         head, framing = read_head(raw, self._peer, self._server.head_limits)
         # The second opinion, and h11's state: how to answer, and whether to go on after it.
         self._h11.receive_data(raw)
@@ -298,14 +308,19 @@ class Connection:
         self._method = head.method
         if framing.length == 0:
             self._next_event()
-            return HttpRequest(head)
+        # Kept before it is looked at: refusals below carry its headers.
+        self._admission = admission = await self._admit(head)
+        if admission.answer is not None:
+            return admission.answer
+        if framing.length == 0:
+            return HttpRequest(head, admission=admission)
         self._phase = _Phase.BODY
-        body_bytes_max = self._body_bytes_max(head)
+        body_bytes_max = admission.body_bytes_max
         if framing.length is not None and framing.length > body_bytes_max:
             refuse_body(body_bytes_max)
         if framing.expects_continue:
             await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
-        return HttpRequest(head, await self._receive_body(framing, body_bytes_max))
+        return HttpRequest(head, await self._receive_body(framing, body_bytes_max), admission)
 
     async def _receive_body(self, framing: BodyFraming, body_bytes_max: int) -> bytes:
         limits = self._server.limits
@@ -348,9 +363,9 @@ class Connection:
         except h11.RemoteProtocolError as error:
             raise HttpRefusal(error.error_status_hint, "MALFORMED_REQUEST", str(error)) from error
 
-    def _body_bytes_max(self, head: RequestHead) -> int:
+    async def _admit(self, head: RequestHead) -> Admission:
         try:
-            return self._server.handler.body_bytes_max(head)
+            return await self._server.handler.admit(head)
         except BaseException as error:
             _pass_cancellation(error, self._report)
             self._report(error)
@@ -381,11 +396,12 @@ class Connection:
     async def _send(self, response: HttpResponse, *, close: bool) -> None:
         method = self._method
         try:
+            response = self._admission.dress(response)
             headers = check_response(response, method)
         except Exception as error:
             self._report(error)
             await _aclose_body(response, self._report)
-            response, close = problem(500, "INTERNAL_ERROR", _INTERNAL_ERROR), True
+            response, close = self._admission.dress(problem(500, "INTERNAL_ERROR", _INTERNAL_ERROR)), True
             headers = check_response(response, method)
         if not any(name == b"date" for name, _ in headers):
             # A function that passes on an answer of somebody else's may say when that one was made.

@@ -318,6 +318,7 @@ def show_input(execution: Execution) -> Any:
         "params": show_pairs(trigger.params),
         "query": show_pairs(trigger.query),
         "headers": show_pairs(trigger.headers),
+        "client": trigger.client or None,
         "auth": show_json(trigger.auth) if trigger.auth else None,
         **show_body(trigger.body, trigger.headers),
     }

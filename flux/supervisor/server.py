@@ -36,6 +36,7 @@ from flux.supervisor.environments import Environments, count_packages
 from flux.supervisor.execute import Executor
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.gate import Gate
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 from flux.supervisor.guard import Guard
 from flux.supervisor.host import FunctionHost, Publisher
@@ -177,6 +178,7 @@ class Server:
                 told(running, switch)
 
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
+            gate = Gate(self.story.note)
             guard = Guard(self.backing.owner, replayer, shelf, self.root, Tenant().name)
             host = FunctionHost(
                 deployments,
@@ -188,13 +190,13 @@ class Server:
                 Bisector(deployments, shelf, replayer, self.backing, self.root),
                 self.backing,
                 lambda: [self_check.describe(), *checks.checks()],
-                checks.counters,
+                lambda: {**checks.counters(), **gate.counters()},
             )
             running = Running(deployments, deployer, host, address.url)
             door = Door(token, address.hosts)
             console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run),
                               recording=lambda: get_config().recording)
-            front_door = FrontDoor(deployments, self._executor, console, tells_why=self._options.tells_why)
+            front_door = FrontDoor(deployments, gate, self._executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)

@@ -74,6 +74,12 @@ class Request {
     /** Header fields, names in lower case; repeated ones joined by a comma. */
     this.headers = joined(described.headers);
     this.#body = fromWire(described.body);
+    /** The address of who made the request, through the proxies that flux.toml declares. */
+    this.client = described.client ?? null;
+    /** "http" or "https", as the client used it. */
+    this.scheme = described.scheme ?? null;
+    /** Host, and port if there was one, as the client wrote it. */
+    this.host = described.host ?? null;
     /**
      * Who asks, as Flux has verified it before the function ran: `kind` ("jwt" or "api_key"), `subject`, and `claims` or
      * `scopes`. null: nobody was verified.

@@ -16,7 +16,10 @@ from flux.config import (
     describe_limit_key,
     parse_config,
 )
+from flux.config_gate import GateConfig
+from flux.cors import CorsRules
 from flux.limits import Limits
+from flux.rate_limit import RateLimit
 
 EVERYTHING = """\
 [project]
@@ -178,6 +181,10 @@ def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, k
     assert meant in error.remedy
 
 
+NEEDED = {"cors": 'origins = ["*"]', "rate_limit": 'rate = "5/s"'}
+"""What a table has to have beside the key that is tried."""
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said", "allowed"),
     [
@@ -202,6 +209,16 @@ def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, k
         ("http.allow", '["api.example.com/v1"]', "can be granted", "127.0.0.1:9000"),
         ("http.allow", '["host:0"]', "can be granted", "127.0.0.1:9000"),
         ("http.allow", "[1]", "is the number 1", "hosts in quotes"),
+        ("http.proxies", '["10.0.0.1/8"]', "has host bits set", "10.0.0.0/8"),
+        ("http.proxies", '["proxy.example"]', 'has "proxy.example"', "10.0.0.0/8"),
+        ("http.proxy_headers", '"x-real-ip"', 'is "x-real-ip"', '"x-forwarded" or "forwarded"'),
+        ("http.cors.origins", '["null"]', 'has "null"', "https://app.example.com"),
+        ("http.cors.origins", '["https://app.example.com/"]', "which is no origin", "https://*.example.com"),
+        ("http.cors.methods", '["get"]', 'has "get"', "capitals"),
+        ("http.cors.headers", '["a b"]', 'has "a b"', "names of header fields"),
+        ("http.rate_limit.rate", '"100 per minute"', 'is "100 per minute"', '"100/min"'),
+        ("http.rate_limit.by", '"x-forwarded-for"', 'is "x-forwarded-for"', '"client" or "subject"'),
+        ("functions.f.rate_limit.burst", "0", "is 0", "from 1 to"),
         ("recording.retention_days", "0", "is 0", "from 1 to"),
         ("recording.self_check_s", "-1", "is -1", "from 0 to"),
         ("recording.redact", '["password"]', 'has "password"', "json:$.path"),
@@ -216,7 +233,8 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(
     table, _, name = key.rpartition(".")
     lines = ["[project]", 'name = "shop"', f"{name} = {value}"]
     if table != "project":
-        lines[2:2] = ["# a comment, so that lines are not counted by luck", f"[{table}]"]
+        needed = NEEDED.get(table.rpartition(".")[2], "# a comment, so that lines are not counted by luck")
+        lines[2:2] = [f"[{table}]", "#" if needed.startswith(name) else needed]
     [error] = problems_of("\n".join(lines))
     assert isinstance(error, WrongValueError)
     assert error.message.startswith(f"flux.toml:{len(lines)}  {key} ")
@@ -250,6 +268,8 @@ def test_a_schedule_has_five_fields(schedule: str) -> None:
             '[project]\nname = "s"\n[[cron]]\nfunction = "f"',
             "flux.toml:3  cron[0].schedule is missing",
         ),
+        ('[project]\nname = "s"\n[http.cors]\ncredentials = true', "flux.toml:3  http.cors.origins is missing"),
+        ('[project]\nname = "s"\n[functions.f.rate_limit]', "flux.toml:3  functions.f.rate_limit.rate is missing"),
     ],
 )
 def test_a_missing_key_is_an_error_with_an_example(text: str, message: str) -> None:
@@ -265,12 +285,34 @@ def test_a_missing_key_is_an_error_with_an_example(text: str, message: str) -> N
      ('cron = "x"\n[project]\nname = "s"', "cron"), ('cron = [1]\n[project]\nname = "s"', "cron"),
      ('[project]\nname = "s"\n[functions]\nf = 1', "functions.f"),
      ('[[limits]]\n[project]\nname = "s"', "limits"),
-     ('[project]\nname = "s"\n[functions."no good"]', "functions.'no good'")],
+     ('[project]\nname = "s"\n[functions."no good"]', "functions.'no good'"),
+     ('[project]\nname = "s"\n[http]\ncors = true', "http.cors"),
+     ('[project]\nname = "s"\n[functions.f]\nrate_limit = "100/min"', "functions.f.rate_limit")],
 )  # fmt: skip
 def test_something_in_a_tables_place_is_one_problem_and_not_several(text: str, path: str) -> None:
     [error] = problems_of(text)
     assert isinstance(error, WrongValueError)
     assert f"  {path} is " in error.message
+
+
+def test_what_the_gateway_checks_is_off_unless_it_is_written() -> None:
+    assert parse_config('[project]\nname = "s"').gate == GateConfig()
+    gate = parse_config(
+        '[project]\nname = "s"\n[http]\nproxies = ["10.0.0.0/8", "::1"]\n[http.cors]\n'
+        'origins = ["https://App.example.com:443"]\nmax_age = "1h"\nheaders = ["X-Total"]\n'
+        '[http.rate_limit]\nrate = "600/min"\nby = "claim:tenant"\nburst = 5\n[functions.f.rate_limit]\nrate = "5/s"\n'
+    ).gate
+    assert [str(network) for network in gate.proxies.networks] == ["10.0.0.0/8", "::1/128"]
+    assert gate.cors == CorsRules(("https://app.example.com",), headers=("x-total",), max_age_s=3600)
+    assert gate.rate_limit == RateLimit(600, 60.0, "claim:tenant", 5)
+
+
+@pytest.mark.parametrize("key", ["origins", "headers", "expose"])
+def test_any_site_may_not_act_with_our_users_cookies(key: str) -> None:
+    origins = '' if key == "origins" else 'origins = ["https://a.example"]\n'
+    [error] = problems_of(f'[project]\nname = "s"\n[http.cors]\ncredentials = true\n{origins}{key} = ["*"]')
+    assert isinstance(error, WrongValueError)
+    assert f"http.cors.{key} has \"*\" beside credentials = true" in error.message
 
 
 def test_all_problems_are_reported_together_in_the_order_of_lines() -> None:

@@ -90,7 +90,7 @@ def test_the_input_is_the_request_and_no_number_in_it_loses_a_digit() -> None:
     subject = execution()
     assert trace(subject)["input"] == {
         "method": "POST", "path": "/signup", "params": {"id": "7"}, "query": {"a": ["1", "2"], "b": "3"},
-        "headers": {"content-type": "application/json", "x": "y"},
+        "headers": {"content-type": "application/json", "x": "y"}, "client": None, "auth": None,
         "body": {"email": "a@b.com", "price": 1.10}, "body_format": "json",
     }  # fmt: skip
     summary = present.summary_of_execution(subject)

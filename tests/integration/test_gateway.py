@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from flux.hostcalls.clock import SystemClock
-from flux.message import HttpRequest, HttpResponse
+from flux.message import Admission, HttpRequest, HttpResponse
 from flux.supervisor.client_socket import ClientLate, ClientSocket
 from flux.supervisor.gateway import (
     CannotListenError,
@@ -646,10 +646,11 @@ def test_without_descriptors_new_clients_wait_and_old_ones_stay() -> None:
 import resource, trio, sys
 from flux.supervisor.http_date import HttpDate
 from tests.gateway_server import PATIENT, answer_ok
+from flux.message import Admission
 from flux.supervisor.gateway import open_listeners, serve_http
 
 class Handler:
-    def body_bytes_max(self, head): return 100
+    async def admit(self, head): return Admission(100)
     async def handle(self, request): return await answer_ok(request)
 
 async def main():
@@ -770,8 +771,8 @@ def test_a_drain_resets_nobody_who_managed_to_connect(attempt: int) -> None:
 
 
 class Quiet:
-    def body_bytes_max(self, _head: object) -> int:
-        return 0
+    async def admit(self, _head: object) -> Admission:
+        return Admission(0)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         return await answer_ok(request)

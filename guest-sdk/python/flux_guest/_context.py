@@ -94,6 +94,12 @@ class Request:
         body = _values.from_json(described["body"])
         self.body: bytes = body.encode() if isinstance(body, str) else body
         """The body as it came."""
+        self.client: str | None = described.get("client")
+        """The address of who made the request, through the proxies that ``flux.toml`` declares."""
+        self.scheme: str | None = described.get("scheme")
+        """``http`` or ``https``, as the client used it."""
+        self.host: str | None = described.get("host")
+        """Host, and port if there was one, as the client wrote it."""
         self.auth: dict[str, Any] | None = _values.from_json(described.get("auth"))
         """Who asks, as Flux has verified it before the function ran: ``kind`` ("jwt" or "api_key"), ``subject``, and
         ``claims`` or ``scopes``. None: nobody was verified."""

@@ -1,0 +1,119 @@
+"""What the gateway checks before a function runs, on a real server: a second psql counts what ran."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Database
+from tests.dev_process import Answer, DevServer, running_dev, write_project
+from tests.postgres_server import PostgresServer
+
+FUNCTIONS = '''\
+from flux_guest import HTTPError, function
+
+@function("GET /who")
+def who(ctx, input):
+    request = ctx.request
+    return ctx.response(
+        {"client": request.client, "scheme": request.scheme, "host": request.host, "auth": request.auth},
+        headers={"access-control-allow-origin": "https://evil.example", "vary": "accept"},
+    )
+
+@function("POST /who")
+def upload(ctx, input):
+    return None
+
+@function("GET /rare")
+def rare(ctx, input):
+    return None
+
+@function("GET /broken")
+def broken(ctx, input):
+    raise HTTPError(409, "CONFLICT", "no")
+'''
+TOML = """
+[http]
+proxies = ["127.0.0.0/8"]
+[http.cors]
+origins = ["https://*.shop.example"]
+credentials = true
+[functions.rare.rate_limit]
+rate = "2/h"
+[functions.upload]
+body = "1KiB"
+"""
+SHOP = "https://app.shop.example"
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
+) -> Iterator[tuple[DevServer, Database]]:
+    database = make_database(postgres18)
+    with running_dev(write_project(tmp_path, {"api.py": FUNCTIONS}, toml=TOML), database) as server:
+        yield server, database
+
+
+def allowed(answer: Answer) -> str | None:
+    return answer.headers.get("access-control-allow-origin")
+
+
+def check_cors(server: DevServer) -> None:
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "x-evil"}
+    answer = server.request("OPTIONS", "/who", headers={"origin": SHOP, **asks})
+    assert (answer.status, allowed(answer)) == (204, SHOP)
+    assert answer.headers["access-control-allow-methods"] == "GET, HEAD, OPTIONS, POST"
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    assert "evil" not in repr(answer)
+    answer = server.request("OPTIONS", "/who", headers={"origin": "https://evil.example", **asks})
+    assert (answer.status, allowed(answer)) == (403, None)
+    assert server.request("OPTIONS", "/nowhere", headers={"origin": SHOP, **asks}).status == 404
+    assert server.request("OPTIONS", "/_flux/api/executions", headers={"origin": SHOP, **asks}).status == 403
+
+    whole = server.request("GET", "/who", headers={"origin": SHOP})
+    assert (whole.status, allowed(whole)) == (200, SHOP)
+    assert whole.headers["vary"] == "origin"  # The function's own stands on a line before it.
+    assert allowed(server.request("GET", "/who", headers={"origin": "https://evil.example"})) is None
+    # Errors are as readable as answers: of a function, of the router, and of the gateway over a body it did not read.
+    for method, path, body, status in [
+        ("GET", "/broken", None, 409), ("DELETE", "/who", None, 405), ("GET", "/nowhere", None, 404),
+        ("POST", "/who", b"x" * 2000, 413),
+    ]:  # fmt: skip
+        answer = server.request(method, path, body, headers={"origin": SHOP})
+        assert (answer.status, allowed(answer)) == (status, SHOP)
+
+
+def check_proxies(server: DevServer) -> None:
+    forwarded = {"x-forwarded-for": "1.1.1.1, 192.0.2.9", "x-forwarded-proto": "https"}
+    forwarded["x-forwarded-host"] = "shop.example"
+    answer = server.request("GET", "/who", headers=forwarded)
+    assert answer.json == {"client": "192.0.2.9", "scheme": "https", "host": "shop.example", "auth": None}
+    assert server.json("trace", answer.flux_id)["input"]["client"] == "192.0.2.9"
+
+
+def check_rates(server: DevServer, database: Database) -> None:
+    from_one = {"x-forwarded-for": "192.0.2.9", "origin": SHOP}
+    statuses = [server.request("GET", "/rare", headers=from_one).status for _ in range(3)]
+    assert statuses == [204, 204, 429]
+    # What a client writes before its own address does not make it another one.
+    spoofed = server.request("GET", "/rare", headers={"x-forwarded-for": "203.0.113.7, 192.0.2.9", "origin": SHOP})
+    assert (spoofed.status, spoofed.json["code"], allowed(spoofed)) == (429, "RATE_LIMITED", SHOP)
+    assert 1700 < int(spoofed.headers["retry-after"]) <= 1800
+    assert server.request("GET", "/rare", headers={"x-forwarded-for": "192.0.2.10"}).status == 204
+    server.wait_story("refused with RATE_LIMITED, once: more than 2/h of one client, by [functions.rare.rate_limit]")
+    metrics = server.request("GET", "/_flux/metrics").body.decode()
+    assert 'flux_requests_refused_total{kind="RATE_LIMITED"} 2.0' in metrics
+    deadline = time.monotonic() + 120
+    while (ran := database.psql("select count(*) from flux.execution where function = 'rare'")) != "3":
+        assert int(ran) < 3, "what is refused is no execution"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # Records of what wrote nothing are stored a moment later.
+
+
+def test_what_the_gateway_refuses_never_runs(served: tuple[DevServer, Database]) -> None:
+    server, database = served
+    check_cors(server)
+    check_proxies(server)
+    check_rates(server, database)
