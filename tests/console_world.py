@@ -45,6 +45,7 @@ from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
 from flux.supervisor.replay import Replay
+from flux.supervisor.vault import Vault
 from tests.conftest import Database
 
 TOKEN = "a-token-for-tests"
@@ -148,6 +149,9 @@ class WorldHost:
 
     def bisector(self) -> Bisector:
         raise AssertionError("nothing is bisected here")
+
+    def vault(self) -> Vault:
+        raise AssertionError("no secrets here")
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]

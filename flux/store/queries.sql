@@ -1570,3 +1570,61 @@ where b.stored_at < least($1, (select pg_catalog.min(e.started_at) from flux.exe
 -- Takes them out.
 delete from flux.blob b
 where b.stored_at < least($1, (select pg_catalog.min(e.started_at) from flux.execution e) - interval '2 days');
+
+
+-- ===== Secrets and tokens =====
+
+-- name: find_tenant_key
+-- The sealed key of a tenant.
+select sealed from flux.tenant_key where tenant = $1;
+
+-- name: add_tenant_key
+-- Keeps a tenant's key, unless it has one.
+insert into flux.tenant_key (tenant, sealed) values ($1, $2) on conflict do nothing;
+
+-- name: find_secrets_version
+-- A number that moves with each change of a tenant's secrets.
+select version from flux.tenant_key where tenant = $1;
+
+-- name: move_secrets_version
+-- Moves it.
+update flux.tenant_key set version = version + 1 where tenant = $1;
+
+-- name: list_secrets
+-- A tenant's secrets, sealed.
+select name, sealed, changed_at from flux.secret where tenant = $1 order by name;
+
+-- name: put_secret
+-- Keeps a secret in the place of the one of its name.
+insert into flux.secret (tenant, name, sealed) values ($1, $2, $3)
+on conflict (tenant, name) do update set sealed = excluded.sealed, changed_at = pg_catalog.clock_timestamp();
+
+-- name: delete_secret
+-- Takes a secret out; its name, if there was one.
+delete from flux.secret where tenant = $1 and name = $2 returning name;
+
+-- name: find_token
+-- The token of a digest. One that is good is noted as used, once a minute at most.
+with used as (
+    update flux.token set last_used_at = $3
+    where tenant = $1 and sha256 = $2 and revoked_at is null and (expires_at is null or expires_at > $3)
+      and (last_used_at is null or last_used_at < $3::timestamptz - interval '1 minute')
+)
+select kind, name, scopes, created_at, expires_at, revoked_at, last_used_at
+from flux.token where tenant = $1 and sha256 = $2;
+
+-- name: add_token
+-- Keeps a new token, unless another of its name is good.
+insert into flux.token (tenant, kind, name, sha256, scopes, created_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (tenant, kind, name) where revoked_at is null do nothing
+returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at;
+
+-- name: list_tokens
+-- A tenant's tokens, the latest first.
+select kind, name, scopes, created_at, expires_at, revoked_at, last_used_at
+from flux.token where tenant = $1 order by created_at desc, name;
+
+-- name: revoke_token
+-- Has a token refused from now on.
+update flux.token set revoked_at = $4 where tenant = $1 and kind = $2 and name = $3 and revoked_at is null
+returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at;

@@ -25,27 +25,31 @@ import trio
 
 from flux import why
 from flux.config import RecordingConfig
-from flux.errors import BrokenInvariantError, FluxError, OperatorError
+from flux.errors import FluxError, OperatorError
 from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
+from flux.scopes import Scope, get_needed
 from flux.store import reading
 from flux.store.jobs import list_jobs_of
-from flux.store.postgres import DatabaseError, Pool
+from flux.store.postgres import Pool
 from flux.store.replays import list_replays
 from flux.supervisor import metrics
 from flux.supervisor.bisect import Bisector
+from flux.supervisor.console_admin import AREAS, AdminDesk
 from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_deploy import DeployDesk, DeployHost
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
+from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk, Start
+from flux.supervisor.console_secrets import SecretsHost
 from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
@@ -118,7 +122,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, Protocol):
+class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, SecretsHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -171,6 +175,7 @@ class Console:
         self._bisects = BisectDesk(pool, host.bisector, self._find)
         self._records = RecordsDesk(pool, recording, self._find)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
+        self._admin = AdminDesk(pool, host, tenant, now)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -189,9 +194,10 @@ class Console:
             case ["health"]:
                 return _only("GET", head) or self._health()
             case ["metrics"]:
-                return _only("GET", head) or self._metrics(head)
+                return _only("GET", head) or await self._metrics(head)
             case [first, *path] if first == API:
-                if (refusal := self._door.refuse(head)) is not None:
+                needed = get_needed(head.method, path[0] if path else "")
+                if (refusal := await self._door.refuse(head, needed)) is not None:
                     return refusal
                 return await self._api(path, request)
         return _no_such_path(head)
@@ -270,6 +276,8 @@ class Console:
                 ask, allowed = self._logs, ("function", "since", "follow")
             case ["invoke", name]:
                 ask, method = self._for(lambda function: self._invoke(function, request.body), name), "POST"
+            case [area, *_] if area in AREAS and (asked := self._admin.find(head.method, path, request.body)):
+                ask, method = asked.ask, asked.method
             case _:
                 return _no_such_path(head)
         if (refusal := _only(method, head)) is not None:
@@ -499,9 +507,9 @@ class Console:
         ready = self._host.ready()
         return HttpResponse(200 if ready else 503, _JSON, encode({"schema": "flux.health/1", "ready": ready}))
 
-    def _metrics(self, head: RequestHead) -> HttpResponse:
+    async def _metrics(self, head: RequestHead) -> HttpResponse:
         # Numbers only, so a scraper on this machine needs no token. From elsewhere it is as for all else.
-        if not self._door.is_from_here(head) and (refusal := self._door.refuse(head)) is not None:
+        if not self._door.is_from_here(head) and (refusal := await self._door.refuse(head, Scope.READ)) is not None:
             return refusal
         live, pool = self._live.counts, self._pool.counts
         found = [
@@ -567,28 +575,3 @@ def _only(method: str, head: RequestHead) -> HttpResponse | None:
 
 def _no_such_path(head: RequestHead) -> HttpResponse:
     return problem(404, "NOT_FOUND", f"the console has nothing at {head.path[:500]}")
-
-
-_STATUS = {
-    "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX599": 404, "FLX527": 404, "FLX528": 409,
-    "FLX541": 404, "FLX542": 404, "FLX543": 409, "FLX544": 503, "FLX545": 404, "FLX583": 404, "FLX584": 404,
-    "FLX576": 404, "FLX577": 409,
-    "FLX202": 503, "FLX222": 503, "FLX223": 503, "FLX226": 503,
-    "FLX720": 503, "FLX721": 503, "FLX722": 503, "FLX723": 503, "FLX701": 503, "FLX702": 503,
-}  # fmt: skip
-"""The status that goes with an error's code; an operator's other errors are 400, ours are 500."""
-
-_UNAVAILABLE = ("08", "53", "57P")
-"""SQLSTATEs of a server that can't just now: connections, resources, shutdown and start."""
-
-
-def describe_error(error: FluxError) -> HttpResponse:
-    """Return an error as the answer to the question that met it."""
-    status = _STATUS.get(error.code)
-    if status is None:
-        status = 400 if isinstance(error, OperatorError) else 500
-        if isinstance(error, DatabaseError) and error.sqlstate.startswith(_UNAVAILABLE):
-            status = 503
-    remedy = error.remedy or ("please report this" if isinstance(error, BrokenInvariantError) else "")
-    extra = {"remedy": remedy, "exit": error.exit_code}
-    return problem(status, error.code, error.message, extra=extra)

@@ -1,23 +1,42 @@
 """Who may speak to the console, and how a refusal looks.
 
-The console can run functions and show everything that was ever recorded, so it is
-closed to whoever does not have its token. A browser adds two ways around that,
-and both are closed here. A page of another site can make a browser send requests
-to loopback: so ``Origin`` must be absent or ours. And a name of the attacker's
-can be made to mean 127.0.0.1 (DNS rebinding): so ``Host`` must be a loopback name, or one
-that the operator gave. Bodies have to be JSON, which no form of another site can send unasked.
+The console can run functions and show everything that was ever recorded, so it is closed to whoever does not have a
+token: the server's own, which is new at each start and allows everything, or one that ``flux token create`` made, which
+allows what its scope says until it expires or is revoked. A browser adds two ways around that, and both are closed
+here. A page of another site can make a browser send requests to loopback: so ``Origin`` must be absent or ours. And a
+name of the attacker's can be made to mean 127.0.0.1 (DNS rebinding): so ``Host`` must be a loopback name, or one that
+the operator gave. Bodies have to be JSON, which no form of another site can send unasked.
 """
 
 import hmac
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import attrs
+import trio
 
 from flux.message import HttpResponse, RequestHead, problem
+from flux.scopes import Scope, allows
+from flux.store.tokens import CONSOLE, TokenFound, digest_token
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+
+
+FindToken = Callable[[bytes, datetime], Awaitable[TokenFound | None]]
+"""Looks a token up by its digest, at a time."""
+
+TOKEN_PREFIX = "flux_"
+"""What tokens that were made begin with, so that they are found where they should not be. Others are not looked up."""
+TOKEN_CHARACTERS_MAX = 100
+LOOKUPS_AT_ONCE = 2
+"""Whoever guesses tokens shall not have all of the console's connections."""
+
+
+async def _find_none(_digest: bytes, _now: datetime) -> TokenFound | None:
+    await trio.lowlevel.checkpoint()
+    return None
 
 
 @attrs.frozen
@@ -25,27 +44,48 @@ class Door:
     """What is asked of a request before anything else is."""
 
     token: str
-    """The bearer token."""
+    """The bearer token of this start of the server."""
     hosts: Collection[str] = ()
     """Names besides loopback under which the console is reached, without port, in lower case."""
+    find_token: FindToken = _find_none
+    """Looks up the others."""
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """By this clock they expire."""
+    _lookups: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(LOOKUPS_AT_ONCE), init=False)
 
-    def refuse(self, head: RequestHead) -> HttpResponse | None:
+    async def refuse(self, head: RequestHead, needed: Scope) -> HttpResponse | None:
         """Return the answer to a request that may not come in, or None when it may."""
         if (refusal := self.refuse_place(head)) is not None:
             return refusal
-        scheme, _, given = (head.header("authorization") or "").partition(" ")
-        # Compared as bytes: compare_digest takes text only when it is ASCII, and headers are anything.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.strip().encode("latin-1", "replace"), self.token.encode()
-        ):
-            is_wrong = scheme.lower() == "bearer" and given.strip()
-            said = "this token is not the server's" if is_wrong else "a bearer token is needed"
-            refusal = problem(
-                401, "UNAUTHORIZED", said, extra={"remedy": "the token is in .flux/dev.json, or in FLUXRT_TOKEN"}
-            )
-            return attrs.evolve(refusal, headers=(*refusal.headers, ("www-authenticate", "Bearer")))
+        if (refusal := await self._refuse_token(head, needed)) is not None:
+            return refusal
         if head.method == "POST" and not _is_json(head):
             return problem(415, "UNSUPPORTED_MEDIA_TYPE", "a POST to the console is application/json")
+        return None
+
+    async def _refuse_token(self, head: RequestHead, needed: Scope) -> HttpResponse | None:
+        scheme, _, given = (head.header("authorization") or "").partition(" ")
+        given = given.strip()
+        if scheme.lower() != "bearer" or not given:
+            return _unauthorised("a bearer token is needed")
+        # Compared as bytes: compare_digest takes text only when it is ASCII, and headers are anything.
+        if hmac.compare_digest(given.encode("latin-1", "replace"), self.token.encode()):
+            return None
+        found, now = None, self.now()
+        if given.startswith(TOKEN_PREFIX) and len(given) <= TOKEN_CHARACTERS_MAX:
+            async with self._lookups:
+                found = await self.find_token(digest_token(given), now)
+        if found is None or found.kind != CONSOLE:
+            return _unauthorised("this token is not the server's")
+        if not found.is_good(now):
+            how = "was revoked" if found.revoked_at is not None else "has expired"
+            return _unauthorised(f'the token "{found.name}" {how}', remedy="flux token create makes another one")
+        if not allows(found.scopes, needed):
+            return problem(
+                403, "FORBIDDEN",
+                f'the token "{found.name}" has the scope {", ".join(found.scopes)}, and this takes {needed.word}',
+                extra={"remedy": f"use one that has it: flux token create NAME --scope {needed.word}"},
+            )  # fmt: skip
         return None
 
     def refuse_place(self, head: RequestHead) -> HttpResponse | None:
@@ -74,6 +114,11 @@ class Door:
     def _is_ours(self, host: str) -> bool:
         name = _without_port(host)
         return _is_loopback_name(name) or name in self.hosts
+
+
+def _unauthorised(said: str, *, remedy: str = "the token is in .flux/dev.json, or in FLUXRT_TOKEN") -> HttpResponse:
+    refusal = problem(401, "UNAUTHORIZED", said, extra={"remedy": remedy})
+    return attrs.evolve(refusal, headers=(*refusal.headers, ("www-authenticate", "Bearer")))
 
 
 def _is_json(head: RequestHead) -> bool:

@@ -134,7 +134,7 @@ class _Dev:
         except FluxError as error:
             self._story.problem(".env.local", error, is_serving=True)
             return False
-        self._server.backing.secrets.replace(found)
+        self._server.vault.set_local(found)
         self._story.note(f".env.local is read again: {len(found)} secrets")
         tell_short_secrets(self._story, self._server.backing)
         return True

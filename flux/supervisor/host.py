@@ -25,6 +25,7 @@ from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_record import keep_replay
+from flux.supervisor.vault import Vault
 
 READY_S = 10.0
 """How long an invoke waits for code that can be run."""
@@ -64,6 +65,7 @@ class FunctionHost:
         interleaver: Interleaver,
         bisector: Bisector,
         backing: Backing,
+        vault: Vault,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
         counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
     ) -> None:
@@ -75,6 +77,7 @@ class FunctionHost:
         self._interleaver = interleaver
         self._bisector = bisector
         self._backing = backing
+        self._vault = vault
         self._checks = checks
         self._counters = counters
         self.front_door: FrontDoor | None = None
@@ -182,6 +185,10 @@ class FunctionHost:
     def bisector(self) -> Bisector:
         """See `flux.supervisor.console.ConsoleHost.bisector`."""
         return self._bisector
+
+    def vault(self) -> Vault:
+        """See `flux.supervisor.console_secrets.SecretsHost.vault`."""
+        return self._vault
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""

@@ -15,6 +15,7 @@ there, with the `Deployer`. Told to stop, it finishes the requests in flight and
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -22,6 +23,7 @@ import trio
 
 from flux.config import Config
 from flux.project import Project, read_project, read_source_version
+from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
@@ -43,6 +45,7 @@ from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.live import Live
+from flux.supervisor.master_key import MasterKey
 from flux.supervisor.project_database import find_place
 from flux.supervisor.queue import Queue
 from flux.supervisor.replay import Replayer
@@ -54,6 +57,7 @@ from flux.supervisor.server_start import open_database, read_secrets, tell_backi
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.story import Story, list_routes
 from flux.supervisor.upkeep import Upkeep
+from flux.supervisor.vault import Vault
 from flux.supervisor.world_keeper import open_keeper
 from flux.tenant import Tenant
 
@@ -98,8 +102,11 @@ async def open_server(options: ServerOptions, story: Story) -> AsyncIterator["Se
             open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
         )
         tell_backing(story, project, opened, trio.current_time() - backing_began)
-        tell_short_secrets(story, opened.backing)
-        yield Server(options, project, opened, story, flux_folder, walls.wait, listeners, began)
+        backing = opened.backing
+        vault = Vault(backing.owner, tenant.name, MasterKey(flux_folder), backing.secrets, secret_values)
+        await vault.load()
+        tell_short_secrets(story, backing)
+        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began)
 
 
 class Server:
@@ -110,6 +117,7 @@ class Server:
         options: ServerOptions,
         project: Project,
         opened: OpenedBacking,
+        vault: Vault,
         story: Story,
         flux_folder: Path,
         wait_walls: Callable[[], Awaitable[Isolation]],
@@ -120,6 +128,7 @@ class Server:
         self.project = project
         """The project's folder as it was at the start."""
         self.backing = opened.backing
+        self.vault = vault
         self.story = story
         self._options = options
         self._prepared = opened.prepared
@@ -189,11 +198,12 @@ class Server:
                 interleaver,
                 Bisector(deployments, shelf, replayer, self.backing, self.root),
                 self.backing,
+                self.vault,
                 lambda: [self_check.describe(), *checks.checks()],
                 lambda: {**checks.counters(), **gate.counters()},
             )
             running = Running(deployments, deployer, host, address.url)
-            door = Door(token, address.hosts)
+            door = Door(token, address.hosts, partial(find_token, self.backing.owner, self.backing.tenant))
             console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run),
                               recording=lambda: get_config().recording)
             front_door = FrontDoor(deployments, gate, self._executor, console, tells_why=self._options.tells_why)
@@ -216,6 +226,7 @@ class Server:
                             working.start_soon(self_check.run)
                         working.start_soon(cron.run)
                         working.start_soon(upkeep.run)
+                        working.start_soon(self.vault.follow, self.story.crash)
                         working.start_soon(work, running)
                         await stop.wait()
                         working.cancel_scope.cancel()

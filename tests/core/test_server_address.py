@@ -53,7 +53,7 @@ def test_the_console_answers_to_what_the_operator_gave_and_to_loopback(
         headers = (("host", f"{name}:4000"), ("authorization", "Bearer token"))
         path = "/_flux/api/functions"
         head = RequestHead("GET", path, path, RawPath(path.encode()), (), headers, "1.1", "10.9.9.9:1234")
-        return door.refuse(head) is not None
+        return door.refuse_place(head) is not None
 
     assert [name for name in answers_to if is_refused(name)] == []
     assert [name for name in refuses if not is_refused(name)] == []

@@ -1,0 +1,56 @@
+"""The console's questions about who may do what: secrets and tokens. One place that says which path asks what."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+import attrs
+
+from flux.store.postgres import Pool
+from flux.supervisor.console_query import Query
+from flux.supervisor.console_secrets import SecretsDesk, SecretsHost
+from flux.supervisor.console_tokens import TokensDesk
+from flux.supervisor.present import Document
+
+AREAS = ("secrets", "tokens")
+"""First words of their paths."""
+
+
+@attrs.frozen
+class AdminQuestion:
+    """What a path asks."""
+
+    method: str
+    ask: Callable[[Query], Awaitable[Document]]
+
+
+class AdminDesk:
+    """Finds who answers."""
+
+    def __init__(self, pool: Pool, host: SecretsHost, tenant: str, now: Callable[[], datetime]) -> None:
+        self._secrets = SecretsDesk(host)
+        self._tokens = TokensDesk(pool, tenant, now)
+
+    def find(self, method: str, path: list[str], body: bytes) -> AdminQuestion | None:
+        """Return what is asked, or None when nothing is at this path."""
+        match path:
+            case ["secrets"]:
+                return AdminQuestion("GET", self._secrets.list_secrets)
+            case ["secrets", name]:
+                return AdminQuestion("POST", _with(self._secrets.set, name, body))
+            case ["secrets", name, "delete"]:
+                return AdminQuestion("POST", _with(self._secrets.delete, name))
+            case ["tokens"] if method == "POST":
+                return AdminQuestion("POST", _with(self._tokens.create, body))
+            case ["tokens"]:
+                return AdminQuestion("GET", self._tokens.list_tokens)
+            case ["tokens", "revoke"]:
+                return AdminQuestion("POST", _with(self._tokens.revoke, body))
+            case _:
+                return None
+
+
+def _with(ask: Callable[..., Awaitable[Document]], *arguments: object) -> Callable[[Query], Awaitable[Document]]:
+    async def asked(_query: Query) -> Document:
+        return await ask(*arguments)
+
+    return asked

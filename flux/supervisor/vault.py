@@ -1,0 +1,156 @@
+"""A tenant's secrets: those that ``flux secrets set`` keeps, sealed, in its database, and those of ``.env.local``.
+
+Functions see both. Where a name is in both, ``.env.local`` has the say: it is the file of this one machine, and whoever
+writes into it means to differ. So that nobody wonders, the answer to setting such a name says so.
+
+Values leave this module for `flux.hostcalls.secret.TenantSecrets` and for nobody else: what the console can ask for is
+names. Executions in progress keep the secrets that they began with.
+"""
+
+import re
+import secrets as randomness
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import attrs
+import trio
+
+from flux.errors import FluxError, OperatorError
+from flux.hostcalls.secret import TenantSecrets
+from flux.sealing import KEY_BYTES, NONCE_BYTES, open_sealed, seal
+from flux.store import vault as store
+from flux.store.postgres import Connection, Pool
+from flux.supervisor.master_key import MasterKey
+
+FOLLOW_S = 5.0
+"""How often a server looks whether another one has changed a secret."""
+VALUE_BYTES_MAX = 64 * 1024
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}\Z", re.ASCII)
+
+
+class NoSuchSecretError(OperatorError):
+    """No secret of this name is kept."""
+
+    code = "FLX802"
+    exit_code = 3
+
+
+class BadSecretError(OperatorError):
+    """A secret's name or value can't be one."""
+
+    code = "FLX803"
+
+
+@attrs.frozen
+class SecretSeen:
+    """What may be told of a secret."""
+
+    name: str
+    is_local: bool
+    """``.env.local`` on this machine has it."""
+    changed_at: datetime | None
+    """When it was set in the database; None: it is in ``.env.local`` alone."""
+
+
+class Vault:
+    """The secrets of one tenant."""
+
+    def __init__(
+        self, pool: Pool, tenant: str, master_key: MasterKey, secrets: TenantSecrets, local: Mapping[str, str]
+    ) -> None:
+        self._pool = pool
+        self._tenant = tenant
+        self._master_key = master_key
+        self._secrets = secrets
+        self._local = dict(local)
+        self._stored: dict[str, str] = {}
+        self._changed_at: dict[str, datetime] = {}
+        self._version = 0
+
+    async def load(self) -> None:
+        """Take in what the database has; raise when it can't be opened: to go on without would fail later, unsaid."""
+        async with self._pool.acquire() as connection:
+            await self._load(connection)
+
+    async def _load(self, connection: Connection) -> None:
+        version = await store.get_version(connection, self._tenant)
+        found = await store.list_secrets(connection, self._tenant)
+        values = {}
+        if found:
+            sealed_key = await store.find_tenant_key(connection, self._tenant)
+            assert sealed_key is not None  # A foreign key says so.
+            key = open_sealed(self._master_key.get(), sealed_key, self._key_place)
+            for each in found:
+                values[each.name] = open_sealed(key, each.sealed, self._place(each.name)).decode()
+        self._version, self._stored = version, values
+        self._changed_at = {each.name: each.changed_at for each in found}
+        self._apply()
+
+    def set_local(self, local: Mapping[str, str]) -> None:
+        """Take in ``.env.local`` as it is now."""
+        self._local = dict(local)
+        self._apply()
+
+    def _apply(self) -> None:
+        self._secrets.replace({**self._stored, **self._local})
+
+    def list(self) -> list[SecretSeen]:
+        """Return what there is, by name."""
+        names = sorted(self._stored.keys() | self._local.keys())
+        return [SecretSeen(name, name in self._local, self._changed_at.get(name)) for name in names]
+
+    async def set(self, name: str, value: str) -> SecretSeen:
+        """Keep a secret, from the next execution on."""
+        if not _NAME.match(name):
+            raise BadSecretError(
+                f'"{name[:200]}" can\'t be a secret\'s name',
+                remedy="letters, digits and underscores, 100 at most, and no digit first: STRIPE_KEY",
+            )
+        data = value.encode()
+        if not data or len(data) > VALUE_BYTES_MAX or "\0" in value:
+            raise BadSecretError(
+                f"the value of {name} is empty, holds a zero byte, or is longer than {VALUE_BYTES_MAX >> 10} KiB",
+                remedy="flux secrets delete takes a secret out; a file that large is not one",
+            )
+        async with self._pool.acquire() as connection:
+            sealed_key = await store.find_tenant_key(connection, self._tenant)
+            if sealed_key is None:
+                master, new_key = self._master_key.get_or_make(), randomness.token_bytes(KEY_BYTES)
+                made = seal(master, randomness.token_bytes(NONCE_BYTES), new_key, self._key_place)
+                sealed_key = await store.keep_tenant_key(connection, self._tenant, made)
+            key = open_sealed(self._master_key.get(), sealed_key, self._key_place)
+            sealed = seal(key, randomness.token_bytes(NONCE_BYTES), data, self._place(name))
+            await store.put_secret(connection, self._tenant, name, sealed)
+            await self._load(connection)
+        return next(each for each in self.list() if each.name == name)
+
+    async def delete(self, name: str) -> None:
+        """Take a secret out, from the next execution on."""
+        async with self._pool.acquire() as connection:
+            was_there = await store.delete_secret(connection, self._tenant, name)
+            await self._load(connection)
+        if not was_there:
+            where = "it is in .env.local: take the line out there" if name in self._local else "flux secrets list"
+            raise NoSuchSecretError(f'no secret "{name[:200]}" is kept', remedy=where)
+
+    async def follow(self, report: Callable[[BaseException], None]) -> None:
+        """Take in what other servers change, until cancelled."""
+        told: str | None = None
+        while True:
+            await trio.sleep(FOLLOW_S)
+            try:
+                async with self._pool.acquire() as connection:
+                    if await store.get_version(connection, self._tenant) != self._version:
+                        await self._load(connection)
+                told = None
+            except FluxError as error:  # What is known goes on being used. Told once, not every five seconds.
+                if told != error.message:
+                    report(error)
+                told = error.message
+
+    @property
+    def _key_place(self) -> str:
+        return f"key/{self._tenant}"
+
+    def _place(self, name: str) -> str:
+        return f"secret/{self._tenant}/{name}"
