@@ -46,6 +46,7 @@ SCRIPTS = (
     Script("start"),
     Script("replay"),
     Script("culprit"),
+    Script("jobs"),
 )
 
 
