@@ -47,6 +47,11 @@ class HiddenValues:
     def __len__(self) -> int:
         return len(self._stand_ins)
 
+    @property
+    def spellings(self) -> Iterable[bytes]:
+        """All that is looked for."""
+        return self._stand_ins.keys()
+
     def add(self, value: str | bytes, stand_in: str) -> None:
         """Hide ``value`` from now on, unless it is too short."""
         text = value if isinstance(value, str) else value.decode("latin-1")

@@ -58,8 +58,8 @@ _JSON_PATH = re.compile(r"\$((?:\.[A-Za-z_][A-Za-z0-9_-]*|\.\*|\[(?:\*|[0-9]{1,9
 _STEP = re.compile(r"\.([A-Za-z_][A-Za-z0-9_-]*|\*)|\[(\*|[0-9]+)\]")
 _NAME = re.compile(r"[A-Za-z_]")
 _KEY_DETAIL = re.compile(r"Key \(([^)]*)\)")
-TOKEN = re.compile(r"redacted:[0-9a-f]{12}\Z")
-"""What `Redactor.token` makes."""
+TOKEN = re.compile(r"(?:redacted|forgotten):[0-9a-f]{12}\Z")
+"""What `Redactor.token` makes, and what `flux.forget` leaves behind."""
 _BOM = b"\xef\xbb\xbf"
 
 MET_MAX = 256

@@ -1,10 +1,10 @@
 """What a replay hears that nobody had said: stand-ins for values that are not on record.
 
-Rules keep values out of a record, and the values of secrets never come into it (`flux.redact`). In
-their place stand tokens and handles, and these are what a replay hands to the function. As long as
-code only passes such a value on, it does what it did: what it passes on is redacted to the same. Code
-that looks into one (compares a token, checks a signature, takes a digit) does not. From a record alone
-nobody can tell which it is. So the parts are named, each replay says which they are, and what rests on
+Rules keep values out of a record, and the values of secrets never come into it (`flux.redact`); those of a row that
+was to be forgotten are taken out again (`flux.forget`). In their place stand tokens and handles, and these are what a
+replay hands to the function. As long as code only passes such a value on, it does what it did: what it passes on is
+redacted to the same. Code that looks into one (compares a token, checks a signature, takes a digit) does not. From a
+record alone nobody can tell which it is. So the parts are named, each replay says which they are, and what rests on
 them is never called more than it is (`flux.verdict`).
 
 A client may send a text that looks like a token. It is named as well: to warn in vain is the better mistake.
@@ -20,7 +20,7 @@ from flux.hostcall import HostCall
 SHOWN_MAX = 20
 """So many parts are named; of more it is said how many there are."""
 
-_TOKEN = re.compile(r"redacted:(?:[0-9a-f]{12}|unexamined)")
+_TOKEN = re.compile(r"redacted:(?:[0-9a-f]{12}|unexamined)|forgotten:[0-9a-f]{12}")
 _HANDLE = re.compile(r"flux-secret:[A-Za-z_][A-Za-z0-9_]{0,99}:[0-9a-f]{32}")
 _HANDED_OUT = "secret.handle"
 """What it answers is a handle for the recorded function too."""

@@ -1628,3 +1628,109 @@ from flux.token where tenant = $1 order by created_at desc, name;
 -- Has a token refused from now on.
 update flux.token set revoked_at = $4 where tenant = $1 and kind = $2 and name = $3 and revoked_at is null
 returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at;
+
+
+-- ===== Forgetting a row =====
+
+-- name: lock_forgetting
+-- Whether nobody else is taking a row out of the records, until the transaction ends; and the time.
+select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('flux.forget', 0)) as is_alone, pg_catalog.clock_timestamp() as at;
+
+-- name: list_known_columns
+-- All columns that tables of the users' have or had, under the names of then, oldest first.
+select s.relid, s.schema_name, s.table_name, (c.value ->> 'number')::int as number, c.value ->> 'name' as name,
+       c.value ->> 'type' as type, coalesce((c.value ->> 'key')::bool, false) as is_key,
+       coalesce(a.attnotnull, false) as is_required, coalesce(t.typtype = 'e', false) as is_enum,
+       exists (select from pg_catalog.pg_constraint k
+               where k.contype = 'f' and k.conrelid = s.relid and a.attnum = any (k.conkey)) as is_reference
+from flux.table_shape s
+cross join lateral pg_catalog.json_array_elements(s.columns) c
+left join pg_catalog.pg_attribute a on a.attrelid = s.relid and a.attnum = (c.value ->> 'number')::int and not a.attisdropped
+left join pg_catalog.pg_type t on t.oid = a.atttypid
+order by s.seq, number;
+
+-- name: list_row_log
+-- All changes of one row, rolled back ones included, in order behind a place: schema, table, key, place, limit.
+select m.tableoid, m.ctid::text as ctid, m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name,
+       m.op::text as op, m.depth, m.key, m.before::text as before, m.after::text as after, m.committed, m.execution
+from flux.mutation m
+where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+      = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
+  and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.seq > $4
+order by m.seq limit $5;
+
+-- name: find_changes_that_hold
+-- Where in the log something stands, as a regular expression, in tables that are no other tenant's: the tenant, it.
+select m.tableoid, m.ctid::text as ctid
+from flux.mutation m
+where (m.before::text ~ $2 or m.after::text ~ $2 or m.key ~ $2)
+  and m.schema_name not in (select g.schema_name from flux.guest g where g.tenant <> $1)
+order by m.seq;
+
+-- name: get_change
+-- One row of the log by where it lies.
+select m.tableoid, m.ctid::text as ctid, m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name,
+       m.op::text as op, m.depth, m.key, m.before::text as before, m.after::text as after, m.committed, m.execution
+from flux.mutation m where m.tableoid = $1::oid and m.ctid = $2::text::tid;
+
+-- name: rewrite_change
+-- Puts other images in the place of those of a change: where it lies, key, before, after.
+update flux.mutation m set key = $3, before = $4::text::json, after = $5::text::json
+where m.tableoid = $1::oid and m.ctid = $2::text::tid;
+
+-- name: list_row_executions
+-- Executions that changed a row, and those that these were caused by: the transactions, executions that rolled back.
+with recursive involved as (
+    select e.id, e.parent from flux.execution e
+    where e.xid = any ($1::text[]::xid8[]) or e.id = any ($2::uuid[])
+       or e.id in (select t.execution from flux.transaction t where t.xid = any ($1::text[]::xid8[]))
+    union
+    select e.id, e.parent from involved i join flux.execution e on e.id = i.parent
+)
+select id from involved;
+
+-- name: list_recordings_after
+-- Whole records of a tenant in the order of their start: behind which, how many.
+select e.* from flux.execution e where e.tenant = $1 and e.id > $2 order by e.id limit $3;
+
+-- name: rewrite_execution
+-- Puts another recording in the place of one: its columns that follow from what it holds.
+update flux.execution
+set path = $2, error_type = $3, error_message = $4, error_location = $5, signature = $6, completeness = $7,
+    hosts_failed = $8, format = $9, body = $10
+where id = $1;
+
+-- name: list_replays_to_rewrite
+-- What replays of some executions have shown.
+select r.id, r.reason, r.divergence::text as divergence from flux.replay r where r.original = any ($1::uuid[]);
+
+-- name: rewrite_replay
+-- Puts other words in its place: id, reason, divergence.
+update flux.replay set reason = $2, divergence = $3::text::json where id = $1;
+
+-- name: remove_bisect_runs
+-- Takes out what some executions did on commits: the next bisect runs them again.
+delete from flux.bisect_run where original = any ($1::uuid[]);
+
+-- name: list_jobs_to_rewrite
+-- Jobs that hold something: of a tenant.
+select j.id, j.state, j.payload, j.error from flux.job j
+where j.tenant = $1 and (j.payload is not null or j.error is not null) order by j.id;
+
+-- name: rewrite_job
+-- Puts something else in the place of what a job holds: id, payload, error; unless it runs again meanwhile.
+update flux.job set payload = $2, error = $3 where id = $1 and (state = 'dead' or payload is not distinct from $2);
+
+-- name: list_pinned_names
+-- The pinned windows that some executions lie in: the tenant, the executions.
+select distinct i.name from flux.incident i
+join flux.execution e on e.tenant = i.tenant and e.started_at between i.since and i.until
+where i.tenant = $1 and e.id = any ($2::uuid[]) order by i.name;
+
+-- name: remove_blobs
+-- Takes out bodies that nobody uses any more: their digests, and when whoever looked began to look.
+delete from flux.blob where sha256 = any ($1::bytea[]) and stored_at < $2;
+
+-- name: add_forgotten
+-- Notes that a row was forgotten: tenant, schema, table, key, up to which change, executions, changes.
+insert into flux.forgotten (tenant, schema_name, table_name, key, seq, executions, changes) values ($1, $2, $3, $4, $5, $6, $7);

@@ -51,7 +51,8 @@ from flux.store.summaries import (
 __all__ = [
     "AmbiguousExecutionError", "DeploymentFound", "ErrorGroup", "HostFailure", "KeyDoesNotFitError",
     "LogPage", "Logged", "NoSuchExecutionError", "NoSuchTableError", "RowVersion", "ShaCount", "Summary",
-    "Table", "count_function", "count_signature", "find_blob", "find_previous_deployment", "find_row_writer",
+    "Table", "count_function", "count_signature", "decode_recording", "find_blob",
+    "find_previous_deployment", "find_row_writer",
     "find_summary", "find_table", "get_execution", "get_summary", "list_children", "list_error_groups",
     "list_host_failures", "list_logs", "list_logs_after", "list_peers", "list_row_history", "list_summaries",
     "list_summaries_after", "make_facts",
@@ -161,7 +162,7 @@ async def get_execution(
                 f"no execution has the id {execution_id}", remedy="flux trace list shows what there is"
             )
         summary = make_summary(row)
-        execution = await _decode(connection, row["body"], row["format"])
+        execution = await decode_recording(connection, row["body"], row["format"])
         rows = await connection.fetch(
             QUERIES.list_mutations_of_execution,
             execution_id,
@@ -223,8 +224,8 @@ def _place(mutation: Mutation) -> tuple[bool, int, int, int]:
     return mutation.call is None, mutation.call or 0, mutation.xid, mutation.ordinal
 
 
-async def _decode(connection: Connection, body: bytes, format_version: int) -> Execution:
-    """The execution in a recording, with what was stored apart."""
+async def decode_recording(connection: Connection, body: bytes, format_version: int) -> Execution:
+    """Return the execution in a recording, with what was stored apart; its committed mutations are in the log."""
     blobs: dict[bytes, Blob] = {}
     missing: list[bytes] = []
 
@@ -261,7 +262,7 @@ async def list_peers(
     """
     async with pool.acquire() as connection:
         rows = await connection.fetch(QUERIES.list_peers, function, before, sha, looked_at, limit)
-        return [await _decode(connection, row["body"], row["format"]) for row in rows]
+        return [await decode_recording(connection, row["body"], row["format"]) for row in rows]
 
 
 async def list_error_groups(pool: Pool, since: datetime | None, limit: int) -> list[ErrorGroup]:
@@ -352,7 +353,7 @@ async def list_logs(
             query, arguments = where(QUERIES.list_logs, (*conditions, *before), (LOG_PAGE,))
             rows = await connection.fetch(query, *arguments)
             for row in rows:
-                lines += _select_lines(await _decode(connection, row["body"], row["format"]), since)
+                lines += _select_lines(await decode_recording(connection, row["body"], row["format"]), since)
             looked_at += len(rows)
             if len(rows) < LOG_PAGE:
                 break
@@ -380,7 +381,7 @@ async def list_logs_after(
     async with pool.acquire() as connection:
         rows = await connection.fetch(query, *arguments)
         for row in rows:
-            lines += _select_lines(await _decode(connection, row["body"], row["format"]), since)
+            lines += _select_lines(await decode_recording(connection, row["body"], row["format"]), since)
     return sorted(lines, key=_moment), rows[-1]["id"] if len(rows) == limit else None
 
 

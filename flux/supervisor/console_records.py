@@ -1,5 +1,6 @@
 """The console's questions about what is kept, and what is kept out."""
 
+import secrets
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -8,9 +9,10 @@ import msgspec
 from flux.config import RecordingConfig
 from flux.redact import RedactionRules
 from flux.store import reading
+from flux.store.forgetting import forget_row
 from flux.store.postgres import Pool
 from flux.store.retention import Retention, prune
-from flux.supervisor.console_query import BadQueryError, Query, flag
+from flux.supervisor.console_query import BadQueryError, Query, flag, needed
 from flux.supervisor.present import Document, show_json, show_moment
 from flux.supervisor.redact_trial import Tested, try_document, try_execution
 
@@ -21,11 +23,17 @@ class RecordsDesk:
     def __init__(
         self,
         pool: Pool,
+        tenant: str,
+        schema: str,
         recording: Callable[[], RecordingConfig],
         find: Callable[[str], Awaitable[reading.Summary]],
+        settle: Callable[[], Awaitable[int]],
     ) -> None:
-        """``find`` returns the execution that a text means."""
+        """``find`` returns the execution that a text means; ``settle`` waits until records are stored."""
         self._pool = pool
+        self._tenant = tenant
+        self._schema = schema
+        self._settle = settle
         self._recording = recording
         self._find = find
 
@@ -47,6 +55,34 @@ class RecordsDesk:
             "log_since": None if pruned.log_since is None else show_moment(pruned.log_since),
             "blobs": pruned.blobs,
             "waiting": pruned.waiting,
+        }
+
+    async def forget(self, query: Query) -> Document:
+        """Take a row out of the records; with ``dry_run`` only count what would go."""
+        table, key = (needed(query, name) for name in ("table", "key"))
+        dry_run = flag(query, "dry_run", default=False)
+        waiting = await self._settle()
+        # Nobody knows the secret of the tokens once this is done.
+        secret = secrets.token_bytes(32)
+        done = await forget_row(self._pool, self._tenant, self._schema, table, key, secret, dry_run=dry_run)
+        return {
+            "schema": "flux.records-forgotten/1",
+            "dry_run": dry_run,
+            "table": str(done.table),
+            "key": show_json(done.key.encode()),
+            "exists": done.is_there,
+            "values": done.values,
+            "values_shared": done.shared,
+            "executions": done.executions,
+            "calls": done.calls,
+            "replays": done.replays,
+            "changes": done.changes,
+            "elsewhere": dict(done.elsewhere),
+            "blobs": done.blobs,
+            "jobs": done.jobs,
+            "jobs_waiting": done.jobs_waiting,
+            "pinned": list(done.pinned),
+            "not_stored": waiting,
         }
 
     async def redact(self, body: bytes) -> Document:
