@@ -18,7 +18,7 @@ and lines.
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -41,6 +41,7 @@ from flux.config_values import (
     read_host,
     read_project_name,
     read_redaction,
+    read_route_prefix,
     read_schedule,
     read_size_bytes,
     read_time_zone,
@@ -147,6 +148,9 @@ class HttpConfig:
     allow: tuple[str, ...] = ()
     """Hosts that any function may reach."""
 
+    middleware: tuple[str, ...] = ()
+    """Names of the middleware around every route, outermost first."""
+
 
 @attrs.frozen
 class QueueConfig:
@@ -186,6 +190,9 @@ class FunctionConfig:
     middleware: tuple[str, ...] | None = None
     """Names of the middleware to run before it, outermost first; None leaves the decorator's."""
 
+    without: tuple[str, ...] = ()
+    """Names of middleware that would stand around its route and is not to."""
+
     concurrency: int | None = None
     """Jobs of it that may run at once, over all servers; None: any number."""
 
@@ -194,6 +201,20 @@ class FunctionConfig:
 
     limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
     """Fields of `Limits` that this function has otherwise, by name."""
+
+
+@attrs.frozen
+class RoutesConfig:
+    """One element of ``[[routes]]``: what is set for the routes below a path."""
+
+    below: str
+    """The path, from its slash on. It is compared with routes segment by segment."""
+
+    middleware: tuple[str, ...] = ()
+    """Names of the middleware around them, inside of what is around them already, outermost first."""
+
+    without: tuple[str, ...] = ()
+    """Names of middleware that is around them and is not to be."""
 
 
 @attrs.frozen
@@ -230,6 +251,8 @@ class Config:
     """By function name, only those that have a table."""
     cron: tuple[CronConfig, ...] = ()
     """In the file's order."""
+    routes: tuple[RoutesConfig, ...] = ()
+    """Likewise."""
     origins: Mapping[str, str] = attrs.field(factory=lambda: MappingProxyType({}))
     """Where each key's value comes from: "limits.timeout" is at "flux.toml:12", or Flux's default."""
 
@@ -293,7 +316,7 @@ class _ConfigReader:
         self._origins: dict[str, str] = {}
 
     def read(self) -> Config:
-        self._refuse_unknown((), self._document, (*_TABLES, "limits", "functions", "cron"))
+        self._refuse_unknown((), self._document, (*_TABLES, "limits", "functions", "cron", "routes"))
         tables = {
             name: self.read_table((name,), keys, tables=_SUBTABLES.get(name, ())) for name, keys in _TABLES.items()
         }
@@ -301,7 +324,8 @@ class _ConfigReader:
         gate = read_gate(self, http)
         limits = self.read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
         functions = self._read_functions()
-        cron = self._read_cron()
+        cron = tuple(CronConfig(**entry) for entry in self._read_entries("cron", _CRON_KEYS, _CRON_EXAMPLES))
+        routes = tuple(RoutesConfig(**entry) for entry in self._read_entries("routes", _ROUTES_KEYS, _ROUTES_EXAMPLES))
         if "name" not in tables["project"]:
             self.report_missing(("project",), "name", 'name = "shop" under [project]')
         if self._problems:
@@ -318,6 +342,7 @@ class _ConfigReader:
             recording=RecordingConfig(**tables["recording"]),
             functions=MappingProxyType(functions),
             cron=cron,
+            routes=routes,
             origins=MappingProxyType(self._origins),
         )
 
@@ -333,28 +358,30 @@ class _ConfigReader:
             functions[name] = FunctionConfig(
                 http=values.pop("http", ()),
                 middleware=values.pop("middleware", None),
+                without=values.pop("without", ()),
                 concurrency=values.pop("concurrency", None),
                 rate_limit=read_rate_limit(self, (*path, "rate_limit")),
                 limits=MappingProxyType(_as_limits(values)),
             )
         return functions
 
-    def _read_cron(self) -> tuple[CronConfig, ...]:
-        elements = self._document.get("cron", [])
+    def _read_entries(
+        self, name: str, keys: Mapping[str, ValueReader], examples: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the values of each table under ``[[name]]`` that has all keys of ``examples``, which it needs."""
+        elements = self._document.get(name, [])
         if not isinstance(elements, list) or not all(isinstance(element, dict) for element in elements):
-            remedy = "allowed: tables, each under its own [[cron]]"
-            self._report(WrongValueError, ("cron",), f"is {name_type(elements)}", remedy)
-            return ()
-        entries = []
+            remedy = f"allowed: tables, each under its own [[{name}]]"
+            self._report(WrongValueError, (name,), f"is {name_type(elements)}", remedy)
+            return
         for index in range(len(elements)):
-            path = ("cron", index)
-            values = self.read_table(path, _CRON_KEYS, defaults=False)
-            for key in _CRON_EXAMPLES:
+            path = (name, index)
+            values = self.read_table(path, keys, defaults=False)
+            for key in examples:
                 if key not in values:
-                    self.report_missing(path, key, f'{key} = "{_CRON_EXAMPLES[key]}"')
-            if values.keys() >= _CRON_EXAMPLES.keys():
-                entries.append(CronConfig(**values))
-        return tuple(entries)
+                    self.report_missing(path, key, f'{key} = "{examples[key]}"')
+            if values.keys() >= examples.keys():
+                yield values
 
     def read_table(
         self, path: KeyPath, keys: Mapping[str, ValueReader], *, defaults: bool = True, tables: tuple[str, ...] = ()
@@ -485,7 +512,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "cgroups": one_of("auto", "required"),
         "warm": integer_between(1, 1_000_000),
     },
-    "http": {"allow": list_of(read_host), **HTTP_KEYS},
+    "http": {"allow": list_of(read_host), "middleware": list_of(read_function_name), **HTTP_KEYS},
     "queue": {"concurrency": integer_between(0, 1000), "lease": read_duration_s},
     "recording": {
         "retention_days": integer_between(1, 36_500),
@@ -503,6 +530,7 @@ _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     "http": list_of(read_host),
     "middleware": list_of(read_function_name),
     "concurrency": integer_between(1, 1000),
+    "without": list_of(read_function_name),
     **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
 }
 
@@ -514,6 +542,13 @@ _CRON_KEYS: Mapping[str, ValueReader] = {
 }
 _CRON_EXAMPLES = {"function": "nightly", "schedule": "0 3 * * *"}
 """The keys that each entry needs."""
+
+_ROUTES_KEYS: Mapping[str, ValueReader] = {
+    "below": read_route_prefix,
+    "middleware": list_of(read_function_name),
+    "without": list_of(read_function_name),
+}
+_ROUTES_EXAMPLES = {"below": "/admin"}
 
 
 def _as_limits(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RefusedValueError(Exception):
 
 
 _PROJECT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}", re.ASCII)
+_ROUTE_PREFIX = re.compile(r"/|(/((?:(?![/{}?#])[!-~])+|\{[A-Za-z_][A-Za-z0-9_]*\}))+/?")
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,127}", re.ASCII)
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?#-]+", re.ASCII)
 _TIME_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+)*", re.ASCII)
@@ -150,6 +151,15 @@ def read_function_name(value: object) -> str:
     if not is_function_name(name):
         raise RefusedValueError(f'has "{name}", which is no function name', remedy)
     return name
+
+
+def read_route_prefix(value: object) -> str:
+    """The path that routes begin with, as far as it can be told without them."""
+    remedy = 'allowed: a path such as "/admin", or "/orgs/{org}/admin"'
+    path = read_text(value, remedy)
+    if _ROUTE_PREFIX.fullmatch(path) is None:
+        raise RefusedValueError(f'is "{path}"', remedy)
+    return path
 
 
 def read_schedule(value: object) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import trio
 
+from flux.composition import Chain
 from flux.deployment import Deployment, Function
 from flux.execution import Execution, Trigger
 from flux.grants import Grants
@@ -28,12 +29,14 @@ from flux.sandbox.scripted import Script, ScriptedSandbox
 from flux.store.postgres import ConnectOptions, Pool
 from flux.supervisor.backing import open_backing
 from flux.supervisor.drive import Bounds
-from flux.supervisor.execute import Backing, Executed, Executor, Runnable
+from flux.supervisor.execute import Backing, Executed, Executor
+from flux.supervisor.runnable import Runnable
 from flux.tenant import Tenant
 from tests.conftest import Database
 from tests.postgres_server import PostgresServer
 
 NO_RULES = RedactionRules()
+NO_CHAIN = Chain((), ())
 INVOKE = Trigger("invoke")
 DEPLOYMENT = Deployment("d1", "3f9c1e2d" * 5, False, "main", "/nowhere", ())
 
@@ -92,7 +95,7 @@ class ExecutionWorld:
             limits=(),
             grants=Grants.parse(allow),
             isolation=isolation,
-            middleware=(),
+            chain=NO_CHAIN,
             rules=rules,
         )
         return await self.executor.execute(runnable, trigger, value)

@@ -36,9 +36,10 @@ from flux.sandbox.wasm import WasmSandbox, default_folder
 from flux.session import Divergence, ReplaySession
 from flux.store.reading import get_execution
 from flux.supervisor.drive import Bounds, Driven, drive
-from flux.supervisor.execute import Executed, Runnable
+from flux.supervisor.execute import Executed
+from flux.supervisor.runnable import Runnable
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, ExecutionWorld, open_world
+from tests.execution_world import DEPLOYMENT, NO_CHAIN, ExecutionWorld, open_world
 from tests.faults.hostile.modules import MODULES, NEIGHBOUR
 from tests.guests.record_and_replay import RefusingHost, describe
 from tests.wasm_guests import assemble_text
@@ -247,7 +248,7 @@ class _Street:
             limits=(),
             grants=Grants.parse([]),
             isolation="read committed",
-            middleware=(),
+            chain=NO_CHAIN,
             rules=RedactionRules(),
             warm=WARM if self._kind.warm else 1,
         )

@@ -13,6 +13,7 @@ SECONDS = {
     "acceptance/test_case_files.py": 30,
     "acceptance/test_cli_client.py": 35,
     "acceptance/test_cron.py": 40,
+    "acceptance/test_composition.py": 20,
     "acceptance/test_database_commands.py": 40,
     "acceptance/test_deployments.py": 30,
     "acceptance/test_dev_story.py": 45,

@@ -1,4 +1,4 @@
-"""``flux function list``: the functions that are deployed, and what they may reach."""
+"""``flux function list``: the functions that are deployed, what stands before them, and what they may reach."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ COLUMN_CELLS_MAX = 32
 
 @click.command()
 def command() -> None:
-    """The functions that are deployed, and what they may reach."""
+    """The functions that are deployed, what stands before them, and what they may reach."""
     said = settings()
     answer = open_client().get("functions")
     functions = answer.record.of_schema("flux.functions/1").records("functions")
@@ -21,28 +21,33 @@ def command() -> None:
     if said.json:
         screen.write_raw_json(answer.text)
         return
-    rows: list[tuple[str, str, str, str, str, str | None]] = []
+    rows: list[tuple[str, str, str, str, str, str, str | None]] = []
     for function in functions:
         error = function.data.get("error")
         rows.append((
             function.maybe_text("route") or "—", function.text("name"), function.maybe_text("runtime") or "?",
-            (function.maybe_text("sha") or "").removeprefix("nogit-")[:7], _grants(function.get("grants")),
+            (function.maybe_text("sha") or "").removeprefix("nogit-")[:7],
+            " → ".join(map(str, function.items("middleware"))) if function.data.get("middleware") else "",
+            _grants(function.get("grants")),
             None if error is None else error if isinstance(error, str) else json_text(error),
         ))  # fmt: skip
-    head = ("route", "function", "runtime", "code", "may reach")
+    head: tuple[str, ...] = ("route", "function", "runtime", "code", "middleware", "may reach")
     widths = [
         min(COLUMN_CELLS_MAX, max([cells(head[column]), *(cells(str(row[column])) for row in rows)]))
-        for column in range(4)
+        for column in range(5)
     ]
+    if not any(row[4] for row in rows):
+        head, widths = (*head[:4], head[5]), widths[:4]
     lines: list[Line] = []
     if rows and not said.quiet:
         lines.append([Piece("  " + "  ".join(map(pad, head, [*widths, 0])), "dim")])
-    for route, name, runtime, sha, grants, error in rows:
-        start = 2 + sum(widths) + 8
+    for route, name, runtime, sha, middleware, grants, error in rows:
+        start = 2 + sum(widths) + 2 * len(widths)
         first, *more = wrap(grants, max(20, screen.width - start)) if grants else [""]
         lines.append([
             "  ", Piece(pad(route, widths[0]), "bold"), "  ", pad(name, widths[1]), "  ",
-            Piece(pad(runtime, widths[2]), "dim"), "  ", Piece(pad(sha, widths[3]), "dim"), "  ", first,
+            Piece(pad(runtime, widths[2]), "dim"), "  ", Piece(pad(sha, widths[3]), "dim"), "  ",
+            *([pad(middleware, widths[4]), "  "] if len(widths) == 5 else []), first,
         ])  # fmt: skip
         lines += [[" " * start + line] for line in more]
         if error is not None:

@@ -1,13 +1,37 @@
 """What a guest process says that its code declares, read without belief in it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
+
+import attrs
 
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.hostcall import Position
 from flux.limits import parse_duration_s
 from flux.sandbox.base import BadFunctionError
+
+
+@attrs.frozen
+class Declared:
+    """All that the code of one process declares."""
+
+    functions: tuple[Function, ...]
+    middleware: tuple[Position, ...]
+    """Where each middleware is defined, under its name."""
+
+
+def read_declared(functions: Sequence[Any], middleware: Sequence[Any], runtime: str | None = None) -> Declared:
+    """Return what a process says of its code; ``runtime`` is that of all functions, None where each says its own.
+
+    Raises as `read_function`.
+    """
+    more = {} if runtime is None else {"runtime": runtime}
+    return Declared(
+        tuple(read_function({**item, **more}) for item in functions),
+        tuple(Position(str(item["file"]), int(item["line"]), str(item["name"])) for item in middleware),
+    )
 
 
 def read_function(item: dict[str, Any]) -> Function:

@@ -56,6 +56,8 @@ class LoadedScripts:
 
     functions: tuple[dict[str, Any], ...]
     """What they declare, as the registry of the SDK tells it."""
+    middleware: tuple[dict[str, Any], ...]
+    """Likewise."""
     image: Template
     handles: Handles
     tree: FileTree
@@ -204,13 +206,16 @@ def _find_line(source: bytes, specifier: str) -> int:
 
 async def _finish(interpreter: Interpreter, realm: Realm, handles: Handles, tree: FileTree) -> LoadedScripts:
     await realm.evaluate(
-        f'import {{ describeFunctions }} from "{SDK}/run.js"; globalThis.__flux = describeFunctions();',
+        f'import {{ describe }} from "{SDK}/run.js"; globalThis.__flux = describe();',
         f"{BOOT}/functions",
     )
-    functions = json.loads(await realm.read_global("__flux"))
+    declared = json.loads(await realm.read_global("__flux"))
     await realm.evaluate("delete globalThis.__flux;", f"{BOOT}/end")
     memory = realm.freeze()
-    return LoadedScripts(tuple(functions), interpreter.make_image(memory), handles, tree, len(memory))
+    return LoadedScripts(
+        tuple(declared["functions"]), tuple(declared["middleware"]), interpreter.make_image(memory), handles, tree,
+        len(memory),
+    )  # fmt: skip
 
 
 async def run_script(

@@ -28,9 +28,11 @@ import trio
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
+from flux.hostcall import Position
 from flux.limits import Limits
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.cgroups import Cgroups, Group
+from flux.sandbox.declared import Declared
 from flux.sandbox.demand import Demand
 from flux.sandbox.process_worker import ProcessWorker
 from flux.sandbox.residency import Residency
@@ -147,7 +149,7 @@ class ProcessSandbox:
         """The zygote that there is must go."""
         self._many = trio.Event()
         """More workers wait than have to."""
-        self._functions: tuple[Function, ...] | None = None
+        self._declared: Declared | None = None
         self._closing = False
         self._failure: FluxError | None = None
         """Why there is no zygote at the moment."""
@@ -157,7 +159,12 @@ class ProcessSandbox:
     @property
     def functions(self) -> tuple[Function, ...]:
         """See `flux.sandbox.base.Sandbox.functions`."""
-        return self._functions or ()
+        return () if self._declared is None else self._declared.functions
+
+    @property
+    def middleware(self) -> tuple[Position, ...]:
+        """See `flux.sandbox.declared.Declared.middleware`."""
+        return () if self._declared is None else self._declared.middleware
 
     @property
     def zygote_pid(self) -> int | None:
@@ -180,7 +187,7 @@ class ProcessSandbox:
                     await self._wait_wanted()
                     continue
                 if failure is not None:
-                    if self._functions is None:
+                    if self._declared is None:
                         raise failure
                     self._failure = failure
                     self._refuse_all(_down(failure))
@@ -235,15 +242,15 @@ class ProcessSandbox:
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
                 try:
-                    functions = await self._wait_ready(zygote)
+                    declared = await self._wait_ready(zygote)
                     self._zygote, self._nursery, self._failure = zygote, nursery, None
                     self._used_at_s = trio.current_time()
                     self._residency.enter(self)
                     nursery.start_soon(self._end_surplus)
                     nursery.start_soon(self._leave_when_idle)
                     nursery.start_soon(self._leave_when_told, nursery)
-                    if self._functions is None:
-                        self._functions = functions
+                    if self._declared is None:
+                        self._declared = declared
                         task_status.started()
                     self._fill()
                     await self._serve(zygote, nursery)
@@ -257,7 +264,7 @@ class ProcessSandbox:
             await zygote.end()
         return failure
 
-    async def _wait_ready(self, zygote: Zygote) -> tuple[Function, ...]:
+    async def _wait_ready(self, zygote: Zygote) -> Declared:
         module = f"{self._functions_folder}/"
         is_first = True
         with trio.move_on_after(self._import_deadline_s):
@@ -268,8 +275,8 @@ class ProcessSandbox:
                         self.level = attrs.evolve(self.level, clock=level)
                     case Importing(name):
                         module = name
-                    case Ready(functions):
-                        return functions
+                    case Ready(declared):
+                        return declared
                     case Failed(failures):
                         raise ImportFailedError(failures)
                     case None:

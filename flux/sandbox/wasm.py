@@ -33,8 +33,10 @@ import trio
 from flux.deployment import Function
 from flux.errors import FluxError
 from flux.execution import Level
+from flux.hostcall import Position
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.cgroups import Cgroups, Group
+from flux.sandbox.declared import Declared
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_process import Compiled, Failed, Importing, Ready, WasmProcess, keep_compiled
@@ -121,7 +123,7 @@ class WasmSandbox:
         self._release_grace_s = release_grace_s
         self._process: WasmProcess | None = None
         self._nursery: trio.Nursery | None = None
-        self._functions: tuple[Function, ...] | None = None
+        self._declared: Declared | None = None
         self._changed = trio.Event()
         """Set, and replaced, when there is a process again, or none will come."""
         self._closing = False
@@ -133,7 +135,12 @@ class WasmSandbox:
     @property
     def functions(self) -> tuple[Function, ...]:
         """See `flux.sandbox.base.Sandbox.functions`."""
-        return self._functions or ()
+        return () if self._declared is None else self._declared.functions
+
+    @property
+    def middleware(self) -> tuple[Position, ...]:
+        """See `flux.sandbox.declared.Declared.middleware`."""
+        return () if self._declared is None else self._declared.middleware
 
     @property
     def process_pid(self) -> int | None:
@@ -153,7 +160,7 @@ class WasmSandbox:
                 if failure is None:
                     pause_s = RESTART_PAUSE_S
                 else:
-                    if self._functions is None:
+                    if self._declared is None:
                         raise failure
                     self._failure = failure
                     self._tell()
@@ -193,11 +200,11 @@ class WasmSandbox:
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
                 try:
-                    functions = await self._wait_ready(process)
+                    declared = await self._wait_ready(process)
                     self._process, self._nursery, self._failure = process, nursery, None
                     self._tell()
-                    if self._functions is None:
-                        self._functions = functions
+                    if self._declared is None:
+                        self._declared = declared
                         task_status.started()
                     if (message := await process.receive()) is not None:
                         raise SandboxUnavailableError(
@@ -216,7 +223,7 @@ class WasmSandbox:
                     await group.remove()
         return failure
 
-    async def _wait_ready(self, process: WasmProcess) -> tuple[Function, ...]:
+    async def _wait_ready(self, process: WasmProcess) -> Declared:
         module = f"{self._functions_folder}/"
         cache: CompiledCode[Any] = CompiledCode(Path(self._plan.cache) if self._plan.cache else None)
         kept: set[str] = set()
@@ -228,9 +235,9 @@ class WasmSandbox:
                     case Compiled() as compiled:
                         keep = partial(keep_compiled, cache, self._plan, process.fingerprint, compiled, kept)
                         await trio.to_thread.run_sync(keep)
-                    case Ready(functions, meter):
+                    case Ready(declared, meter):
                         self.level = attrs.evolve(self.level, meter=meter)
-                        return functions
+                        return declared
                     case Failed(failures):
                         raise ImportFailedError(failures)
                     case None:

@@ -17,7 +17,8 @@ JSON lines go to the supervisor, on descriptor 3:
     {"jailed": true}                     from `flux.sandbox.jail_main`, or why not
     {"importing": "functions/a.ts"}      what it is at
     {"compiled": "functions/a.wasm"}     with a descriptor: compiled code, to be kept
-    {"ready": {"functions": [...], "meter": "19ab..."}}   the code is loaded; `flux.execution.Level.meter`
+    {"ready": {"functions": [...], "middleware": [...], "meter": "19ab..."}}   the code is loaded; the last is
+                                         `flux.execution.Level.meter`
     {"failed": [{...}, ...]}             it is not: one entry for each place that failed
 
 and from there comes one byte ``G`` a guest, with one descriptor: a stream socket, on
@@ -169,7 +170,8 @@ class Host:
             _tell({"failed": failures})
             return
         self._confine(confine)
-        _tell({"ready": {"functions": functions, "meter": self._describe_meter()}})
+        middleware = [] if self._scripts is None else list(self._scripts.middleware)
+        _tell({"ready": {"functions": functions, "middleware": middleware, "meter": self._describe_meter()}})
         with socket.socket(fileno=CONTROL) as self._control:
             self._control.setblocking(False)
             async with trio.open_nursery() as nursery:

@@ -26,9 +26,8 @@ from typing import Any
 import attrs
 import trio
 
-from flux.deployment import Function
 from flux.sandbox.base import ImportFailure, SandboxUnavailableError
-from flux.sandbox.declared import read_function
+from flux.sandbox.declared import Declared, read_declared
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.wasm_cache import CompiledCode, make_key
@@ -69,7 +68,7 @@ class Compiled:
 class Ready:
     """The code is loaded."""
 
-    functions: tuple[Function, ...]
+    declared: Declared
     meter: str
     """By what it counts fuel: see `flux.execution.Level`."""
 
@@ -230,8 +229,10 @@ class WasmProcess:
                     return Importing(module)
                 case {"compiled": str(module)} if self._descriptors:
                     return Compiled(module, self._descriptors.popleft())
-                case {"ready": {"functions": list(items), "meter": str(meter)}} if METER.fullmatch(meter):
-                    return Ready(tuple(read_function(item) for item in items), meter)
+                case {
+                    "ready": {"functions": list(functions), "middleware": list(middleware), "meter": str(meter)}
+                } if METER.fullmatch(meter):
+                    return Ready(read_declared(functions, middleware), meter)
                 case {"failed": list(items)} if items:
                     return Failed(tuple(ImportFailure(**item) for item in items))
         except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -16,7 +16,7 @@ The conversation, over a socket that is the zygote's descriptor 3::
     <- jailed, with its pidfd              kept here; a jail that can't be built is raised
     <- ClockTaken(level)                   before any of the user's code runs, so it can be believed
     <- Importing(module), one for each     what it is at, should it die or hang there
-    <- Ready(functions) | Failed(failures)
+    <- Ready(declared) | Failed(failures)
     -> request_worker(start, output, wire, cpu_s)
     <- Forked(pid, pidfd) | NotForked(reason)   in the order of the requests
     <- Exited(pid, status)
@@ -27,7 +27,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import math
 import os
 import select
 import signal
@@ -37,18 +36,14 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import trio
 
-from flux.deployment import Function
-from flux.errors import FluxError
-from flux.hostcall import Position
-from flux.limits import parse_duration_s
 from flux.sandbox.addresses import fixed_addresses
-from flux.sandbox.base import BadFunctionError, ImportFailure, SandboxUnavailableError
+from flux.sandbox.base import ImportFailure, SandboxUnavailableError
 from flux.sandbox.cgroups import Group
+from flux.sandbox.declared import Declared, read_declared
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
 
@@ -84,7 +79,7 @@ class Importing:
 class Ready:
     """The code is imported."""
 
-    functions: tuple[Function, ...]
+    declared: Declared
 
 
 @attrs.frozen
@@ -303,8 +298,8 @@ class Zygote:
                     return NotForked(reason)
                 case {"exited": int(pid), "status": int(status)}:
                     return Exited(pid, status)
-                case {"ready": {"functions": list(items)}}:
-                    return Ready(tuple(_read_function(item) for item in items))
+                case {"ready": {"functions": list(functions), "middleware": list(middleware)}}:
+                    return Ready(read_declared(functions, middleware, "python"))
                 case {"failed": list(items)} if items:
                     return Failed(tuple(ImportFailure(**item) for item in items))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -433,32 +428,4 @@ def _not_understood(start: bytes) -> SandboxUnavailableError:
     return SandboxUnavailableError(
         f"the process that imports the project's code said something that is no message of its protocol: {start!r}",
         remedy="does a module write to file descriptor 3 when it is imported? That one is Flux's",
-    )
-
-
-def _read_function(item: dict[str, Any]) -> Function:
-    timeout = item["timeout"]
-    where = f"{item['file']}:{item['line']}"
-    if isinstance(timeout, str):
-        try:
-            timeout = parse_duration_s(timeout)
-        except FluxError as error:
-            raise BadFunctionError(
-                f"{where}  timeout of {item['name']}: {error.message}", remedy=error.remedy
-            ) from error
-    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
-        raise BadFunctionError(
-            f"{where}  timeout of {item['name']} must be above zero, not {timeout}",
-            remedy='write seconds, or text such as "10s"',
-        )
-    return Function(
-        name=str(item["name"]),
-        route=item["route"],
-        position=Position(str(item["file"]), int(item["line"]), str(item["name"])),
-        atomic=bool(item["atomic"]),
-        isolation=item["isolation"],
-        timeout_s=None if timeout is None else float(timeout),
-        retries=int(item["retries"]),
-        cron=item["cron"],
-        middleware=None if item["middleware"] is None else tuple(item["middleware"]),
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from flux.composition import check_middleware, make_chain
 from flux.config import DEFAULT_ORIGIN, Config
 from flux.deployment import Deployment, Function
 from flux.errors import OperatorError
@@ -41,7 +42,7 @@ from flux.schedule import BadScheduleError, CatchUp, Schedule, check_schedule, c
 from flux.supervisor.artifacts import ID_DIGITS, Artifacts, describe_changing
 from flux.supervisor.drive import Bounds
 from flux.supervisor.environments import Environment, Environments
-from flux.supervisor.execute import Runnable
+from flux.supervisor.runnable import Runnable
 from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
 
@@ -245,6 +246,7 @@ class Deployments:
                 functions=sandboxes.functions,
             )
             _check_config(config, sandboxes.functions)
+            check_middleware(config, sandboxes.functions, sandboxes.middleware)
             rules = RedactionRules.parse(config.recording.redact)
             runnables: dict[str, Runnable] = {}
             for function in sandboxes.functions:
@@ -328,8 +330,6 @@ def make_runnable(
 ) -> Runnable:
     """Return the function with its limits and grants: Flux's, the project's, the decorator's, its own table's."""
     bounds = make_bounds(function, config)
-    table = config.get_function(function.name)
-    middleware = table.middleware if table.middleware is not None else function.middleware or ()
     return Runnable(
         function=function,
         deployment=deployment,
@@ -338,11 +338,11 @@ def make_runnable(
         limits=describe_limits(bounds),
         grants=Grants.parse(config.get_http_allow(function.name)),
         isolation=function.isolation or config.database.isolation,
-        middleware=tuple(middleware),
+        chain=make_chain(function, config),
         rules=rules,
         # An isolate serves once: making it anew costs less than asking whether it is as it was.
         warm=config.sandbox.warm if function.runtime == "python" else 1,
-        jobs_max=table.concurrency,
+        jobs_max=config.get_function(function.name).concurrency,
     )
 
 

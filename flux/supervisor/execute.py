@@ -19,7 +19,7 @@ something failed; it waits, and hands values on.
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -27,12 +27,10 @@ import attrs
 import trio
 
 from flux import ids
-from flux.deployment import Deployment, Function
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.execution import (
     Execution,
     Interrupted,
-    LimitInForce,
     Outcome,
     Raised,
     Returned,
@@ -40,7 +38,6 @@ from flux.execution import (
     Trigger,
 )
 from flux.failure import Kind, find_failure
-from flux.grants import Grants
 from flux.hostcall import Effect
 from flux.hostcalls import all_kinds
 from flux.hostcalls.base import CallContext, Clock, Entropy, HostCallFailed
@@ -48,21 +45,21 @@ from flux.hostcalls.http import HttpClient
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration, format_size
 from flux.mutation import Mutation
-from flux.redact import RedactionRules, Redactor
-from flux.sandbox.base import Sandbox
+from flux.redact import Redactor
 from flux.session import RecordSession
 from flux.store.postgres import CommitUnknown, Connection, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase
-from flux.supervisor.drive import Bounds, Driven, drive
+from flux.supervisor.drive import Driven, drive
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.journal import Journal, JournalError
 from flux.supervisor.journal_scribe import JournalScribe
 from flux.supervisor.other_functions import NOBODY, Cause, OtherFunctions
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
+from flux.supervisor.runnable import Runnable
 from flux.supervisor.start_document import make_document
 from flux.supervisor.statements import describe_failure
 from flux.supervisor.tables import TableCatalog
@@ -85,28 +82,6 @@ class StoreStalledError(OperatorError):
     """The database takes no records and too many wait, so no function is run."""
 
     code = "FLX722"
-
-
-@attrs.frozen
-class Runnable:
-    """A function of a deployment with everything that running it takes."""
-
-    function: Function
-    deployment: Deployment
-    sandbox: Sandbox
-    bounds: Bounds
-    limits: tuple[LimitInForce, ...]
-    """The same as ``bounds``, for the record."""
-    grants: Grants
-    isolation: str
-    middleware: tuple[str, ...]
-    rules: RedactionRules
-    warm: int = 1
-    """Executions that its worker may serve."""
-    jobs_max: int | None = None
-    """Jobs of it that may run at once, over all servers; None: any number."""
-    siblings: Mapping[str, "Runnable"] = attrs.field(factory=dict, eq=False, repr=False)
-    """All functions of its deployment by their names, itself included: what it may push and invoke."""
 
 
 @attrs.frozen
@@ -350,7 +325,7 @@ class _Run:
             with HostTable(self._make_context()) as host:
                 self._driven = await drive(
                     worker,
-                    make_document(self._head, self._trigger, runnable.bounds.limits, runnable.middleware, value),
+                    make_document(self._head, self._trigger, runnable.bounds.limits, runnable.chain, value),
                     self._session,
                     host,
                     runnable.bounds,

@@ -25,10 +25,11 @@ from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, prob
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
 from flux.supervisor.deployments import Deployments
-from flux.supervisor.execute import Executed, Executor, Runnable, StoreStalledError
+from flux.supervisor.execute import Executed, Executor, StoreStalledError
 from flux.supervisor.gate import UNMATCHED_BODY_BYTES_MAX, Gate, Ticket
 from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
+from flux.supervisor.runnable import Runnable
 from flux.values import decode_json
 
 CONSOLE = "/_flux"

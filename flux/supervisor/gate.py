@@ -21,7 +21,7 @@ from flux.message import Admission, HttpResponse, RequestHead, problem
 from flux.rate_limit import Buckets, RateLimit, group_address, retry_after
 from flux.routes import Found, Match, NotFound, answer_unmatched
 from flux.supervisor.deployments import LiveDeployment
-from flux.supervisor.execute import Runnable
+from flux.supervisor.runnable import Runnable
 
 UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
 """A request that nobody answers is refused for that, not for its size."""

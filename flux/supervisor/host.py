@@ -15,7 +15,7 @@ from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Invoked, NoSuchFunctionError
 from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
-from flux.supervisor.execute import Backing, Executor, Runnable
+from flux.supervisor.execute import Backing, Executor
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.guard import Guard, GuardOrder
 from flux.supervisor.inputs import parse_json
@@ -25,6 +25,7 @@ from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_record import keep_replay
+from flux.supervisor.runnable import Runnable
 from flux.supervisor.vault import Vault
 
 READY_S = 10.0
@@ -96,6 +97,7 @@ class FunctionHost:
                 "route": runnable.function.route,
                 "runtime": runnable.function.runtime,
                 "grants": list_grants(runnable),
+                "middleware": list(runnable.chain.list_for("http")),
                 "sha": current.deployment.sha,
                 "error": None if self.failure is None else f"serving the last good code: {self.failure}",
             }

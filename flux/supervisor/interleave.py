@@ -46,7 +46,7 @@ from flux.store.ephemeral import Original, open_place
 from flux.store.postgres import Connection, DatabaseError, Pool, quote_identifier
 from flux.store.queries import QUERIES
 from flux.store.world import World, WorldPlan, build_world
-from flux.supervisor.execute import ATTEMPTS, Backing, Runnable, may_run_again
+from flux.supervisor.execute import ATTEMPTS, Backing, may_run_again
 from flux.supervisor.interleave_attempt import Attempt
 from flux.supervisor.interleave_database import READ_COMMITTED, Conductor, GatedDatabase
 from flux.supervisor.replay import (
@@ -55,6 +55,7 @@ from flux.supervisor.replay import (
     check_whole,
     read_value,
 )
+from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import Shelf
 from flux.verdict import Judgement, Replayed, judge
 

@@ -9,12 +9,13 @@ from flux.limits import format_duration
 from flux.matching import Counterparts
 from flux.matching_session import MatchingSession
 from flux.redact import Redactor
-from flux.supervisor.execute import Backing, Runnable
+from flux.supervisor.execute import Backing
 from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
 from flux.supervisor.replay import COMMIT_FAILED, TELLING_RUNTIMES, describe_again, drive_again
 from flux.supervisor.replay_hosts import RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
+from flux.supervisor.runnable import Runnable
 from flux.synthetic import list_synthetic
 from flux.verdict import Replayed
 

@@ -40,10 +40,11 @@ from flux.store.world import WorldError, WorldPlan
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import Bounds, Driven, Host, drive
-from flux.supervisor.execute import Backing, Runnable
+from flux.supervisor.execute import Backing
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
 from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
+from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
@@ -426,7 +427,7 @@ async def drive_again(
     """
     limits = runnable.bounds.limits
     document = make_document(
-        original, original.trigger, limits, runnable.middleware, value, tells_waits=tells_waits
+        original, original.trigger, limits, runnable.chain, value, tells_waits=tells_waits
     )
     try:
         with trio.fail_after(WORKER_S_MAX):

@@ -85,6 +85,15 @@ class Sandboxes:
         return tuple(function for sandbox in self._sandboxes for function in sandbox.functions)
 
     @property
+    def middleware(self) -> dict[str, list[str]]:
+        """The names of the middleware that the code declares, by its language (`flux.composition.LANGUAGES`)."""
+        found: dict[str, list[str]] = {}
+        for sandbox in self._sandboxes:
+            language = "Python" if isinstance(sandbox, ProcessSandbox) else "JavaScript"
+            found[language] = [declared.function for declared in sandbox.middleware]
+        return found
+
+    @property
     def level(self) -> Level:
         """Which walls are up around the first kind of code: the weaker ones, where there are several."""
         return self._sandboxes[0].level

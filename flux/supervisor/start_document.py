@@ -4,9 +4,8 @@ PROTOCOL.md, "The start document". A recording and its replay hand over the same
 what rules have hidden from the record.
 """
 
-from collections.abc import Sequence
-
 from flux import wire
+from flux.composition import Chain
 from flux.execution import Execution, Trigger
 from flux.limits import Limits
 from flux.supervisor.inputs import parse_json
@@ -17,7 +16,7 @@ def make_document(
     head: Execution,
     trigger: Trigger,
     limits: Limits,
-    middleware: Sequence[str],
+    chain: Chain,
     value: object,
     *,
     tells_waits: bool = False,
@@ -25,7 +24,7 @@ def make_document(
     """Return the document of ``head``, as one line of JSON.
 
     ``trigger`` is not that of ``head`` where the record holds less than the guest is to see. ``value`` is the
-    function's input. ``tells_waits`` asks the guest to say when it waits.
+    function's input, and ``chain`` the middleware that it has. ``tells_waits`` asks the guest to say when it waits.
     """
     document: dict[str, object] = {
         "function": head.function,
@@ -33,7 +32,7 @@ def make_document(
         "now_ns": head.started_at_ns,
         "seed": head.seed.hex(),
         "memory_bytes_max": limits.memory_bytes_max,
-        "middleware": list(middleware),
+        "middleware": list(chain.list_for(trigger.kind)),
         "request": {
             "method": trigger.method,
             "path": trigger.path,

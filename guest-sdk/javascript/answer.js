@@ -38,6 +38,26 @@ function encodeBody(value) {
   return text;
 }
 
+/**
+ * An answer made of whatever a handler returns. Of one that has a status and headers already, those given here take
+ * the place: so middleware makes one of what `next()` has returned.
+ */
+export function makeAnswer(value, { status, headers = {} } = {}) {
+  let body = value;
+  let fields = [];
+  if (value instanceof Response) {
+    [fields, body] = [readHeaders([...value.headers], value.url !== ""), value.takeBody()];
+  } else if (value instanceof Answer) {
+    [fields, body] = [Object.entries(value.headers), value.body];
+  } else if (value instanceof HttpResponse) {
+    [fields, body] = [readHeaders(Object.entries(value.headers), true), value.content];
+  }
+  const made = body === value ? undefined : value.status;
+  const kept = {};
+  for (const [name, field] of fields) kept[name] = name in kept ? [kept[name], field].flat() : field;
+  return new Answer(body, { status: status ?? made, headers: { ...kept, ...headers } });
+}
+
 /** Return the answer's status, headers and body; throw for what can't be answered. */
 export function describeAnswer(value) {
   let status = 200;

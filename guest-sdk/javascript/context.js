@@ -1,8 +1,9 @@
 // ctx: everything a function may ask of the host. Each method sends one host call.
 
+import { makeAnswer } from "./answer.js";
 import { HTTPError } from "./errors.js";
 import { show } from "./report.js";
-import { Answer, HttpResponse, joined } from "./response.js";
+import { HttpResponse, joined } from "./response.js";
 import { fromWire, toWire } from "./values.js";
 import { call, callNow, randomBytes, tell, toBytes, toText } from "./wire.js";
 
@@ -347,8 +348,8 @@ export const makeContext = (start) => {
     },
     /** This execution's name: what `flux why` takes. */
     execution: start.execution,
-    /** An answer with its own status and headers. */
-    response: (body, options) => new Answer(body, options),
+    /** An answer with its own status and headers, made of whatever a handler may return. */
+    response: (body, options) => makeAnswer(body, options),
     /** An HTTPError to throw: throw ctx.error(409, "CONFLICT", "taken"). */
     error: (status, code, message) => new HTTPError(status, code, message),
     /** Make a host call by its name, for one that has no method here. */

@@ -87,7 +87,7 @@ export function load(file, exported, source) {
   for (const [key, value] of Object.entries(exported)) {
     const named = key === "default" ? stem(file) : key;
     if (value instanceof DefinedMiddleware) {
-      add(middleware, "middleware", named, value);
+      add(middleware, "middleware", named, { handler: value.handler, file: value.file || file, line: value.line || 1 });
     } else if (value instanceof Defined) {
       const name = value.options.name ?? named;
       if (!NAME.test(name)) throw new TypeError(`${JSON.stringify(name)} is no name for a function; give it one: name: "..."`);
@@ -97,9 +97,9 @@ export function load(file, exported, source) {
 }
 
 /** What there is, as JSON. */
-export const describeFunctions = () =>
-  JSON.stringify(
-    [...functions.values()].map((one) => ({
+export const describe = () =>
+  JSON.stringify({
+    functions: [...functions.values()].map((one) => ({
       name: one.name,
       route: one.route ?? null,
       atomic: one.atomic ?? true,
@@ -111,4 +111,5 @@ export const describeFunctions = () =>
       file: one.file,
       line: one.line,
     })),
-  );
+    middleware: [...middleware].map(([name, { file, line }]) => ({ name, file, line })),
+  });

@@ -4,7 +4,7 @@ import { toBytes, toText } from "./wire.js";
 
 /** An answer with its own status and headers; a list of values sends a header once for each. */
 export class Answer {
-  constructor(body = undefined, { status = 200, headers = {} } = {}) {
+  constructor(body = undefined, { status = body === undefined || body === null ? 204 : 200, headers = {} } = {}) {
     this.body = body;
     this.status = status;
     this.headers = headers;

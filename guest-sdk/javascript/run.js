@@ -6,7 +6,7 @@
 import { describeAnswer } from "./answer.js";
 import { makeContext, seed } from "./context.js";
 import { DeadlockError } from "./errors.js";
-import { describeFunctions, functions, load, middleware, sources } from "./registry.js";
+import { describe, functions, load, middleware, sources } from "./registry.js";
 import { describeError } from "./report.js";
 import { setFailure } from "./web.js";
 import { fromWire } from "./values.js";
@@ -80,4 +80,4 @@ function pump() {
 
 globalThis.__flux = { run, pump };
 
-export { describeFunctions, load };
+export { describe, load };

@@ -27,12 +27,13 @@ from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
 from flux.store.postgres import ConnectOptions
 from flux.store.queries import QUERIES
 from flux.supervisor.drive import Bounds
-from flux.supervisor.execute import Executed, Executor, Runnable, may_run_again
+from flux.supervisor.execute import Executed, Executor, may_run_again
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.job_payload import put_secrets_back
+from flux.supervisor.runnable import Runnable
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, NO_RULES, ExecutionWorld, cutting_proxy, open_world
+from tests.execution_world import DEPLOYMENT, NO_CHAIN, NO_RULES, ExecutionWorld, cutting_proxy, open_world
 
 TENANT = "main"
 
@@ -152,7 +153,7 @@ def make_runnables(nursery: trio.Nursery, isolation: str) -> dict[str, Runnable]
     for name in SCRIPTS:
         made[name] = Runnable(
             Function(name, None, Position("script.py", 1, name)), DEPLOYMENT, sandbox, Bounds(Limits(), {}), (),
-            Grants.parse(()), isolation, (), NO_RULES, siblings=made,
+            Grants.parse(()), isolation, NO_CHAIN, NO_RULES, siblings=made,
         )  # fmt: skip
     return made
 

@@ -18,10 +18,10 @@ from flux.redact import RedactionRules
 from flux.sandbox.scripted import Script, ScriptedGuest, ScriptedSandbox
 from flux.store.reading import get_execution, list_children
 from flux.supervisor.drive import Bounds
-from flux.supervisor.execute import Runnable
 from flux.supervisor.present import encode, trace_json
+from flux.supervisor.runnable import Runnable
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, ExecutionWorld, open_world
+from tests.execution_world import DEPLOYMENT, NO_CHAIN, ExecutionWorld, open_world
 
 RULES = RedactionRules.parse(["json:$.email"])
 AUTH = {"kind": "jwt", "subject": "u42", "claims": {"sub": "u42", "email": "ada@example.com"}}
@@ -114,7 +114,7 @@ async def test_an_invoked_function_runs_for_the_user_of_its_caller(world: Execut
     for name in scripts:
         runnables[name] = Runnable(
             Function(name, None, Position("script.py", 1, name)), DEPLOYMENT, sandbox, Bounds(Limits(), {}), (),
-            Grants.parse(()), "repeatable read", (), RULES, siblings=runnables,
+            Grants.parse(()), "repeatable read", NO_CHAIN, RULES, siblings=runnables,
         )  # fmt: skip
     user = {"id": 7, "email": "ada@example.com"}
     executed = await world.executor.execute(runnables["caller"], Trigger("invoke"), user)

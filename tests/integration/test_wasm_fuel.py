@@ -32,9 +32,9 @@ from flux.sandbox.wasm_world import DoorClosedError, FileTree
 from flux.session import Divergence, RecordSession, ReplaySession, Session
 from flux.store.reading import get_execution
 from flux.supervisor.drive import Bounds, Driven, drive
-from flux.supervisor.execute import Runnable
+from flux.supervisor.runnable import Runnable
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, INVOKE, NO_RULES, open_world
+from tests.execution_world import DEPLOYMENT, INVOKE, NO_CHAIN, NO_RULES, open_world
 from tests.wasm_guests import assemble_text
 from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
@@ -387,7 +387,7 @@ async def test_a_stored_record_has_fuel_unless_something_in_it_is_redacted(datab
         function = next(function for function in sandbox.functions if function.name == "asks")
         runnable = Runnable(
             function=function, deployment=DEPLOYMENT, sandbox=sandbox, bounds=Bounds(Limits(), {}), limits=(),
-            grants=Grants.parse([]), isolation="repeatable read", middleware=(), rules=NO_RULES,
+            grants=Grants.parse([]), isolation="repeatable read", chain=NO_CHAIN, rules=NO_RULES,
         )  # fmt: skip
         whole = await world.executor.execute(runnable, INVOKE, {})
         redacted = await world.executor.execute(runnable, with_key, {})

@@ -5,6 +5,7 @@ awaitable, in a ``def`` handler the answer itself; `_Door` is the difference and
 the only one.
 """
 
+import copy
 import datetime
 import json as json_module
 import random
@@ -52,12 +53,16 @@ class _SyncDoor:
 class _AsyncDoor:
     """The door of ``async def`` handlers: asking returns an awaitable."""
 
-    is_async = True
-
-    def __init__(self, loop: HostLoop) -> None:
+    def __init__(self, loop: HostLoop, channel: Channel) -> None:
+        self.is_async = True
+        """False while a ``def`` handler runs behind ``async def`` middleware: nothing else does meanwhile, so the door
+        is the other kind's for so long."""
         self._loop = loop
+        self._channel = channel
 
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any:
+        if not self.is_async:
+            return convert(self._channel.call(name, arguments))
         return self._loop.call_host(name, arguments, convert)
 
 
@@ -66,9 +71,9 @@ def make_sync_door(channel: Channel) -> _Door:
     return _SyncDoor(channel)
 
 
-def make_async_door(loop: HostLoop) -> _Door:
+def make_async_door(loop: HostLoop, channel: Channel) -> _AsyncDoor:
     """Return the door of ``async def`` handlers."""
-    return _AsyncDoor(loop)
+    return _AsyncDoor(loop, channel)
 
 
 def _same(value: Any) -> Any:
@@ -564,9 +569,21 @@ class Context:
         return self._door("invoke", arguments, _read_invoked)  # type: ignore[no-any-return]
 
     def response(
-        self, body: Any = None, status: int = 200, headers: Mapping[str, Any] | None = None
+        self, body: Any = None, status: int | None = None, headers: Mapping[str, Any] | None = None
     ) -> Response:
-        """Return an answer with its own status and headers."""
+        """Return an answer with its own status and headers.
+
+        ``body`` may be whatever a handler returns, such an answer too: of that, ``status`` and ``headers`` take the
+        place of what it has. So middleware makes one of what ``call_next()`` has returned. Without a status it is 200,
+        or 204 where there is no body.
+        """
+        if isinstance(body, Response):
+            answer = copy.copy(body)
+            answer.status = body.status if status is None else status
+            answer.headers = {**body.headers, **(headers or {})}
+            return answer
+        if status is None:
+            status = 204 if body is None else 200
         return Response(body, status, headers)
 
     def error(self, status: int, code: str = "", message: str = "") -> HTTPError:

@@ -43,11 +43,17 @@ class RegistrationError(Exception):
     """A decorator was given something that can't be; the message names file and line."""
 
 
-def _place(handler: Any) -> tuple[str, int]:
+def find_place(handler: Any) -> tuple[str, int]:
+    """Return the file and the line of a function; raise `RegistrationError` for what is none."""
     code = getattr(inspect.unwrap(handler), "__code__", None) if callable(handler) else None
     if code is None:
         raise RegistrationError(f"@function stands above a def or an async def, not above {handler!r}")
     return code.co_filename, code.co_firstlineno
+
+
+def is_async(handler: Callable[..., Any]) -> bool:
+    """Whether it is ``async def``. A decorator in between that says what it wraps speaks for that."""
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(inspect.unwrap(handler))
 
 
 def _find_mistake(registered: Any) -> str:
@@ -126,7 +132,7 @@ def function(
     """
 
     def register(handler: Handler) -> Handler:
-        file, line = _place(handler)
+        file, line = find_place(handler)
         if isinstance(middleware, str):
             raise RegistrationError(f"{os.path.basename(file)}:{line}: middleware is a list of names, not text")
         registered = Registered(
@@ -142,8 +148,7 @@ def function(
             input=input,
             file=file,
             line=line,
-            # A decorator in between that says what it wraps speaks for that.
-            is_async=inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(inspect.unwrap(handler)),
+            is_async=is_async(handler),
         )
         mistake = _find_mistake(registered)
         other = FUNCTIONS.get(registered.name) if not mistake else None
@@ -171,12 +176,12 @@ def middleware(handler: Handler) -> Handler:
     It may set ``ctx.user``, raise `HTTPError`, and must return what ``call_next()`` returns
     (``await call_next()`` in ``async def``) or an answer of its own.
     """
-    file, line = _place(handler)
+    file, line = find_place(handler)
     other = MIDDLEWARE.get(handler.__name__)
-    if other is not None and _place(other) != (file, line):
+    if other is not None and find_place(other) != (file, line):
         raise RegistrationError(
             f"{os.path.basename(file)}:{line}: a middleware named {handler.__name__!r} exists already at "
-            f"{os.path.basename(_place(other)[0])}:{_place(other)[1]}; rename one of them"
+            f"{os.path.basename(find_place(other)[0])}:{find_place(other)[1]}; rename one of them"
         )
     MIDDLEWARE[handler.__name__] = handler
     return handler

@@ -11,7 +11,6 @@ running has ended before.
 
 import asyncio
 import gc
-import inspect
 import mmap
 import os
 import random
@@ -21,8 +20,9 @@ import sys
 import traceback
 from typing import Any
 
-from flux_guest import _validation, _values
+from flux_guest import _values
 from flux_guest._answer import AnswerError, describe_answer
+from flux_guest._chain import call_async, call_blocking, make_chain
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
 from flux_guest._digests import sha256
@@ -31,7 +31,7 @@ from flux_guest._leftovers import Leftovers
 from flux_guest._lines import LineReader
 from flux_guest._loop import HostLoop
 from flux_guest._machine import Machine
-from flux_guest._registry import FUNCTIONS, MIDDLEWARE, Registered
+from flux_guest._registry import FUNCTIONS, Registered
 from flux_guest._report import describe_error
 from flux_guest._streams import LineStream
 
@@ -159,20 +159,17 @@ class Worker:
         channel = self._channel
         generator = random.Random(sha256(bytes.fromhex(start["seed"]) + b"ctx").digest())
         described = {**start["request"], "execution": start["execution"], "user": start.get("user")}
-        names = start["middleware"]
-        unknown = [name for name in names if name not in MIDDLEWARE]
-        if unknown:
-            known = ", ".join(MIDDLEWARE) or "none"
-            raise LookupError(f"no middleware is named {unknown[0]!r}; there is {known}")
+        chain = make_chain(registered, start["middleware"])
         value = _values.from_json(start["input"])
-        if not registered.is_async:
+        if chain.blocking_from == 0:
             context = Context(channel, make_sync_door(channel), described, generator)
-            return _call_sync(registered, context, value, names)
+            return call_blocking(chain, context, value)
         loop, self._next_loop = self._next_loop or HostLoop(channel), None
         asyncio.set_event_loop(loop)
-        context = Context(channel, make_async_door(loop), described, generator)
+        door = make_async_door(loop, channel)
+        context = Context(channel, door, described, generator)
         try:
-            answer = loop.run_until_complete(_call_async(registered, context, value, names))
+            answer = loop.run_until_complete(call_async(chain, context, value, door))
         except SystemExit:
             raise  # Nothing is ended in order then, as with os._exit.
         except BaseException:
@@ -195,38 +192,6 @@ def _let_go(error: BaseException) -> None:
         traceback.clear_frames(seen.__traceback__)
         seen = seen.__context__
     gc.collect()
-
-
-def _call_sync(registered: Registered, context: Context, value: Any, names: list[str]) -> Any:
-    def call_next(index: int) -> Any:
-        if index == len(names):
-            what, result = "the handler", registered.handler(context, _accept(registered, value))
-        else:
-            what = f"middleware {names[index]!r}"
-            result = MIDDLEWARE[names[index]](context, lambda: call_next(index + 1))
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise TypeError(f"{what} returned something to await, but {registered.name!r} is def: make both async def")
-        return result
-
-    return call_next(0)
-
-
-async def _call_async(registered: Registered, context: Context, value: Any, names: list[str]) -> Any:
-    async def call_next(index: int) -> Any:
-        if index == len(names):
-            result = registered.handler(context, _accept(registered, value))
-        else:
-            result = MIDDLEWARE[names[index]](context, lambda: call_next(index + 1))
-        # A plain def among them may well hand on what the next one returns.
-        return await result if inspect.isawaitable(result) else result
-
-    return await call_next(0)
-
-
-def _accept(registered: Registered, value: Any) -> Any:
-    return value if registered.input is None else _validation.make_input(registered.input, value)
 
 
 def _rehearse_def(ctx: Context, _input: Any) -> Any:

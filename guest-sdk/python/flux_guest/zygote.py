@@ -6,7 +6,7 @@ the host:
 
     {"clock": "vdso", "detail": "..."}   how the clock is held: the first line, before any of the project's code runs
     {"importing": "functions/a.py"}      what it is at
-    {"ready": {"functions": [...]}}      the code is imported
+    {"ready": {"functions": [...], "middleware": [...]}}   the code is imported
     {"failed": [{...}, ...]}             it is not: one entry for each place that failed
     {"forked": pid}                      with the worker's pidfd
     {"unforked": "reason"}               the system refused a worker
@@ -192,6 +192,15 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _describe_middleware(project: Path) -> list[dict[str, Any]]:
+    prefix = str(project) + os.sep
+    found = []
+    for name, handler in _registry.MIDDLEWARE.items():
+        file, line = _registry.find_place(handler)
+        found.append({"name": name, "file": file.removeprefix(prefix), "line": line})
+    return found
+
+
 class Zygote:
     """The fork server.
 
@@ -238,7 +247,8 @@ class Zygote:
         self._worker.attach()
         if self._machine.is_held:
             self._machine.deny_counter()
-        self._say({"ready": {"functions": _describe_functions(self._project)}})
+        declared = {"functions": _describe_functions(self._project), "middleware": _describe_middleware(self._project)}
+        self._say({"ready": declared})
         confine = prepare_confining(self._machine.is_held)
         self._worker.rehearse()
         _signal.signal(_signal.SIGCHLD, self._on_child_ended)

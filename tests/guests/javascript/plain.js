@@ -55,3 +55,40 @@ export const goes_through_middleware = defineFunction({
   middleware: ["auth", "twice"],
   handler: async ({ input, ctx }) => ({ user: ctx.user, n: input.n }),
 });
+
+// Expect: returned 202
+// Middleware: stamped
+export const is_stamped = defineFunction(async ({ ctx }) =>
+  ctx.response({ id: 1 }, { headers: { "set-cookie": ["a=1", "b=2"] } }),
+);
+
+// Expect: returned 202
+// Middleware: stamped
+export const is_stamped_as_a_web_response = defineFunction(async () => {
+  const response = new Response("text");
+  for (const cookie of ["a=1", "b=2"]) response.headers.append("set-cookie", cookie);
+  return response;
+});
+
+// Expect: returned 403
+// Middleware: auth, closed
+export const is_never_reached = defineFunction(async () => {
+  throw new Error("the middleware answers");
+});
+
+// Expect: returned 200; invoke 2
+export const runs_for_somebody = defineFunction(async ({ ctx }) => {
+  const nobody = [ctx.user, ctx.request.auth];
+  const before = await ctx.invoke("price", { n: 1 });
+  ctx.user = { id: 7, since: new Date(0) };
+  const after = await ctx.invoke("price", { n: 1 });
+  const refused = [() => 1, "x".repeat(70_000)].map((odd) => {
+    try {
+      ctx.user = odd;
+      return "taken";
+    } catch (error) {
+      return error.name;
+    }
+  });
+  return { nobody, before, after, refused, still: ctx.user.id };
+});

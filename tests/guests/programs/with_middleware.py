@@ -1,5 +1,8 @@
 """Middleware around a handler."""
 
+import asyncio
+import time
+
 from flux_guest import Context, HTTPError, function, middleware
 
 
@@ -46,7 +49,59 @@ async def behind_nothing(ctx: Context, input: dict) -> dict:
     return {}
 
 
-# Expect: raised TypeError
-@function(middleware=["auth"])
+# Expect: returned 200; db.query 2, clock.sleep 1
+@function(middleware=["auth", "around_all"])
 def a_def_behind_async(ctx: Context, input: dict) -> dict:
+    time.sleep(0.001)
+    return {"user": ctx.user, "two": ctx.db.query_one("select 2 as two").two}
+
+
+@middleware
+async def around_all(ctx: Context, call_next):
+    pending = asyncio.create_task(ctx.db.query_one("select 1 as one"))
+    await asyncio.sleep(0)
+    response = ctx.response(await call_next(), headers={"x-one": str((await pending).one)})
+    response.body["seen"] = True
+    return response
+
+
+@middleware
+def in_def(ctx: Context, call_next):
+    with ctx.db.transaction():
+        answer = ctx.response(call_next())
+    assert answer.status == 204
+    return ctx.response(answer, status=202)
+
+
+# Expect: returned 202; db.begin 2, db.commit 2, db.execute 1
+@function(middleware=["auth", "hand_on", "in_def"])
+def a_def_behind_both(ctx: Context, input: dict) -> None:
+    with ctx.db.transaction():
+        ctx.db.execute("select 1")
+
+
+# Expect: returned 202; db.begin 1, db.commit 1
+@function(middleware=["in_def", "hand_on"])
+def all_are_def(ctx: Context, input: dict) -> None:
+    assert ctx.user is None
+
+
+@middleware
+async def catches(ctx: Context, call_next):
+    try:
+        return await call_next()
+    except KeyError as error:
+        raise HTTPError(404) from error
+
+
+# Expect: raised HTTPError; db.query 1
+@function(middleware=["catches"])
+def fails_in_a_def(ctx: Context, input: dict) -> dict:
+    ctx.db.query("select 1")
+    return {}["no"]
+
+
+# Expect: raised TypeError
+@function(middleware=["in_def"])
+async def an_async_def_behind_a_def_that_needs_its_answer(ctx: Context, input: dict) -> dict:
     return {}
