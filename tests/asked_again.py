@@ -1,6 +1,7 @@
 """Executions that are recorded while another client writes, and then asked again in the world that they saw."""
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -14,6 +15,7 @@ from flux.sandbox.scripted import ScriptedGuest
 from flux.store.postgres import Connection
 from flux.store.reading import get_execution
 from flux.supervisor.world import WorldDatabase
+from flux.supervisor.world_keeper import WorldKeeper
 from tests.execution_world import ExecutionWorld
 
 Say = Callable[[str], Awaitable[str]]
@@ -42,15 +44,32 @@ async def record(world: ExecutionWorld, play: Play, **options: Any) -> Execution
 
 
 async def ask_again(lent: WorldDatabase, original: Execution) -> int:
-    """Ask all that was recorded; see that the answers are the recorded ones; return how many they are."""
+    """Ask all that was recorded; see that the answers are the recorded ones; return how many they are.
+
+    0 where the world is to be built again with what it needs.
+    """
     calls = {call.request.seq: call for call in original.calls}
     lent.follow(calls.get)
     for call in calls.values():
         assert call.result is not None
-        assert await repeat(lent, call) == (
-            call.result.value if call.result.error is None else call.result.error.code
-        ), call
+        heard = await repeat(lent, call)
+        if lent.needed_aside:
+            return 0
+        assert heard == (call.result.value if call.result.error is None else call.result.error.code), (heard, call)
     return len(calls)
+
+
+@contextlib.asynccontextmanager
+async def lend_whole(keeper: WorldKeeper, original: Execution, **options: Any) -> AsyncIterator[WorldDatabase]:
+    """Give the world in which ``original`` can be asked all that it asked; see that it answers as recorded."""
+    aside: frozenset[str] = frozenset()
+    while True:
+        async with keeper.lend(original, aside=aside, **options) as lent:
+            if await ask_again(lent, original):
+                yield lent
+                return
+            assert not lent.needed_aside <= aside, "it has what it needed"
+            aside |= lent.needed_aside
 
 
 async def repeat(lent: WorldDatabase, call: HostCall) -> object:
@@ -71,7 +90,7 @@ async def repeat(lent: WorldDatabase, call: HostCall) -> object:
         answer = await lent.run(arguments[0], arguments[1], seq)
     except HostCallFailed as failed:
         return failed.error.code
-    return values.encode(attrs.asdict(answer))
+    return values.encode(attrs.asdict(answer, recurse=False))
 
 
 async def commit_once_waited_for(world: ExecutionWorld, other: Connection) -> None:

@@ -1018,16 +1018,24 @@ where n.nspname = $1 and c.relname = any ($2) and i.indisvalid and not x.relispa
 order by 1, 3, 2;
 
 -- name: list_world_unique_indexes
--- What must be unique in tables of a schema: the expressions that are compared, and which rows at all.
+-- What must be unique in tables of a schema: the expressions that are compared, with what, and which rows at all.
 select c.relname as table_name, x.relname as name,
        (select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, k, true) order by k)
         from pg_catalog.generate_series(1, i.indnkeyatts) k) as expressions,
+       (select pg_catalog.array_agg(pg_catalog.format('operator(%I.%s)', of_operator.nspname, o.oprname) order by k)
+        from pg_catalog.generate_series(1, i.indnkeyatts) k
+        join pg_catalog.pg_opclass oc on oc.oid = i.indclass[k - 1]
+        left join pg_catalog.pg_amop e on e.amopfamily = oc.opcfamily and e.amoplefttype = oc.opcintype
+             and e.amoprighttype = oc.opcintype and e.amopstrategy = 3 and e.amoppurpose = 's'
+        join pg_catalog.pg_operator o on o.oid = case when i.indisexclusion then of_constraint.conexclop[k] else e.amopopr end
+        join pg_catalog.pg_namespace of_operator on of_operator.oid = o.oprnamespace) as operators,
        pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) as predicate,
-       i.indisexclusion as is_exclusion
+       i.indisexclusion as is_exclusion, not i.indimmediate as is_deferrable
 from pg_catalog.pg_index i
 join pg_catalog.pg_class c on c.oid = i.indrelid
 join pg_catalog.pg_class x on x.oid = i.indexrelid
 join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+left join pg_catalog.pg_constraint of_constraint on of_constraint.conindid = i.indexrelid and of_constraint.conrelid = i.indrelid and of_constraint.contype in ('p', 'u', 'x')
 where n.nspname = $1 and c.relname = any ($2) and (i.indisunique or i.indisexclusion)
 order by 1, 2;
 

@@ -33,9 +33,10 @@ from flux.sql_world import (
     rewrite,
 )
 from flux.store.postgres import Connection
+from flux.store.world_aside import make_conflicts
 from flux.store.world_code import SEARCH_PATH, find_written
 from flux.store.world_given import Given, give
-from flux.store.world_large import list_large_fills
+from flux.store.world_large import large_name, list_large_fills
 from flux.store.world_migrations import Migrated, apply_migrations
 from flux.store.world_plan import ROWS_MAX, WorldError, WorldPlan
 from flux.store.world_rows import (
@@ -93,6 +94,12 @@ class World:
     """Tables that a view's rows go to, by the views' names."""
     keys: Mapping[str, tuple[str, ...]]
     """Columns of the primary keys of copied tables that have one."""
+    conflicts: Mapping[str, str]
+    """Queries of what is in the way of rows, for copied tables that others have changed (`flux.store.world_aside`)."""
+    settable: frozenset[str]
+    """Copied tables whose rows can be set aside, in a world that has a place for them."""
+    aside: frozenset[str]
+    """Those of them that have it."""
     given: tuple[Given, ...]
     """What a record can show of the values that copies give."""
     refused: Mapping[str, str]
@@ -164,12 +171,13 @@ async def build_world(connection: Connection, token: bytes, plan: WorldPlan) -> 
     await _take_undo(connection, token, plan, found)
     refused = await _fill(connection, token, plan, found)
     await _fill_views(connection, found)
-    world = _describe(found, script, refused, plan.whole)
+    world = _describe(found, script, refused, plan)
     if pending := [each for each in plan.migrations if each.path not in found.migrations]:
         await _set_scene(connection, plan, found)
         await connection.commit()
         migrated = await apply_migrations(connection, token, pending, found.catalog, script.rewriter)
-        world = _add_migrated(world, migrated)
+        named = frozenset().union(*(find_names(each.sql) for each in pending))
+        world = _add_migrated(world, migrated, named)
         await connection.begin("repeatable read", read_only=True)
         await connection.execute("delete from pg_temp.flux_undo")
         await _take_undo(connection, token, plan, found)
@@ -249,7 +257,7 @@ async def _set(connection: Connection, name: str, value: str) -> None:
     await connection.fetch_value("select pg_catalog.set_config($1, $2, false)", name, value)
 
 
-def _describe(found: Survey, script: Script, refused: dict[str, str], whole: frozenset[str]) -> World:
+def _describe(found: Survey, script: Script, refused: dict[str, str], plan: WorldPlan) -> World:
     catalog = found.catalog
     # Whatever names it in a function or a view asks for it too.
     mentions = {function.name: function.body + function.definition for function in catalog.functions}
@@ -272,7 +280,7 @@ def _describe(found: Survey, script: Script, refused: dict[str, str], whole: fro
         copied=found.copies,
         partitions=script.copied - found.copies,
         large=found.large,
-        whole=whole,
+        whole=plan.whole,
         viewed=found.indexed,
         functions=script.rewriter.functions,
         written_by_functions={name: tables for name, tables in by_function.items() if tables},
@@ -282,14 +290,31 @@ def _describe(found: Survey, script: Script, refused: dict[str, str], whole: fro
             for name in found.copies
             if found.table(name).key
         },
+        conflicts={
+            name: query
+            for name in found.copies & found.changed
+            if (query := _make_conflicts(found, name)) is not None
+        },
+        settable=found.settable,
+        aside=found.settable & plan.aside,
         given=script.given,
         refused=refused,
         notes=script.notes,
     )
 
 
-def _add_migrated(world: World, migrated: Migrated) -> World:
-    """Return the world that ``world`` is once migrations have been applied."""
+def _make_conflicts(found: Survey, name: str) -> str | None:
+    table = found.table(name)
+    return make_conflicts(
+        table,
+        large_name(name) if name in found.large else name,
+        found.unique_indexes.get(table.now_name, ()),
+        has_parts=found.catalog.relations[table.now_name].kind == "p",
+    )
+
+
+def _add_migrated(world: World, migrated: Migrated, named: frozenset[str]) -> World:
+    """Return the world that ``world`` is once migrations have been applied; they name ``named``."""
     dropped = (world.copied | world.partitions) - migrated.relations
     return attrs.evolve(
         world,
@@ -297,6 +322,7 @@ def _add_migrated(world: World, migrated: Migrated) -> World:
         shadowed=world.shadowed | migrated.relations,
         copied=(world.copied | (migrated.tables - world.partitions)) - dropped,
         functions=world.functions | migrated.functions,
+        conflicts={name: query for name, query in world.conflicts.items() if name not in named},
         refused={**world.refused, **dict.fromkeys(dropped, "a migration of the code drops or renames it")},
     )
 

@@ -122,8 +122,12 @@ class UniqueIndex:
     table_name: str
     name: str
     expressions: tuple[str, ...] = attrs.field(converter=_names)
+    operators: tuple[str, ...] = attrs.field(converter=_names)
+    """By which two values of each are the same, or exclude each other."""
     predicate: str | None
     is_exclusion: bool
+    is_deferrable: bool
+    """It may be checked at COMMIT only."""
 
 
 @attrs.frozen

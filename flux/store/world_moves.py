@@ -18,6 +18,7 @@ import attrs
 from flux.store.postgres import Connection, Row
 from flux.store.queries import QUERIES
 from flux.store.world import World, WorldError, quote
+from flux.store.world_aside import aside_name, list_known, make_setter
 from flux.store.world_catalog import Column, read_columns
 from flux.store.world_given import give
 from flux.store.world_large import large_name
@@ -71,6 +72,8 @@ class _Copy:
     delete: str
     locate: str
     """Gives the keys of those that are there, each with where it is and who has changed or locked it."""
+    set_aside: str
+    """Sets rows aside, where there is a place for them; takes images."""
     is_plain: bool
     """Nothing but its key is unique."""
 
@@ -151,6 +154,28 @@ class WorldMover:
                 places |= {(table, row["key"]): row["place"] for row in found}
         return places
 
+    async def find_conflicts(self, table: str, images: Sequence[str]) -> list[Row]:
+        """Return (image, is_deferrable) of the rows of a copied table that could not be beside ``images``."""
+        query = self._world.conflicts.get(table)
+        return [] if query is None else await self._connection.fetch(query, list(images))
+
+    async def list_changed_by_anybody(self, table: str, keys: Sequence[str]) -> frozenset[str]:
+        """Return those of ``keys`` whose rows somebody has changed since, the recording itself or others."""
+        return frozenset(row["key"] for row in await self._connection.fetch(list_known(table), list(keys)))
+
+    async def set_aside(self, table: str, images: Sequence[str]) -> None:
+        """Keep rows of a copied table to be seen, and out of everybody's way."""
+        await self._fill(value="on")
+        await self._connection.run(self._copies[table].set_aside, [list(images)])
+        await self._fill(value="")
+
+    async def drop_aside(self, tables: Iterable[str]) -> None:
+        """Let rows that were set aside be seen no more."""
+        await self._fill(value="on")
+        for table in sorted(tables):
+            await self._connection.execute(f"delete from pg_temp.{quote(aside_name(table))}")
+        await self._fill(value="")
+
     async def check_deferred(self) -> None:
         """Check now what COMMIT would check, and let what comes next be checked at its own COMMIT."""
         await self._connection.execute("set constraints all immediate")
@@ -227,7 +252,7 @@ def _describe(
 
     ``rows_place`` is where they lie, if that is another.
     """
-    rows_place = quote(rows_place or place or table)
+    copy = rows_place or place or table
     place = quote(place or table)
     stored = [quote(column.name) for column in columns if not column.generated]
     keys = [quote(column.name) for column in columns if column.is_key]
@@ -251,7 +276,8 @@ def _describe(
         ),
         locate=(
             "select m.image as key, pg_catalog.concat(t.tableoid, t.ctid, t.xmax) as place "
-            f"from pg_temp.{rows_place} t, {records} where {same}"
+            f"from pg_temp.{quote(copy)} t, {records} where {same}"
         ),
+        set_aside=make_setter(table, copy, stored, keys),
         is_plain=is_plain,
     )

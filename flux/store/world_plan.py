@@ -45,6 +45,8 @@ class WorldPlan:
     """The project's, as the code to be replayed has them. Those that had not been applied then are, to the copies."""
     whole: frozenset[str] = frozenset()
     """Written tables of which more than touched rows are to be copied, if they have no more than ``rows_max``."""
+    aside: frozenset[str] = frozenset()
+    """Written tables whose rows are to be set aside when others have overtaken them."""
     rows_max: int = ROWS_MAX
     """Rows of a written table that are copied at most."""
     rows_copied_max: int = ROWS_COPIED_MAX

@@ -7,6 +7,7 @@ views, policies, triggers. Nothing of the user's runs here: the tables are empty
 import attrs
 
 from flux.sql_world import quote
+from flux.store.world_aside import list_aside_statements
 from flux.store.world_catalog import Relation
 from flux.store.world_code import (
     SEARCH_PATH,
@@ -101,6 +102,8 @@ def write_script(survey: Survey, plan: WorldPlan, server_version: int) -> Script
     for name in copies:
         table = survey.table(name)
         statements += list_table_statements(catalog, table, survey.constraints, tables, places[name])
+    for name in sorted(survey.settable & plan.aside):
+        statements += list_aside_statements(name, places[name])
     for name in sorted(survey.views):
         table = survey.table(name)
         if name in survey.indexed:

@@ -41,7 +41,7 @@ class Survey:
     constraints: Mapping[str, tuple[Constraint, ...]]
     """Of tables that are copied, likewise."""
     unique_indexes: Mapping[str, tuple[UniqueIndex, ...]]
-    """Of tables that are too large to copy, likewise."""
+    """Likewise."""
     indexes: Mapping[str, tuple[tuple[str, ...], ...]]
     """Columns of the indexes of `indexed` tables, likewise."""
     shapes: Shapes
@@ -53,6 +53,8 @@ class Survey:
     """Tables to be copied, by what they were called; their partitions are not among them."""
     large: frozenset[str]
     """Those of them that are too large."""
+    settable: frozenset[str]
+    """Those of them beside which there can be a place for rows that were overtaken (`flux.store.world_aside`)."""
     refused: Mapping[str, str]
     """What can't be shown as it was, and why."""
     notes: tuple[str, ...]
@@ -174,9 +176,15 @@ async def survey(connection: Connection, token: bytes, plan: WorldPlan) -> Surve
         for each in table_constraints
         if each.kind == "ui" and each.name in made_since
     ]
+    settable = frozenset(
+        name
+        for name in copies
+        if (table := shapes.tables[name]).key and catalog.relations[table.now_name].kind != "p"
+        and not any(name in find_names(m.sql) for m in plan.migrations if m.path not in applied)
+    )
     found = Survey(
-        catalog, columns, constraints, unique, {}, shapes, changed, counted, copies, frozenset(large), refused,
-        tuple(notes), frozenset(applied),
+        catalog, columns, constraints, unique, {}, shapes, changed, counted, copies, frozenset(large), settable,
+        refused, tuple(notes), frozenset(applied),
     )  # fmt: skip
     indexed = frozenset(found.table(name).now_name for name in found.indexed)
     return attrs.evolve(found, indexes=await read_indexes(connection, plan.schema, indexed))

@@ -47,7 +47,8 @@ from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
-from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world, plan_world
+from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world
+from flux.supervisor.world_build import plan_world
 from flux.supervisor.world_keeper import WorldKeeper
 from flux.supervisor.world_timeline import Timeline
 from flux.synthetic import list_synthetic
@@ -265,9 +266,10 @@ class _Run:
             return replayed
         written: frozenset[str] = frozenset()
         whole: frozenset[str] = frozenset()
+        aside: frozenset[str] = frozenset()
         why_none: tuple[str, ...] = ()
         for _ in range(TRIES_MAX):
-            plan = plan_world(self._original, self._schema, written, whole)
+            plan = plan_world(self._original, self._schema, written, whole, aside)
             if plan is None:
                 break
             plan = attrs.evolve(plan, migrations=await self._list_pending(self._backing, plan))
@@ -285,9 +287,10 @@ class _Run:
             if world.trespass is not None:
                 why_none = ("a statement writes where a replay must not, and was refused by PostgreSQL",)
                 break
-            if not world.needed and not world.needed_whole:
+            if not (world.needed or world.needed_whole or world.needed_aside):
                 return replayed
             written, whole = plan.written | world.needed, plan.whole | world.needed_whole
+            aside = plan.aside | world.needed_aside
         replayed = await self._run_in(None)
         self.notes = why_none + self.notes
         return replayed
@@ -305,7 +308,7 @@ class _Run:
         atomic, isolation = self._runnable.function.atomic, self._runnable.isolation
         if self._worlds is not None and not plan.migrations:
             return self._worlds.lend(
-                self._original, plan.written, plan.whole, atomic=atomic, isolation=isolation
+                self._original, plan.written, plan.whole, plan.aside, atomic=atomic, isolation=isolation
             )
         timeline = Timeline(self._original, self._schema)
         return open_world(backing.guests, backing.token, plan, timeline, atomic=atomic, isolation=isolation)

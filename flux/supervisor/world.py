@@ -14,34 +14,28 @@ again in a world that has it.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime
 
 import attrs
 import msgspec
 import trio
 
 from flux import values
-from flux.execution import Execution
 from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
-from flux.mutation import OPERATION_OF_LETTER, Mutation, Operation
+from flux.mutation import OPERATION_OF_LETTER, Mutation
 from flux.sql_world import find_targets
 from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
-from flux.store.world import NEEDS_TABLE, REFUSED, World, WorldError, WorldPlan, build_world
-from flux.store.world_moves import WorldMover, list_moves, make_mover
+from flux.store.world import NEEDS_TABLE, REFUSED, WorldError, WorldPlan
 from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
-from flux.supervisor.world_drawn import list_drawn
+from flux.supervisor.world_build import Built, build, read_changes
 from flux.supervisor.world_oracle import agrees, in_recorded_order
-from flux.supervisor.world_timeline import Moment, RowChange, RowState, Snapshot, Span, Timeline
+from flux.supervisor.world_timeline import Moment, RowState, Snapshot, Span, Timeline
 from flux.supervisor.world_waits import Location, Way, list_ways
 
 READ_ONLY = "25006"
 """SQLSTATE of a statement that would write to what is not a world's."""
-BUILD_S_MAX = 60.0
-"""How long a world may take to be built. Its transaction keeps the server from cleaning up behind others."""
 TRIES_MAX = 8
 """Worlds that are built for one replay, each with the tables that the one before lacked."""
 
@@ -53,46 +47,10 @@ _CHANGES = (
     "from pg_temp.flux_changes"
 )
 _LIST_CHANGES = f"{_CHANGES} order by ctid"
-_LIST_CHANGES_OF = f"{_CHANGES} where call = $1"
-
-CHANGED_WHOLE_MIN = 5_000
-"""Rows of a table that a recording changed from which on the table is copied whole: row by row would take longer."""
+_LIST_CHANGES_SINCE = f"{_CHANGES} where pg_catalog.int8(nullif(call, '')) >= $1"
 
 FindCounterpart = Callable[[int], HostCall | None]
 """Gives the recorded call that a call of the replay, by its number, is asked like."""
-
-
-def plan_world(
-    original: Execution, schema: str, written: frozenset[str], whole: frozenset[str] = frozenset()
-) -> WorldPlan | None:
-    """Return the plan of the world that ``original`` saw first, or None when it saw no database.
-
-    ``written`` are tables that are to be copied beside those that it wrote itself, ``whole`` those of which more than
-    touched rows are.
-    """
-    if not original.transactions:
-        return None
-    first = original.transactions[0]
-    inserted: dict[str, list[Mapping[str, object]]] = {}
-    own = set(written | whole)
-    changed = Counter(mutation.table for mutation in original.mutations if mutation.schema == schema)
-    own |= changed.keys()
-    for mutation in original.mutations:
-        if mutation.schema != schema:
-            continue
-        if mutation.op is Operation.INSERT and mutation.after is not None:
-            inserted.setdefault(mutation.table, []).append(msgspec.json.decode(mutation.after))
-    began_ns = next((call.started_ns for call in original.calls if call.request.seq == first.begun_by), 0)
-    return WorldPlan(
-        schema=schema,
-        snapshot=first.snapshot,
-        started_at=datetime.fromtimestamp((original.started_at_ns + began_ns) / 1e9, UTC),
-        written=frozenset(own),
-        whole=whole | {table for table, count in changed.items() if count >= CHANGED_WHOLE_MIN},
-        inserted=inserted,
-        drawn=list_drawn(original, schema),
-        seed=original.name,
-    )
 
 
 @contextlib.asynccontextmanager
@@ -128,58 +86,6 @@ async def open_world(
 
 
 @attrs.frozen
-class Built:
-    """A world that stands on a connection, and what moves it."""
-
-    plan: WorldPlan
-    world: World
-    mover: WorldMover
-    copied: frozenset[str]
-    """Tables that may be written."""
-    changes: list[Row]
-    """What happened in its span."""
-
-
-async def build(connection: Connection, token: bytes, plan: WorldPlan, span: Span | None) -> Built:
-    """Make the world of ``plan`` on ``connection``, with a beginning to come back to; it can move within ``span``."""
-    try:
-        with trio.fail_after(BUILD_S_MAX):
-            world = await build_world(connection, token, plan)
-            changes: list[Row] = []
-            if span is not None and span.moves:
-                changes = await list_moves(connection, token, str(span.first), str(span.last), span.own)
-            mover = await make_mover(connection, plan.schema, world)
-            await mover.set_base()
-    except trio.TooSlowError:
-        raise WorldError(
-            f"it took longer than {BUILD_S_MAX:g} s to take back all that has changed since",
-            remedy="replay on the code that made the record, which needs no database",
-        ) from None
-    except DatabaseError as error:
-        raise WorldError(
-            f"the database refused a part of the world: {error.report.message}",
-            remedy="replay on the code that made the record, which needs no database",
-        ) from error
-    return Built(plan, world, mover, world.copied, changes)
-
-
-def read_changes(rows: list[Row], timeline: Timeline) -> tuple[RowChange, ...]:
-    """Return ``rows`` as ``timeline`` sees them: what others did, and what its own calls did."""
-    return tuple(
-        RowChange(
-            row["seq"],
-            row["table_name"],
-            row["key"],
-            int(row["xid"]),
-            row["before"],
-            row["after"],
-            timeline.find_call(int(row["xid"]), row["ordinal"]),
-        )
-        for row in rows
-    )
-
-
-@attrs.frozen
 class _Place:
     """Where a world is: what a savepoint takes back to."""
 
@@ -189,6 +95,8 @@ class _Place:
     """Which recorded transaction's time it is."""
     done: frozenset[int]
     """Recorded calls whose counterparts have run."""
+    aside: frozenset[str] = frozenset()
+    """Tables of which rows are set aside."""
 
 
 class WorldDatabase:
@@ -226,12 +134,18 @@ class WorldDatabase:
         """Statements were shown what their counterparts saw: their answers must be the recorded ones."""
         self._find_counterpart: FindCounterpart = lambda _seq: None
         self._lock = trio.Lock()
+        self._begun_by = 0
+        """The call that began the transaction in progress."""
         self._call_seq = 0
         """The call that is performed now, or was last."""
         self.needed: set[str] = set()
         """Tables that the run would write and the world has no copy of."""
         self.needed_whole: set[str] = set()
         """Tables of which the run needs more than the copied rows."""
+        self.needed_aside: set[str] = set()
+        """Copied tables whose rows are to be set aside, and that have no place for them."""
+        self._in_the_way: set[str] = set()
+        """Tables of which rows are in the way of others that had been overtaken then."""
         self.trespass: str | None = None
         """A statement that would write past the world, which no other world could help."""
         self.refusal: str | None = None
@@ -252,6 +166,10 @@ class WorldDatabase:
         notes += [
             f"rows of {table} that others changed meanwhile are as they left them, whatever the replay wrote there"
             for table in sorted(self._moved_over)
+        ]
+        notes += [
+            f"rows of {table} that others had changed by then are still in the way of what the recording wrote"
+            for table in sorted(self._in_the_way)
         ]
         return tuple(notes)
 
@@ -313,6 +231,7 @@ class WorldDatabase:
     async def begin(self, isolation: str | None, call_seq: int) -> int:
         """See `flux.hostcalls.base.Database.begin`."""
         async with self._lock:
+            self._call_seq = call_seq
             if self._level is None:
                 self._level = isolation or self._isolation
             else:
@@ -395,7 +314,10 @@ class WorldDatabase:
         moment = self._find_moment(call)
         if call is None and find_targets(sql):
             self._wrote_otherwise = True
-        if call is None or moment is None or self._timeline is None:
+        if call is None or self._timeline is None:
+            return await self._ask(sql, text, arguments, call)
+        if moment is None:
+            await self._set_aside(self._timeline, call.request.seq)
             return await self._ask(sql, text, arguments, call)
         candidates = list(self._timeline.list_candidates(moment))
         if len(candidates) > 1:
@@ -408,6 +330,7 @@ class WorldDatabase:
                 return outcome
         # There is no choice, or nothing tells: the likeliest.
         await self._move(candidates[0], moment, call.request.seq)
+        await self._set_aside(self._timeline, call.request.seq)
         return await self._ask(sql, text, arguments, call)
 
     async def _try(
@@ -439,7 +362,7 @@ class WorldDatabase:
                 outcome = await ask()
                 after = await self._mover.locate_rows(way.contended)
                 touched = frozenset(row for row in way.contended if places.get(row) != after.get(row))
-                changed = await self._list_changed_rows()
+                changed = await self._list_changed_rows(self._call_seq)
             except HostCallFailed as failed:
                 outcome = failed
             if agrees(call, outcome):
@@ -462,9 +385,9 @@ class WorldDatabase:
                 way = second
         return None
 
-    async def _list_changed_rows(self) -> frozenset[Location]:
-        """Return the rows with keys that the call that is performed now has changed."""
-        rows = await self._connection.fetch(_LIST_CHANGES_OF, str(self._call_seq))
+    async def _list_changed_rows(self, since: int) -> frozenset[Location]:
+        """Return the rows with keys that were changed by the call ``since`` and all behind it."""
+        rows = await self._connection.fetch(_LIST_CHANGES_SINCE, since)
         return frozenset(
             (row["table_name"], key)
             for row in rows
@@ -503,6 +426,10 @@ class WorldDatabase:
         """Show the tables as of ``there``; for a statement, also the rows that it found when it had waited for them."""
         timeline, place = self._timeline, self._place
         assert timeline is not None, "a moment is a timeline's"
+        if place.aside:
+            # Only the transaction that it was done for could see them.
+            await self._mover.drop_aside(place.aside)
+            place = attrs.evolve(place, aside=frozenset())
         states = list(timeline.find_moved(place.here, there, place.done))
         if call_seq is not None:
             states += timeline.find_relocked(call_seq, there, place.done)
@@ -511,6 +438,34 @@ class WorldDatabase:
             await self._set_time(moment.transaction)
         self._place = attrs.evolve(place, here=there, transaction=moment.transaction)
         self._has_snapshot = True
+
+    async def _set_aside(self, timeline: Timeline, call_seq: int) -> None:
+        """Take out of the way what others had taken out of the way of what a recorded call wrote."""
+        if self._level == Isolation.READ_COMMITTED:
+            return
+        for table, claim in timeline.claims.find(call_seq).items():
+            overtaken: dict[str, str] = {}
+            for row in await self._mover.find_conflicts(table, claim.images):
+                own = claim.own_at_end if row["is_deferrable"] else claim.own
+                key = self._make_key(table, row["image"])
+                if own is not None and key is not None and key not in own:
+                    overtaken[key] = row["image"]
+            if not overtaken:
+                continue
+            # What nobody has changed to this day was in the way then too; what the replay itself made or changed is.
+            changed = await self._mover.list_changed_by_anybody(table, list(overtaken))
+            own_now = {key for name, key in await self._list_changed_rows(self._begun_by) if name == table}
+            images = [image for key, image in overtaken.items() if key in changed - own_now]
+            if not images:
+                continue
+            if table in self._world.aside:
+                await self._mover.set_aside(table, images)
+                self._place = attrs.evolve(self._place, aside=self._place.aside | {table})
+            elif table in self._world.settable:
+                self.needed_aside.add(table)
+                raise HostCallFailed("DatabaseError", "the world is built again with a place for rows of then")
+            else:
+                self._in_the_way.add(table)
 
     async def _set_rows(self, states: list[RowState]) -> None:
         if self._wrote_otherwise:
@@ -530,6 +485,8 @@ class WorldDatabase:
     # Blocks
 
     async def _open_block(self) -> None:
+        if not self._atomic and not self._places:
+            self._begun_by = self._call_seq
         await self._execute(f"savepoint flux_savepoint_{len(self._places) + 1}")
         self._places.append(self._place)
 

@@ -25,7 +25,8 @@ import trio
 from flux.execution import Execution
 from flux.store.postgres import Connection, ConnectionLost, DatabaseError, Pool
 from flux.store.world import WorldPlan
-from flux.supervisor.world import Built, WorldDatabase, build, plan_world, read_changes
+from flux.supervisor.world import WorldDatabase
+from flux.supervisor.world_build import Built, build, plan_world, read_changes
 from flux.supervisor.world_timeline import Span, Timeline
 
 LIFE_S_MAX = 60.0
@@ -51,11 +52,13 @@ class _Group:
     """Tables that any of them writes, as far as is known."""
     whole: frozenset[str]
     """Those of which any of them needs more than touched rows, likewise."""
+    aside: frozenset[str] = frozenset()
+    """Those whose rows any of them needs to be set aside, likewise."""
 
     def plan(self) -> WorldPlan:
         """Return the plan of the world that serves all."""
         first = min(self.timelines, key=lambda each: self.timelines[each].first.age)
-        return attrs.evolve(self.plans[first], written=self.written, whole=self.whole)
+        return attrs.evolve(self.plans[first], written=self.written, whole=self.whole, aside=self.aside)
 
 
 @attrs.define
@@ -119,12 +122,14 @@ class WorldKeeper:
         original: Execution,
         written: frozenset[str] = frozenset(),
         whole: frozenset[str] = frozenset(),
+        aside: frozenset[str] = frozenset(),
         *,
         atomic: bool = True,
         isolation: str = "",
     ) -> AsyncIterator[WorldDatabase]:
-        """Give the world that ``original`` saw, in which ``written`` can be written too, and ``whole`` in all ways.
+        """Give the world that ``original`` saw, in which ``written`` can be written too, ``whole`` in all ways.
 
+        Rows of ``aside`` can be set aside.
         ``atomic`` and ``isolation`` as in `flux.supervisor.world.open_world`. Raises `WorldError` when there is none.
         """
         assert original.transactions, "what saw no database needs no world"
@@ -134,6 +139,7 @@ class WorldKeeper:
         group = self._groups[key]
         group.written |= written
         group.whole |= whole
+        group.aside |= aside
         kept = self._take_idle(group) or await self._build(group)
         is_whole = False
         try:
@@ -160,6 +166,7 @@ class WorldKeeper:
                 kept.group is group
                 and kept.built.copied >= group.written
                 and kept.built.plan.whole >= group.whole
+                and kept.built.plan.aside >= group.aside
                 and now - kept.built_at < self._life_s_max
             ):
                 self._idle.remove(kept)

@@ -31,6 +31,7 @@ from flux.execution import Execution, Transaction
 from flux.hostcall import HostCall
 from flux.sql_draws import give_draws
 from flux.store.postgres import Isolation
+from flux.supervisor.world_overtaken import Claims
 
 SUBSETS_OF_MAX = 4
 """Of so many transactions that were committed while a statement began, all subsets may have been what it saw."""
@@ -143,6 +144,8 @@ class Timeline:
         self._wrote_in_vain: dict[int, set[tuple[str, str]]] = {}
         """Of them, rows whose change was rolled back; the log of changes has no place for these."""
         self._written = list_written_rows(original, schema)
+        self.claims = Claims(original, schema)
+        """What its calls prove of rows that others had changed."""
         for mutation in original.mutations:
             if mutation.schema == schema and mutation.key is not None and mutation.call is not None:
                 row = mutation.table, mutation.key

@@ -152,6 +152,11 @@ class Tally:
     recorded_s: float = 0.0
     reread_s: float = 0.0
 
+    def add(self, heard: "Tally") -> None:
+        """Count what came of one execution too."""
+        for name in ("statements", "reads", "equal", "own", "because_of_others", "kinds", "different"):
+            setattr(self, name, getattr(self, name) + getattr(heard, name))
+
     def report(self) -> str:
         """Return what a person reads."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kinds.items()))
@@ -341,8 +346,15 @@ async def reread(world: ExecutionWorld, recorded: list[tuple[Execution, bool]], 
             tally.uncertain += sum(
                 bool(each.after) for every in original.transactions for each in every.statements
             )
-            async with keeper.lend(original, atomic=atomic) as lent:
-                await _Reread(original, lent, tally, kind).run()
+            aside: frozenset[str] = frozenset()
+            while True:
+                heard = Tally()
+                async with keeper.lend(original, aside=aside, atomic=atomic) as lent:
+                    await _Reread(original, lent, heard, kind).run()
+                if not lent.needed_aside:
+                    break
+                aside |= lent.needed_aside
+            tally.add(heard)
         tally.built += keeper.built
 
 

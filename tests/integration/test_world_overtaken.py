@@ -1,0 +1,132 @@
+"""What a transaction of REPEATABLE READ wrote beside rows that others had overtaken is written again by a world.
+
+The other client is ``psql``; each answer, and each error, that the transaction got from PostgreSQL is on record.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from flux.sandbox.scripted import ScriptedGuest
+from flux.supervisor.world_keeper import open_keeper
+from tests.asked_again import Say, lend_whole, record, repeat
+from tests.conftest import Database
+from tests.execution_world import open_world, sql
+
+SCHEMA = """
+create table keyed (id int primary key, name text unique, v int);
+create table seats (id int primary key, number int unique deferrable initially deferred);
+create table rooms (id int primary key, during int4range, exclude using gist (during with &&));
+create table parts (id int primary key, v int) partition by range (id);
+create table parts_1 partition of parts for values from (0) to (100);
+insert into keyed select n, 'n' || n, n from generate_series(1, 30) n;
+insert into seats select n, n from generate_series(1, 3) n;
+insert into rooms select n, int4range(n * 10, n * 10 + 5) from generate_series(1, 3) n;
+insert into parts select n, n from generate_series(1, 3) n;
+grant select, insert, update, delete on all tables in schema public to flux_guest_main;
+"""
+KEYED = "select * from keyed order by id, v"
+OVER_AN_OLD_ROW = (
+    ("delete from keyed where id = 1", "insert into keyed values (1, 'n1', 100)"),
+    # Another row under a name that the snapshot shows taken.
+    ("update keyed set name = 'else' where id = 2", "insert into keyed values (102, 'n2', 100)"),
+    ("delete from keyed where id = 3", "insert into keyed values (3, 'mine', 5) on conflict (id) do update set v = -1"),
+    ("delete from keyed where id = 4", "insert into keyed values (4, 'n4', 9), (5, 'n5', 9) on conflict do nothing"),
+    ("delete from keyed where id = 6", "update keyed set name = 'n6' where id = 7 returning *"),
+    (
+        "delete from keyed where id in (8, 9)",
+        "merge into keyed k using (values (8), (108)) t (id) on k.v = -9 "
+        "when not matched then insert values (t.id, null, 9)",
+    ),
+    ("delete from rooms where id = 1", "insert into rooms values (11, '[12, 14)')"),
+    ("update seats set number = 100 where id = 1", "insert into seats values (11, 1)"),
+)  # fmt: skip
+
+
+async def writes_over_old_rows(guest: ScriptedGuest, say: Say) -> None:
+    await guest.call(*sql(KEYED))
+    for theirs, own in OVER_AN_OLD_ROW:
+        await say(theirs)
+        await guest.call(*sql(own))
+        await guest.call(*sql(KEYED))
+    await guest.call(*sql("select * from rooms where during @> 13 order by id"))
+    await guest.call(*sql("select * from seats order by id"))
+    # The old rows can be seen, and that is all.
+    for refused in ("update keyed set v = 0 where id = 1", "delete from keyed where name = 'n2' and v = 2"):
+        depth = await guest.call("db.begin", None)
+        with pytest.raises(RuntimeError):
+            await guest.call(*sql(refused))
+        await guest.call("db.rollback", depth)
+    # Its own can be changed.
+    await guest.call(*sql("update keyed set v = 101 where id = 102"))
+    # What it rolls back was there all the same, for as long.
+    depth = await guest.call("db.begin", None)
+    await guest.call(*sql("delete from keyed where id = 21"))
+    await say("delete from keyed where id = 20")
+    await guest.call(*sql("insert into keyed values (20, 'n20', 100)"))
+    await guest.call(*sql(KEYED))
+    await guest.call("db.rollback", depth)
+    await guest.call(*sql(KEYED))
+    await say("delete from keyed where id = 21")
+    await guest.call(*sql("insert into keyed values (21, 'n21', 100)"))
+    await guest.call(*sql(KEYED))
+    # What it takes away itself is in nobody's way either, and what is there still is.
+    await guest.call(*sql("delete from keyed where id = 22"))
+    await guest.call(*sql("insert into keyed values (22, 'n22', 100)"))
+    depth = await guest.call("db.begin", None)
+    with pytest.raises(RuntimeError):
+        await guest.call(*sql("insert into keyed values (23, 'n23', 100)"))
+    await guest.call("db.rollback", depth)
+    await guest.call(*sql(KEYED))
+
+
+async def transactions_follow_each_other(guest: ScriptedGuest, say: Say) -> None:
+    depth = await guest.call("db.begin", "repeatable read")
+    await guest.call(*sql(KEYED))
+    await say("delete from keyed where id = 14; update keyed set name = 'more' where id = 15")
+    await guest.call(*sql("insert into keyed values (14, 'n14', 100), (115, 'n15', 115)"))
+    await guest.call(*sql(KEYED))
+    await guest.call("db.commit", depth)
+    await guest.call(*sql(KEYED))
+    await guest.call(*sql("update keyed set v = v + 1 where id in (14, 15)"))
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_what_was_written_over_a_row_that_was_there_no_more_is_written_again(
+    database: Database, tmp_path: Path, isolation: str
+) -> None:
+    async with open_world(database, tmp_path / "journal") as world:
+        database.psql(SCHEMA)
+        original = await record(world, writes_over_old_rows, isolation=isolation)
+        errors = [call.result.error.code for call in original.calls if call.result and call.result.error]
+        assert errors == ["40001", "40001", "23505"]
+        several = await record(world, transactions_follow_each_other, isolation=isolation, atomic=False)
+        database.psql("update keyed set v = 1000; delete from seats")
+        calls = {call.request.seq: call for call in original.calls}
+        async with open_keeper(world.backing.guests, world.backing.token, "public") as keeper:
+            async with lend_whole(keeper, original, isolation=isolation) as lent:
+                assert await lent.finish() is None, "what is checked at COMMIT found nothing in the way"
+                assert not [note for note in lent.notes if "in the way" in note]
+            async with lend_whole(keeper, several, isolation=isolation, atomic=False):
+                pass
+            # Code that leaves out what made room finds none, although others have changed that row since.
+            async with keeper.lend(original, isolation=isolation) as lent:
+                lent.follow(calls.get)
+                taken = next(call for call in calls.values() if b"(22, 'n22', 100)" in call.request.arguments)
+                assert await repeat(lent, taken) == "23505"
+
+
+async def test_a_row_that_can_not_be_set_aside_is_named(database: Database, tmp_path: Path) -> None:
+    async def play(guest: ScriptedGuest, say: Say) -> None:
+        await guest.call(*sql("select * from parts"))
+        await say("delete from parts where id = 1")
+        await guest.call(*sql("insert into parts values (1, 100)"))
+
+    async with open_world(database, tmp_path / "journal") as world:
+        database.psql(SCHEMA)
+        original = await record(world, play)
+        guests, token = world.backing.guests, world.backing.token
+        async with open_keeper(guests, token, "public") as keeper, keeper.lend(original) as lent:
+            lent.follow({call.request.seq: call for call in original.calls}.get)
+            assert [await repeat(lent, call) for call in original.calls][1] == "23505"
+            assert "rows of parts that others had changed by then are still in the way" in " ".join(lent.notes)
