@@ -6,12 +6,18 @@ probe comes next and hears its mark; whoever drives it does the waiting::
     step = bisection.next_step()
     Probe      ->  run it, then bisection.tell(mark, reason)
     WantGraph  ->  ask git, then bisection.take_graph(graph)
+    WantCause  ->  ask whether the commit changed what failed, then bisection.take_cause(answer)
     Found, Range, Refusal  ->  the end
 
-It believes nobody. Both ends are run twice before anything between them is, for a search between ends that are
-none finds something all the same. What it finds is run again at the end, with its parents: a commit is named when it
-failed each time and a parent passed each time. Two runs of one commit that differ end it, since chance would have
-chosen between the halves. A skip is never taken for good or bad: where skips hide the culprit, the answer is a range.
+It believes nobody. Both ends are seen twice before anything between them is run, for a search between ends that are
+none finds something all the same; what was recorded on the bad end is one of its two. What it finds is doubted: its
+parents are run again, and so is the commit itself. How often depends on what else speaks for it. Chance seldom chooses
+a commit that changed the very lines which failed, or which asked something on the way there: its parents are run
+twice. For any other each side is run four times, and the answer says that it took more runs than a search needs. Two
+runs of one commit that differ end it, since chance would have chosen between the halves. A skip is never taken for
+good or bad: where skips hide the culprit, the answer is a range.
+
+A search takes as many runs as its suspects can be halved, one for each skip, and `DOUBTS` (see `Bisection.bound`).
 
 The graph of commits, and which of them halves it, is `flux.bisect_graph`'s business.
 """
@@ -24,10 +30,15 @@ import attrs
 from flux.bisect_graph import Graph
 
 END_RUNS = 2
-"""How often each end is run before the search."""
-PROOF_RUNS = 4
-"""How often the culprit and each of its parents have been run when it is named. Of an execution that fails every
-other time, two runs of each would let one wrong commit in four pass."""
+"""How often each end is seen before the search."""
+PROOF_RUNS = 2
+"""How often the culprit and each of its parents have been run when it is named, where the commit changed a line in the
+stack of the failure, or one that asked something."""
+DOUBTED_RUNS = 4
+"""The same, where it did not. Of an execution that fails every other time, two runs of each would let one wrong commit
+in four pass."""
+DOUBTS = 4
+"""Runs beside those of the search, where nothing calls for more: the ends, and the proof."""
 
 
 class Mark(enum.StrEnum):
@@ -55,11 +66,21 @@ class Probe:
     purpose: Purpose
     run: int
     """Which run of this commit it is, from 1."""
+    wanted: int
+    """How many runs of it are wanted by now."""
 
 
 @attrs.frozen
 class WantGraph:
     """Both ends are proved: the commits between them are wanted."""
+
+    good: str
+    bad: str
+
+
+@attrs.frozen
+class WantCause:
+    """Whether what ``bad`` has and ``good`` has not are lines in the stack of the failure, or of its calls."""
 
     good: str
     bad: str
@@ -106,7 +127,7 @@ class Refusal:
     """What the last of them said, in words."""
 
 
-Step = Probe | WantGraph | Found | Range | Refusal
+Step = Probe | WantGraph | WantCause | Found | Range | Refusal
 
 # Words of `flux.verdict.Verdict`, which is not imported: the command line would wait for all that judging takes.
 GOOD_VERDICTS = frozenset({"passed", "past it"})
@@ -133,12 +154,16 @@ def mark_all(marks: Sequence[Mark]) -> Mark:
 class Bisection:
     """See the module."""
 
-    def __init__(self, bad: str, goods: Sequence[str], *, is_given: bool) -> None:
-        """``goods`` are commits that may be the good end, the best first; ``is_given``: a person named the only one."""
+    def __init__(self, bad: str, goods: Sequence[str], *, is_given: bool, is_recorded: bool) -> None:
+        """``goods`` are commits that may be the good end, the best first; ``is_given``: a person named the only one.
+
+        ``is_recorded``: what is looked for was recorded on the bad end, so it has been seen there once.
+        """
         assert goods, "there is a commit to begin from"
         self._bad = bad
         self._goods = list(goods)
         self._is_given = is_given
+        self._end_runs = {bad: END_RUNS - is_recorded}
         self._runs: dict[str, list[Mark]] = {}
         self._reasons: dict[str, str] = {}
         self._graph: Graph | None = None
@@ -146,7 +171,20 @@ class Bisection:
         self._skipped: set[str] = set()
         self._reach = 0
         """How far from skipped commits the next one is to be: it doubles with each skip, and falls with each answer."""
+        self._has_cause: bool | None = None
+        """What was heard of the cause; None before it is asked for."""
         self._asked: Probe | None = None
+
+    @property
+    def bound(self) -> int:
+        """How many runs the search may take where nothing calls for more. The graph has been taken."""
+        assert self._graph is not None, "how many commits there are is known"
+        return (len(self._graph.parents) - 1).bit_length() + len(self._skipped) + DOUBTS
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether no cause is on record, so that more runs had to speak."""
+        return self._has_cause is False
 
     def next_step(self) -> Step:
         """Return what is to be done next."""
@@ -184,6 +222,11 @@ class Bisection:
                 case [Mark.SKIP]:
                     self._skipped.add(commit)
 
+    def take_cause(self, has_cause: bool) -> None:
+        """Hear whether the commit that is about to be named changed lines on the way to the failure."""
+        assert self._has_cause is None, "it is asked for once"
+        self._has_cause = has_cause
+
     # --- the ends ------------------------------------------------------------------------------
 
     def _find_flaky(self) -> Refusal | None:
@@ -198,16 +241,19 @@ class Bisection:
         marks = self._runs.get(self._bad, [])
         if marks and marks[0] is not Mark.BAD:
             return self._refuse(Why.BAD_IS_NOT, self._bad)
-        if len(marks) < END_RUNS:
-            return Probe(self._bad, Purpose.BAD_END, len(marks) + 1)
+        if len(marks) < self._end_runs[self._bad]:
+            return self._probe(self._bad, Purpose.BAD_END, self._end_runs[self._bad])
         for good in self._goods:
             marks = self._runs.get(good, [])
             if marks and marks[0] is not Mark.GOOD:
                 continue
             if len(marks) < END_RUNS:
-                return Probe(good, Purpose.GOOD_END, len(marks) + 1)
+                return self._probe(good, Purpose.GOOD_END, END_RUNS)
             return WantGraph(good, self._bad)
         return self._refuse(Why.GOOD_IS_NOT if self._is_given else Why.NO_GOOD, self._goods[-1])
+
+    def _probe(self, commit: str, purpose: Purpose, wanted: int) -> Probe:
+        return Probe(commit, purpose, len(self._runs.get(commit, [])) + 1, wanted)
 
     def _refuse(self, why: Why, commit: str) -> Refusal:
         return Refusal(why, commit, tuple(self._runs[commit]), self._reasons[commit])
@@ -220,32 +266,41 @@ class Bisection:
         suspects = graph.find_suspects(self._bad, self._good)
         chosen = graph.choose(suspects, self._skipped, reach=self._reach)
         if chosen is not None:
-            return Probe(chosen, Purpose.SEARCH, 1)
+            return Probe(chosen, Purpose.SEARCH, 1, 1)
         return self._prove(graph, suspects)
 
     def _prove(self, graph: Graph, suspects: frozenset[str]) -> Step:
         """Run both sides of what is left again, until they have been run often enough."""
         candidates = graph.sort(suspects)
-        parents = graph.list_outer_parents(suspects)
         passed, unproved = [], []
-        # The bad one first: most likely it was the last to be run, and waits ready.
-        for commit in (self._bad, *parents):
-            marks = self._runs.get(commit, [])
-            if commit != self._bad and marks[:1] == [Mark.BAD]:
+        for parent in graph.list_outer_parents(suspects):
+            marks = self._runs.get(parent, [])
+            if marks[:1] == [Mark.BAD]:
                 return Range(
-                    graph.sort({*candidates, commit}),
-                    f"{commit[:7]} fails too, though commits that come from it pass: the failure came and went, "
+                    graph.sort({*candidates, parent}),
+                    f"{parent[:7]} fails too, though commits that come from it pass: the failure came and went, "
                     "and this is only one of the places",
                 )
-            if commit != self._bad and marks[:1] == [Mark.SKIP]:
-                unproved.append(commit)
+            if marks[:1] == [Mark.SKIP]:
+                unproved.append(parent)
                 continue
             if len(marks) < PROOF_RUNS:
-                return Probe(commit, Purpose.PROOF, len(marks) + 1)
-            if commit != self._bad:
-                passed.append(commit)
+                return self._probe(parent, Purpose.PROOF, PROOF_RUNS)
+            passed.append(parent)
+        if passed and self._has_cause is None:
+            return WantCause(passed[0], self._bad)
+        # The bad one first: most likely its files wait ready.
+        for commit in (self._bad, *passed):
+            wanted = DOUBTED_RUNS
+            if self._has_cause:
+                wanted = PROOF_RUNS if commit != self._bad or self._has_room() else 1
+            if len(self._runs[commit]) < wanted:
+                return self._probe(commit, Purpose.PROOF, wanted)
         if len(candidates) > 1:
             return Range(candidates, "those before the last could not be judged")
         if not passed:
             return Range(candidates, "no parent of it could be run, so nothing shows that it passed before")
         return Found(self._bad, tuple(passed), tuple(unproved))
+
+    def _has_room(self) -> bool:
+        return sum(map(len, self._runs.values())) < self.bound

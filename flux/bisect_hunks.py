@@ -96,18 +96,24 @@ def choose_hunks(
     None when nothing can be named.
     """
     hunks = list(hunks)
-    ran = [
-        hunk
-        for hunk in hunks
-        if any(path == hunk.path and hunk.has_new(line) for path, line in failing)
-        or any(path == hunk.path and hunk.has_old(line) for path, line in passing)
-    ]
+    ran = [hunk for hunk in hunks if _was_run(hunk, failing, passing)]
     files = {path for path, _ in (*failing, *passing)}
     chosen = ran or [hunk for hunk in hunks if hunk.path in files]
     if not chosen:
         return None
     shown = tuple(_cut(hunk) for hunk in chosen[:HUNKS_MAX])
     return RunHunks(shown, bool(ran), len(chosen) - len(shown))
+
+
+def changed_any(hunks: Iterable[Hunk], failing: Collection[Line], passing: Collection[Line]) -> bool:
+    """Whether one of the ``failing`` lines was written by a hunk, or one of the ``passing`` ones taken away."""
+    return any(_was_run(hunk, failing, passing) for hunk in hunks)
+
+
+def _was_run(hunk: Hunk, failing: Collection[Line], passing: Collection[Line]) -> bool:
+    return any(path == hunk.path and hunk.has_new(line) for path, line in failing) or any(
+        path == hunk.path and hunk.has_old(line) for path, line in passing
+    )
 
 
 def _cut(hunk: Hunk) -> Hunk:

@@ -78,6 +78,18 @@ def read_graph(root: Path, good: str, bad: str, *, first_parent: bool = False) -
     return Graph.read(lines, first_parent=first_parent)
 
 
+def list_touching(
+    root: Path, good: str, bad: str, paths: Collection[str], *, first_parent: bool = False
+) -> list[str]:
+    """Return the commits between two that changed one of these files or folders of the project."""
+    options = ["--first-parent"] if first_parent else []
+    told = run_git(
+        ["rev-list", "--full-history", *options, bad, f"^{good}", "--", *sorted(paths)],
+        folder=root, environment=_LITERAL,
+    )  # fmt: skip
+    return told.decode().split()
+
+
 def get_tree(root: Path, sha: str) -> str:
     """Return git's hash of all that is in the project's folder as of a commit: equal hashes, equal files."""
     prefix = run_git(["rev-parse", "--show-prefix"], folder=root).decode("utf-8", "surrogateescape").strip()

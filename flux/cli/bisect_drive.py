@@ -19,6 +19,7 @@ from flux.bisect import (
     Purpose,
     Range,
     Refusal,
+    WantCause,
     WantGraph,
     mark_all,
 )
@@ -37,6 +38,8 @@ class Run:
     purpose: Purpose
     number: int
     """Which run of this commit, from 1."""
+    wanted: int
+    """How many runs of it were wanted by then."""
     subject: str
     """Of the commit."""
     mark: Mark
@@ -61,6 +64,12 @@ class Outcome:
     bad: str
     good: Record | None
     """The good end, as the plan names it; None when none was proved."""
+    is_recorded: bool
+    """What is looked for was recorded on the bad end, too."""
+    bound: int | None
+    """How many runs a search of so many commits may take where nothing calls for more; None: it never began."""
+    is_doubted: bool
+    """The commit changed no line of the failure's stack or calls, so more runs had to speak for it."""
     left_out: Mapping[str, str]
     """Executions that had no part in it, and why."""
 
@@ -98,7 +107,8 @@ class Driver:
         self._names = [execution.text("name") for execution in self.plan.records("executions")]
         self._left_out |= {one.text("execution"): one.text("reason") for one in self.plan.records("left_out")}
         is_given = any(good.text("source") == "given" for good in goods.values())
-        bisection = Bisection(bad.text("sha"), list(goods), is_given=is_given)
+        is_recorded = bad.flag("recorded")
+        bisection = Bisection(bad.text("sha"), list(goods), is_given=is_given, is_recorded=is_recorded)
         good: Record | None = None
         while True:
             match bisection.next_step():
@@ -107,16 +117,42 @@ class Driver:
                 case WantGraph() as ends:
                     good = goods[ends.good]
                     bisection.take_graph(self._begin(ends))
+                case WantCause() as want:
+                    finding = self.ask_finding(want.bad, want.good)
+                    bisection.take_cause(finding is not None and finding.flag("changed_path"))
                 case end:
                     if isinstance(end, Found) and self.log is not None:
                         self.log.end(end.commit)
-                    return Outcome(end, tuple(self._runs), bad.text("sha"), good, self._left_out)
+                    return Outcome(
+                        end, tuple(self._runs), bad.text("sha"), good, is_recorded,
+                        None if good is None else bisection.bound, bisection.is_doubted, self._left_out,
+                    )  # fmt: skip
+
+    def ask_finding(self, commit: str, parent: str) -> Record | None:
+        """Ask what a commit is, and which part of it ran; None where no run of it is on record."""
+        failing, passing = self.find_pair(commit, parent)
+        if failing is None:
+            return None
+        order = {"commit": commit, "parent": parent, "failing": failing, "passing": passing}
+        answer = self.client.post("bisect", "finding", body=json.dumps(order))
+        return answer.record.of_schema("flux.bisect-finding/1")
+
+    def find_pair(self, commit: str, parent: str) -> tuple[str | None, str | None]:
+        """Return the names of a replay on a commit, and of one of the same execution on its parent."""
+        failing = next((run for run in self._runs if run.commit == commit and run.replay is not None), None)
+        if failing is None:
+            return None, None
+        same = (run for run in self._runs if (run.commit, run.execution) == (parent, failing.execution))
+        return failing.replay, next((run.replay for run in same if run.replay is not None), None)
 
     def _begin(self, ends: WantGraph) -> Graph:
-        body = {"good": ends.good, "bad": ends.bad, "first_parent": self.first_parent}
+        body = {
+            "good": ends.good, "bad": ends.bad, "first_parent": self.first_parent, "execution": self._names[0],
+        }  # fmt: skip
         answer = self.client.post("bisect", "graph", body=json.dumps(body), timeout_s=INVOKE_TIMEOUT_S)
-        rows = answer.record.of_schema("flux.bisect-graph/1").items("commits")
-        graph = Graph({row[0]: tuple(row[1:]) for row in rows})
+        told = answer.record.of_schema("flux.bisect-graph/1")
+        rows, likelier = told.items("commits"), told.items("likelier")
+        graph = Graph({row[0]: tuple(row[1:]) for row in rows}, frozenset(likelier))
         if self.log is not None:
             question = {**self.question, "good": ends.good, "bad": ends.bad}
             if self.resumes:
@@ -136,7 +172,7 @@ class Driver:
 
     def _recall(self, probe: Probe, mark: Mark) -> Run:
         return Run(
-            probe.commit, probe.purpose, probe.run, "", mark, mark.value, "as the log has it", 0.0,
+            probe.commit, probe.purpose, probe.run, probe.wanted, "", mark, mark.value, "as the log has it", 0.0,
             self._names[0], None, is_cached=True,
         )  # fmt: skip
 
@@ -178,6 +214,7 @@ class Driver:
             probe.commit,
             probe.purpose,
             probe.run,
+            probe.wanted,
             record.text("subject"),
             judgement.mark,
             record.text("verdict"),

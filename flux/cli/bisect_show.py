@@ -27,13 +27,15 @@ def make_document(
         "refused": None if refused is None else refused["code"],
         "reason": refused["message"] if refused is not None else end.reason if isinstance(end, Range) else None,
         "good": good,
-        "bad": _end_json(outcome, outcome.bad),
+        "bad": {**_end_json(outcome, outcome.bad), "recorded": outcome.is_recorded},
         "steps": [_run_json(run) for run in outcome.runs if run.purpose is Purpose.SEARCH],
         "skipped": sum(run.purpose is Purpose.SEARCH and run.mark == "skip" for run in outcome.runs),
         "proof": [
             {"sha": sha, "role": role, **_end_json(outcome, sha)} for role, sha in _list_proof(end)
         ] or None,
         "runs": len(outcome.runs),
+        "bound": outcome.bound,
+        "doubted": outcome.is_doubted,
         "cached": sum(run.is_cached for run in outcome.runs),
         "left_out": [{"execution": name, "reason": reason} for name, reason in outcome.left_out.items()],
         "finding": None if finding is None else finding.data,
@@ -140,7 +142,7 @@ def lines(
         assert finding is not None, "what was found is described"
         result += _found_lines(finding, width)
         result += [[], *_difference_lines(diff, width)]
-        result += _proof_lines(outcome, end, width)
+        result += _proof_lines(outcome, end)
         commands.append((f"flux trace diff {execution} {execution}@{end.parents[0][:12]}", "what the parent does"))
         commands.append((f"git show {end.commit[:12]}", "the whole commit"))
     elif isinstance(end, Range):
@@ -150,11 +152,48 @@ def lines(
     skips = [run for run in outcome.runs if run.purpose is Purpose.SEARCH and run.mark == "skip"]
     cached = sum(run.is_cached for run in outcome.runs)
     result.append(["  ", Piece("skipped  ", "dim"), f"{len(skips)}"])
+    result += _listed("ends", _list_ends(outcome))
     result.append(["  ", Piece("runs     ", "dim"), f"{len(outcome.runs)}, {cached} of them known from before"])
+    if more := explain_more(outcome):
+        result += [["           ", line] for line in wrap(more, width - 11)]
     if log is not None:
         result.append(["  ", Piece("log      ", "dim"), f"{log}  (git bisect replay reads it)"])
     result.append(["  ", Piece("effects  ", "dim"), "0 left the sandbox; your checkout was not touched"])
     return result if quiet else [*result, *render.next_lines(commands, width)]
+
+
+def _listed(label: str, texts: Sequence[str]) -> list[Line]:
+    return [
+        ["  ", Piece(f"{label if not index else '':<9}", "dim"), text] for index, text in enumerate(texts)
+    ]
+
+
+def _list_ends(outcome: Outcome) -> list[str]:
+    assert outcome.good is not None, "the search was not refused"
+    ends = []
+    for word, sha in (("good", outcome.good.text("sha")), ("bad", outcome.bad)):
+        runs = outcome.of(sha)
+        recorded = ", and recorded" if word == "bad" and outcome.is_recorded else ""
+        ends.append(f"{word} {sha[:SHA_SHOWN]} {_mark(runs[0])[0]} {runs[0].verdict} ×{len(runs)}{recorded}")
+    return ends
+
+
+def explain_more(outcome: Outcome) -> str:
+    """Say what took more runs than a search of so many commits needs; empty when nothing did."""
+    assert outcome.good is not None and outcome.bound is not None, "the search was not refused"
+    more = len(outcome.runs) - outcome.bound
+    if more <= 0:
+        return ""
+    reasons = []
+    if outcome.is_doubted:
+        reasons.append("it changed no line in the stack or the calls of the failure, so each side was run four times")
+    if not outcome.is_recorded:
+        reasons.append("what is bad was not recorded on the bad end, so that was run twice")
+    tried = {run.commit for run in outcome.runs if run.purpose is Purpose.GOOD_END} - {outcome.good.text("sha")}
+    if tried:
+        reasons.append(f"{len(tried)} good end{'s' * (len(tried) != 1)} did not pass")
+    words = "; ".join(reasons) or "the history is no line that can be halved each time"
+    return f"{more} more than log2(commits) + skips + 4: {words}"
 
 
 def _found_lines(finding: Record, width: int) -> list[Line]:
@@ -215,17 +254,15 @@ def _difference_lines(diff: Record | None, width: int) -> list[Line]:
     return result
 
 
-def _proof_lines(outcome: Outcome, end: Found, width: int) -> list[Line]:
+def _proof_lines(outcome: Outcome, end: Found) -> list[Line]:
     proofs = []
     for role, sha in _list_proof(end):
         runs = outcome.of(sha)
         mark, _ = _mark(runs[0])
         who = f"{sha[:SHA_SHOWN]}" + (" (parent)" if role == "parent" else "")
-        proofs.append(f"{who} {mark} {runs[0].verdict} ×{len(runs)}")
-    result: list[Line] = [
-        ["  ", Piece("sure?    " if not index else "         ", "dim"), line]
-        for index, line in enumerate(wrap("  ·  ".join(proofs), width - 11))
-    ]
+        wrote = "" if role == "parent" or outcome.is_doubted else ", through a line that it changed"
+        proofs.append(f"{who} {mark} {runs[0].verdict} ×{len(runs)}{wrote}")
+    result = _listed("sure?", proofs)
     for sha in end.unproved:
         reason = outcome.of(sha)[0].reason
         result.append(["  ", Piece("       ! ", "yellow"), f"{sha[:SHA_SHOWN]} (parent) could not be run: {reason}"])

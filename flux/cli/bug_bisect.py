@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from flux.bisect import END_RUNS, PROOF_RUNS, Found, Mark, Purpose, Refusal, Why
+from flux.bisect import Found, Mark, Purpose, Refusal, Why
 from flux.cli import bisect_show
 from flux.cli.bisect_drive import Driver, Outcome, Run
 from flux.cli.bisect_judge import Judge, judge_by_expression, judge_by_program, judge_by_verdict
@@ -96,8 +96,8 @@ def command(
     """Find the commit that broke it: git's history, with your requests as the test.
 
     ID is an execution that failed; WINDOW is A..B, last:15m or a pinned incident, and means all that failed in it.
-    Both ends are run twice before the search, the commit that is found and its parents again at its end. A commit that
-    can't be judged is skipped and never guessed.
+    Both ends are seen twice before the search; the commit that is found and its parents are doubted at its end. A
+    commit that can't be judged is skipped and never guessed.
     """
     if sum((any_failure, check is not None, fail_if is not None)) > 1:
         raise UsageError(
@@ -130,7 +130,7 @@ def command(
         log=log, question=question, resumes=resume,
     )  # fmt: skip
     outcome = driver.drive()
-    return _answer(client, outcome, log)
+    return _answer(client, driver, outcome, log)
 
 
 def make_plan(
@@ -189,14 +189,13 @@ class _Teller:
         """A run was made. Those that only confirm are one line together."""
         self._number += run.purpose is Purpose.SEARCH
         before = self._marks.setdefault(run.commit, run.mark)
-        wanted = {Purpose.PROOF: PROOF_RUNS, Purpose.GOOD_END: END_RUNS, Purpose.BAD_END: END_RUNS}
-        is_last = run.number >= wanted.get(run.purpose, 1)
+        is_last = run.number >= run.wanted
         is_news = run.mark != before or (run.number == 1 and run.mark != EXPECTED.get(run.purpose, run.mark))
         if self._story is not None and (is_last or is_news):
             self._story.line(*bisect_show.run_line(run, self._number, self._story.width))
 
 
-def _answer(client: Client, outcome: Outcome, log: BisectLog | None) -> int:
+def _answer(client: Client, driver: Driver, outcome: Outcome, log: BisectLog | None) -> int:
     """Print what came of it; return the exit code, or raise why there is nothing."""
     said, screen = settings(), Screen.stdout()
     refusal = _make_refusal(outcome)
@@ -204,7 +203,7 @@ def _answer(client: Client, outcome: Outcome, log: BisectLog | None) -> int:
     log_name = _shorten(log.path) if has_log and log is not None else None
     finding = diff = None
     if isinstance(outcome.end, Found):
-        finding, diff = _ask_finding(client, outcome, outcome.end)
+        finding, diff = _ask_finding(client, driver, outcome.end)
     if said.json:
         refused = None if refusal is None else {"code": refusal.code, "message": refusal.message}
         document = bisect_show.make_document(outcome, refused, finding, diff, log_name)
@@ -220,18 +219,15 @@ def _answer(client: Client, outcome: Outcome, log: BisectLog | None) -> int:
     return 0 if isinstance(outcome.end, Found) else EXIT_FINDING
 
 
-def _ask_finding(client: Client, outcome: Outcome, end: Found) -> tuple[Record, Record | None]:
+def _ask_finding(client: Client, driver: Driver, end: Found) -> tuple[Record, Record | None]:
     """Ask what the commit is, and how its run differs from its parent's."""
-    failing = next(run for run in outcome.of(end.commit) if run.replay is not None)
-    passing = next((run for run in outcome.of(end.parents[0]) if run.execution == failing.execution), None)
-    before = None if passing is None else passing.replay
-    order = {"commit": end.commit, "parent": end.parents[0], "failing": failing.replay, "passing": before}
-    answer = client.post("bisect", "finding", body=json.dumps(order))
-    finding = answer.record.of_schema("flux.bisect-finding/1")
-    if before is None or failing.replay is None:
+    finding = driver.ask_finding(end.commit, end.parents[0])
+    assert finding is not None, "the commit was run"
+    failing, passing = driver.find_pair(end.commit, end.parents[0])
+    if failing is None or passing is None:
         return finding, None
     try:
-        diff = client.get("executions", before, "diff", failing.replay).record.of_schema("flux.trace-diff/1")
+        diff = client.get("executions", passing, "diff", failing).record.of_schema("flux.trace-diff/1")
     except FluxError as error:
         if error.exit_code != EXIT_NOT_WHOLE:
             raise

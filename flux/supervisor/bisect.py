@@ -17,9 +17,9 @@ import attrs
 import trio
 
 from flux.bisect_graph import Graph
-from flux.bisect_hunks import Line, RunHunks, choose_hunks, parse_diff
+from flux.bisect_hunks import Line, RunHunks, changed_any, choose_hunks, parse_diff
 from flux.commit import NoSuchCommitError, UnusableCommitError, find_commit
-from flux.config import ConfigError
+from flux.config import CONFIG_NAME, ConfigError
 from flux.errors import FluxError, GuestError, OperatorError
 from flux.execution import Execution, Raised
 from flux.failure import find_failure
@@ -30,12 +30,13 @@ from flux.history import (
     find_merge_base,
     is_ancestor,
     list_changed_files,
+    list_touching,
     read_diff,
     read_graph,
     read_heads,
 )
 from flux.project import NoProjectError, UnnumberedMigrationError, UnreadableProjectError
-from flux.requirements import RequirementsError
+from flux.requirements import PYPROJECT_NAME, REQUIREMENTS_NAME, RequirementsError
 from flux.routes import RouteConflictError, RoutePatternError
 from flux.store.bisects import BisectRun, RunKey, add_run, find_run, list_passing_shas
 from flux.supervisor.bisect_candidates import Candidates, Overlay, Ready
@@ -101,6 +102,8 @@ class Plan:
     is_bad_given: bool
     is_dirty: bool
     """What was recorded ran on changed files, and the commit is what they were changed from."""
+    is_recorded: bool
+    """What is looked for was recorded on the bad end, so it has been seen there once."""
     goods: tuple[GoodEnd, ...]
     overlay: Overlay | None
     originals: tuple[Execution, ...]
@@ -135,6 +138,8 @@ class Finding:
     files: tuple[ChangedFile, ...]
     hunks: RunHunks | None
     """None: nothing that is on record of the request stands in a file that the commit changed."""
+    changed_path: bool
+    """The commit changed a line in the stack of the failure, or one that asked something."""
 
 
 class Bisector:
@@ -192,7 +197,13 @@ class Bisector:
         bad_sha = await self._find_bad(usable[0], bad)
         goods = await self._find_goods(usable[0], good, bad_sha, overlay)
         is_dirty = usable[0].dirty and bad is None
-        return Plan(bad_sha, bad is not None, is_dirty, goods, overlay, tuple(usable), left_out)
+        # What is bad in the eyes of a program or an expression, nobody has asked of the record.
+        is_recorded = (
+            not is_judged
+            and overlay is None
+            and all((original.sha, original.dirty) == (bad_sha, False) for original in usable)
+        )
+        return Plan(bad_sha, bad is not None, is_dirty, is_recorded, goods, overlay, tuple(usable), left_out)
 
     async def _find_bad(self, original: Execution, bad: str | None) -> str:
         if bad is None and (len(original.sha) not in SHA_DIGITS or original.sha.startswith("nogit-")):
@@ -278,10 +289,24 @@ class Bisector:
         frames = original.outcome.frames if isinstance(original.outcome, Raised) else ()
         return next((frame.file for frame in frames if frame.user), None)
 
-    async def read_graph(self, good: str, bad: str, *, first_parent: bool) -> Graph:
-        """Return the commits between two."""
+    async def read_graph(
+        self, good: str, bad: str, original: Execution | None, *, first_parent: bool
+    ) -> Graph:
+        """Return the commits between two; likelier are those that changed files which ``original`` was in."""
         ends = [await self._shelf.find_commit(ref) for ref in (good, bad)]
-        return await trio.to_thread.run_sync(lambda: read_graph(self._root, *ends, first_parent=first_parent))
+        # What is installed, and what the tables are like, is no line that a record can show.
+        paths = {CONFIG_NAME, REQUIREMENTS_NAME, PYPROJECT_NAME, "migrations"}
+        if original is not None:
+            paths |= {path for path, _ in _list_lines(original)}
+
+        def read() -> Graph:
+            graph = read_graph(self._root, *ends, first_parent=first_parent)
+            if original is None:
+                return graph
+            touching = list_touching(self._root, ends[0], ends[1], paths, first_parent=first_parent)
+            return attrs.evolve(graph, likelier=frozenset(touching))
+
+        return await trio.to_thread.run_sync(read)
 
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""
@@ -370,13 +395,19 @@ class Bisector:
         """
         lines = frozenset(_list_lines(failing))
         before = frozenset() if passing is None else frozenset(_list_lines(passing))
+        # What is logged shows where a run has been, and changes nothing on its way.
+        path = frozenset(_list_lines(failing, logged=False))
+        path_before = frozenset() if passing is None else frozenset(_list_lines(passing, logged=False))
 
         def read() -> Finding:
             head = read_heads(self._root, [commit])[commit]
             files = list_changed_files(self._root, parent, commit)
             paths = {path for path, _ in lines | before} & {file.path for file in files}
             diff = read_diff(self._root, parent, commit, paths) if paths else ""
-            return Finding(head, files, choose_hunks(parse_diff(diff or ""), lines, before))
+            changed = parse_diff(diff or "")
+            return Finding(
+                head, files, choose_hunks(changed, lines, before), changed_any(changed, path, path_before)
+            )
 
         return await trio.to_thread.run_sync(read)
 
@@ -415,9 +446,11 @@ def _encode_replay(replay: Replay) -> str:
     return encode(document).decode()
 
 
-def _list_lines(execution: Execution) -> Sequence[Line]:
+def _list_lines(execution: Execution, *, logged: bool = True) -> Sequence[Line]:
     """Return the lines of the project's that an execution is known to have run."""
     frames = execution.outcome.frames if isinstance(execution.outcome, Raised) else ()
     lines = [(frame.file, frame.line) for frame in frames if frame.user]
-    places = [call.request.position for call in execution.calls] + [log.position for log in execution.logs]
+    places = [call.request.position for call in execution.calls]
+    if logged:
+        places += [log.position for log in execution.logs]
     return [*lines, *((place.file, place.line) for place in places if place is not None)]

@@ -4,7 +4,7 @@ Bodies are JSON objects::
 
     plan     {"executions": ["qk3f81xa"], "good": "b71d04a", "bad": "main", "functions_from": "main",
               "judged": true}
-    graph    {"good": SHA, "bad": SHA, "first_parent": true}
+    graph    {"good": SHA, "bad": SHA, "first_parent": true, "execution": "qk3f81xa"}
     probe    {"execution": "qk3f81xa", "commit": SHA, "functions_from": SHA, "run": 1, "fresh": true}
     finding  {"commit": SHA, "parent": SHA, "failing": "qm1c3vvx", "passing": "qn8d2aa0"}
 
@@ -38,6 +38,7 @@ class _Graph(msgspec.Struct, forbid_unknown_fields=True):
     good: str
     bad: str
     first_parent: bool = False
+    execution: str | None = None
 
 
 class _Probe(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,6 +102,7 @@ class BisectDesk:
                 "sha": plan.bad,
                 "source": "given" if plan.is_bad_given else "record",
                 "dirty": plan.is_dirty,
+                "recorded": plan.is_recorded,
             },
             "goods": [
                 {"sha": good.sha, "source": good.source, "execution": good.name} for good in plan.goods
@@ -109,10 +111,16 @@ class BisectDesk:
         }
 
     async def _graph(self, said: _Graph) -> Document:
-        graph = await self._find_bisector().read_graph(said.good, said.bad, first_parent=said.first_parent)
+        original = None
+        if said.execution is not None:
+            _, original = await reading.get_execution(self._pool, (await self._find(said.execution)).id)
+        graph = await self._find_bisector().read_graph(
+            said.good, said.bad, original, first_parent=said.first_parent
+        )
         return {
             "schema": "flux.bisect-graph/1",
             "commits": [[commit, *parents] for commit, parents in graph.parents.items()],
+            "likelier": graph.sort(graph.likelier),
         }
 
     async def _probe(self, said: _Probe) -> Document:
@@ -171,6 +179,7 @@ def _finding_json(finding: Finding) -> Document:
         if hunks is None
         else [{"file": hunk.path, "line": hunk.new_start, "lines": list(hunk.lines)} for hunk in hunks.hunks],
         "hunks_were_run": hunks is not None and hunks.was_run,
+        "changed_path": finding.changed_path,
         "hunks_left_out": 0 if hunks is None else hunks.left_out,
     }
 

@@ -62,7 +62,8 @@ def test_the_commit_is_named_with_its_line_and_its_proof(shop: Shop, answered: A
     assert check(shop, answered, COMMITS) == "right"
     assert (answered["refused"], answered["candidates"]) == (None, [answered["first_bad"]])
     ends = [answered[end] for end in ("good", "bad")]
-    assert [(end["sha"], end["runs"]) for end in ends] == [(shop.history.good, 2), (shop.history.bad, 2)]
+    assert [(end["sha"], end["runs"]) for end in ends] == [(shop.history.good, 2), (shop.history.bad, 1)]
+    assert answered["bad"]["recorded"] and not answered["doubted"] and answered["runs"] <= answered["bound"]
     finding = answered["finding"]
     told = git(shop.server.project, "show", "-s", "--format=%an %s", answered["first_bad"])
     assert f"{finding['author']} {finding['subject']}" == told
@@ -78,7 +79,10 @@ def test_the_second_time_nothing_is_run_and_git_reads_the_log(
     first, *rest = done.stdout.splitlines()
     assert first.startswith(f"first bad commit  {answered['first_bad'][:12]}")
     text = "\n".join(rest)
-    assert "functions/pricing.py:" in text and "✗ same failure ×4" in text and "✓ past it ×4" in text
+    first_bad, good, bad = answered["first_bad"][:7], shop.history.good[:7], shop.history.bad[:7]
+    assert "functions/pricing.py:" in text and "(parent) ✓ past it ×2" in text
+    assert f"{first_bad} ✗ same failure ×{answered['proof'][1]['runs']}, through a line that it changed" in text
+    assert f"good {good} ✓ past it ×2\n" in text and f"bad {bad} ✗ same failure ×1, and recorded\n" in text
     runs = answered["runs"]
     assert f"runs     {runs}, {runs} of them known from before" in text
     assert f"log      .flux/bisect/{failed}.log" in text and "0 left the sandbox" in text

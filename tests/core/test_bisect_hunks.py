@@ -1,6 +1,6 @@
 """Which part of a commit a request ran, from diffs as git writes them."""
 
-from flux.bisect_hunks import HUNKS_MAX, LINES_MAX, choose_hunks, parse_diff
+from flux.bisect_hunks import HUNKS_MAX, LINES_MAX, changed_any, choose_hunks, parse_diff
 
 DIFF = """\
 diff --git a/functions/signup.py b/functions/signup.py
@@ -84,3 +84,9 @@ def test_more_than_can_be_shown_is_counted() -> None:
     assert found is not None and (len(found.hunks), found.left_out) == (HUNKS_MAX, 9 - HUNKS_MAX)
     assert len(found.hunks[0].lines) == LINES_MAX + 1 and found.hunks[0].lines[-1] == " … 28 more lines"
     assert max(len(line) for hunk in found.hunks for line in hunk.lines) == 400
+
+
+def test_a_changed_line_counts_on_the_side_that_has_it() -> None:
+    new, old = ("functions/signup.py", 16), ("functions/signup.py", 31)
+    assert changed_any(HUNKS, {new}, ()) and changed_any(HUNKS, (), {old})
+    assert not changed_any(HUNKS, {old, ("functions/other.py", 16)}, {new})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flux.bisect import Bisection, Found, Mark, Probe, Range, Step, WantGraph
+from flux.bisect import Bisection, Found, Mark, Probe, Range, Step, WantCause, WantGraph
 from flux.history import (
     TooManyCommitsError,
     find_first_commits,
@@ -40,7 +40,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, History]:
 def search(folder: Path, history: History, *, first_parent: bool = False) -> tuple[Step, int]:
     """Bisect with answers that follow from the history's states; return the end, and how many commits were asked."""
     truth = dict(zip(history.shas, (MARKS[commit.state.truth] for commit in history.commits), strict=True))
-    bisection = Bisection(history.bad, [history.good], is_given=True)
+    bisection = Bisection(history.bad, [history.good], is_given=True, is_recorded=False)
     asked: set[str] = set()
     while True:
         match bisection.next_step():
@@ -49,6 +49,8 @@ def search(folder: Path, history: History, *, first_parent: bool = False) -> tup
                 bisection.tell(truth[commit])
             case WantGraph(good=good, bad=bad):
                 bisection.take_graph(read_graph(folder, good, bad, first_parent=first_parent))
+            case WantCause():
+                bisection.take_cause(True)
             case end:
                 return end, len(asked)
 
