@@ -35,6 +35,7 @@ SECONDS = {
     "acceptance/test_why_faults.py": 40,
     "acceptance/test_why_finds_faults.py": 20,
     "acceptance/test_why_origin.py": 15,
+    "acceptance/test_workers.py": 40,
     "conformance/test_sandbox.py": 15,
     "core/test_sanitize.py": 10,
     "core/test_why_never_guesses.py": 15,

@@ -36,6 +36,7 @@ HELPERS = frozenset(
         "registry",
         "render",
         "screen",
+        "serve_worker",
         "serving",
         "settings",
         "table",

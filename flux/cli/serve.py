@@ -3,22 +3,27 @@
 It prints its story on stderr (`flux.cli.serving`), and goes on with the deployment that was served last.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
 import click
 
 from flux.cli.serving import run_server
+from flux.cli.settings import settings
 
 
 @click.command()
 @click.option("--bind", metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1, and the port of flux.toml).")
 @click.option("--deploy", "deploys", is_flag=True, help="Begin with the project's folder, whatever was served last.")
+@click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=1,
+              help="Serve with so many processes on one port; one a core is usual.")  # fmt: skip
 @click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
-def command(bind: str | None, deploys: bool, database_url: str, pg_user: str | None) -> int:
+def command(bind: str | None, deploys: bool, workers: int, database_url: str, pg_user: str | None) -> int:
     """Serve what was deployed last, or the project's folder if nothing was, until SIGTERM or SIGINT."""
     from flux.project import find_project
+    from flux.supervisor.crew import serve_crew
     from flux.supervisor.serve_server import serve_deployed
     from flux.supervisor.server_address import read_bind
     from flux.supervisor.server_options import LOOPBACK, ServerOptions
@@ -27,4 +32,13 @@ def command(bind: str | None, deploys: bool, database_url: str, pg_user: str | N
     options = ServerOptions(
         find_project(Path()), host=host, port=port, database_url=database_url, pg_user=pg_user
     )
-    return run_server(partial(serve_deployed, options, deploys=deploys), "flux.serve/1")
+    if workers == 1:
+        return run_server(partial(serve_deployed, options, deploys=deploys), "flux.serve/1")
+    said = settings()
+    serve = partial(
+        serve_crew, options, workers=workers, deploys=deploys,
+        # -P: the folder that we were started in is nobody's to put modules into.
+        command=[sys.executable, "-P", "-m", "flux.cli.serve_worker"],
+        screen={"no_color": said.no_color, "quiet": said.quiet},
+    )  # fmt: skip
+    return run_server(serve, "flux.serve/1")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 def run_server(serve: "Callable[[ServerStory, trio.Event], Awaitable[None]]", schema: str) -> int:
     """Run ``serve`` until a signal stops it; ``schema`` is that of the document that ``--json`` asks for."""
-    import gc
-
     import trio
 
     said = settings()
@@ -42,18 +40,25 @@ def run_server(serve: "Callable[[ServerStory, trio.Event], Awaitable[None]]", sc
             await serve(story, stop)
             nursery.cancel_scope.cancel()
 
-    # A request leaves no cycles worth looking for after every 700 objects: that took a tenth of its time.
-    gc.freeze()
-    gc.set_threshold(10_000, 50, 100)
+    calm_collector()
     try:
         trio.run(main)
     except* FluxError as group:
-        first = _first(group)
+        first = find_first(group)
         raise first from first.__cause__
     return 0
 
 
-def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
+def calm_collector() -> None:
+    """Have cycles looked for seldom: a request leaves none worth it after every 700 objects, a tenth of its time."""
+    import gc
+
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
+
+
+def find_first(group: BaseExceptionGroup[FluxError]) -> FluxError:
+    """Return one of the errors of a group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -1742,3 +1742,8 @@ delete from flux.blob where sha256 = any ($1::bytea[]) and stored_at < $2;
 -- name: add_forgotten
 -- Notes that a row was forgotten: tenant, schema, table, key, up to which change, executions, changes.
 insert into flux.forgotten (tenant, schema_name, table_name, key, seq, executions, changes) values ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: try_to_lead
+-- Whether this session does what one server of a tenant does for all: tenant, whether it did before. Locks add up in a
+-- session, so one that it has is not taken again.
+select $2::boolean or pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('flux.lead ' || $1, 0)) as leads;

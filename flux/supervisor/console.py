@@ -29,12 +29,11 @@ from flux.errors import FluxError, OperatorError
 from flux.execution import Execution
 from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
-from flux.scopes import Scope, get_needed
+from flux.scopes import get_needed
 from flux.store import reading
 from flux.store.jobs import list_jobs_of
 from flux.store.postgres import Pool
 from flux.store.replays import list_replays
-from flux.supervisor import metrics
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_admin import AREAS, AdminDesk
 from flux.supervisor.console_bisect import BisectDesk
@@ -44,6 +43,7 @@ from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
+from flux.supervisor.console_machines import MachineDesk, Readiness
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
@@ -53,6 +53,7 @@ from flux.supervisor.console_secrets import SecretsHost
 from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
+from flux.supervisor.metrics import Metric
 from flux.supervisor.present import (
     Document,
     encode,
@@ -158,9 +159,17 @@ class Console:
         self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *, schema: str = "public",
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
-        recording: Callable[[], RecordingConfig] = RecordingConfig,
+        recording: Callable[[], RecordingConfig] = RecordingConfig, readiness: Readiness | None = None,
+        others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
+        checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
     ) -> None:  # fmt: skip
-        """``start`` runs what goes on beside an answer; ``recording`` is what is said of records."""
+        """``start`` runs what goes on beside an answer; ``recording`` is what is said of records; ``others`` counts in
+        the other processes of the server, of which this is ``worker``; ``checks_elsewhere`` are known there alone."""
+        self._checks_elsewhere = checks_elsewhere
+        self.machines = MachineDesk(
+            pool, live, door, readiness or Readiness(), serves=host.ready, counters=host.counters, others=others,
+            worker=worker,
+        )  # fmt: skip
         self._pool = pool
         self._live = live
         self._host = host
@@ -192,9 +201,11 @@ class Console:
         head = request.head
         match head.path.removeprefix("/_flux").strip("/").split("/"):
             case ["health"]:
-                return _only("GET", head) or self._health()
+                return _only("GET", head) or self.machines.health()
+            case ["live"]:
+                return _only("GET", head) or self.machines.live()
             case ["metrics"]:
-                return _only("GET", head) or await self._metrics(head)
+                return _only("GET", head) or await self.machines.metrics(head)
             case [first, *path] if first == API:
                 needed = get_needed(head.method, path[0] if path else "")
                 if (refusal := await self._door.refuse(head, needed)) is not None:
@@ -373,7 +384,7 @@ class Console:
         """Wait until what has ended by now is stored; return how many executions still are not."""
         with trio.move_on_after(SETTLE_TIMEOUT_S):
             await self._live.wait_stored()
-        return self._live.counts.not_stored
+        return self._live.not_stored_count
 
     # --- failures, rows, functions -----------------------------------------------------------------
 
@@ -393,10 +404,9 @@ class Console:
         return {"schema": "flux.functions/1", "functions": [dict(row) for row in self._host.functions()]}
 
     async def _checks(self, _query: Query) -> Document:
-        return {
-            "schema": "flux.checks/1",
-            "checks": [await self._check_database(), *(dict(check) for check in self._host.checks())],
-        }
+        known = [await self._check_database(), *(dict(check) for check in self._host.checks())]
+        better = {} if self._checks_elsewhere is None else {one["name"]: one for one in await self._checks_elsewhere()}
+        return {"schema": "flux.checks/1", "checks": [better.get(check["name"], check) for check in known]}
 
     async def _check_database(self) -> Document:
         try:
@@ -494,6 +504,7 @@ class Console:
         """Return a body of JSON lines. The subscription comes before the first look into the store."""
         subscription = self._live.subscribe(select)
         try:
+            await self._live.complete(subscription)
             # The first page is read before the answer begins: a store that is down is a 503 and no cut stream.
             first = await anext(history, ()) if history is not None else ()
         except BaseException:
@@ -502,34 +513,6 @@ class Console:
         lines = _continue(first, history) if history is not None else None
         stream = LineStream(subscription, lines, self._now(), follow=follow, heartbeat_s=self._heartbeat_s)
         return HttpResponse(200, _LINES, stream)
-
-    # --- for machines ------------------------------------------------------------------------------
-
-    def _health(self) -> HttpResponse:
-        ready = self._host.ready()
-        return HttpResponse(200 if ready else 503, _JSON, encode({"schema": "flux.health/1", "ready": ready}))
-
-    async def _metrics(self, head: RequestHead) -> HttpResponse:
-        # Numbers only, so a scraper on this machine needs no token. From elsewhere it is as for all else.
-        if not self._door.is_from_here(head) and (refusal := await self._door.refuse(head, Scope.READ)) is not None:
-            return refusal
-        live, pool = self._live.counts, self._pool.counts
-        found = [
-            metrics.Metric("executions_total", "Executions that have ended, by outcome.", live.ended, "outcome"),
-            metrics.Metric("executions_not_stored", "Executions that have ended and are not stored yet.",
-                           {"": live.not_stored}),
-            metrics.Metric("live_subscribers", "Readers of tail and logs.", {"": live.subscribers}),
-            metrics.Metric("live_lines_lost_total", "Lines that such readers were too slow for.",
-                           {"": live.lost}),
-            metrics.Metric("console_pool_connections", "The console's database connections.",
-                           {"open": pool.open, "idle": pool.idle}, "state"),
-            metrics.Metric("console_pool_waiting", "Questions that wait for a connection.",
-                           {"": pool.waiting}),
-        ]  # fmt: skip
-        for name, value in self._host.counters().items():
-            values, label = (value, "kind") if isinstance(value, Mapping) else ({"": value}, "")
-            found.append(metrics.Metric(name, f"{name.replace('_', ' ').capitalize()}.", values, label))
-        return HttpResponse(200, (("content-type", metrics.CONTENT_TYPE),), metrics.render(found))
 
     # --- reading what was asked --------------------------------------------------------------------
 

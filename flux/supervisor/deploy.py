@@ -217,6 +217,12 @@ class Deployer:
             switch = await self._switch(candidate, turn)
         return attrs.evolve(switch, notes=tuple(compare_runtimes(dict(last.runtime), describe_runtime())))
 
+    async def follow(self, code: Deployed, branch: str | None) -> Switch:
+        """Serve what another process of this server has deployed, and has written down."""
+        turn = self._take_turn()
+        async with self._restore_code(code, branch, Cause.DEPLOY) as candidate:
+            return await self._switch(candidate, turn, is_ours=False)
+
     # --- making ready ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
@@ -239,11 +245,15 @@ class Deployer:
 
     @contextlib.asynccontextmanager
     async def _restore(self, target: Deploy, cause: Cause) -> AsyncIterator[Candidate]:
-        code = target.code
+        async with self._restore_code(target.code, target.branch, cause) as candidate:
+            yield candidate
+
+    @contextlib.asynccontextmanager
+    async def _restore_code(self, code: Deployed, branch: str | None, cause: Cause) -> AsyncIterator[Candidate]:
         project = await trio.to_thread.run_sync(self._deployments.find_kept, code.deployment, code.sha)
         await self._probe(project)
         live = await self._deployments.prepare_kept(
-            code.deployment, code.sha, dirty=code.dirty, branch=target.branch
+            code.deployment, code.sha, dirty=code.dirty, branch=branch
         )
         async with self._ready(live, (), cause) as candidate:
             yield candidate
@@ -265,7 +275,8 @@ class Deployer:
     def _take_turn(self) -> _Turn:
         return _Turn(next(self._numbers), trio.current_time())
 
-    async def _switch(self, candidate: Candidate, turn: _Turn) -> Switch:
+    async def _switch(self, candidate: Candidate, turn: _Turn, *, is_ours: bool = True) -> Switch:
+        """Switch. What is not ours was written down, and is told, by whoever deployed it."""
         live, cause = candidate.live, candidate.cause
         async with self._switching:
             before = name_code(self._deployments.current)
@@ -280,7 +291,8 @@ class Deployer:
             if is_news:
                 # Whoever asked may go away: what is written down is switched to all the same.
                 with trio.CancelScope(shield=True):
-                    await self._write_down(live, cause)
+                    if is_ours:
+                        await self._write_down(live, cause)
                     self._deployments.activate(live)
                 if cause in (Cause.DEPLOY, Cause.ROLLBACK):
                     self._deployments.artifacts.keep([live.deployment.id])
@@ -291,7 +303,7 @@ class Deployer:
         switch = Switch(
             live, cause, before, is_news=is_news, elapsed_s=elapsed_s, migrations=tuple(applied)
         )
-        if is_news:
+        if is_news and is_ours:
             self._told(switch)
         return switch
 

@@ -1,8 +1,9 @@
 """What the console asks of the running functions: which there are, run one, how are you."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import trio
 
 from flux.brought import BroughtAnswer
@@ -85,6 +86,8 @@ class FunctionHost:
         """Turns outcomes into answers; set once it exists, as it needs the console first."""
         self.failure: FluxError | None = None
         """Why the code in the project's folder is not what is served; None when it is."""
+        self.spread: Callable[[Switch], Awaitable[Sequence[str]]] | None = None
+        """Has the other processes of this server serve what was deployed; None where there are none."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.functions`."""
@@ -138,11 +141,16 @@ class FunctionHost:
     async def deploy(self, on: str | None, guard: GuardOrder | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.deploy`."""
         gate = None if guard is None else self._guard.make_gate(on, guard)
-        return await self._deployer.deploy(on, gate)
+        return await self._spread(await self._deployer.deploy(on, gate))
 
     async def roll_back(self, to: str | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.roll_back`."""
-        return await self._deployer.roll_back(to)
+        return await self._spread(await self._deployer.roll_back(to))
+
+    async def _spread(self, switch: Switch) -> Switch:
+        if self.spread is None or not switch.deployed:
+            return switch
+        return attrs.evolve(switch, notes=(*switch.notes, *await self.spread(switch)))
 
     async def list_deployments(self, limit: int) -> Sequence[DeploymentSeen]:
         """See `flux.supervisor.console_deploy.DeployHost.list_deployments`."""

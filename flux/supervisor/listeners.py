@@ -11,7 +11,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -81,6 +81,38 @@ async def open_listeners(
     if not listeners and unavailable is not None:
         raise unavailable
     return listeners
+
+
+async def open_shared_listeners(host: str, port: int, count: int) -> list[list[trio.SocketListener]]:
+    """Listen ``count`` times on one port, for as many processes: the kernel spreads connections over them.
+
+    The port is taken for one first. With SO_REUSEPORT alone, another server of the same user that shares its port too
+    would be joined, and each would get half of the other's requests.
+    """
+    for listener in (alone := await open_listeners(host, port)):
+        port = listener.socket.getsockname()[1]
+        listener.socket.close()
+    assert alone, "there is an address, or an error"
+    return [await open_listeners(host, port, share_port=True) for _ in range(count)]
+
+
+def adopt_listeners(descriptors: Sequence[int]) -> list[trio.SocketListener]:
+    """Return listening sockets that this process has inherited."""
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=one))) for one in descriptors]
+
+
+def open_unix_listener(path: Path) -> trio.SocketListener:
+    """Listen under a name in a folder of ours; what an earlier process has left of that name goes."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
 
 def stop_handshakes(listener: socket.socket) -> None:

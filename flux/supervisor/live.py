@@ -94,6 +94,7 @@ class Subscription:
         self._changed = trio.Event()
         self.is_closed = False
         """True once nothing will come any more; what has come can still be taken."""
+        self._at_end: list[Callable[[], object]] = []
         self.waiting: tuple[Line, ...] = tuple(
             line for published in live.not_stored for line in select(published)
         )
@@ -114,6 +115,21 @@ class Subscription:
                 self._queue.append(line)
                 self._queue_bytes += len(line.data)
         self._changed.set()
+
+    def lose(self, count: int) -> None:
+        """Say that so many lines never came here: what another process was too slow for."""
+        self._lost += count
+        self._changed.set()
+
+    def wait_for(self, published: Published) -> None:
+        """Add what had ended elsewhere before this reader came, and is perhaps not in the store yet."""
+        self.waiting += tuple(self._select(published))
+
+    def on_close(self, call: Callable[[], object]) -> None:
+        """Have something called when it ends: it is closed, or nothing will come any more."""
+        if self.is_closed:
+            call()
+        self._at_end.append(call)
 
     def take_nowait(self) -> list[Line | int]:
         """Return some lines, in order; a number stands for so many that are lost."""
@@ -147,6 +163,8 @@ class Subscription:
     def end(self) -> None:
         """Let the reader come to its end."""
         self.is_closed = True
+        for call in self._at_end:
+            call()
         self._changed.set()
 
 
@@ -181,6 +199,11 @@ class Live:
     def not_stored(self) -> Iterable[Published]:
         """What has ended and is not known to be stored, in the order of ending."""
         return self._not_stored.values()
+
+    @property
+    def not_stored_count(self) -> int:
+        """How many executions have ended and are not known to be stored, wherever they ran."""
+        return len(self._not_stored)
 
     @property
     def counts(self) -> LiveCounts:
@@ -229,6 +252,11 @@ class Live:
         else:
             self._subscriptions.add(subscription)
         return subscription
+
+    async def complete(self, subscription: Subscription) -> None:
+        """Return once all is heard that is to be heard, so that the store may be read. Here that is so already."""
+        assert subscription in self._subscriptions or subscription.is_closed, "it hears from when it subscribes"
+        await trio.lowlevel.checkpoint()
 
     def forget(self, subscription: Subscription) -> None:
         """Let go of a subscription that is being closed."""

@@ -26,19 +26,25 @@ class Metric:
     """By the label's value; the one key ``""`` for a metric without a label."""
     label: str = ""
     """What the keys of ``values`` are."""
+    worker: str = ""
+    """The process that counted it, a label of its own; empty where there is one process only."""
 
 
 def render(metrics: Iterable[Metric]) -> bytes:
-    """Return all metrics as text."""
-    lines: list[str] = []
+    """Return all metrics as text. Those of one name stand together, as the format asks."""
+    by_name: dict[str, list[Metric]] = {}
     for metric in metrics:
         assert _NAME.fullmatch(metric.name), f"{metric.name!r} can't be the name of a metric"
-        name = f"flux_{metric.name}"
+        by_name.setdefault(f"flux_{metric.name}", []).append(metric)
+    lines: list[str] = []
+    for name, same in by_name.items():
         kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# HELP {name} {_escaped(metric.help)}", f"# TYPE {name} {kind}"]
-        for value, number in metric.values.items():
-            labels = f'{{{metric.label}="{_escaped(value, quotes=True)}"}}' if metric.label else ""
-            lines.append(f"{name}{labels} {number!r}")
+        lines += [f"# HELP {name} {_escaped(same[0].help)}", f"# TYPE {name} {kind}"]
+        for metric in same:
+            for value, number in metric.values.items():
+                said = {metric.label: value, "worker": metric.worker}
+                labels = ",".join(f'{key}="{_escaped(it, quotes=True)}"' for key, it in said.items() if key and it)
+                lines.append(f"{name}{{{labels}}} {number!r}" if labels else f"{name} {number!r}")
     return "".join(line + "\n" for line in lines).encode("utf-8", "replace")
 
 

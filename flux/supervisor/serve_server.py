@@ -20,10 +20,10 @@ from flux.supervisor.story import Story, list_routes
 async def serve_deployed(options: ServerOptions, story: Story, stop: trio.Event, *, deploys: bool) -> None:
     """Serve until ``stop`` is set; raise what keeps it from starting. ``deploys``: begin with the project's folder."""
     async with open_server(options, story) as server:
-        await server.run(partial(_begin, server, deploys), stop, told=partial(_tell, server))
+        await server.run(partial(_begin, server, deploys), stop, told=partial(tell_switch, server))
 
 
-def _tell(server: Server, running: Running, switch: Switch) -> None:
+def tell_switch(server: Server, running: Running, switch: Switch) -> None:
     """Say what somebody deployed; the first switch is told by the start."""
     current = running.deployments.current
     if switch.before is not None and current is not None:
@@ -31,6 +31,12 @@ def _tell(server: Server, running: Running, switch: Switch) -> None:
 
 
 async def _begin(server: Server, deploys: bool, running: Running) -> None:
+    await begin_serving(server, running, deploys=deploys)
+    server.tell_ready(running)
+
+
+async def begin_serving(server: Server, running: Running, *, deploys: bool) -> None:
+    """Make current what was served last, or else the project's folder, and say which."""
     began = trio.current_time()
     switch = None if deploys else await running.deployer.resume()
     if switch is not None:
@@ -47,4 +53,3 @@ async def _begin(server: Server, deploys: bool, running: Running) -> None:
     for note in switch.notes:
         server.story.note(note)
     server.tell_sandbox(running, trio.current_time() - began)
-    server.tell_ready(running)

@@ -29,8 +29,13 @@ from flux.supervisor.backing import OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
+from flux.supervisor.console_machines import Readiness
 from flux.supervisor.console_records import retention_of
+from flux.supervisor.crew_desk import CrewDesk, CrewDoor, list_other_checks, list_other_metrics, spread
+from flux.supervisor.crew_live import CrewLive
+from flux.supervisor.crew_place import Place
 from flux.supervisor.cron import Cron
+from flux.supervisor.database_watch import DatabaseWatch
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
@@ -39,11 +44,12 @@ from flux.supervisor.execute import Executor
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gate import Gate
-from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
+from flux.supervisor.gateway import GatewayLimits, Handler, open_listeners, serve_http
 from flux.supervisor.guard import Guard
 from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
+from flux.supervisor.listeners import adopt_listeners, open_unix_listener
 from flux.supervisor.live import Live
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.project_database import find_place
@@ -53,8 +59,15 @@ from flux.supervisor.self_check import SelfCheck
 from flux.supervisor.server_address import name_server
 from flux.supervisor.server_checks import ServerChecks
 from flux.supervisor.server_options import ServerOptions
-from flux.supervisor.server_start import open_database, read_secrets, tell_backing, tell_short_secrets
+from flux.supervisor.server_start import (
+    open_database,
+    read_secrets,
+    tell_backing,
+    tell_recovered,
+    tell_short_secrets,
+)
 from flux.supervisor.shelf import Shelf
+from flux.supervisor.siblings import Siblings
 from flux.supervisor.story import Story, list_routes
 from flux.supervisor.upkeep import Upkeep
 from flux.supervisor.vault import Vault
@@ -75,11 +88,16 @@ class Running:
     host: FunctionHost
     url: str
     """Where requests are taken."""
+    take_requests: Callable[[], Awaitable[None]] | None = None
+    """Begins to take them, for whoever has code to serve first; None where they are taken already."""
 
 
 @contextlib.asynccontextmanager
-async def open_server(options: ServerOptions, story: Story) -> AsyncIterator["Server"]:
-    """Give a server of the project for as long as the block lasts; raise what keeps it from starting."""
+async def open_server(options: ServerOptions, story: Story, place: Place | None = None) -> AsyncIterator["Server"]:
+    """Give a server of the project for as long as the block lasts; raise what keeps it from starting.
+
+    ``place``: it is one process of several, whose parent has the folder, the port and the database.
+    """
     began = trio.current_time()
     project = read_project(options.root)
     version = await trio.to_thread.run_sync(read_source_version, project)
@@ -87,26 +105,33 @@ async def open_server(options: ServerOptions, story: Story) -> AsyncIterator["Se
     flux_folder = prepare_flux_folder(options.root)
     port = project.config.dev.port if options.port is None else options.port
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(held_folder(flux_folder))
-        listeners = await open_listeners(
-            options.host, port
-        )  # A port in use is known before anything is started.
+        if place is None:
+            stack.enter_context(held_folder(flux_folder))
+            # A port in use is known before anything is started.
+            listeners = await open_listeners(options.host, port)
+        else:
+            listeners = adopt_listeners(place.descriptors)
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
         tenant = Tenant()
         walls = await stack.enter_async_context(probing(project, tenant))
-        database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
+        database = None if place is None else place.connect_options()
+        if database is None:
+            database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
         secret_values = read_secrets(options.root)
         backing_began = trio.current_time()
         opened = await stack.enter_async_context(
             open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
         )
-        tell_backing(story, project, opened, trio.current_time() - backing_began)
+        if place is None or place.is_first:
+            tell_backing(story, project, opened, trio.current_time() - backing_began)
+        tell_recovered(story, opened.recovered)
         backing = opened.backing
         vault = Vault(backing.owner, tenant.name, MasterKey(flux_folder), backing.secrets, secret_values)
         await vault.load()
-        tell_short_secrets(story, backing)
-        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began)
+        if place is None or place.is_first:
+            tell_short_secrets(story, backing)
+        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place)
 
 
 class Server:
@@ -123,6 +148,7 @@ class Server:
         wait_walls: Callable[[], Awaitable[Isolation]],
         listeners: Sequence[trio.SocketListener],
         began: float,
+        place: Place | None,
     ) -> None:
         self.root = options.root
         self.project = project
@@ -137,8 +163,8 @@ class Server:
         self._listeners = list(listeners)
         self._began = began
         self._database_place = find_place(options.database_url or project.config.database.url)
-        self._live = Live()
-        self._executor = Executor(self.backing, Publisher(self._live), story.crash)
+        self._place = place
+        self._siblings = None if place is None else Siblings(place)
 
     async def run(
         self,
@@ -149,9 +175,10 @@ class Server:
     ) -> None:
         """Serve until ``stop`` is set, doing ``work`` beside; ``told`` hears of each switch to other code."""
         isolation = await self._wait_walls()
-        token = secrets.token_urlsafe(24)
+        place, siblings = self._place, self._siblings
+        token = secrets.token_urlsafe(24) if place is None else place.token
         address = name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
-        if address.is_open:
+        if address.is_open and (place is None or place.is_first):
             self.story.note(
                 f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
             )
@@ -159,6 +186,10 @@ class Server:
             open_keeper(self.backing.guests, self.backing.token, Tenant().schema) as worlds,
             trio.open_nursery() as nursery,
         ):
+            live = Live() if siblings is None else CrewLive(siblings, nursery)
+            executor = Executor(self.backing, Publisher(live), self.story.crash)
+            watch = DatabaseWatch(self.backing.owner.options, Tenant().name)
+            readiness = Readiness(find_failure=lambda: watch.failure)
             deployments = Deployments(
                 nursery,
                 Artifacts(self._flux_folder / "artifacts", self.root, self.story.note),
@@ -173,7 +204,7 @@ class Server:
                 current = deployments.current
                 return self.project.config if current is None else current.config
 
-            checks = ServerChecks(self.backing, self._prepared, isolation, self._executor, get_config)
+            checks = ServerChecks(self.backing, self._prepared, isolation, executor, get_config)
             shelf = Shelf(deployments, self.root)
             replayer = Replayer(shelf, self.backing, Tenant().schema, worlds)
             interleaver = Interleaver(shelf, self.backing, Tenant().schema)
@@ -193,7 +224,7 @@ class Server:
                 deployments,
                 deployer,
                 guard,
-                self._executor,
+                executor,
                 replayer,
                 interleaver,
                 Bisector(deployments, shelf, replayer, self.backing, self.root),
@@ -204,34 +235,63 @@ class Server:
             )
             running = Running(deployments, deployer, host, address.url)
             door = Door(token, address.hosts, partial(find_token, self.backing.owner, self.backing.tenant))
-            console = Console(self.backing.owner, self._live, host, door, lambda run: nursery.start_soon(run),
-                              recording=lambda: get_config().recording)
-            front_door = FrontDoor(deployments, gate, self._executor, console, tells_why=self._options.tells_why)
+            console = Console(
+                self.backing.owner, live, host, door, lambda run: nursery.start_soon(run),
+                recording=lambda: get_config().recording, readiness=readiness,
+                others=None if siblings is None else partial(list_other_metrics, siblings),
+                worker="" if place is None else str(place.number),
+                checks_elsewhere=None if siblings is None else partial(list_other_checks, siblings),
+            )  # fmt: skip
+            front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
             said = self.project.config.queue
             queue = Queue(
-                self.backing, self._executor, deployments, concurrency=said.concurrency, lease_s=said.lease,
+                self.backing, executor, deployments, concurrency=said.concurrency, lease_s=said.lease,
                 report=self.story.crash, note=self.story.note,
             )  # fmt: skip
             cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             async with trio.open_nursery() as serving:
-                await serving.start(_serve, self._listeners, front_door, drain, self.story)
+                handler: Handler = front_door
+                desk: Handler = front_door
+                if place is not None and siblings is not None:
+                    handler = CrewDoor(front_door, door, siblings)
+                    desk = CrewDesk(
+                        siblings, front_door, live, deployments, deployer, metrics=console.machines.count,
+                        self_check=lambda: self_check.describe() if watch.leads else None,
+                    )  # fmt: skip
+                    host.spread = partial(spread, siblings)
+
+                async def take_requests() -> None:
+                    if place is not None:
+                        others = open_unix_listener(place.socket_path(place.number))
+                        await serving.start(_serve, [others], desk, drain, self.story)
+                    await serving.start(_serve, self._listeners, handler, drain, self.story)
+
+                if place is None:
+                    await take_requests()
+                else:
+                    running = attrs.evolve(running, take_requests=take_requests)
                 await serving.start(queue.run, drain)
-                with server_file(self._flux_folder, address.url, token, self._database_place):
+                with contextlib.ExitStack() as told_where:
+                    if place is None:
+                        where = server_file(self._flux_folder, address.url, token, self._database_place)
+                        told_where.enter_context(where)
                     async with trio.open_nursery() as working:
+                        working.start_soon(watch.run)
                         if every_s:
-                            working.start_soon(self_check.run)
+                            working.start_soon(watch.lead, self_check.run)
                         working.start_soon(cron.run)
-                        working.start_soon(upkeep.run)
+                        working.start_soon(watch.lead, upkeep.run)
                         working.start_soon(self.vault.follow, self.story.crash)
                         working.start_soon(work, running)
                         await stop.wait()
+                        readiness.is_draining = True
                         working.cancel_scope.cancel()
                 self.story.stopping()
-                self._live.close()
+                live.close()
                 console.close()
                 drain.set()
                 serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
@@ -258,12 +318,12 @@ class Server:
 
 async def _serve(
     listeners: list[trio.SocketListener],
-    front_door: FrontDoor,
+    handler: Handler,
     drain: trio.Event,
     story: Story,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     await serve_http(
-        listeners, front_door, GatewayLimits(), drain=drain, on_crash=story.crash, task_status=task_status
+        listeners, handler, GatewayLimits(), drain=drain, on_crash=story.crash, task_status=task_status
     )

@@ -66,10 +66,17 @@ async def _keep_postgres(server: Any, story: Story) -> None:
 
 
 def tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed_s: float) -> None:
-    """Say how the database stands and what the journal of an earlier server held."""
+    """Say how the database stands."""
     prepared: Prepared = opened.prepared
-    recovered: Recovered = opened.recovered
     story.step("recorder", f"whole requests · {describe_redaction(project)}", elapsed_s)
+    for schema, table, reason in prepared.coverage:
+        story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
+    if not prepared.event_triggers:
+        story.note("this role may not create event triggers: new tables are recorded from the next start on")
+
+
+def tell_recovered(story: Story, recovered: Recovered) -> None:
+    """Say what the journal of an earlier server held."""
     if recovered.completed:
         story.note(
             f"recovered from the journal: {_count(recovered.completed)} that had ended, not yet stored"
@@ -81,10 +88,6 @@ def tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed_
         )
     for sentence in recovered.damage:
         story.note(f"journal: {sentence}")
-    for schema, table, reason in prepared.coverage:
-        story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
-    if not prepared.event_triggers:
-        story.note("this role may not create event triggers: new tables are recorded from the next start on")
 
 
 def _count(executions: Sequence[object]) -> str:

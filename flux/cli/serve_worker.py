@@ -1,0 +1,114 @@
+"""A worker process of ``flux serve --workers N``: started by the parent, and by nobody else.
+
+It is told its place over the socket whose number is its only argument, and says there that it is ready, or why it
+can't be. It has no terminal: what it tells goes to the parent's stderr, with its number where several could say it.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flux.cli.serving import ServerStory, calm_collector, find_first
+from flux.errors import FluxError
+
+if TYPE_CHECKING:
+    import trio
+
+    from flux.supervisor.crew_place import Place
+    from flux.supervisor.story import Route
+
+
+class MemberStory(ServerStory):
+    """Tells what one worker of several has to tell: of the start only the first one does, and of signals none."""
+
+    def __init__(self, place: "Place", control: socket.socket) -> None:
+        from flux.cli.screen import Screen
+
+        screen = Screen.stderr(colour=False if place.screen["no_color"] else None)
+        super().__init__(screen, quiet=place.screen["quiet"], json_schema=None)
+        self._place = place
+        self._control = control
+
+    def begin(self, *_arguments: object) -> None:
+        """The parent has said so."""
+
+    def step(self, name: str, detail: str, elapsed_s: float) -> None:
+        """See `Story.step`."""
+        if self._place.is_first:
+            super().step(name, detail, elapsed_s)
+
+    def note(self, text: str) -> None:
+        """See `Story.note`."""
+        super().note(text if self._place.is_first else f"worker {self._place.number}: {text}")
+
+    def ready(self, _url: str, routes: "Sequence[Route]", _elapsed_s: float, _watched: Sequence[str]) -> None:
+        """Tell the parent, which says so once all are."""
+        from flux.supervisor.crew_place import encode_ready
+
+        self._served = frozenset(routes)
+        self._control.sendall(encode_ready(routes))
+
+    def stopping(self) -> None:
+        """The parent has said so."""
+
+
+def main(descriptor: int) -> int:
+    """Serve until the parent says so or is gone; return the exit code."""
+    from functools import partial
+
+    import trio
+
+    from flux.supervisor.crew_member import serve_member
+    from flux.supervisor.crew_place import decode_place, encode_failure
+
+    control = socket.socket(fileno=descriptor)
+    with control, control.makefile("rb") as lines:
+        place = decode_place(lines.readline())
+        story = MemberStory(place, control)
+        calm_collector()
+        exit_code = 0
+        try:
+            trio.run(partial(_serve, place, story, control, serve_member))
+        except* FluxError as group:
+            error = find_first(group)
+            exit_code = error.exit_code
+            with contextlib.suppress(OSError):  # The parent is gone, and nobody is left to be told.
+                control.sendall(encode_failure(error.code, error.message, error.remedy, exit_code))
+        return exit_code
+
+
+async def _serve(place, story, control, serve) -> None:  # type: ignore[no-untyped-def]
+    import trio
+
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_listen_to_signals, stop)
+        nursery.start_soon(_wait_parent, control, stop)
+        await serve(place, story, stop)
+        nursery.cancel_scope.cancel()
+
+
+async def _listen_to_signals(stop: "trio.Event", *, task_status) -> None:  # type: ignore[no-untyped-def]
+    import trio
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _number in signals:
+            stop.set()
+
+
+async def _wait_parent(control: socket.socket, stop: "trio.Event") -> None:
+    """Drain when the parent is gone: nobody would start us again, or end us."""
+    import trio
+
+    # Nothing comes any more but the end of it.
+    await trio.lowlevel.wait_readable(os.dup(control.fileno()))
+    stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

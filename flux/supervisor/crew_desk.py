@@ -1,0 +1,211 @@
+"""What a worker of a crew answers the others, and what it leaves to the lead.
+
+`CrewDoor` stands before the front door on the port that clients reach: questions to the console's API go to the lead,
+everything else is answered here. `CrewDesk` answers on the worker's own unix socket: the API when we are the lead, and
+under ``/_crew/`` what workers ask of each other::
+
+    current      which code is served here
+    follow       serve this code too: it was deployed, and is on record, already
+    settle       what has ended here and is not stored
+    published    executions as they end
+    metrics      what is counted here
+    self_check   what its self-check has seen; of the one that does it
+
+There every request shows the crew's secret. The API asks for the console's token, as it does everywhere.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+import trio
+
+from flux.deploy_history import Deployed
+from flux.errors import FluxError
+from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
+from flux.scopes import get_needed
+from flux.supervisor.console_door import Door
+from flux.supervisor.console_errors import describe_error
+from flux.supervisor.crew_live import SETTLE_S, publish_to_others
+from flux.supervisor.deploy import Deployer, Switch
+from flux.supervisor.deployments import Deployments
+from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.live import Live
+from flux.supervisor.metrics import Metric
+from flux.supervisor.present import encode
+from flux.supervisor.siblings import SECRET_HEADER, SiblingGoneError, Siblings
+
+API = "/_flux/api"
+FOLLOW_S = 120.0
+"""How long another worker may take to make code ready that was deployed."""
+METRICS_S = 5.0
+"""How long another worker may take to count: a scraper does not wait for ever."""
+CURRENT_S = 5.0
+_JSON = (("content-type", "application/json"),)
+_BODY_BYTES_MAX = 2**20
+
+
+@attrs.frozen
+class CrewDoor:
+    """The handler of a worker's TCP port."""
+
+    front_door: FrontDoor
+    door: Door
+    siblings: Siblings
+
+    async def admit(self, head: RequestHead) -> Admission:
+        """See `flux.supervisor.gateway.Handler.admit`."""
+        return await self.front_door.admit(head)
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """See `flux.supervisor.gateway.Handler.handle`."""
+        head = request.head
+        if head.path.startswith(API + "/"):
+            # Refused here, before anybody else is bothered with it.
+            area = head.path.removeprefix(API + "/").partition("/")[0]
+            if (refusal := await self.door.refuse(head, get_needed(head.method, area))) is not None:
+                return refusal
+            if (answer := await self.siblings.forward(request)) is not None:
+                return answer
+        return await self.front_door.handle(request)
+
+
+class CrewDesk:
+    """The handler of a worker's unix socket."""
+
+    def __init__(
+        self,
+        siblings: Siblings,
+        front_door: FrontDoor,
+        live: Live,
+        deployments: Deployments,
+        deployer: Deployer,
+        *,
+        metrics: Callable[[], Sequence[Metric]],
+        self_check: Callable[[], Mapping[str, Any] | None],
+    ) -> None:
+        self._siblings = siblings
+        self._front_door = front_door
+        self._live = live
+        self._deployments = deployments
+        self._deployer = deployer
+        self._metrics = metrics
+        self._self_check = self_check
+
+    async def admit(self, head: RequestHead) -> Admission:
+        """See `flux.supervisor.gateway.Handler.admit`."""
+        if head.path.startswith(API + "/"):
+            return await self._front_door.admit(head)
+        await trio.lowlevel.checkpoint()
+        return Admission(_BODY_BYTES_MAX)
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """See `flux.supervisor.gateway.Handler.handle`."""
+        head = request.head
+        if head.path.startswith(API + "/"):
+            return await self._front_door.handle(request)
+        if not self._siblings.knows(head.header(SECRET_HEADER)):
+            return problem(403, "FORBIDDEN", "this socket is for the workers of one server")
+        answer: Callable[[bytes], Awaitable[Mapping[str, Any]]]
+        match head.path:
+            case "/_crew/published":
+                return HttpResponse(200, (("content-type", "application/x-ndjson"),), publish_to_others(self._live))
+            case "/_crew/current":
+                answer = self._tell_current
+            case "/_crew/follow":
+                answer = self._follow
+            case "/_crew/settle":
+                answer = self._settle
+            case "/_crew/metrics":
+                answer = self._tell_metrics
+            case "/_crew/self_check":
+                answer = self._tell_self_check
+            case _:
+                return problem(404, "NOT_FOUND", f"workers are not asked {head.path[:200]}")
+        try:
+            return HttpResponse(200, _JSON, encode(await answer(request.body)))
+        except FluxError as error:
+            return describe_error(error)
+
+    async def _tell_current(self, _body: bytes) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        current = self._deployments.current
+        assert current is not None, "nobody is listened to here before there is code"
+        return describe_code(current.deployment.id, current.deployment.sha, current.deployment.branch,
+                             dirty=current.deployment.dirty)  # fmt: skip
+
+    async def _follow(self, body: bytes) -> Mapping[str, Any]:
+        code, branch = read_code(msgspec.json.decode(body))
+        await self._deployer.follow(code, branch)
+        return {}
+
+    async def _settle(self, _body: bytes) -> Mapping[str, Any]:
+        with trio.move_on_after(SETTLE_S):
+            await Live.wait_stored(self._live)  # Ours: the others are asked by whoever asks us.
+        return {"not_stored": {one.id: str(one.summary["name"]) for one in self._live.not_stored}}
+
+    async def _tell_metrics(self, _body: bytes) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return {"metrics": [attrs.asdict(metric) for metric in self._metrics()]}
+
+    async def _tell_self_check(self, _body: bytes) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return {"self_check": self._self_check()}
+
+
+def describe_code(deployment: str, sha: str, branch: str | None, *, dirty: bool) -> Mapping[str, Any]:
+    """Return a deployment as workers tell each other of it."""
+    return {"deployment": deployment, "sha": sha, "dirty": dirty, "branch": branch}
+
+
+def read_code(said: Mapping[str, Any]) -> tuple[Deployed, str | None]:
+    """Return what `describe_code` has described, and the branch."""
+    return Deployed(said["deployment"], said["sha"], said["dirty"]), said["branch"]
+
+
+async def spread(siblings: Siblings, switch: Switch) -> Sequence[str]:
+    """Have all others serve what was deployed here; return what people should know of that, a sentence each.
+
+    One that has just ended asks for itself, once another takes its place.
+    """
+    deployment = switch.live.deployment
+    code = describe_code(deployment.id, deployment.sha, deployment.branch, dirty=deployment.dirty)
+    answers = await siblings.ask_all("POST", "/_crew/follow", code, patience_s=FOLLOW_S)
+    return [
+        f"worker {number} does not serve it yet: {answer.message}"
+        for number, answer in answers.items()
+        if isinstance(answer, SiblingGoneError)
+    ]
+
+
+async def list_other_checks(siblings: Siblings) -> Sequence[Mapping[str, Any]]:
+    """Return what only one of the others can say of how the server is: whoever does its self-check."""
+    answers = await siblings.ask_all("GET", "/_crew/self_check", patience_s=METRICS_S)
+    return [
+        answer["self_check"]
+        for answer in answers.values()
+        if not isinstance(answer, SiblingGoneError) and answer["self_check"] is not None
+    ]
+
+
+async def list_other_metrics(siblings: Siblings) -> Sequence[Metric]:
+    """Return what all others count; who does not answer has none."""
+    answers = await siblings.ask_all("GET", "/_crew/metrics", patience_s=METRICS_S)
+    return [
+        Metric(**metric)
+        for number, answer in sorted(answers.items())
+        if not isinstance(answer, SiblingGoneError)
+        for metric in answer["metrics"]
+    ]
+
+
+async def find_current(siblings: Siblings) -> tuple[Deployed, str | None] | None:
+    """Return which code the first of the others serves that answers; None when none does."""
+    for number in siblings.others:
+        try:
+            with trio.move_on_after(CURRENT_S):
+                return read_code(await siblings.ask(number, "GET", "/_crew/current"))
+        except SiblingGoneError:
+            continue
+    return None

@@ -1,0 +1,46 @@
+"""One worker of ``flux serve --workers N``: a whole server that shares its port with others.
+
+The first one of a crew decides which code is served, as ``flux serve`` does alone. All others, and whoever takes the
+place of one that died, serve what the others serve: the record would tell what was deployed last, but not whether the
+crew has come to serve it. It takes requests once it has that code, and not before.
+"""
+
+from functools import partial
+
+import trio
+
+from flux.supervisor.crew_desk import find_current
+from flux.supervisor.crew_place import Place
+from flux.supervisor.deploy import name_code
+from flux.supervisor.serve_server import begin_serving, tell_switch
+from flux.supervisor.server import Running, Server, open_server
+from flux.supervisor.siblings import Siblings
+from flux.supervisor.story import Story
+
+
+async def serve_member(place: Place, story: Story, stop: trio.Event) -> None:
+    """Serve until ``stop`` is set; raise what keeps it from starting."""
+    async with open_server(place.options, story, place) as server:
+        await server.run(partial(_begin, server, place), stop, told=partial(tell_switch, server))
+
+
+async def _begin(server: Server, place: Place, running: Running) -> None:
+    siblings = Siblings(place)
+    if place.is_first or not await _follow(running, siblings):
+        await begin_serving(server, running, deploys=place.is_first and place.deploys)
+    assert running.take_requests is not None, "it has a place"
+    await running.take_requests()
+    # What was deployed before the others could know of us, nobody has told us.
+    await _follow(running, siblings)
+    server.tell_ready(running)
+
+
+async def _follow(running: Running, siblings: Siblings) -> bool:
+    """Serve what the others serve; False when there are none."""
+    found = await find_current(siblings)
+    if found is None:
+        return False
+    code, branch = found
+    if code != name_code(running.deployments.current):
+        await running.deployer.follow(code, branch)
+    return True

@@ -1,0 +1,195 @@
+"""``flux serve --workers N``: several processes that are one server, also when one of them is killed."""
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Database
+from tests.dev_process import START_S_MAX, DevServer, running_serve, write_project
+
+TOML = "[recording]\nself_check_s = 0\n"
+FUNCTIONS = """
+import asyncio
+from flux_guest import Context, function
+
+@function("GET /said")
+async def said(ctx: Context, input: dict) -> dict:
+    return {"said": "first"}
+
+@function("POST /slow")
+async def slow(ctx: Context, input: dict) -> dict:
+    await ctx.db.execute("insert into item (n) values ($1)", input["n"])
+    await asyncio.sleep(input["s"])
+    return {"n": input["n"]}
+"""
+MIGRATION = {"001_item.sql": "create table item (n int not null)"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_project(tmp_path, {"item.py": FUNCTIONS}, toml=TOML, migrations=MIGRATION)
+
+
+def test_several_processes_are_one_server(project: Path, database: Database) -> None:
+    with running_serve(project, database, "--workers", "2") as server:
+        workers = list_workers(server)
+        assert len(workers) == 2
+
+        # Whoever watches sees what each of them does, once; and so does whoever asks afterwards.
+        with watching(server) as lines:
+            ids = ask_until_both_served(server)
+            wait_until(lambda: set(ids) <= {line["name"] for line in lines if "name" in line})
+            names = [line["name"] for line in lines if "name" in line]
+        assert len(names) == len(set(names)) == len(ids)
+        listed = ask_console(server, "GET", "executions?n=1000")["executions"]
+        assert {one["name"] for one in listed} == set(ids)
+
+        # A deploy is everybody's, whichever was asked for it, and is on record once.
+        (project / "functions" / "item.py").write_text(FUNCTIONS.replace("first", "second"))
+        assert ask_console(server, "POST", "deploy")["deployed"]
+        assert {server.request("GET", "/said").json["said"] for _ in range(10)} == {"second"}
+        assert [one["deploys"] for one in ask_console(server, "GET", "deployments")["deployments"]] == [1, 1]
+
+        # One is killed in the middle of a request. Its successor says what became of that, and serves the same code.
+        victim = kill_while_it_works(server)
+        wait_until(lambda: len(list_workers(server)) == 2 and victim not in list_workers(server))
+        wait_until(lambda: count_served(server).keys() == {"0", "1"})
+        cut = ask_console(server, "GET", "executions?q=outcome:interrupted")["executions"]
+        assert [one["path"] for one in cut] == ["/slow"]
+        assert database.psql("select n from item").strip() == ""
+        assert {server.request("GET", "/said").json["said"] for _ in range(10)} == {"second"}
+
+        # Told to stop, all finish what they have begun.
+        answers: list[int] = []
+        threads = [threading.Thread(target=ask_slowly, args=(server, n, 1.0, answers)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: count_running(server) == 4)
+        workers = list_workers(server)
+        assert server.stop() == 0, "\n".join(server.story)
+        for thread in threads:
+            thread.join()
+        assert answers == [200] * 4
+        assert sorted(database.psql("select n from item order by n").split()) == ["0", "1", "2", "3"]
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+def read_token(server: DevServer) -> dict[str, str]:
+    document = json.loads((server.project / ".flux" / "dev.json").read_text())
+    return {"authorization": f"Bearer {document['token']}"}
+
+
+def ask_console(server: DevServer, method: str, question: str) -> Any:
+    """Ask the console as the command line does."""
+    body = {} if method == "POST" else None
+    answer = server.request(method, f"/_flux/api/{question}", body, read_token(server))
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def list_workers(server: DevServer) -> list[int]:
+    """The processes that the server has started, as the kernel has them."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in children if b"serve_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def count_served(server: DevServer) -> dict[str, float]:
+    """How many executions each worker says it has ended."""
+    counts: dict[str, float] = {}
+    for line in server.request("GET", "/_flux/metrics").body.decode().splitlines():
+        if line.startswith("flux_executions_running{"):
+            counts.setdefault(line.partition('worker="')[2].partition('"')[0], 0.0)
+        if line.startswith("flux_executions_total{"):
+            number = line.partition('worker="')[2].partition('"')[0]
+            counts[number] = counts.get(number, 0.0) + float(line.rpartition(" ")[2])
+    return counts
+
+
+def count_running(server: DevServer) -> float:
+    text = server.request("GET", "/_flux/metrics").body.decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("flux_executions_running{"))
+
+
+def ask_until_both_served(server: DevServer) -> list[str]:
+    """Send requests until both workers have had some; return what they were called."""
+    ids = []
+    for _ in range(200):
+        ids.append(server.request("GET", "/said").flux_id)
+        if len(ids) >= 6 and all(count_served(server).get(number) for number in "01"):
+            return ids
+    raise AssertionError(f"one worker has got no request of {len(ids)}")
+
+
+def kill_while_it_works(server: DevServer) -> int:
+    """Kill the worker that a request has come to; return its process id."""
+    before = count_served(server)
+    thread = threading.Thread(target=ask_slowly, args=(server, 99, 600.0, []), daemon=True)
+    thread.start()
+    wait_until(lambda: count_running(server) == 1)
+    text = server.request("GET", "/_flux/metrics").body.decode()
+    busy = next(line for line in text.splitlines() if line.startswith("flux_executions_running{") and line.endswith(" 1.0"))
+    number = int(busy.partition('worker="')[2].partition('"')[0])
+    assert str(number) in before
+    # They are started one after the other, the first one first.
+    victim = sorted(list_workers(server))[number]
+    os.kill(victim, signal.SIGKILL)
+    thread.join()
+    return victim
+
+
+def ask_slowly(server: DevServer, n: int, s: float, answers: list[int]) -> None:
+    try:
+        answers.append(server.request("POST", "/slow", {"n": n, "s": s}).status)
+    except (ConnectionError, http.client.HTTPException):
+        answers.append(0)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_S_MAX
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+class watching:  # noqa: N801 - it is used as a function is.
+    """Read the server's live stream beside: what it says, line by line, in a list that grows."""
+
+    def __init__(self, server: DevServer) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=START_S_MAX)
+        self._connection.request("GET", "/_flux/api/tail", headers=read_token(server))
+        self._response = self._connection.getresponse()
+        assert self._response.status == 200
+        self._lines: list[Any] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def _read(self) -> None:
+        for line in self._iterate():
+            self._lines.append(json.loads(line))
+
+    def _iterate(self) -> Iterator[bytes]:
+        try:
+            while line := self._response.readline():
+                yield line
+        except (OSError, ValueError, http.client.HTTPException):
+            return  # It was closed.
+
+    def __enter__(self) -> list[Any]:
+        self._thread.start()
+        return self._lines
+
+    def __exit__(self, *_error: object) -> None:
+        assert self._connection.sock is not None or self._response is not None
+        sock = self._response.fp.raw._sock if self._response.fp is not None else None  # type: ignore[union-attr]
+        if sock is not None:
+            sock.shutdown(2)
+        self._thread.join()
+        self._connection.close()
