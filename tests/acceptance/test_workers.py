@@ -1,5 +1,6 @@
 """``flux serve --workers N``: several processes that are one server, also when one of them is killed."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -98,9 +99,15 @@ def ask_console(server: DevServer, method: str, question: str) -> Any:
 
 def list_workers(server: DevServer) -> list[int]:
     """The processes that the server has started, as the kernel has them."""
-    pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in children if b"serve_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    # The kernel lists children by the thread that started them.
+    lists = Path(f"/proc/{server.process.pid}/task").glob("*/children")
+    children = [child for one in lists for child in one.read_text().split()]
+    workers = []
+    for child in children:
+        with contextlib.suppress(OSError):  # It has just ended.
+            if b"serve_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                workers.append(int(child))
+    return workers
 
 
 def count_served(server: DevServer) -> dict[str, float]:
