@@ -14,13 +14,15 @@ from collections.abc import Iterator
 
 import attrs
 
+# A word is made of letters, "_" and whatever is not ASCII, and goes on with digits as well. Said by what it is not made
+# of: `re` walks through a class that goes up to U+10FFFF, one by one, which took a tenth of a second of each start.
 _TOKEN = re.compile(
     r"""
       (?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)
     | (?P<comment>/\*)
     | (?P<quoted>[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z) | '(?:[^']|'')*(?:'|\Z) | "(?:[^"]|"")*(?:"|\Z))
-    | (?P<dollar>\$(?:[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*)?\$)
-    | (?P<word>[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)
+    | (?P<dollar>\$(?:[^\x00-@\[-^`{-\x7f][^\x00-/:-@\[-^`{-\x7f]*)?\$)
+    | (?P<word>[^\x00-@\[-^`{-\x7f][^\x00-\#%-/:-@\[-^`{-\x7f]*)
     | (?P<mark>.)
     """,
     re.VERBOSE | re.DOTALL,

@@ -20,7 +20,7 @@ from hypothesis import settings
 from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
-from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
+from tests.postgres_server import PostgresServer, find_memory, older_bin_dir, running_postgres
 from tests.suite_order import put_longest_first
 
 # No deadline: how long an example takes says more about the machine's load than about Flux. And a gate draws the
@@ -32,6 +32,13 @@ settings.load_profile("flux")
 # A shell that runs the tests in the background has ctrl-c ignored, and children inherit that: a `flux tail` of a
 # test would never end. With a handler of ours here, they begin with the system's own.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure() -> None:
+    """Have folders of tests in memory where there is room: journals and clusters wait for a disk at each commit."""
+    memory = find_memory()
+    if memory is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))
 
 
 @pytest.hookimpl(trylast=True)

@@ -110,7 +110,7 @@ def running_postgres(
     """
     bin_dir = bin_dir or wheel_bin_dir()
     # A unix socket's path has at most 107 bytes, and pytest's folders are long.
-    home = Path(tempfile.mkdtemp(prefix="fluxpg", dir=_find_memory()))
+    home = Path(tempfile.mkdtemp(prefix="fluxpg", dir=find_memory()))
     try:
         data_dir, log_path = home / "data", home / "log"
         _initdb(bin_dir, data_dir, user)
@@ -136,7 +136,7 @@ def running_postgres(
         shutil.rmtree(home)
 
 
-def _find_memory() -> Path | None:
+def find_memory() -> Path | None:
     """A folder in memory with room for clusters, or None: a database is made there in a quarter of the time."""
     try:
         with Path("/proc/meminfo").open() as lines:

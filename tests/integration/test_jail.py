@@ -6,6 +6,8 @@ of the jail that are killed, and a zygote that lies to the supervisor.
 
 import contextlib
 import errno
+import functools
+import itertools
 import json
 import os
 import resource
@@ -17,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -42,16 +45,23 @@ def hello(ctx, input):
     return "hello"
 """
 PROBE = """
-import sys
+import json, sys
 from flux.errors import FluxError
 from flux.sandbox.jail import find_guest_uid, probe_jail
-try:
-    for finding in probe_jail(sys.argv[1], find_guest_uid(sys.argv[1], "main") if sys.argv[2] == "own" else None):
-        print(finding.name)
-except FluxError as error:
-    sys.exit(str(error))
+for case in sys.argv[1:]:
+    level, user = case.split("/")
+    uid = find_guest_uid(level, "main") if user == "own" else None
+    layers, refusal = [], ""
+    try:
+        layers = [finding.name for finding in probe_jail(level, uid)]
+    except FluxError as error:
+        refusal = str(error)
+    print(json.dumps([layers, refusal]))
 """
-LEVELS_AND_USERS = [("strict", "own"), ("strict", "same"), ("core", "same")]
+"""Tries the walls of each ``LEVEL/USER`` that it is given: a process costs more than what it tries."""
+Case = tuple[str, str]
+"""A level, and whether the guest is a user of its own."""
+LEVELS_AND_USERS: tuple[Case, ...] = (("strict", "own"), ("strict", "same"), ("core", "same"))
 
 
 @pytest.fixture
@@ -121,10 +131,33 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def probe(level: str, user: str, *before: str) -> "subprocess.CompletedProcess[str]":
-    """Try the walls in a process of its own, behind the command ``before``."""
-    command = [*before, sys.executable, "-c", PROBE, level, user]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+@attrs.frozen
+class Probed:
+    """What came of trying the walls."""
+
+    layers: list[str]
+    """Those that hold; none where it was refused."""
+    refusal: str
+
+
+def probe(python: Callable[[list[str]], list[str]], *cases: Case) -> dict[Case, Probed]:
+    """Try the walls of each case in one process; ``python`` makes a command of the interpreter's arguments."""
+    command = python(["-c", PROBE, *("/".join(case) for case in cases)])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {case: Probed(*line) for case, line in zip(cases, lines, strict=True)}
+
+
+def behind(*before: str) -> Callable[[list[str]], list[str]]:
+    """Return what has another program start the interpreter."""
+    return lambda arguments: [*before, sys.executable, *arguments]
+
+
+@functools.cache
+def probe_without(number: int, error: int, cases: tuple[Case, ...]) -> dict[Case, Probed]:
+    """Try the walls on a kernel that answers call ``number`` with ``error``."""
+    return probe(behind(sys.executable, str(ROOT / "tests" / "missing_call.py"), str(number), str(error)), *cases)
 
 
 # What it does not start without
@@ -138,13 +171,8 @@ def test_every_layer_is_tried_from_inside_and_holds(level: str, user: str) -> No
 
 
 def test_somebody_who_owns_nothing_has_every_layer_too() -> None:
-    command = (
-        command_as_nobody(["-c", PROBE, "strict", "own"])
-        if IS_ROOT
-        else [sys.executable, "-c", PROBE, "strict", "own"]
-    )
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.stdout.split() == STRICT_LAYERS, done.stderr
+    probed = probe(command_as_nobody if IS_ROOT else behind(), ("strict", "own"))["strict", "own"]
+    assert probed.layers == STRICT_LAYERS, probed.refusal
 
 
 MISSING = {
@@ -173,44 +201,42 @@ def test_a_kernel_that_lacks_something_is_refused_by_layer_call_and_errno(
     what: str, level: str, user: str
 ) -> None:
     number, error, said = MISSING[what]
-    done = probe(
-        level, user, sys.executable, str(ROOT / "tests" / "missing_call.py"), str(number), str(error)
-    )
-    assert done.returncode == 1
-    assert f'FLX420  isolation "{level}" can\'t be had here: {said}' in done.stderr
+    probed = probe_without(number, error, LEVELS_AND_USERS)[level, user]
+    assert probed.layers == []
+    assert f'FLX420  isolation "{level}" can\'t be had here: {said}' in probed.refusal
 
 
 @pytest.mark.parametrize("user", ["own", "same"])
 @pytest.mark.parametrize("what", MISSING_IN_STRICT)
 def test_a_kernel_without_namespaces_is_refused_in_strict_and_does_for_core(what: str, user: str) -> None:
     number, error, said = MISSING_IN_STRICT[what]
-    before = (sys.executable, str(ROOT / "tests" / "missing_call.py"), str(number), str(error))
-    done = probe("strict", user, *before)
-    assert done.returncode == 1
-    assert f'FLX420  isolation "strict" can\'t be had here: {said}' in done.stderr
-    assert 'isolation = "core"' in done.stderr, "what can be done is said"
-    assert probe("core", user, *before).stdout.split() == LAYERS
+    probed = probe_without(number, error, tuple(itertools.product(("strict", "core"), ("own", "same"))))
+    strict = probed["strict", user]
+    assert strict.layers == []
+    assert f'FLX420  isolation "strict" can\'t be had here: {said}' in strict.refusal
+    assert 'isolation = "core"' in strict.refusal, "what can be done is said"
+    assert probed["core", user].layers == LAYERS
 
 
 def test_where_user_namespaces_are_off_strict_is_refused_and_core_works() -> None:
     # The setting is a user namespace's own: the machine's is not touched.
     off = 'echo 0 > /proc/sys/user/max_user_namespaces; exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
     before = ("unshare", "--user", "--map-root-user", "sh", "-c", off, "sh")
-    done = probe("strict", "own", *before)
-    assert "layer namespaces, unshare(CLONE_NEWUSER): ENOSPC" in done.stderr
-    assert "user.max_user_namespaces" in done.stderr
-    assert probe("core", "own", *before).stdout.split() == LAYERS
+    probed = probe(behind(*before), ("strict", "own"), ("core", "own"))
+    assert "layer namespaces, unshare(CLONE_NEWUSER): ENOSPC" in probed["strict", "own"].refusal
+    assert "user.max_user_namespaces" in probed["strict", "own"].refusal
+    assert probed["core", "own"].layers == LAYERS
 
 
 def test_root_in_a_container_without_root_has_the_strict_jail_with_the_id_that_it_has() -> None:
-    done = probe("strict", "own", "unshare", "--user", "--map-root-user")
-    assert done.stdout.split() == STRICT_LAYERS, done.stderr
+    probed = probe(behind("unshare", "--user", "--map-root-user"), ("strict", "own"))["strict", "own"]
+    assert probed.layers == STRICT_LAYERS, probed.refusal
 
 
 def test_another_architecture_is_refused_by_name() -> None:
-    done = probe("core", "same", "setarch", "i686")
-    assert "layer seccomp, uname: this is linux on i686" in done.stderr
-    assert "x86_64" in done.stderr
+    probed = probe(behind("setarch", "i686"), ("core", "same"))["core", "same"]
+    assert "layer seccomp, uname: this is linux on i686" in probed.refusal
+    assert "x86_64" in probed.refusal
 
 
 async def test_a_sandbox_says_why_its_jail_can_not_be_built(project: Callable[..., Path]) -> None:
