@@ -96,6 +96,8 @@ class World:
     """Columns of the primary keys of copied tables that have one."""
     conflicts: Mapping[str, str]
     """Queries of what is in the way of rows, for copied tables that others have changed (`flux.store.world_aside`)."""
+    hidden: frozenset[str]
+    """Copied tables with policies, which hide rows from the guest."""
     settable: frozenset[str]
     """Copied tables whose rows can be set aside, in a world that has a place for them."""
     aside: frozenset[str]
@@ -295,6 +297,7 @@ def _describe(found: Survey, script: Script, refused: dict[str, str], plan: Worl
             for name in found.copies & found.changed
             if (query := _make_conflicts(found, name)) is not None
         },
+        hidden=frozenset(name for name in found.copies if found.table(name).has_policies),
         settable=found.settable,
         aside=found.settable & plan.aside,
         given=script.given,

@@ -6,7 +6,8 @@ both. It can read the old one and do nothing else with it: to change it ends in 
 
 A table can't hold both under a unique index. But a table may have a child (INHERITS): a query of the copy reads the
 child's rows too, and no index of the copy knows them. So a row that was overtaken is set *aside*, into such a child,
-whose trigger refuses to have it changed. A lock on it (``for update``) is not refused: PostgreSQL has no trigger there.
+whose trigger refuses to have it changed. For a lock (``for update``) there is no trigger: whether a statement has
+locked such a row is looked up behind it.
 
 Which rows these are is decided above (`flux.supervisor.world_overtaken`). `make_conflicts` finds those that could not
 be beside a row that the recording wrote.
@@ -19,6 +20,11 @@ from flux.store.world_catalog import UniqueIndex
 from flux.store.world_keys import GUARD
 from flux.store.world_rows import ShownTable, literal
 
+_FAIL = "raise exception using errcode = '40001', message = 'could not serialize access due to concurrent update'"
+REFUSE_LOCK = f"do $flux$begin {_FAIL}; end$flux$"
+"""Fails as the server does where a statement would lock a row that others have changed."""
+LOCATE_ASIDE = "select pg_catalog.concat(t.ctid, t.xmax) as place from pg_temp.{} t order by t.ctid"
+"""Where the rows of a child are, and who has locked each."""
 _IMAGE = '"flux image"'
 """No column of a user's is called so."""
 
@@ -33,9 +39,7 @@ def list_aside_statements(table: str, copy: str) -> list[str]:
     aside, function = quote(aside_name(table)), f"pg_temp.{quote(f'flux aside {table[:40]}')}"
     return [
         f"create temporary table {aside} () inherits (pg_temp.{quote(copy)})",
-        f"create function {function}() returns trigger language plpgsql as $flux$begin raise exception using "
-        "errcode = 'serialization_failure', message = 'could not serialize access due to concurrent update'; "
-        "end$flux$",
+        f"create function {function}() returns trigger language plpgsql as $flux$begin {_FAIL}; end$flux$",
         f"create trigger flux_aside before update or delete on pg_temp.{aside} for each row when ({GUARD}) "
         f"execute function {function}()",
     ]

@@ -18,7 +18,7 @@ import attrs
 from flux.store.postgres import Connection, Row
 from flux.store.queries import QUERIES
 from flux.store.world import World, WorldError, quote
-from flux.store.world_aside import aside_name, list_known, make_setter
+from flux.store.world_aside import LOCATE_ASIDE, REFUSE_LOCK, aside_name, list_known, make_setter
 from flux.store.world_catalog import Column, read_columns
 from flux.store.world_given import give
 from flux.store.world_large import large_name
@@ -157,7 +157,14 @@ class WorldMover:
     async def find_conflicts(self, table: str, images: Sequence[str]) -> list[Row]:
         """Return (image, is_deferrable) of the rows of a copied table that could not be beside ``images``."""
         query = self._world.conflicts.get(table)
-        return [] if query is None else await self._connection.fetch(query, list(images))
+        if query is None:
+            return []
+        if table not in self._world.hidden:
+            return await self._connection.fetch(query, list(images))
+        await self._fill(value="on")
+        rows = await self._connection.fetch(query, list(images))
+        await self._fill(value="")
+        return rows
 
     async def list_changed_by_anybody(self, table: str, keys: Sequence[str]) -> frozenset[str]:
         """Return those of ``keys`` whose rows somebody has changed since, the recording itself or others."""
@@ -175,6 +182,18 @@ class WorldMover:
         for table in sorted(tables):
             await self._connection.execute(f"delete from pg_temp.{quote(aside_name(table))}")
         await self._fill(value="")
+
+    async def locate_aside(self, tables: Iterable[str]) -> list[str]:
+        """Return where the rows are that were set aside; a lock on one makes this another."""
+        return [
+            row["place"]
+            for table in sorted(tables)
+            for row in await self._connection.fetch(LOCATE_ASIDE.format(quote(aside_name(table))))
+        ]
+
+    async def refuse_lock(self) -> None:
+        """Fail as a statement does that would lock a row which others have changed."""
+        await self._connection.execute(REFUSE_LOCK)
 
     async def check_deferred(self) -> None:
         """Check now what COMMIT would check, and let what comes next be checked at its own COMMIT."""

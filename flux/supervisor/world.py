@@ -25,12 +25,13 @@ from flux import values
 from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.mutation import OPERATION_OF_LETTER, Mutation
-from flux.sql_world import find_targets
+from flux.sql_world import find_targets, locks_rows
 from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
 from flux.store.world import NEEDS_TABLE, REFUSED, WorldError, WorldPlan
 from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
 from flux.supervisor.world_build import Built, build, read_changes
 from flux.supervisor.world_oracle import agrees, in_recorded_order
+from flux.supervisor.world_overtaken import Claims
 from flux.supervisor.world_timeline import Moment, RowState, Snapshot, Span, Timeline
 from flux.supervisor.world_waits import Location, Way, list_ways
 
@@ -317,7 +318,7 @@ class WorldDatabase:
         if call is None or self._timeline is None:
             return await self._ask(sql, text, arguments, call)
         if moment is None:
-            await self._set_aside(self._timeline, call.request.seq)
+            await self._set_aside(self._timeline.claims, call.request.seq)
             return await self._ask(sql, text, arguments, call)
         candidates = list(self._timeline.list_candidates(moment))
         if len(candidates) > 1:
@@ -330,7 +331,7 @@ class WorldDatabase:
                 return outcome
         # There is no choice, or nothing tells: the likeliest.
         await self._move(candidates[0], moment, call.request.seq)
-        await self._set_aside(self._timeline, call.request.seq)
+        await self._set_aside(self._timeline.claims, call.request.seq)
         return await self._ask(sql, text, arguments, call)
 
     async def _try(
@@ -363,8 +364,8 @@ class WorldDatabase:
                 after = await self._mover.locate_rows(way.contended)
                 touched = frozenset(row for row in way.contended if places.get(row) != after.get(row))
                 changed = await self._list_changed_rows(self._call_seq)
-            except HostCallFailed as failed:
-                outcome = failed
+            except Exception as error:
+                outcome = describe_failure(error)
             if agrees(call, outcome):
                 if isinstance(outcome, HostCallFailed):
                     raise outcome  # It has ended what it ran in, as it did then.
@@ -399,7 +400,11 @@ class WorldDatabase:
         try:
             if self._world.may_write(sql):
                 await self._connection.fetch_value(_SET_CALL, str(self._call_seq))
+            aside = self._place.aside if locks_rows(sql) else frozenset()
+            unlocked = await self._mover.locate_aside(aside)
             result = await self._connection.run(text, [inward(argument) for argument in arguments])
+            if await self._mover.locate_aside(aside) != unlocked:
+                await self._mover.refuse_lock()
         except Exception as error:
             if isinstance(error, DatabaseError):
                 self._note_bound(error, sql)
@@ -439,33 +444,42 @@ class WorldDatabase:
         self._place = attrs.evolve(place, here=there, transaction=moment.transaction)
         self._has_snapshot = True
 
-    async def _set_aside(self, timeline: Timeline, call_seq: int) -> None:
+    async def _set_aside(self, claims: Claims, call_seq: int) -> None:
         """Take out of the way what others had taken out of the way of what a recorded call wrote."""
         if self._level == Isolation.READ_COMMITTED:
             return
-        for table, claim in timeline.claims.find(call_seq).items():
-            overtaken: dict[str, str] = {}
-            for row in await self._mover.find_conflicts(table, claim.images):
-                own = claim.own_at_end if row["is_deferrable"] else claim.own
-                key = self._make_key(table, row["image"])
-                if own is not None and key is not None and key not in own:
-                    overtaken[key] = row["image"]
-            if not overtaken:
-                continue
-            # What nobody has changed to this day was in the way then too; what the replay itself made or changed is.
-            changed = await self._mover.list_changed_by_anybody(table, list(overtaken))
-            own_now = {key for name, key in await self._list_changed_rows(self._begun_by) if name == table}
-            images = [image for key, image in overtaken.items() if key in changed - own_now]
-            if not images:
-                continue
-            if table in self._world.aside:
-                await self._mover.set_aside(table, images)
-                self._place = attrs.evolve(self._place, aside=self._place.aside | {table})
-            elif table in self._world.settable:
-                self.needed_aside.add(table)
-                raise HostCallFailed("DatabaseError", "the world is built again with a place for rows of then")
-            else:
-                self._in_the_way.add(table)
+        try:
+            for table, images in claims.find_images(call_seq).items():
+                overtaken = await self._find_overtaken(claims, call_seq, table, images)
+                if not overtaken:
+                    continue
+                if table in self._world.aside:
+                    await self._mover.set_aside(table, overtaken)
+                    self._place = attrs.evolve(self._place, aside=self._place.aside | {table})
+                elif table in self._world.settable:
+                    self.needed_aside.add(table)
+                    raise HostCallFailed("DatabaseError", "the world is built again with a place for rows of then")
+                else:
+                    self._in_the_way.add(table)
+        except Exception as error:
+            raise describe_failure(error) from error
+
+    async def _find_overtaken(
+        self, claims: Claims, call_seq: int, table: str, images: Sequence[str]
+    ) -> list[str]:
+        """Return the rows of a table that others had changed by then and that are in the way of ``images``."""
+        found = {
+            key: row["image"]
+            for row in await self._mover.find_conflicts(table, images)
+            if (key := self._make_key(table, row["image"])) is not None
+            and claims.is_overtaken(call_seq, table, key, at_commit=row["is_deferrable"])
+        }
+        if not found:
+            return []
+        # What nobody has changed to this day was in the way then too; what the replay itself made or changed is.
+        changed = await self._mover.list_changed_by_anybody(table, list(found))
+        own = {key for name, key in await self._list_changed_rows(self._begun_by) if name == table}
+        return [image for key, image in found.items() if key in changed - own]
 
     async def _set_rows(self, states: list[RowState]) -> None:
         if self._wrote_otherwise:

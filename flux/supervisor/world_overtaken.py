@@ -13,24 +13,10 @@ counts too.
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-import attrs
-
 from flux.execution import Execution, Transaction
 from flux.hostcall import HostCall
 from flux.mutation import Mutation
 from flux.store.postgres import Isolation
-
-
-@attrs.frozen
-class Claim:
-    """What one call has written to one table, and so what can't have been in its way."""
-
-    images: tuple[str, ...] = attrs.field(repr=False)
-    """The rows as it left them."""
-    own: frozenset[str]
-    """Keys of rows that the transaction itself had changed or deleted by then."""
-    own_at_end: frozenset[str] | None
-    """The same at its end; None when it was never committed, so that nothing was checked then."""
 
 
 class Claims:
@@ -49,33 +35,34 @@ class Claims:
                 if mutation.schema == schema and mutation.key is not None and mutation.call is not None:
                     self._mutations.setdefault(mutation.call, []).append(mutation)
 
-    def find(self, call: int) -> Mapping[str, Claim]:
-        """Return what a call has written, by table; empty when that proves nothing."""
-        made = [each for each in self._mutations.get(call, ()) if each.after is not None]
-        if not made:
-            return {}
+    def find_images(self, call: int) -> Mapping[str, list[str]]:
+        """Return the rows that a call has written, by table, where that proves something."""
+        images: dict[str, list[str]] = {}
+        if self._find_transaction(call) is not None:
+            for mutation in self._mutations.get(call, ()):
+                if mutation.after is not None:
+                    images.setdefault(mutation.table, []).append(mutation.after)
+        return images
+
+    def is_overtaken(self, call: int, table: str, key: str, *, at_commit: bool) -> bool:
+        """Whether a row that conflicts with what ``call`` has written had been overtaken by others.
+
+        ``at_commit``: the conflict is looked for at COMMIT only.
+        """
         transaction = self._find_transaction(call)
-        if transaction is None:
-            return {}
-        mine = [each for seq in self._list_calls(transaction) for each in self._mutations[seq]]
-        claims = {}
-        for table in sorted({each.table for each in made}):
-            changed = [each for each in mine if each.table == table and each.before is not None]
-            by_then = frozenset(
-                str(each.key) for each in changed if each.call is not None and self._counts(each, call)
-            )
-            at_end = frozenset(str(each.key) for each in changed if each.committed)
-            claims[table] = Claim(
-                tuple(str(each.after) for each in made if each.table == table),
-                by_then,
-                at_end if transaction.committed else None,
-            )
-        return claims
+        if transaction is None or (at_commit and not transaction.committed):
+            return False
+        own = (
+            mutation
+            for seq in self._list_calls(transaction)
+            for mutation in self._mutations[seq]
+            if (mutation.table, mutation.key) == (table, key) and mutation.before is not None
+        )
+        return not any(each.committed if at_commit else self._counts(each, call) for each in own)
 
     def _counts(self, mutation: Mutation, call: int) -> bool:
         """Whether a change was made, and not yet rolled back, when ``call`` had run."""
-        assert mutation.call is not None, "only changes of known calls are kept"
-        if mutation.call > call:
+        if mutation.call is None or mutation.call > call:
             return False
         undone_by = None if mutation.committed else self._undone_by.get(mutation.call)
         return undone_by is None or undone_by > call
