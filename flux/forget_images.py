@@ -12,7 +12,7 @@ one's own.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import msgspec
@@ -124,14 +124,16 @@ class Images:
 
     def mutation(self, mutation: Mutation) -> Mutation:
         """Return a change of any row as it may stay."""
-        where = mutation.schema, mutation.table
-        is_row = mutation.key is not None and (*where, mutation.key) in self._row.places
-        write = self.erase if is_row else self.hide
-        images = (mutation.key, mutation.before, mutation.after)
-        changed = tuple(None if image is None else write(*where, image) for image in images)
-        if changed == images:
-            return mutation
-        return attrs.evolve(mutation, key=changed[0], before=changed[1], after=changed[2])
+        is_row = (mutation.schema, mutation.table, mutation.key) in self._row.places
+        return self.erased(mutation) if is_row else self.hidden(mutation)
+
+    def erased(self, mutation: Mutation) -> Mutation:
+        """Return a change of the row."""
+        return _rewrite(mutation, self.erase)
+
+    def hidden(self, mutation: Mutation) -> Mutation:
+        """Return a change of another row."""
+        return _rewrite(mutation, self.hide)
 
     def erase(self, schema: str, table: str, text: str) -> str:
         """Return an image of the row without what it does not have any more."""
@@ -184,6 +186,14 @@ class Images:
         return self._stand_in(column, self._token(raw))
 
 
+def _rewrite(mutation: Mutation, write: Callable[[str, str, str], str]) -> Mutation:
+    key, before, after = (
+        None if image is None else write(mutation.schema, mutation.table, image)
+        for image in (mutation.key, mutation.before, mutation.after)
+    )
+    return attrs.evolve(mutation, key=key, before=before, after=after)
+
+
 def list_values(row: Row, images: Iterable[tuple[str, str, Image]]) -> list[RowValue]:
     """Return what the row had and has not any more, each once; ``images`` are (schema, table, row) of the log.
 
@@ -207,15 +217,6 @@ def list_values(row: Row, images: Iterable[tuple[str, str, Image]]) -> list[RowV
         for which, found in texts.items()
         for text in found
     ]
-
-
-def is_erased(row: Row, schema: str, table: str, image: Image) -> bool:
-    """Whether an image of the row has nothing that is to go."""
-    found = ((row.find_column(schema, table, name), name, raw) for name, raw in image.items())
-    return all(
-        row.has_now(column, name, raw) or is_token(raw) or (column is not None and column.stays)
-        for column, name, raw in found
-    )
 
 
 def _is_searched(column: Column) -> bool:

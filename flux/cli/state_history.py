@@ -34,6 +34,8 @@ def command(table: str, key: str) -> None:
         screen.write_raw_json(answer.text)
         return
     screen.page(lines(table, key, versions, screen.width, whole=said.verbose, quiet=said.quiet))
+    for note in record.items("notes") if not said.quiet else ():
+        Screen.stderr().line(Piece("! ", "yellow"), str(note))
     tell_not_stored(record)
     if not versions and not said.quiet:
         Screen.stderr().line(f"no change of {table}[{key}] is recorded")

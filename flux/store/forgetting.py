@@ -22,6 +22,7 @@ from flux.forget import Forgetter, RowValue, reads_row
 from flux.forget_images import Column, Images, list_values
 from flux.forget_images import Row as RowToForget
 from flux.hidden import HIDDEN_CHARACTERS_MIN
+from flux.mutation import Mutation
 from flux.row_shapes import read_image
 from flux.store.postgres import Connection, Pool, Row, quote_identifier
 from flux.store.queries import QUERIES
@@ -29,7 +30,7 @@ from flux.store.reading import decode_recording
 from flux.store.records import COLUMNS, make_record
 from flux.store.row_blame import read_live_row
 from flux.store.row_history import Table, find_table, make_mutation, read_key
-from flux.store.table_shapes import Place, TableHistory, read_table_history
+from flux.store.table_shapes import TableHistory, read_table_history
 
 PAGE = 200
 VALUES_MAX = 500
@@ -126,6 +127,8 @@ class _Work:
         self._dry_run = dry_run
         self._executions: list[uuid.UUID] = []
         self._calls = self._replays = 0
+        self._own: set[int] = set()
+        """The row's changes in the log."""
         self._blobs_before: set[bytes] = set()
         self._blobs_after: set[bytes] = set()
 
@@ -214,7 +217,7 @@ class _Work:
             last = 0
             while True:
                 page = await self._connection.fetch(
-                    QUERIES.list_row_log, place.schema, place.table, place.key, last, PAGE
+                    QUERIES.list_row_log, place.schema, place.table, place.key, last, PAGE, place.relid, place.is_now
                 )
                 for change in page:
                     yield change
@@ -327,7 +330,8 @@ class _Work:
     async def _rewrite_row(self, images: Images) -> int:
         count = 0
         async for change in self._list_row_log():
-            count += await self._rewrite_change(images, change)
+            self._own.add(change["seq"])
+            count += await self._rewrite_change(change, images.erased(make_mutation(change)))
         return count
 
     async def _rewrite_others(self, forgetter: Forgetter, images: Images) -> Counter[str]:
@@ -338,16 +342,14 @@ class _Work:
             return found
         for where in await self._connection.fetch(QUERIES.find_changes_that_hold, self._tenant, pattern):
             change = await self._connection.fetch_row(QUERIES.get_change, where["tableoid"], where["ctid"])
-            if change is None or Place(change["schema_name"], change["table_name"], change["key"]) in self._places:
+            if change is None or change["seq"] in self._own:
                 continue  # The row's own are done, or in a dry run counted.
-            if await self._rewrite_change(images, change):
+            if await self._rewrite_change(change, images.hidden(make_mutation(change))):
                 found[f"{change['schema_name']}.{change['table_name']}"] += 1
         return found
 
-    async def _rewrite_change(self, images: Images, change: Row) -> bool:
-        mutation = make_mutation(change)
-        changed = images.mutation(mutation)
-        if changed is mutation:
+    async def _rewrite_change(self, change: Row, changed: Mutation) -> bool:
+        if changed == make_mutation(change):
             return False
         if not self._dry_run:
             await self._connection.execute(

@@ -861,16 +861,23 @@ select u.schema_name, u.table_name from flux.user_tables() u order by 1, 2 limit
 select flux.key_text($1::oid::regclass, $2::text::json) as key;
 
 -- name: list_row_history
--- All versions of one row, newest first, each with the execution that wrote it: schema, table, key, limit.
+-- All versions of one row, newest first, each with the execution that wrote it: arrays of the schemas, tables and keys
+-- that it had, the table, limit. The first is what it is called now: there, changes of tables that are gone count as its own.
 -- "outside" was written by somebody else, a migration of the project's among them; neither outside nor an
 -- execution means that the record is gone.
 with versions as (
     select m.*, case when m.committed then pg_catalog.count(*) filter (where m.committed) over (order by m.seq) end as version
-    from flux.mutation m
-    where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
-          = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
-      and m.schema_name = $1 and m.table_name = $2 and m.key = $3
-    order by m.seq desc limit $4
+    from rows from (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[])) with ordinality
+         p (schema_name, table_name, key, place)
+    cross join lateral (
+        select m.* from flux.mutation m
+        where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
+              = pg_catalog.hashtextextended(p.key, pg_catalog.hashtextextended(p.table_name, pg_catalog.hashtextextended(p.schema_name, 0)))
+          and m.schema_name = p.schema_name and m.table_name = p.table_name and m.key = p.key
+          and (m.relid = $4::oid or (p.place = 1 and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
+        offset 0
+    ) m
+    order by m.seq desc limit $5
 )
 select v.seq, v.version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth, v.key,
        v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
@@ -889,7 +896,8 @@ left join lateral (
 order by v.seq desc;
 
 -- name: find_row_version_in_snapshot
--- The last version of a row that a snapshot saw, with the execution that wrote it: schema, table, key, snapshot.
+-- The last version of a row that a snapshot saw, with the execution that wrote it: schema, table, key, snapshot;
+-- its table, and whether that is called so now: then, changes of tables that are gone count as its own.
 select v.seq, null::bigint as version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth,
        v.key, v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
        e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
@@ -898,6 +906,7 @@ from (
     where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
           = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
       and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed
+      and (m.relid = $5::oid or ($6::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
       and pg_catalog.pg_visible_in_snapshot(m.xid, $4::text::pg_snapshot)
     order by m.seq desc limit 1
 ) v
@@ -1444,28 +1453,32 @@ where m.xid = any ($2::text[]::xid8[]) and m.relid = $1::oid and m.committed and
 order by m.at limit 1;
 
 -- name: list_row_changes
--- Committed changes of one row before a place in the order of changes, newest first: schema, table, key, place, limit.
+-- Committed changes of one row before a place in the order of changes, newest first: schema, table, key, place, limit;
+-- table and whether that is called so now, as above.
 select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
        m.before::text as before, m.after::text as after, m.committed
 from flux.mutation m
 where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
       = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
   and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq < $4
+  and (m.relid = $6::oid or ($7::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
 order by m.seq desc limit $5;
 
 -- name: find_row_change_after
--- The first committed change of one row after a place in the order of changes: schema, table, key, place.
+-- The first committed change of one row after a place in the order of changes: schema, table, key, place; table and whether
+-- that is called so now, as above.
 select m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name, m.op::text as op, m.depth, m.key,
        m.before::text as before, m.after::text as after, m.committed
 from flux.mutation m
 where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
       = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
   and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq > $4
+  and (m.relid = $5::oid or ($6::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
 order by m.seq limit 1;
 
 -- name: list_row_versions
 -- Some changes of one row with the executions that made them, and the latest that were rolled back: schema, table, key,
--- places in the order of changes, how many of those rolled back.
+-- places in the order of changes, how many of those rolled back; table and whether that is called so now, as above.
 select v.seq, null::bigint as version, v.at, v.xid::text as xid, v.ordinal, v.schema_name, v.table_name, v.op::text as op, v.depth,
        v.key, v.before::text as before, v.after::text as after, v.committed, v.outside, a.name as migration,
        e.id as execution, e.name, e.trigger, e.function, e.method, e.path, e.route, e.sha, e.dirty
@@ -1474,11 +1487,13 @@ from (
     where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
           = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
       and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.committed and m.seq = any ($4::bigint[])
+      and (m.relid = $6::oid or ($7::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
     union all
     (select m.* from flux.mutation m
      where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
            = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
        and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and not m.committed
+       and (m.relid = $6::oid or ($7::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
      order by m.seq desc limit $5)
 ) v
 left join flux.transaction t on t.xid = v.xid
@@ -1493,8 +1508,8 @@ left join lateral (
 order by v.seq desc;
 
 -- name: list_last_changes
--- The last change that a snapshot saw of each of some rows: arrays of schemas, tables and keys, and the snapshot. One row
--- each that has any.
+-- The last change that a snapshot saw of each of some rows: arrays of schemas, tables and keys, the snapshot; the table,
+-- and what it is called now. One row each that has any.
 select w.place, l.seq, l.at, l.after::text as after
 from pg_catalog.unnest($1::text[]) with ordinality w (schema_name, place)
 join pg_catalog.unnest($2::text[]) with ordinality t (table_name, place) on t.place = w.place
@@ -1504,6 +1519,7 @@ cross join lateral (
     where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
           = pg_catalog.hashtextextended(k.key, pg_catalog.hashtextextended(t.table_name, pg_catalog.hashtextextended(w.schema_name, 0)))
       and m.schema_name = w.schema_name and m.table_name = t.table_name and m.key = k.key and m.committed
+      and (m.relid = $5::oid or (w.schema_name = $6 and t.table_name = $7 and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
       and pg_catalog.pg_visible_in_snapshot(m.xid, $4::text::pg_snapshot)
     order by m.seq desc limit 1) l;
 
@@ -1658,13 +1674,15 @@ left join pg_catalog.pg_type t on t.oid = a.atttypid
 order by s.seq, number;
 
 -- name: list_row_log
--- All changes of one row, rolled back ones included, in order behind a place: schema, table, key, place, limit.
+-- All changes of one row, rolled back ones included, in order behind a place: schema, table, key, place, limit;
+-- table and whether that is called so now, as above.
 select m.tableoid, m.ctid::text as ctid, m.seq, m.at, m.xid::text as xid, m.ordinal, m.schema_name, m.table_name,
        m.op::text as op, m.depth, m.key, m.before::text as before, m.after::text as after, m.committed, m.execution
 from flux.mutation m
 where pg_catalog.hashtextextended(m.key, pg_catalog.hashtextextended(m.table_name, pg_catalog.hashtextextended(m.schema_name, 0)))
       = pg_catalog.hashtextextended($3, pg_catalog.hashtextextended($2, pg_catalog.hashtextextended($1, 0)))
   and m.schema_name = $1 and m.table_name = $2 and m.key = $3 and m.seq > $4
+  and (m.relid = $6::oid or ($7::bool and not exists (select from pg_catalog.pg_class c where c.oid = m.relid)))
 order by m.seq limit $5;
 
 -- name: find_changes_that_hold
@@ -1738,6 +1756,10 @@ where i.tenant = $1 and e.id = any ($2::uuid[]) order by i.name;
 -- name: remove_blobs
 -- Takes out bodies that nobody uses any more: their digests, and when whoever looked began to look.
 delete from flux.blob where sha256 = any ($1::bytea[]) and stored_at < $2;
+
+-- name: list_forgotten
+-- When a row was forgotten: schema, table, key.
+select f.at from flux.forgotten f where f.schema_name = $1 and f.table_name = $2 and f.key = $3 order by f.at;
 
 -- name: add_forgotten
 -- Notes that a row was forgotten: tenant, schema, table, key, up to which change, executions, changes.

@@ -29,11 +29,10 @@ from flux.store.row_history import (
     NoSuchTableError,
     RowVersion,
     Table,
-    find_row_writer,
     find_table,
-    list_row_history,
     make_mutation,
 )
+from flux.store.row_versions import find_row_writer, list_row_history
 from flux.store.summaries import (
     SLACK,
     AmbiguousExecutionError,

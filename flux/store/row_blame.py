@@ -76,6 +76,8 @@ async def find_blame(pool: Pool, schema: str, table_text: str, key_text: str) ->
                 place.key,
                 sorted(set(seqs)),
                 ROLLED_BACK_MAX,
+                place.relid,
+                place.is_now,
             )
             for version in map(make_version, found):
                 if version.mutation.committed:
@@ -126,7 +128,9 @@ async def _walk(connection: Connection, blame: Blame, places: Sequence[Place]) -
 async def _list_changes(connection: Connection, places: Sequence[Place], below: int, limit: int) -> list[Row]:
     """Return a row's committed changes before a place in the order of changes, newest first, by all its names."""
     pages = [
-        await connection.fetch(QUERIES.list_row_changes, place.schema, place.table, place.key, below, limit)
+        await connection.fetch(
+            QUERIES.list_row_changes, place.schema, place.table, place.key, below, limit, place.relid, place.is_now
+        )
         for place in places
     ]
     return list(merge(*pages, key=lambda row: -row["seq"]))[:limit]

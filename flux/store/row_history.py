@@ -1,26 +1,23 @@
-"""One row through time: every version of it, and the execution that made each.
+"""What a version of a row is, and how people name a row.
 
 A row is named as people name it: ``orders`` or ``shop.orders``, and ``42`` or ``a=1,b=2``. The
 database itself reads the key (``042`` is 42 where the column is a number), and what it can't read is told
 with the table's key columns: a key that fits no row and a key that is no key must not look alike.
 
-A version from outside Flux is shown as such. And where the row was found otherwise than its last known
-version had left it, something changed it past the capture: the version says so with ``gap``.
+`flux.store.row_versions` has the versions of one row.
 """
 
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import attrs
-import msgspec
 
 from flux.errors import OperatorError
 from flux.mutation import OPERATION_OF_LETTER, Mutation
-from flux.store.postgres import Connection, DatabaseError, Pool, Row
+from flux.store.postgres import Connection, DatabaseError, Row
 from flux.store.queries import QUERIES
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -86,41 +83,6 @@ class Table:
         return f"{self.schema}.{self.name}"
 
 
-async def list_row_history(
-    pool: Pool, schema: str, table_text: str, key_text: str, limit: int = 1000
-) -> list[RowVersion]:
-    """Return the versions of a row, newest first; ``schema`` is where a table without one is looked for.
-
-    An empty list says that the table and the key are right, and no change of that row is recorded.
-    """
-    async with pool.acquire() as connection:
-        table = await find_table(connection, schema, table_text)
-        key = await read_key(connection, table, key_text)
-        # One more than asked for, so that the last one shown knows what came before it.
-        rows = await connection.fetch(QUERIES.list_row_history, table.schema, table.name, key, limit + 1)
-    versions = [make_version(row) for row in rows]
-    return [
-        attrs.evolve(version, gap=_is_gap(version, versions[index + 1 :]))
-        for index, version in enumerate(versions[:limit])
-    ]
-
-
-async def find_row_writer(
-    pool: Pool, schema: str, table: str, key: Mapping[str, object], snapshot: str
-) -> RowVersion | None:
-    """Return the last version of a row that ``snapshot`` saw, or None when none is recorded.
-
-    ``key`` has the value of each column of the primary key, as JSON values: what a statement returned.
-    """
-    async with pool.acquire() as connection:
-        found = await find_table(connection, schema, _quoted(schema) + "." + _quoted(table))
-        text = await _make_key(connection, found, key)
-        row = await connection.fetch_row(
-            QUERIES.find_row_version_in_snapshot, found.schema, found.name, text, snapshot
-        )
-    return None if row is None else make_version(row)
-
-
 def make_mutation(row: Row, call: int | None = None) -> Mutation:
     """Return the mutation in a row of ``flux.mutation``."""
     at: datetime = row["at"]
@@ -159,25 +121,6 @@ def make_version(row: Row) -> RowVersion:
         sha=row["sha"],
         dirty=row["dirty"],
     )
-
-
-def _is_gap(version: RowVersion, older: Sequence[RowVersion]) -> bool:
-    earlier = next((each for each in older if each.mutation.committed), None)
-    if earlier is None or not version.mutation.committed:
-        return False  # The first that is known: the row may be older than the capture.
-    left, found = earlier.mutation.after, version.mutation.before
-    if left == found:
-        return False
-    if left is None or found is None:
-        return True
-    # A column that was added or dropped in between changes the image, and is no gap. Numbers are compared as
-    # they are written: floats would take two different ones for the same.
-    last, now = _read_image(left), _read_image(found)
-    return any(last[column] != now[column] for column in last.keys() & now.keys())
-
-
-def _read_image(image: str) -> dict[str, Any]:
-    return dict(msgspec.json.decode(image, type=dict[str, msgspec.Raw]))
 
 
 # --- tables and keys as people write them ----------------------------------------------------------
@@ -235,18 +178,15 @@ def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 async def read_key(connection: Connection, table: Table, text: str) -> str:
+    """Return the key that ``text`` names, in the log's form."""
     columns = table.key_columns
     if not columns:
         raise KeyDoesNotFitError(
             f"table {table} has no primary key, so its rows have no history of their own",
             remedy="add a primary key; changes from then on are known by it",
         )
-    return await _make_key(connection, table, _split_key(table, text))
+    return await make_key(connection, table, _split_key(table, text))
 
 
 def _split_key(table: Table, text: str) -> dict[str, object]:
@@ -267,7 +207,8 @@ def _split_key(table: Table, text: str) -> dict[str, object]:
     return dict(values)
 
 
-async def _make_key(connection: Connection, table: Table, values: Mapping[str, object]) -> str:
+async def make_key(connection: Connection, table: Table, values: Mapping[str, object]) -> str:
+    """Return the key with these values of the key's columns, in the log's form."""
     try:
         return str(await connection.fetch_value(QUERIES.get_key_text, table.relid, json.dumps(dict(values))))
     except DatabaseError as error:

@@ -132,7 +132,8 @@ class View:
         """Return the last change of a row that the moment saw."""
         found = [
             await self.connection.fetch_row(
-                QUERIES.find_row_version_in_snapshot, place.schema, place.table, place.key, self.snapshot
+                QUERIES.find_row_version_in_snapshot, place.schema, place.table, place.key, self.snapshot, place.relid,
+                place.is_now,
             )
             for place in places
         ]
@@ -144,7 +145,7 @@ class View:
         """Return the first change of a row after one: changes of a row are in the order of their commits."""
         found = [
             await self.connection.fetch_row(
-                QUERIES.find_row_change_after, place.schema, place.table, place.key, seq
+                QUERIES.find_row_change_after, place.schema, place.table, place.key, seq, place.relid, place.is_now
             )
             for place in places
         ]
@@ -262,6 +263,9 @@ select r.key, r.image, r.at from (
             [place.table for _, place in places],
             [place.key for _, place in places],
             self.snapshot,
+            self.history.table.relid,
+            self.history.table.schema,
+            self.history.table.name,
         )
         last: dict[str, Row] = {}
         for row in sorted(found, key=lambda row: int(row["seq"])):

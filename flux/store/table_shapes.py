@@ -24,6 +24,10 @@ class Place:
     schema: str
     table: str
     key: str
+    relid: int
+    """Of the table: another one may have had that name before, or have it now."""
+    is_now: bool
+    """It is called so now. Then, what a table had that is gone counts as its own: it was made anew, or restored."""
 
 
 @attrs.frozen
@@ -44,14 +48,18 @@ class TableHistory:
         """Return under what the row with ``key``, in the log's form, is in the log; as it is called now comes first."""
         values = read_image(key)
         numbers = {column.number: values[column.name] for column in self.now.key}
-        places = [Place(self.table.schema, self.table.name, key)]
+        places = [self._place(self.table.schema, self.table.name, key)]
         for shape in reversed(self.shapes):
             names = {column.number: column.name for column in shape.key}
             if names.keys() == numbers.keys():
                 image = {names[number]: value for number, value in numbers.items()}
                 text = write_image(dict(sorted(image.items(), key=lambda item: item[0].encode())))
-                places.append(Place(shape.schema, shape.table, text))
+                places.append(self._place(shape.schema, shape.table, text))
         return list(dict.fromkeys(places))
+
+    def _place(self, schema: str, table: str, key: str) -> Place:
+        is_now = (schema, table) == (self.table.schema, self.table.name)
+        return Place(schema, table, key, self.table.relid, is_now)
 
 
 async def read_table_history(connection: Connection, table: Table) -> TableHistory:

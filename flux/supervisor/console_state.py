@@ -14,6 +14,7 @@ from flux.store.postgres import Pool
 from flux.store.row_blame import find_blame
 from flux.store.row_diff import find_diff
 from flux.store.row_states import find_state
+from flux.store.row_versions import list_history_notes
 from flux.supervisor.console_query import BadQueryError, Query, needed, number
 from flux.supervisor.present import Document, show_moment, version_json
 from flux.supervisor.present_state import blame_json, diff_json, state_json
@@ -52,6 +53,7 @@ class StateDesk:
         return {
             "schema": "flux.state-history/1",
             "versions": [version_json(version) for version in versions],
+            "notes": await list_history_notes(self._pool, self._schema, table, key),
             "not_stored": waiting,
         }
 
