@@ -47,6 +47,7 @@ SCRIPTS = (
     Script("replay"),
     Script("culprit"),
     Script("jobs"),
+    Script("processes"),
 )
 
 
