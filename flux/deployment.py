@@ -30,6 +30,8 @@ class Function:
     retries: int = 0
     """How often a job of it that failed is tried again; of a request, how often it may be run again after a
     serialisation failure, beyond the default."""
+    input_schema: str | None = None
+    """What it takes, as JSON Schema in JSON text, as the guest describes it; None where it takes anything."""
 
 
 @attrs.frozen

@@ -1,5 +1,6 @@
 """What a guest process says that its code declares, read without belief in it."""
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -65,4 +66,13 @@ def read_function(item: dict[str, Any]) -> Function:
         retries=int(item["retries"]),
         cron=None if item["cron"] is None else str(item["cron"]),
         middleware=None if item["middleware"] is None else tuple(str(name) for name in item["middleware"]),
+        input_schema=_read_schema(item.get("input")),
     )
+
+
+def _read_schema(said: Any) -> str | None:
+    if said is None:
+        return None
+    if not isinstance(said, dict):
+        raise TypeError("what a function takes is described by an object")
+    return json.dumps(said, ensure_ascii=False)

@@ -51,7 +51,7 @@ def call_blocking(chain: Chain, context: Context, value: Any, index: int = 0) ->
     """Call what stands at ``index`` and behind it, which is ``def`` throughout."""
     if index == len(chain.middleware):
         what = "the handler"
-        result = chain.registered.handler(context, _accept(chain.registered, value))
+        result = chain.registered.handler(context, _accept(chain.registered, context, value))
     else:
         name, handler = chain.middleware[index]
         what, result = f"middleware {name!r}", handler(context, lambda: call_blocking(chain, context, value, index + 1))
@@ -72,12 +72,12 @@ async def call_async(chain: Chain, context: Context, value: Any, door: Door, ind
         finally:
             door.is_async = True
     if index == len(chain.middleware):
-        result = chain.registered.handler(context, _accept(chain.registered, value))
+        result = chain.registered.handler(context, _accept(chain.registered, context, value))
     else:
         result = chain.middleware[index][1](context, lambda: call_async(chain, context, value, door, index + 1))
     # A plain def among them may well hand on what the next one returns.
     return await result if inspect.isawaitable(result) else result
 
 
-def _accept(registered: Registered, value: Any) -> Any:
-    return value if registered.input is None else _validation.make_input(registered.input, value)
+def _accept(registered: Registered, context: Context, value: Any) -> Any:
+    return value if registered.input is None else _validation.make_input(registered.input, value, context.request)

@@ -472,9 +472,7 @@ def _plain_json(value: Any) -> Any:
 def _user_json(user: Any) -> Any:
     """Return ``user`` as JSON has it; raise TypeError or ValueError where that is nothing."""
     try:
-        text = json_module.dumps(
-            user, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_values.default_for_answer
-        )
+        text = _values.encode_plain(user)
         size_bytes = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError

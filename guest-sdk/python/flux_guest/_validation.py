@@ -1,67 +1,58 @@
-"""Turning JSON input into the class that ``@function(input=...)`` names."""
+"""Turning what a request brings into the class that ``@function(input=...)`` names."""
 
-import dataclasses
 import functools
-from typing import Any, get_type_hints
+from collections.abc import Collection
+from typing import Any
 
-import msgspec
-
+from flux_guest._context import Request
 from flux_guest._errors import ValidationError
+from flux_guest._input_types import ClassReader, Found, ReaderMaker, is_array, name_json
 
-
-def make_input(kind: Any, value: Any) -> Any:
-    """Return ``value`` as an instance of ``kind``; raise `ValidationError` with every violation found."""
-    if not isinstance(value, dict):
-        message = f"expected an object, got {type(value).__name__}"
-        raise ValidationError([{"path": "input", "message": message}])
-    names, required, hints = prepare(kind)
-    violations = []
-    accepted: dict[str, Any] = {}
-    for name in names:
-        if name not in value:
-            if name in required:
-                violations.append({"path": f"input.{name}", "message": "is required"})
-            continue
-        try:
-            # Path and query parameters are always text, so text may stand for a number.
-            strict = not isinstance(value[name], str)
-            accepted[name] = msgspec.convert(value[name], hints.get(name, Any), strict=strict)
-        except msgspec.ValidationError as error:
-            path, message = _split(str(error))
-            violations.append({"path": f"input.{name}{path}", "message": message})
-    if violations:
-        raise ValidationError(violations)
-    try:
-        return kind(**accepted)
-    except (ValueError, TypeError) as error:  # a converter or __post_init__ of the user's refuses
-        raise ValidationError([{"path": "input", "message": str(error)}]) from error
-
-
-def _split(text: str) -> tuple[str, str]:
-    message, _, path = text.partition(" - at `$")
-    return path.rstrip("`"), message[:1].lower() + message[1:].replace("`", "")
+_FORM = "application/x-www-form-urlencoded"
 
 
 @functools.cache
-def prepare(kind: Any) -> tuple[list[str], set[str], dict[str, Any]]:
-    """Return the class's fields, those without a default, and their types. Asked once before workers are forked."""
-    names, required = _fields(kind)
-    return names, required, get_type_hints(kind)
+def prepare(kind: Any) -> ClassReader:
+    """Return the class's reader; raise for a type that no JSON can become. Asked once before workers are forked."""
+    return ReaderMaker().make_class(kind, kind.__name__)
 
 
-def _fields(kind: Any) -> tuple[list[str], set[str]]:
-    if dataclasses.is_dataclass(kind):
-        fields = [field for field in dataclasses.fields(kind) if field.init]
-        missing = dataclasses.MISSING
-        return [field.name for field in fields], {
-            field.name for field in fields if field.default is missing and field.default_factory is missing
-        }
-    described = getattr(kind, "__attrs_attrs__", None)
-    if described is None:
-        raise TypeError(f"input= takes a dataclass or an attrs class, not {kind!r}")
-    import attrs
+def describe(kind: Any) -> dict[str, Any]:
+    """Return the class as JSON Schema, with the classes that it refers to under ``$defs``."""
+    defs: dict[str, Any] = {}
+    return {**prepare(kind).describe(defs), "$defs": defs}
 
-    fields_of = [field for field in described if field.init]
-    return [field.alias for field in fields_of], {
-        field.alias for field in fields_of if field.default is attrs.NOTHING
+
+def make_input(kind: Any, value: Any, request: Request) -> Any:
+    """Return ``value`` as an instance of ``kind``; raise `ValidationError` with every violation found."""
+    found = Found()
+    result = None
+    if isinstance(value, dict):
+        reader, texts = prepare(kind), _list_texts(value, request)
+        result = reader.build(_gather(reader, value, texts, request), "input", found, lambda one: one.name in texts)
+    else:
+        found.add("input", f"expected an object, got {name_json(value)}")
+    if found.violations:
+        raise ValidationError(found.violations)
+    return result
+
+
+def _list_texts(value: dict[str, Any], request: Request) -> Collection[str]:
+    """Return the names whose values were text on the way: of the path, the query, or a form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # A form whose body is JSON after all is read as JSON.
+    if kind == _FORM and request.body.lstrip()[:1] not in (b"{", b"["):
+        return {name for name, said in value.items() if isinstance(said, str)}
+    return {
+        name
+        for name, said in value.items()
+        if isinstance(said, str) and said == request.query.get(name, request.params.get(name))
     }
+
+
+def _gather(reader: ClassReader, value: dict[str, Any], texts: Collection[str], request: Request) -> dict[str, Any]:
+    """A list that comes from the query is all that stands there under its name: ``?tag=a&tag=b``."""
+    lists = [one for one in reader.fields if one.name in texts and is_array(one.reader) and one.name in request.query]
+    if not lists:
+        return value
+    return {**value, **{one.name: [said for name, said in request.query_list if name == one.name] for one in lists}}

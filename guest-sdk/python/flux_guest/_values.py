@@ -213,6 +213,11 @@ def default_for_body(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} can't be written as JSON; convert it first")
 
 
+def encode_plain(value: Any) -> str:
+    """Return ``value`` as plain JSON without tags; raise TypeError or ValueError for what has no form in it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default_for_answer)
+
+
 def default_for_answer(value: Any) -> Any:
     """The same for what a function answers with, in which its own classes may stand."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -140,7 +140,7 @@ def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]]
     for registered in () if failures else _registry.FUNCTIONS.values():
         if registered.input is not None:
             try:
-                _validation.prepare(registered.input)
+                _validation.describe(registered.input)
             except Exception as error:
                 place = (registered.file.removeprefix(f"{project}{os.sep}"), registered.line, "", "")
                 failure = _describe(error, project, place[0])
@@ -185,6 +185,7 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
             "retries": item.retries,
             "cron": item.cron,
             "middleware": None if item.middleware is None else list(item.middleware),
+            "input": None if item.input is None else _validation.describe(item.input),
             "file": item.file.removeprefix(prefix),
             "line": item.line,
         }

@@ -55,8 +55,8 @@ def refused_by_its_own_validator(ctx: Context, input: Transfer) -> dict:
     raise AssertionError("it is refused before")
 
 
-# Expect: returned 200
+# Expect: raised ValidationError
 # Input: {"amount": "5"}
 @function(input=Transfer)
-def text_stands_for_a_number(ctx: Context, input: Transfer) -> dict:
-    return {"amount": input.amount}
+def text_in_json_is_no_number(ctx: Context, input: Transfer) -> dict:
+    raise AssertionError("it is refused before")
