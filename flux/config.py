@@ -24,7 +24,15 @@ from typing import Any
 
 import attrs
 
-from flux.config_gate import HTTP_KEYS, HTTP_TABLES, GateConfig, read_gate, read_rate_limit
+from flux.config_gate import (
+    FUNCTION_KEYS,
+    HTTP_KEYS,
+    HTTP_TABLES,
+    GateConfig,
+    check_function,
+    read_gate,
+    read_rate_limit,
+)
 from flux.config_values import (
     RefusedValueError,
     ValueReader,
@@ -199,6 +207,12 @@ class FunctionConfig:
     rate_limit: RateLimit | None = None
     """How often a client may ask for it, besides what holds for all."""
 
+    auth: str | None = None
+    """What it asks of a request: "none" or "jwt"; None: what all ask."""
+
+    scopes: tuple[str, ...] = ()
+    """Scopes that a token needs, all of them."""
+
     limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
     """Fields of `Limits` that this function has otherwise, by name."""
 
@@ -323,7 +337,7 @@ class _ConfigReader:
         http = {key: tables["http"].pop(key) for key in HTTP_KEYS if key in tables["http"]}
         gate = read_gate(self, http)
         limits = self.read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
-        functions = self._read_functions()
+        functions = self._read_functions(gate)
         cron = tuple(CronConfig(**entry) for entry in self._read_entries("cron", _CRON_KEYS, _CRON_EXAMPLES))
         routes = tuple(RoutesConfig(**entry) for entry in self._read_entries("routes", _ROUTES_KEYS, _ROUTES_EXAMPLES))
         if "name" not in tables["project"]:
@@ -346,7 +360,7 @@ class _ConfigReader:
             origins=MappingProxyType(self._origins),
         )
 
-    def _read_functions(self) -> dict[str, FunctionConfig]:
+    def _read_functions(self, gate: GateConfig) -> dict[str, FunctionConfig]:
         functions = {}
         for name in self._get_table(("functions",), self._document):
             path = ("functions", name)
@@ -355,7 +369,11 @@ class _ConfigReader:
                 self._report(WrongValueError, path, "is no function name", remedy)
                 continue
             values = self.read_table(path, _FUNCTION_KEYS, defaults=False, tables=("rate_limit",))
+            auth, scopes = values.pop("auth", None), values.pop("scopes", ())
+            check_function(self, gate, path, auth, scopes)
             functions[name] = FunctionConfig(
+                auth=auth,
+                scopes=scopes,
                 http=values.pop("http", ()),
                 middleware=values.pop("middleware", None),
                 without=values.pop("without", ()),
@@ -531,6 +549,7 @@ _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     "middleware": list_of(read_function_name),
     "concurrency": integer_between(1, 1000),
     "without": list_of(read_function_name),
+    **FUNCTION_KEYS,
     **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
 }
 

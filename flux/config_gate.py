@@ -1,15 +1,18 @@
-"""What ``flux.toml`` says of the gateway's own checks: proxies, other sites' pages, rates.
+"""What ``flux.toml`` says of the gateway's own checks: proxies, other sites' pages, rates, tokens.
 
 `flux.config` walks the document and knows lines; here is which keys these tables have, what their values
 become, and which of them do not go together. Each check is off unless it is configured, and refuses what it was
 not told to allow.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import attrs
 
+from flux.bearer import PUBLIC_KEY_ALGORITHMS, SECRET_ALGORITHMS, AuthConfig
 from flux.caller import ProxyRules, read_network
 from flux.config_values import (
     RefusedValueError,
@@ -22,6 +25,7 @@ from flux.config_values import (
     read_text,
 )
 from flux.cors import CorsRules, normalise_origin, read_field_name
+from flux.grants import InvalidGrantError, parse_grant
 from flux.rate_limit import RateLimit, parse_rate
 from flux.toml_lines import KeyPath
 
@@ -38,6 +42,9 @@ class GateConfig:
 
     rate_limit: RateLimit | None = None
     """How often a client may ask for anything; None: as often as it likes."""
+
+    auth: AuthConfig = attrs.field(factory=AuthConfig)
+    """Who may ask, and how that is checked."""
 
 
 class TableReader(Protocol):
@@ -64,7 +71,19 @@ def read_gate(reader: TableReader, http: Mapping[str, Any]) -> GateConfig:
         proxies=ProxyRules(http.get("proxies", ()), http.get("proxy_headers", "x-forwarded")),
         cors=_read_cors(reader),
         rate_limit=read_rate_limit(reader, ("http", "rate_limit")),
+        auth=_read_auth(reader),
     )
+
+
+def check_function(
+    reader: TableReader, gate: GateConfig, path: KeyPath, auth: str | None, scopes: tuple[str, ...]
+) -> None:
+    """Report what the table of a function asks for that can't be checked."""
+    asked = auth if auth is not None else gate.auth.require
+    if asked == "none" and scopes:
+        reader.report_wrong((*path, "scopes"), "ask for something of nobody", 'write auth = "jwt" beside them')
+    elif auth == "jwt" and not gate.auth.has_key:
+        reader.report_wrong((*path, "auth"), 'is "jwt", and there is no key to check one with', _KEY_REMEDY)
 
 
 def read_rate_limit(reader: TableReader, path: KeyPath) -> RateLimit | None:
@@ -77,6 +96,31 @@ def read_rate_limit(reader: TableReader, path: KeyPath) -> RateLimit | None:
         return None
     (count, per_s) = values.pop("rate")
     return RateLimit(count, per_s, **values)
+
+
+def _read_auth(reader: TableReader) -> AuthConfig:
+    path = ("http", "auth")
+    if not reader.has_table(path):
+        return AuthConfig()
+    values = reader.read_table(path, _AUTH_KEYS, defaults=False)
+    if "leeway" in values:
+        values["leeway_s"] = values.pop("leeway")
+    config = AuthConfig(**values)
+    keys = [name for name in ("jwks", "public_key", "secret") if getattr(config, name)]
+    if not keys:
+        reader.report_missing(path, "jwks", 'jwks = "https://login.example.com/.well-known/jwks.json"')
+    for name in keys[1:]:
+        reader.report_wrong((*path, name), f"stands beside {keys[0]}", "keep the one that the issuer signs with")
+    # A token that was meant for somebody else opens nothing here, unless that is said in so many words.
+    for name, example in (("issuer", '"https://login.example.com"'), ("audience", '["shop"]')):
+        if name not in values:
+            reader.report_missing(path, name, f"{name} = {example}")
+    safe = SECRET_ALGORITHMS if config.secret else PUBLIC_KEY_ALGORITHMS
+    for algorithm in config.algorithms:
+        if algorithm not in safe:
+            problem = f'has "{algorithm}", which is none for {keys[0] if keys else "such keys"}'
+            reader.report_wrong((*path, "algorithms"), problem, f"allowed: {', '.join(safe)}")
+    return config
 
 
 def _read_cors(reader: TableReader) -> CorsRules | None:
@@ -157,6 +201,43 @@ def read_counted_by(value: object) -> str:
     return text
 
 
+def read_keys_url(value: object) -> str:
+    """Where keys are: only over https, except on this machine, since who changes them on the way lets himself in."""
+    text = read_text(value, _URL_REMEDY)  # Never repeated: it may hold a password.
+    try:
+        parts = urlsplit(text)
+        host, is_plain = parts.hostname, not (parts.query or parts.fragment or parts.username or parts.password)
+        grant = parse_grant(f"{parts.scheme}://{parts.netloc}")
+    except (ValueError, InvalidGrantError) as error:
+        raise RefusedValueError("is no URL of keys", _URL_REMEDY) from error
+    is_local = host in ("localhost", "127.0.0.1", "::1")
+    if not is_plain or grant.wildcard or not (parts.scheme == "https" or (parts.scheme == "http" and is_local)):
+        raise RefusedValueError("is no URL of keys", _URL_REMEDY)
+    return text
+
+
+def read_secret_name(value: object) -> str:
+    """The name of a secret, which is not its value."""
+    remedy = 'allowed: the name of a secret, such as "JWT_SECRET"'
+    text = read_text(value, remedy)
+    if _SECRET_NAME.fullmatch(text) is None:
+        raise RefusedValueError("is no name of a secret", remedy)  # It may be one, and is not repeated.
+    return text
+
+
+def read_some_text(value: object) -> str:
+    """Any text."""
+    return read_text(value)
+
+
+def read_scope(value: object) -> str:
+    """One word."""
+    text = read_text(value, _SCOPE_REMEDY)
+    if _SCOPE.fullmatch(text) is None:
+        raise RefusedValueError(f'has "{text}"', _SCOPE_REMEDY)
+    return text
+
+
 def read_boolean(value: object) -> bool:
     """``true`` or ``false``."""
     if not isinstance(value, bool):
@@ -164,6 +245,12 @@ def read_boolean(value: object) -> bool:
     return value
 
 
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
+# RFC 6749, section 3.3.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+_SCOPE_REMEDY = 'allowed: scopes in quotes, such as "orders:write"'
+_URL_REMEDY = 'allowed: a URL, such as "https://login.example.com/keys"; http only on this machine'
+_KEY_REMEDY = "write jwks, public_key or secret under [http.auth]"
 _NETWORK_REMEDY = 'allowed: addresses and networks in quotes, such as "10.0.0.0/8" or "127.0.0.1"'
 _ORIGIN_REMEDY = 'allowed: "https://app.example.com", "https://*.example.com", or "*" for any'
 _HEADER_REMEDY = 'allowed: names of header fields, such as "content-type", or "*"'
@@ -175,7 +262,7 @@ HTTP_KEYS: Mapping[str, ValueReader] = {
 }
 """Keys of ``[http]`` that are the gateway's."""
 
-HTTP_TABLES = ("cors", "rate_limit")
+HTTP_TABLES = ("cors", "rate_limit", "auth")
 """Tables below ``[http]``."""
 
 _CORS_KEYS: Mapping[str, ValueReader] = {
@@ -186,6 +273,20 @@ _CORS_KEYS: Mapping[str, ValueReader] = {
     "credentials": read_boolean,
     "max_age": read_duration_s,
 }
+
+_AUTH_KEYS: Mapping[str, ValueReader] = {
+    "require": one_of("none", "jwt"),
+    "jwks": read_keys_url,
+    "public_key": read_some_text,
+    "secret": read_secret_name,
+    "issuer": read_some_text,
+    "audience": list_of(read_some_text),
+    "algorithms": list_of(one_of(*PUBLIC_KEY_ALGORITHMS, *SECRET_ALGORITHMS)),
+    "leeway": read_duration_s,
+}
+
+FUNCTION_KEYS: Mapping[str, ValueReader] = {"auth": one_of("none", "jwt"), "scopes": list_of(read_scope)}
+"""Keys of a function's table that are the gateway's."""
 
 _RATE_KEYS: Mapping[str, ValueReader] = {
     "rate": read_rate,

@@ -238,11 +238,12 @@ class CountingStub:
     """A server on loopback that answers by path and keeps what reached it.
 
     ``/hang`` never answers, ``/status/N`` answers N, ``/bytes/N`` N bytes 0 to 255 again and again,
-    ``/slow/MS`` waits; anything else gets ``{"ok": true}``.
+    ``/slow/MS`` waits; a path in ``pages`` gets that, anything else ``{"ok": true}``.
     """
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.pages: dict[str, bytes] = {}
         self._released = threading.Event()
         stub = self
 
@@ -255,7 +256,7 @@ class CountingStub:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 stub.seen.append(Seen(self.command, self.path, tuple(self.headers.items()), body, time.time()))
-                status, content, kind = 200, b'{"ok": true}', "application/json"
+                status, content, kind = 200, stub.pages.get(self.path, b'{"ok": true}'), "application/json"
                 _, word, *rest = self.path.partition("?")[0].split("/")
                 if word == "hang":
                     stub._released.wait(120)

@@ -41,6 +41,10 @@ class TenantSecrets:
         named = self._secret_of_name.items()
         return sorted(name for name, value in named if HiddenValues([(value, name)]).hide(data) is not data)
 
+    def find(self, name: str) -> str | None:
+        """Return a secret's value, for what Flux itself does with it; None when there is no such secret."""
+        return self._secret_of_name.get(name)
+
     def of_execution(self, seed: bytes) -> "ExecutionSecrets":
         """Return them for one execution: its handles follow from its seed, so a replay has the same."""
         return ExecutionSecrets(self._secret_of_name, hmac.new(self._key, seed, hashlib.sha256).digest())

@@ -394,6 +394,11 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
                 remedy="correct the name, or remove the entry",
             )
     _check_schedules(config, functions)
+    if config.gate.auth.public_key:
+        # Imported by those who need it: see there.
+        from flux.supervisor.token_keys import read_public_key
+
+        read_public_key(config.gate.auth.public_key)
 
 
 def list_schedules(config: Config, functions: Iterable[Function]) -> tuple[Schedule, ...]:

@@ -6,27 +6,41 @@ with refusals must not fill the database with them. Refusals are counted (``flux
 a line for the first of a kind and then one a minute.
 
 What it decides by is what the deployment's own ``flux.toml`` says; the decisions themselves are
-`flux.cors`, `flux.caller` and `flux.rate_limit`.
+`flux.cors`, `flux.caller`, `flux.rate_limit` and `flux.bearer`.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
+from flux.bearer import AuthConfig, TokenRefused, find_bearer, list_scopes
 from flux.caller import Caller, find_caller
 from flux.cors import OWN, answer_preflight, is_preflight, make_headers
+from flux.errors import OperatorError
+from flux.hostcalls.base import Clock
+from flux.hostcalls.http import HttpClient
 from flux.message import Admission, HttpResponse, RequestHead, problem
 from flux.rate_limit import Buckets, RateLimit, group_address, retry_after
 from flux.routes import Found, Match, NotFound, answer_unmatched
 from flux.supervisor.deployments import LiveDeployment
+from flux.supervisor.inputs import UnreadableInputError, parse_json
 from flux.supervisor.runnable import Runnable
+
+if TYPE_CHECKING:
+    from flux.supervisor.token_keys import TokenKeys
 
 UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
 """A request that nobody answers is refused for that, not for its size."""
 
 TELL_AGAIN_S = 60.0
+_CONFIGS_MAX = 4
+"""Of so many ``[http.auth]`` the keys are kept: the one before is still served while it drains."""
+_CHALLENGE = 'Bearer realm="flux"'
 
 
 @attrs.frozen
@@ -39,18 +53,39 @@ class Ticket:
     """Which function answers it, if one does."""
     caller: Caller
     """Who made it."""
+    claims: Mapping[str, Any] = attrs.field(factory=dict)
+    """What its token says; empty where none was asked for."""
     auth: bytes = b""
     """Who it was made for, as `flux.execution.Trigger.auth` has it; empty where nobody was asked."""
 
 
-class Gate:
-    """See the module. One for a server: buckets and counts outlive deployments."""
+class _Refusal(Exception):
+    """Not this request."""
 
-    def __init__(self, note: Callable[[str], None], now: Callable[[], float] = trio.current_time) -> None:
-        """``note`` hears of refusals; ``now`` gives seconds that never go back."""
+    def __init__(self, response: HttpResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Gate:
+    """See the module. One for a server: buckets, keys and counts outlive deployments."""
+
+    def __init__(
+        self,
+        http: HttpClient,
+        find_secret: Callable[[str], str | None],
+        note: Callable[[str], None],
+        clock: Clock,
+        now: Callable[[], float] = trio.current_time,
+    ) -> None:
+        """``http`` fetches keys; ``note`` hears of refusals; ``now`` gives seconds that never go back."""
+        self._http = http
+        self._find_secret = find_secret
         self._note = note
+        self._clock = clock
         self._now = now
         self._buckets = Buckets()
+        self._keys: dict[AuthConfig, TokenKeys] = {}
         self._refused: Counter[str] = Counter()
         self._told: dict[str, tuple[float, int]] = {}
 
@@ -78,19 +113,69 @@ class Gate:
                 return attrs.evolve(admission, answer=answer, headers=headers)
             admission = attrs.evolve(admission, headers=headers, drops=OWN)
         ticket = Ticket(live, found, find_caller(head, config.proxies))
-        return attrs.evolve(admission, answer=self._limit(ticket), ticket=ticket)
+        try:
+            # By address first: who guesses tokens is counted as well.
+            self._limit(ticket, by_client=True)
+            ticket = await self._identify(ticket, head)
+            self._limit(ticket, by_client=False)
+        except _Refusal as refusal:
+            return attrs.evolve(admission, answer=refusal.response)
+        return attrs.evolve(admission, ticket=ticket)
 
-    def _limit(self, ticket: Ticket) -> HttpResponse | None:
-        """Return the refusal of a client that asks too often, or None."""
+    def _limit(self, ticket: Ticket, *, by_client: bool) -> None:
+        """Refuse a client that asks too often."""
         for place, limit in _limits_of(ticket):
-            who = group_address(ticket.caller.client)
-            wait_s = self._buckets.take(limit, (place, who), self._now())
+            if (limit.by == "client") is not by_client:
+                continue
+            wait_s = self._buckets.take(limit, (place, _who(ticket, limit.by)), self._now())
             if wait_s:
-                self._count("RATE_LIMITED", f"more than {limit.text} of one client, by {place}")
+                self._count("RATE_LIMITED", f"more than {limit.text} of one {limit.by}, by {place}")
                 detail = f"asked too often: {limit.text} are answered; try again in {retry_after(wait_s)} s"
-                refusal = problem(429, "RATE_LIMITED", detail)
-                return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", retry_after(wait_s))))
-        return None
+                raise _refuse(429, "RATE_LIMITED", detail, ("retry-after", retry_after(wait_s)))
+
+    async def _identify(self, ticket: Ticket, head: RequestHead) -> Ticket:
+        """Return the ticket with who the request is made for, where the function asks that; or refuse."""
+        if not isinstance(ticket.found, Match):
+            return ticket
+        config = ticket.live.config
+        table = config.get_function(ticket.found.target.function.name)
+        if (table.auth or config.gate.auth.require) == "none":
+            return ticket
+        try:
+            token = find_bearer(head)
+            if token is None:
+                self._count("UNAUTHORIZED", "there was no token")
+                raise _refuse(401, "UNAUTHORIZED", "a bearer token is needed", ("www-authenticate", _CHALLENGE))
+            claims = await self._find_keys(config.gate.auth).verify(token, self._clock.now_ns() / 1e9)
+            auth = _write_auth(claims)
+        except TokenRefused as refused:
+            self._count("UNAUTHORIZED", str(refused))
+            challenge = f'{_CHALLENGE}, error="invalid_token", error_description="{refused}"'
+            raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", challenge)) from refused
+        except OperatorError as error:
+            # We don't know, so nobody is let in, and nobody is told that it is the token.
+            self._count("OVERLOADED", f"{error.code} {error.message}")
+            detail = f"tokens can't be checked at present: {error.code}"
+            raise _refuse(503, "OVERLOADED", detail, ("retry-after", "10")) from error
+        missing = [scope for scope in table.scopes if scope not in list_scopes(claims)]
+        if missing:
+            self._count("FORBIDDEN", "a token lacked a scope")
+            scopes = " ".join(table.scopes)
+            challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
+            raise _refuse(403, "FORBIDDEN", f"this needs the scope {missing[0]}", ("www-authenticate", challenge))
+        return attrs.evolve(ticket, claims=claims, auth=auth)
+
+    def _find_keys(self, config: AuthConfig) -> "TokenKeys":
+        keys = self._keys.get(config)
+        if keys is None:
+            # Imported by those who need it: see there.
+            from flux.supervisor.token_keys import TokenKeys
+
+            keys = TokenKeys(config, self._http, self._find_secret, self._note)
+            while len(self._keys) >= _CONFIGS_MAX:
+                self._keys.pop(next(iter(self._keys)))
+            self._keys[config] = keys
+        return keys
 
     def _count(self, code: str, why: str) -> None:
         self._refused[code] += 1
@@ -103,6 +188,31 @@ class Gate:
             self._note(f"refused with {code}, {times}: {why}")
             told_at, count = now, 0
         self._told[why] = (told_at, count)
+
+
+def _refuse(status: int, code: str, detail: str, header: tuple[str, str]) -> _Refusal:
+    response = problem(status, code, detail)
+    return _Refusal(attrs.evolve(response, headers=(*response.headers, header)))
+
+
+def _write_auth(claims: Mapping[str, Any]) -> bytes:
+    """Return who a token is for, as the record and the function get it; raise `TokenRefused` for what can't travel."""
+    auth = json.dumps({"kind": "jwt", "subject": claims.get("sub", ""), "claims": claims}, ensure_ascii=False)
+    try:
+        data = auth.encode()
+        parse_json(data)
+    except (UnicodeEncodeError, UnreadableInputError) as error:
+        raise TokenRefused("the token says what can't be handed on") from error
+    return data
+
+
+def _who(ticket: Ticket, by: str) -> str:
+    """Return who is counted. Of what tokens say only a digest: their length is not ours to choose."""
+    name = {"client": "", "subject": "sub"}.get(by, by.partition(":")[2])
+    said = ticket.claims.get(name) if name else None
+    if said is None or said == "":
+        return group_address(ticket.caller.client)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _limits_of(ticket: Ticket) -> list[tuple[str, RateLimit]]:

@@ -218,7 +218,7 @@ class Server:
                 told(running, switch)
 
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
-            gate = Gate(self.story.note)
+            gate = Gate(self.backing.http, self.backing.secrets.find, self.story.note, self.backing.clock)
             guard = Guard(self.backing.owner, replayer, shelf, self.root, Tenant().name)
             host = FunctionHost(
                 deployments,

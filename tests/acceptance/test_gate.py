@@ -1,5 +1,6 @@
 """What the gateway checks before a function runs, on a real server: a second psql counts what ran."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Database
-from tests.dev_process import Answer, DevServer, running_dev, write_project
+from tests.dev_process import Answer, DevServer, counting_stub, running_dev, write_project
 from tests.postgres_server import PostgresServer
+from tests.token_issuer import claims, jwk, make_key, sign
 
 FUNCTIONS = '''\
 from flux_guest import HTTPError, function
@@ -29,6 +31,10 @@ def upload(ctx, input):
 def rare(ctx, input):
     return None
 
+@function("POST /orders")
+def orders(ctx, input):
+    return {"user": ctx.user, "auth": ctx.request.auth, "header": ctx.request.headers["authorization"]}
+
 @function("GET /broken")
 def broken(ctx, input):
     raise HTTPError(409, "CONFLICT", "no")
@@ -43,7 +49,16 @@ credentials = true
 rate = "2/h"
 [functions.upload]
 body = "1KiB"
+[http.auth]
+jwks = "http://127.0.0.1:PORT/keys"
+issuer = "https://login.example"
+audience = ["shop"]
+[functions.orders]
+auth = "jwt"
+scopes = ["orders:write"]
+rate_limit = { rate = "3/h", by = "subject" }
 """
+KEY = make_key("P-256")
 SHOP = "https://app.shop.example"
 
 
@@ -52,8 +67,11 @@ def served(
     tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
 ) -> Iterator[tuple[DevServer, Database]]:
     database = make_database(postgres18)
-    with running_dev(write_project(tmp_path, {"api.py": FUNCTIONS}, toml=TOML), database) as server:
-        yield server, database
+    with counting_stub() as issuer:
+        issuer.pages["/keys"] = json.dumps({"keys": [jwk(KEY, kid="k1")]}).encode()
+        project = write_project(tmp_path, {"api.py": FUNCTIONS}, toml=TOML.replace("PORT", str(issuer.port)))
+        with running_dev(project, database) as server:
+            yield server, database
 
 
 def allowed(answer: Answer) -> str | None:
@@ -112,8 +130,43 @@ def check_rates(server: DevServer, database: Database) -> None:
         time.sleep(0.05)  # Records of what wrote nothing are stored a moment later.
 
 
+def check_tokens(server: DevServer) -> None:
+    def order(token: str, *more: tuple[str, str], body: bytes = b"{}") -> Answer:
+        headers = {"authorization": f"Bearer {token}", "origin": SHOP, **dict(more)}
+        return server.request("POST", "/orders", body, headers)
+
+    good = sign(KEY, "ES256", claims(scope="openid orders:write", email="ada@login.example"), kid="k1")
+    answer = order(good)
+    assert answer.status == 200
+    assert answer.json["user"] == answer.json["auth"]
+    assert (answer.json["auth"]["kind"], answer.json["auth"]["subject"]) == ("jwt", "ada")
+    assert answer.json["auth"]["claims"]["email"] == "ada@login.example"
+    assert answer.json["header"] == f"Bearer {good}"
+    shown = server.json("trace", answer.flux_id)
+    assert shown["input"]["auth"] == answer.json["auth"]
+    assert good not in json.dumps(shown), "the record holds what a token says, and not the token"
+
+    refused = server.request("POST", "/orders", {}, {"origin": SHOP})
+    assert (refused.status, refused.json["code"], allowed(refused)) == (401, "UNAUTHORIZED", SHOP)
+    assert refused.headers["www-authenticate"] == 'Bearer realm="flux"'
+    forged = order(sign(make_key("P-256"), "ES256", claims(scope="orders:write"), kid="k1"))
+    assert (forged.status, 'error="invalid_token"' in forged.headers["www-authenticate"]) == (401, True)
+    assert order(sign(KEY, "none", claims(scope="orders:write"), kid="k1")).status == 401
+    # Nothing of a body is read for who may not come in.
+    assert order("x", ("content-length", str(2**33)), body=b"").status == 401
+    narrow = order(sign(KEY, "ES256", claims(scope="orders:read"), kid="k1"))
+    assert (narrow.status, narrow.json["code"]) == (403, "FORBIDDEN")
+    assert 'scope="orders:write"' in narrow.headers["www-authenticate"]
+    # By whom a token is for, from wherever it comes.
+    elsewhere = [order(good, ("x-forwarded-for", f"192.0.2.{number}")).status for number in range(3)]
+    assert elsewhere == [200, 200, 429]
+    other = sign(KEY, "ES256", claims(sub="bob", scope="orders:write"), kid="k1")
+    assert order(other).status == 200
+
+
 def test_what_the_gateway_refuses_never_runs(served: tuple[DevServer, Database]) -> None:
     server, database = served
     check_cors(server)
     check_proxies(server)
     check_rates(server, database)
+    check_tokens(server)

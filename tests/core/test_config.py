@@ -181,7 +181,10 @@ def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, k
     assert meant in error.remedy
 
 
-NEEDED = {"cors": 'origins = ["*"]', "rate_limit": 'rate = "5/s"'}
+NEEDED = {
+    "cors": 'origins = ["*"]', "rate_limit": 'rate = "5/s"',
+    "auth": 'jwks = "https://a.example/keys"\nissuer = ""\naudience = []',
+}  # fmt: skip
 """What a table has to have beside the key that is tried."""
 
 
@@ -194,7 +197,7 @@ NEEDED = {"cors": 'origins = ["*"]', "rate_limit": 'rate = "5/s"'}
         ("dev.port", '"4000"', "is text", "from 0 to 65535"),
         ("dev.port", "70000", "is 70000", "from 0 to 65535"),
         ("dev.port", "true", "is true or false", "from 0 to 65535"),
-        ("database.url", '"mysql://root:secret@db/x"', "is not an address of a Postgres", "postgresql://"),
+        ("database.url", '"mysql://root:hunter2@db/x"', "is not an address of a Postgres", "postgresql://"),
         ("database.isolation", '"serialisable"', 'is "serialisable"', 'did you mean "serializable"?'),
         ("limits.timeout", "30", "is the number 30", '"30s"'),
         ("limits.timeout", '"30"', '"30" is not a duration', '"30s"'),
@@ -218,6 +221,17 @@ NEEDED = {"cors": 'origins = ["*"]', "rate_limit": 'rate = "5/s"'}
         ("http.cors.headers", '["a b"]', 'has "a b"', "names of header fields"),
         ("http.rate_limit.rate", '"100 per minute"', 'is "100 per minute"', '"100/min"'),
         ("http.rate_limit.by", '"x-forwarded-for"', 'is "x-forwarded-for"', '"client" or "subject"'),
+        ("http.auth.jwks", '"http://login.example/keys"', "is no URL of keys", "http only on this machine"),
+        ("http.auth.jwks", '"https://user:hunter2@login.example/keys"', "is no URL of keys", "https://login.example.com/keys"),
+        ("http.auth.jwks", '"https://*.example/keys"', "is no URL of keys", "https://login.example.com/keys"),
+        ("http.auth.algorithms", '["none"]', 'is "none"', '"RS256"'),
+        ("http.auth.algorithms", '["HS256"]', 'has "HS256", which is none for jwks', "RS256"),
+        ("http.auth.public_key", '"PEM"', "stands beside jwks", "keep the one"),
+        ("http.auth.secret", '"not a name"', "is no name of a secret", "JWT_SECRET"),
+        ("http.auth.require", '"api_key"', 'is "api_key"', '"none" or "jwt"'),
+        ("functions.f.auth", '"jwt"', "there is no key to check one with", "[http.auth]"),
+        ("functions.f.scopes", '["a"]', "ask for something of nobody", 'auth = "jwt"'),
+        ("functions.f.scopes", '["a b"]', 'has "a b"', "orders:write"),
         ("functions.f.rate_limit.burst", "0", "is 0", "from 1 to"),
         ("recording.retention_days", "0", "is 0", "from 1 to"),
         ("recording.self_check_s", "-1", "is -1", "from 0 to"),
@@ -234,13 +248,14 @@ def test_a_wrong_value_is_an_error_that_says_what_is_allowed(
     lines = ["[project]", 'name = "shop"', f"{name} = {value}"]
     if table != "project":
         needed = NEEDED.get(table.rpartition(".")[2], "# a comment, so that lines are not counted by luck")
-        lines[2:2] = [f"[{table}]", "#" if needed.startswith(name) else needed]
+        kept = [line for line in needed.split("\n") if not line.startswith(name)]
+        lines[2:2] = [f"[{table}]", *kept]
     [error] = problems_of("\n".join(lines))
     assert isinstance(error, WrongValueError)
     assert error.message.startswith(f"flux.toml:{len(lines)}  {key} ")
     assert said in error.message
     assert allowed in error.remedy
-    assert "secret" not in str(error)
+    assert "hunter2" not in str(error)
 
 
 @pytest.mark.parametrize("name", ['"Shop"', '"1shop"', '"a b"', '""', '"é"', '"' + "a" * 64 + '"', "7"])
@@ -269,6 +284,11 @@ def test_a_schedule_has_five_fields(schedule: str) -> None:
             "flux.toml:3  cron[0].schedule is missing",
         ),
         ('[project]\nname = "s"\n[http.cors]\ncredentials = true', "flux.toml:3  http.cors.origins is missing"),
+        ('[project]\nname = "s"\n[http.auth]\nissuer = ""\naudience = []', "flux.toml:3  http.auth.jwks is missing"),
+        (
+            '[project]\nname = "s"\n[http.auth]\nsecret = "S"\nissuer = "i"',
+            "flux.toml:3  http.auth.audience is missing",
+        ),
         ('[project]\nname = "s"\n[functions.f.rate_limit]', "flux.toml:3  functions.f.rate_limit.rate is missing"),
     ],
 )
