@@ -41,6 +41,7 @@ from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_door import Door
 from flux.supervisor.deploy import Switch
+from flux.supervisor.guard import GuardOrder
 from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
@@ -121,8 +122,8 @@ class WorldHost:
     ) -> Replay:
         raise AssertionError((original, on, answers, live))
 
-    async def deploy(self, on: str | None) -> Switch:
-        raise AssertionError(on)
+    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
+        raise AssertionError((on, guard, allow_destructive))
 
     async def roll_back(self, to: str | None) -> Switch:
         raise AssertionError(to)

@@ -25,14 +25,20 @@ GUARD_MAX = 2000
 @click.option("--on", metavar="REF", help="Deploy this commit; without it, the project's folder as it is.")
 @click.option("--guard", metavar="N", type=click.IntRange(1, GUARD_MAX),
               help="Replay the last N executions on it first, and deploy it only if none gets worse.")  # fmt: skip
+@click.option("--allow-destructive", is_flag=True,
+              help="Also migrations with steps that take tables, columns, rows or digits away.")  # fmt: skip
 @click.option("--max-undecided", metavar="PERCENT", type=click.IntRange(0, 100), default=None,
               help="With --guard: so many of them may be undecided, 20 unless it is said.")  # fmt: skip
 @click.option("--accept", is_flag=True,
               help="With --guard: print the entries of flux.accept.toml that would accept what changed.")  # fmt: skip
-def command(on: str | None, guard: int | None, max_undecided: int | None, accept: bool) -> int:
+def command(
+    on: str | None, guard: int | None, allow_destructive: bool, max_undecided: int | None, accept: bool
+) -> int:
     """Serve the project's folder as it is, or a commit. Requests that are under way end on the code before."""
     said = settings()
     order: dict[str, object] = {} if on is None else {"on": on}
+    if allow_destructive:
+        order["allow_destructive"] = True
     if guard is None and (accept or max_undecided is not None):
         raise UsageError(
             "flux deploy: --accept and --max-undecided are for --guard", remedy="add --guard 200"

@@ -32,6 +32,10 @@ def switch_lines(switch: Record, done: str, *, verbose: bool) -> list[Line]:
     lines: list[Line] = [[mark, code, f"  {said} · {count} · {id}{was}"]]
     if migrations := texts(switch, "migrations"):
         lines.append([f"  applied: {', '.join(PurePosixPath(path).name for path in migrations)}"])
+    lines += [
+        [Piece("  ! ", "yellow"), f"{loss.text('path')}:{loss.number('line'):g}  {loss.text('what')}"]
+        for loss in switch.records("destructive")
+    ]
     lines += [[Piece("  ! ", "yellow"), note] for note in texts(switch, "notes")]
     if verbose:
         lines.append([Piece(f"  {', '.join(functions)}", "dim")])

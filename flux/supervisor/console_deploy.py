@@ -1,7 +1,8 @@
 """The console's questions about deployments: what was deployed, deploy, roll back.
 
 A deploy's body says what is to be served, ``{"on": "3f9c1e2"}``, or nothing for the project's folder as it is. With
-``{"guard": {"last": 200, "undecided": 0.2}}`` the last executions are replayed on it first. A rollback's body is
+``{"guard": {"last": 200, "undecided": 0.2}}`` the last executions are replayed on it first, and with
+``{"allow_destructive": true}`` its migrations may take tables, columns, rows or digits away. A rollback's body is
 ``{"to": "3f9c"}``, or nothing for the one before.
 """
 
@@ -14,6 +15,7 @@ from flux.deploy_history import Deployed
 from flux.guard import UNDECIDED_SHARE_MAX
 from flux.store.deployments import DeploymentSeen
 from flux.supervisor.console_query import BadQueryError, Query, number
+from flux.supervisor.database_migrate import list_losses
 from flux.supervisor.deploy import Switch
 from flux.supervisor.guard import EXECUTIONS_MAX, GuardOrder
 from flux.supervisor.present import Document, show_moment
@@ -26,7 +28,7 @@ NAME_MAX = 200
 class DeployHost(Protocol):
     """Who deploys."""
 
-    async def deploy(self, on: str | None, guard: GuardOrder | None) -> Switch:
+    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
         """Serve a commit, or the project's folder as it is. See `flux.supervisor.deploy.Deployer.deploy`.
 
         With ``guard`` only if executions that are replayed on it do not get worse.
@@ -62,9 +64,13 @@ class DeployDesk:
 
     async def deploy(self, body: bytes) -> Document:
         """Deploy."""
-        order = _read_order(body, ("on", "guard"))
+        order = _read_order(body, ("on", "guard", "allow_destructive"))
         guard = _read_guard(order["guard"]) if "guard" in order else None
-        return switch_json(await self._host.deploy(_read_name(order, "on"), guard), "flux.deploy/1")
+        allows = order.get("allow_destructive", False)
+        if not isinstance(allows, bool):
+            raise BadQueryError('"allow_destructive" is neither true nor false', remedy="leave it out, or write true")
+        switch = await self._host.deploy(_read_name(order, "on"), guard, allow_destructive=allows)
+        return switch_json(switch, "flux.deploy/1")
 
     async def roll_back(self, body: bytes) -> Document:
         """Roll back."""
@@ -103,6 +109,7 @@ def switch_json(switch: Switch, schema: str) -> Document:
         "before": None if switch.before is None else _code_json(switch.before),
         "elapsed_ms": round(switch.elapsed_s * 1000, 1),
         "migrations": list(switch.migrations),
+        "destructive": list_losses(switch.losses),
         "notes": list(switch.notes),
         "gate": switch.gate,
     }

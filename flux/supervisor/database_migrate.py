@@ -1,11 +1,11 @@
 """``flux db migrate``: the project's migrations, applied by a person who has seen what they take away.
 
-``flux dev`` applies what is there, to a database that can be made anew. Here the database may be any, so two
-things are looked at before anything is done: whether folder and database are of one history, and what would be lost
-(`flux.migration_plan`). Each migration is then one transaction, as everywhere.
+The database may be any, so two things are looked at before anything is done: whether folder and database are of one
+history, and what would be lost (`flux.migration_plan`). Each migration is then one transaction, as everywhere. ``flux
+deploy``, and ``flux dev`` on a database that is not its own, ask here what would be lost as well.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -94,10 +94,15 @@ def check_plan(plan: MigrationPlan, *, allow_drift: bool, allow_destructive: boo
             remedy="restore what is missing, and give what comes too early the next free number; "
             "where the order does not matter: flux db migrate --allow-drift",
         )
-    if plan.losses and not allow_destructive:
+    if not allow_destructive:
+        check_losses(plan.losses, "if that is meant: flux db migrate --allow-destructive")
+
+
+def check_losses(losses: Sequence[Loss], remedy: str) -> None:
+    """Raise if anything would be lost, with what to do if that is meant."""
+    if losses:
         raise DestructiveStepError(
-            "\n".join(str(loss) for loss in plan.losses) + "\nnothing was applied",
-            remedy="if that is meant: flux db migrate --allow-destructive",
+            "\n".join(str(loss) for loss in losses) + "\nnothing was applied", remedy=remedy
         )
 
 
@@ -128,5 +133,10 @@ def show_plan(plan: MigrationPlan) -> Mapping[str, object]:
         "applied": plan.applied,
         "pending": [migration.path for migration in plan.pending],
         "drift": [{"kind": drift.kind, "path": drift.path, "detail": drift.detail} for drift in plan.drift],
-        "destructive": [{"path": loss.path, "line": loss.line, "what": loss.what} for loss in plan.losses],
+        "destructive": list_losses(plan.losses),
     }
+
+
+def list_losses(losses: Sequence[Loss]) -> list[Mapping[str, object]]:
+    """What is lost, as JSON has it."""
+    return [{"path": loss.path, "line": loss.line, "what": loss.what} for loss in losses]

@@ -3,6 +3,7 @@
 A deploy goes through the same steps, whoever asks for it, and until the last one nothing of what is served changes::
 
     prepare         the code is copied, its packages are there, it is imported, its workers wait
+    look            what its migrations would take away refuses it, unless whoever asks has said that they may
     before_switch   whoever has a say in it looks at it: what it finds can refuse
     migrate         the code's own migrations are applied
     switch          the deploy is written down, and the next request takes the new code
@@ -28,6 +29,7 @@ import trio
 from flux.commit import find_branch, write_commit
 from flux.deploy_history import Cause, Deploy, Deployed, find_named, find_previous, read_name
 from flux.errors import OperatorError
+from flux.migration_plan import Loss
 from flux.project import Migration, Project, SourceVersion, list_migrations, read_project
 from flux.store.deployments import (
     add_deploy,
@@ -37,11 +39,14 @@ from flux.store.deployments import (
     list_deploys_named,
 )
 from flux.store.migrate import apply_user_migrations
+from flux.store.postgres import Connection
 from flux.supervisor.artifacts import ARTIFACTS_KEPT
+from flux.supervisor.database_migrate import check_losses, plan_migrations
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.execute import Backing
 from flux.supervisor.runtime import compare_runtimes, describe_runtime
 from flux.supervisor.shelf import HELD, Shelf
+from flux.tenant import Tenant
 
 WRITE_S = 30.0
 """How long writing a deploy down may take."""
@@ -121,6 +126,8 @@ class Switch:
     """From when it was asked for until it was done."""
     migrations: tuple[str, ...] = ()
     """Paths of the migrations that were applied for it."""
+    losses: tuple[Loss, ...] = ()
+    """What these took away, as whoever asked had allowed."""
     notes: tuple[str, ...] = ()
     """What people should know, a sentence each."""
     gate: Mapping[str, Any] | None = None
@@ -172,13 +179,19 @@ class Deployer:
         async with self._ready(await self._deployments.prepare(project), (), cause) as candidate:
             return await self._switch(candidate, turn)
 
-    async def deploy(self, on: str | None, before_switch: BeforeSwitch | None = None) -> Switch:
+    async def deploy(
+        self, on: str | None, before_switch: BeforeSwitch | None = None, *, allow_destructive: bool = False
+    ) -> Switch:
         """Serve commit ``on``, or with None the project's folder as it is.
 
-        Raises what is wrong with the code or its migrations, and `OvertakenError`: then what is served stays.
+        Raises what is wrong with the code or its migrations, what they would take away unless it is allowed, and
+        `OvertakenError`: then what is served stays.
         """
         turn = self._take_turn()
         async with self._preparing, self._prepare(on) as candidate:
+            # Before anybody looks at it for minutes; once more when they are applied, to what the tables are then.
+            async with self._backing.owner.acquire() as connection:
+                await self._find_losses(connection, candidate.migrations, allowed=allow_destructive)
             gate = None if before_switch is None else await before_switch(candidate)
             if gate is not None and not gate.passes:
                 before = name_code(self._deployments.current)
@@ -186,7 +199,7 @@ class Deployer:
                 return Switch(
                     candidate.live, candidate.cause, before, deployed=False, elapsed_s=elapsed_s, gate=gate.report
                 )
-            switch = await self._switch(candidate, turn)
+            switch = await self._switch(candidate, turn, allow_destructive=allow_destructive)
         return attrs.evolve(switch, gate=None if gate is None else gate.report)
 
     async def roll_back(self, to: str | None) -> Switch:
@@ -275,7 +288,9 @@ class Deployer:
     def _take_turn(self) -> _Turn:
         return _Turn(next(self._numbers), trio.current_time())
 
-    async def _switch(self, candidate: Candidate, turn: _Turn, *, is_ours: bool = True) -> Switch:
+    async def _switch(
+        self, candidate: Candidate, turn: _Turn, *, is_ours: bool = True, allow_destructive: bool = False
+    ) -> Switch:
         """Switch. What is not ours was written down, and is told, by whoever deployed it."""
         live, cause = candidate.live, candidate.cause
         async with self._switching:
@@ -286,7 +301,7 @@ class Deployer:
                     f"{_name_live(live).text} is not deployed: {before.text} became current while it was made ready",
                     remedy="flux deployments shows what is served; ask again if that is to be replaced",
                 )
-            applied = await self._migrate(candidate.migrations)
+            applied, losses = await self._migrate(candidate.migrations, allow_destructive=allow_destructive)
             is_news = not self._deployments.is_current(live)
             if is_news:
                 # Whoever asked may go away: what is written down is switched to all the same.
@@ -301,7 +316,7 @@ class Deployer:
             self._switched = turn.number
         elapsed_s = trio.current_time() - turn.began
         switch = Switch(
-            live, cause, before, is_news=is_news, elapsed_s=elapsed_s, migrations=tuple(applied)
+            live, cause, before, is_news=is_news, elapsed_s=elapsed_s, migrations=tuple(applied), losses=losses
         )
         if is_news and is_ours:
             self._told(switch)
@@ -319,13 +334,26 @@ class Deployer:
                 remedy="see flux doctor; flux deployments shows what is served",
             )
 
-    async def _migrate(self, migrations: Sequence[Migration]) -> list[str]:
+    async def _migrate(
+        self, migrations: tuple[Migration, ...], *, allow_destructive: bool
+    ) -> tuple[list[str], tuple[Loss, ...]]:
         if not migrations:
-            return []
+            return [], ()
         async with self._backing.owner.acquire() as connection:
+            losses = await self._find_losses(connection, migrations, allowed=allow_destructive)
             applied = await apply_user_migrations(connection, self._backing.tenant, migrations)
         self._backing.tables.forget()
-        return applied
+        return applied, losses
+
+    async def _find_losses(
+        self, connection: Connection, migrations: tuple[Migration, ...], *, allowed: bool
+    ) -> tuple[Loss, ...]:
+        if not migrations:
+            return ()
+        plan = await plan_migrations(connection, Tenant(self._backing.tenant), migrations)
+        if not allowed:
+            check_losses(plan.losses, "if that is meant, --allow-destructive: of flux deploy, or of flux db migrate")
+        return plan.losses
 
 
 def name_code(live: LiveDeployment | None) -> Deployed | None:

@@ -1,6 +1,7 @@
 """``flux dev``: the whole of Flux on one machine, for one project.
 
-The project's migrations are applied and its folder is deployed; then the files are watched. A change makes a new
+The project's migrations are applied and its folder is deployed; then the files are watched. What a migration takes
+away is said, and in a database that is not Flux's own it is not applied. A change makes a new
 deployment beside the old one and switches; when the new code is no good, that is told and the old one goes on. What
 ``flux deploy`` or ``flux rollback`` put in its place is held until a file is saved.
 """
@@ -27,7 +28,7 @@ RELOAD_QUIET_S = 0.02
 async def serve_dev(options: ServerOptions, story: Story, stop: trio.Event) -> None:
     """Serve the project's folder until ``stop`` is set; raise what keeps it from starting."""
     async with open_server(options, story) as server:
-        await migrate(server.project, server.backing, Tenant(), story)
+        await migrate(server.project, server.backing, Tenant(), story, is_own=server.is_embedded)
         dev = _Dev(server)
         await server.run(dev.deploy_forever, stop, told=dev.tell)
 
@@ -105,7 +106,9 @@ class _Dev:
         try:
             project = read_project(self._root)
             if any(path.startswith("migrations") for path in changed):
-                await migrate(project, self._server.backing, Tenant(), self._story)
+                await migrate(
+                    project, self._server.backing, Tenant(), self._story, is_own=self._server.is_embedded
+                )
         except FluxError as error:
             self._tell_problem(running, what, error)
             return False

@@ -138,10 +138,10 @@ class FunctionHost:
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
 
-    async def deploy(self, on: str | None, guard: GuardOrder | None) -> Switch:
+    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.deploy`."""
         gate = None if guard is None else self._guard.make_gate(on, guard)
-        return await self._spread(await self._deployer.deploy(on, gate))
+        return await self._spread(await self._deployer.deploy(on, gate, allow_destructive=allow_destructive))
 
     async def roll_back(self, to: str | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.roll_back`."""

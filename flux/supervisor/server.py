@@ -162,7 +162,10 @@ class Server:
         self._wait_walls = wait_walls
         self._listeners = list(listeners)
         self._began = began
-        self._database_place = find_place(options.database_url or project.config.database.url)
+        url = options.database_url or project.config.database.url
+        self.is_embedded = not url
+        """Its database is the one that Flux runs for this project."""
+        self._database_place = find_place(url)
         self._place = place
         self._siblings = None if place is None else Siblings(place)
 

@@ -16,6 +16,7 @@ from flux.store.embedded import open_embedded_postgres
 from flux.store.migrate import Prepared, apply_user_migrations
 from flux.store.postgres import ConnectOptions, parse_url
 from flux.supervisor.backing import OpenedBacking
+from flux.supervisor.database_migrate import check_losses, plan_migrations
 from flux.supervisor.execute import Backing
 from flux.supervisor.flux_folder import UnwritableFluxFolderError
 from flux.supervisor.recovery import Recovered
@@ -106,17 +107,26 @@ def describe_redaction(project: Project) -> str:
     return f"redacting {count} fields ({f'{CONFIG_NAME}:{line}' if line else 'the usual ones'})"
 
 
-async def migrate(project: Project, backing: Backing, tenant: Tenant, story: Story) -> None:
-    """Apply the project's migrations that are missing; raise what is wrong with one."""
+async def migrate(project: Project, backing: Backing, tenant: Tenant, story: Story, *, is_own: bool) -> None:
+    """Apply the project's migrations that are missing; raise what is wrong with one.
+
+    What takes data away is applied where the database is Flux's own (``is_own``), and said. Any other may hold what
+    somebody needs.
+    """
     began = trio.current_time()
     migrations = await trio.to_thread.run_sync(list_migrations, project)
     async with backing.owner.acquire() as connection:
+        losses = (await plan_migrations(connection, tenant, migrations)).losses
+        if not is_own:
+            check_losses(losses, "if that is meant: flux db migrate --allow-destructive; then save, or start again")
         applied = await apply_user_migrations(connection, tenant.name, migrations)
     backing.tables.forget()
     if migrations:
         names = ", ".join(Path(path).name for path in applied)
         detail = f"{names} applied" if applied else f"{len(migrations)} applied before"
         story.step("migrations", detail, trio.current_time() - began)
+    for loss in losses:
+        story.note(f"{loss} (applied: the embedded database is this project's own)")
 
 
 def tell_short_secrets(story: Story, backing: Backing) -> None:

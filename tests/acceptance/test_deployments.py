@@ -234,6 +234,16 @@ def test_what_was_deployed_under_flux_dev_is_held_until_a_file_is_saved(shop: Sh
         assert checks["deployment"]["detail"] == f"{two[:7]}+ is served, deployment {listed[0]['deployment']}"
         for wrong in (["rollback", "zzzz"], ["rollback", "ab"], ["deploy", "--on", "no-such-ref"]):
             assert server.command(*wrong).returncode == 3, wrong
+        # The database was named by its URL, so what is saved may not take from it, nor what is deployed unasked.
+        told = len(server.story)
+        (shop.root / "migrations/002.sql").write_text("drop table things;")
+        server.wait_story("FLX591", after=told)
+        refused = server.command("deploy")
+        assert refused.returncode == 2 and "FLX591  migrations/002.sql:1  drops table things" in refused.stderr
+        assert database.psql("select to_regclass('things')") == "things"
+        done = server.command("deploy", "--allow-destructive")
+        assert done.returncode == 0 and "  ! migrations/002.sql:1  drops table things\n" in done.stdout
+        assert database.psql("select to_regclass('things')") == ""
         assert server.stop() == 0
     finally:
         server.kill()

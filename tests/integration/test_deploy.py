@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
@@ -17,11 +18,15 @@ from flux.store.migrate import MigrationFailedError
 from flux.store.postgres import connect
 from flux.supervisor import deploy as deploying
 from flux.supervisor.artifacts import Artifacts
+from flux.supervisor.database_migrate import DestructiveStepError
 from flux.supervisor.deploy import Candidate, Deployer, Gate, NotWrittenDownError, OvertakenError, Switch
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.environments import Environments
+from flux.supervisor.execute import Backing
 from flux.supervisor.runtime import describe_runtime
+from flux.supervisor.server_start import migrate
 from flux.supervisor.shelf import NotHeldError, Shelf
+from flux.supervisor.story import Story
 from flux.tenant import Tenant
 from tests.conftest import Database
 from tests.dev_process import write_project
@@ -48,6 +53,7 @@ class World:
     deployments: Deployments
     deployer: Deployer
     shelf: Shelf
+    backing: Backing
     told: list[Switch]
 
     def commit(self, version: int, more: Mapping[str, str] | None = None) -> str:
@@ -69,6 +75,19 @@ class World:
     def deploys(self) -> list[str]:
         """What is on record, as ``psql`` has it."""
         return self.database.psql(DEPLOYS).splitlines()
+
+
+class Notes:
+    """Hears what a server tells at its start."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def step(self, _name: str, _detail: str, _elapsed_s: float) -> None:
+        """What is done is looked at in the database."""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -103,7 +122,7 @@ async def world(
         )
         shelf = Shelf(deployments, root)
         deployer = Deployer(deployments, shelf, made.backing, root, probe=probe, told=told.append)
-        yield World(root, database, deployments, deployer, shelf, told)
+        yield World(root, database, deployments, deployer, shelf, made.backing, told)
         nursery.cancel_scope.cancel()
 
 
@@ -167,6 +186,43 @@ async def test_a_gate_that_refuses_leaves_code_and_database_as_they_were(world: 
     switch = await world.deployer.deploy(None, allow)
     assert switch.deployed and switch.gate == {"worse": 0} and switch.migrations == ("migrations/001_more.sql",)
     assert world.served == two and world.database.psql("select to_regclass('more')") == "more"
+
+
+async def test_a_migration_that_takes_data_away_is_refused_by_its_line_before_anybody_looks(world: World) -> None:
+    world.commit(1, {"migrations/001.sql": "create table users (id int primary key, plan text default 'free');"})
+    await world.deployer.deploy(None)
+    world.database.psql("insert into users values (1)")
+    drops = "create table more (id int);\nalter table users\n  drop column plan;\n"
+    two = world.commit(2, {"migrations/002.sql": drops})
+    looked: list[Candidate] = []
+
+    async def allow(candidate: Candidate) -> Gate:
+        await trio.lowlevel.checkpoint()
+        looked.append(candidate)
+        return Gate(passes=True, report={})
+
+    with pytest.raises(DestructiveStepError) as refused:
+        await world.deployer.deploy(None, allow)
+    assert refused.value.message.splitlines() == [
+        "migrations/002.sql:3  drops column users.plan",
+        "nothing was applied",
+    ]
+    assert looked == [] and len(world.deploys()) == 1
+    assert world.database.psql("select plan, to_regclass('more') is null from users") == "free|t"
+    switch = await world.deployer.deploy(None, allow, allow_destructive=True)
+    assert world.served == two and [str(loss) for loss in switch.losses] == refused.value.message.splitlines()[:1]
+    assert world.database.psql("select count(*) from information_schema.columns where table_name = 'users'") == "1"
+
+    # What flux dev meets on its way: an own database is one that it may take from, and says what it took.
+    project = read_project(world.root)
+    (world.root / "migrations/003.sql").write_text("truncate users")
+    story = Notes()
+    with pytest.raises(DestructiveStepError, match="empties table users"):
+        await migrate(project, world.backing, Tenant(), cast(Story, story), is_own=False)
+    assert (world.database.psql("select count(*) from users"), story.notes) == ("1", [])
+    await migrate(project, world.backing, Tenant(), cast(Story, story), is_own=True)
+    assert world.database.psql("select count(*) from users") == "0"
+    assert [note.partition(" (")[0] for note in story.notes] == ["migrations/003.sql:1  empties table users"]
 
 
 async def test_code_that_is_no_good_changes_nothing_of_what_is_served(world: World) -> None:
