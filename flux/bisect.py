@@ -276,6 +276,10 @@ class Bisection:
         for parent in graph.list_outer_parents(suspects):
             marks = self._runs.get(parent, [])
             if marks[:1] == [Mark.BAD]:
+                for commit in (self._bad, parent):
+                    # Before a history is said to be no simple one: it may be chance that is not simple.
+                    if len(self._runs[commit]) < DOUBTED_RUNS:
+                        return self._probe(commit, Purpose.PROOF, DOUBTED_RUNS)
                 return Range(
                     graph.sort({*candidates, parent}),
                     f"{parent[:7]} fails too, though commits that come from it pass: the failure came and went, "
