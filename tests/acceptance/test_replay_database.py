@@ -20,6 +20,7 @@ from tests.conftest import Database
 from tests.dev_process import DevServer, environment, running_dev, write_project
 from tests.postgres_server import PostgresServer
 from tests.races import MOMENT
+from tests.world_harness import Watcher
 from tests.zygote_world import children_of, state_of
 
 SCHEMA = """
@@ -58,6 +59,15 @@ def token(ctx, input):
     ctx.db.execute("update draws set code = gen_random_uuid() where id = $1", row["id"])
     kept = ctx.db.query_one("select code from draws where id = $1", row["id"])
     return {"id": str(row["id"]), "code": str(kept["code"]), "share": chance["shares"]}
+
+
+@function("POST /rejoin")
+def rejoin(ctx, input):
+    ctx.db.query_one("select id from users where id = $1", input["id"])
+    ctx.db.query("select pg_advisory_xact_lock(7)")
+    ctx.db.execute("insert into users values ($1, 'again@b.com')", input["id"])
+    both = ctx.db.query("select email from users where id = $1 order by email", input["id"])
+    return {"emails": [row["mail"] for row in both]}
 
 
 @function("POST /draw")
@@ -197,6 +207,27 @@ def test_what_a_statement_drew_in_its_own_text_is_drawn_again_by_repaired_code(s
     assert told["id"] == answers[0]["rows"][0][0]["$uuid"]
     assert told["share"] == answers[1]["rows"][0][0]
     assert told["code"] == answers[3]["rows"][0][0]["$uuid"]
+
+
+def test_what_was_written_over_a_row_that_somebody_else_had_deleted_is_beside_it_in_a_replay_too(
+    shop: Shop,
+) -> None:
+    other = Watcher(shop.database)
+    other.say("select pg_advisory_lock(7)")
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    with ThreadPoolExecutor(1) as executor:
+        asked = executor.submit(shop.server.request, "POST", "/rejoin", {"id": 5})
+        while shop.database.psql(waiting) == "0":
+            assert not asked.done(), asked.result().body
+            time.sleep(0.02)
+        other.say("delete from users where id = 5; commit; select pg_advisory_unlock(7)")
+        failed = asked.result()
+    other.close()
+    assert failed.status == 500
+    shop.branch("rejoined", (('row["mail"]', 'row["email"]'),), {})
+    replay = shop.json("replay", failed.flux_id, "--on", "rejoined", exit_code=0)
+    assert (replay["verdict"], replay["fidelity"]) == ("passed", {"matched": 4, "equal": 4}), replay
+    assert replay["replayed"]["output"]["body"] == {"emails": ["again@b.com", "u5@b.com"]}
 
 
 def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at_once(shop: Shop) -> None:
