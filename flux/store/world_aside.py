@@ -20,7 +20,10 @@ from flux.store.world_catalog import UniqueIndex
 from flux.store.world_keys import GUARD
 from flux.store.world_rows import ShownTable, literal
 
-_FAIL = "raise exception using errcode = '40001', message = 'could not serialize access due to concurrent update'"
+_FAIL = (
+    "raise exception using errcode = '40001', message = coalesce(nullif(pg_catalog.current_setting('flux.refusal', "
+    "true), ''), 'could not serialize access due to concurrent update')"
+)
 REFUSE_LOCK = f"do $flux$begin {_FAIL}; end$flux$"
 """Fails as the server does where a statement would lock a row that others have changed."""
 LOCATE_ASIDE = "select pg_catalog.concat(t.ctid, t.xmax) as place from pg_temp.{} t order by t.ctid"
@@ -81,8 +84,16 @@ def make_conflicts(table: ShownTable, copy: str, indexes: Sequence[UniqueIndex],
     )
 
 
+def list_locked(copy: str) -> str:
+    """Return a query of (image, place) of the rows of a copy that are locked, or whose change was rolled back."""
+    return (
+        "select pg_catalog.to_json(t)::pg_catalog.text as image, pg_catalog.concat(t.ctid, t.xmax) as place "
+        f"from only pg_temp.{quote(copy)} t where t.xmax <> 0"
+    )
+
+
 def make_setter(table: str, copy: str, stored: Sequence[str], keys: Sequence[str]) -> str:
-    """Return the statement that sets rows of ``copy`` aside; it takes their images."""
+    """Return the statement that sets rows of ``copy`` aside; it takes their images, of which the keys will do."""
     place, names = f"pg_temp.{quote(copy)}", ", ".join(stored)
     same = " and ".join(f"t.{key} = r.{key}" for key in keys)
     return (

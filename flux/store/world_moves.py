@@ -18,7 +18,7 @@ import attrs
 from flux.store.postgres import Connection, Row
 from flux.store.queries import QUERIES
 from flux.store.world import World, WorldError, quote
-from flux.store.world_aside import LOCATE_ASIDE, REFUSE_LOCK, aside_name, list_known, make_setter
+from flux.store.world_aside import LOCATE_ASIDE, REFUSE_LOCK, aside_name, list_known, list_locked, make_setter
 from flux.store.world_catalog import Column, read_columns
 from flux.store.world_given import give
 from flux.store.world_large import large_name
@@ -171,7 +171,7 @@ class WorldMover:
         return frozenset(row["key"] for row in await self._connection.fetch(list_known(table), list(keys)))
 
     async def set_aside(self, table: str, images: Sequence[str]) -> None:
-        """Keep rows of a copied table to be seen, and out of everybody's way."""
+        """Keep rows of a copied table to be seen, and out of everybody's way; of ``images``, their keys will do."""
         await self._fill(value="on")
         await self._connection.run(self._copies[table].set_aside, [list(images)])
         await self._fill(value="")
@@ -190,6 +190,14 @@ class WorldMover:
             for table in sorted(tables)
             for row in await self._connection.fetch(LOCATE_ASIDE.format(quote(aside_name(table))))
         ]
+
+    async def list_locked(self, table: str) -> dict[str, str]:
+        """Return images of the rows of a copied table that are locked, by where they are and who has locked them."""
+        return {row["place"]: row["image"] for row in await self._connection.fetch(list_locked(table))}
+
+    async def set_refusal(self, message: str) -> None:
+        """Say what is said when a row is refused that was set aside; nothing: what the server says."""
+        await self._connection.fetch_value("select pg_catalog.set_config('flux.refusal', $1, true)", message)
 
     async def refuse_lock(self) -> None:
         """Fail as a statement does that would lock a row which others have changed."""

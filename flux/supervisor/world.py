@@ -18,19 +18,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mappi
 from collections.abc import Set as AbstractSet
 
 import attrs
-import msgspec
 import trio
 
-from flux import values
 from flux.hostcall import HostCall, HostCallError
 from flux.hostcalls.base import HostCallFailed, QueryResult
-from flux.mutation import OPERATION_OF_LETTER, Mutation
-from flux.sql_world import find_targets, locks_rows
-from flux.store.postgres import Connection, DatabaseError, Isolation, Pool, Row
+from flux.mutation import Mutation
+from flux.sql_world import find_names, find_targets, locks_rows
+from flux.store.postgres import Connection, DatabaseError, Isolation, Pool
 from flux.store.world import NEEDS_TABLE, REFUSED, WorldError, WorldPlan
 from flux.supervisor.statements import check_depth, check_isolation, describe_failure, inward, make_answer
 from flux.supervisor.world_build import Built, build, read_changes
-from flux.supervisor.world_oracle import agrees, in_recorded_order
+from flux.supervisor.world_changes import WorldChanges
+from flux.supervisor.world_oracle import agrees, find_refusal, in_recorded_order
 from flux.supervisor.world_overtaken import Claims
 from flux.supervisor.world_timeline import Moment, RowState, Snapshot, Span, Timeline
 from flux.supervisor.world_waits import Location, Way, list_ways
@@ -40,16 +39,7 @@ READ_ONLY = "25006"
 TRIES_MAX = 8
 """Worlds that are built for one replay, each with the tables that the one before lacked."""
 
-TRANSACTION_FAILED = "25P02"
-"""SQLSTATE of anything that is asked after a statement has failed, until that is rolled back."""
 _SET_CALL = "select pg_catalog.set_config('flux.call', $1, false)"
-_CHANGES = (
-    "select table_name, op, call, before::pg_catalog.text as before, after::pg_catalog.text as after "
-    "from pg_temp.flux_changes"
-)
-_LIST_CHANGES = f"{_CHANGES} order by ctid"
-_LIST_CHANGES_SINCE = f"{_CHANGES} where pg_catalog.int8(nullif(call, '')) >= $1"
-
 FindCounterpart = Callable[[int], HostCall | None]
 """Gives the recorded call that a call of the replay, by its number, is asked like."""
 
@@ -115,6 +105,7 @@ class WorldDatabase:
         self._connection = connection
         self._world = built.world
         self._mover = built.mover
+        self._changes = WorldChanges(connection, built.world)
         self._copied = built.copied
         self._timeline = timeline
         self._atomic = atomic
@@ -276,35 +267,7 @@ class WorldDatabase:
 
     async def list_changes(self) -> tuple[Mutation, ...] | None:
         """Return the rows that were changed and not taken back, as committed; None when they are beyond asking."""
-        try:
-            rows = await self._connection.fetch(_LIST_CHANGES)
-        except DatabaseError as error:
-            if error.sqlstate == TRANSACTION_FAILED:
-                return None
-            raise
-        return tuple(self._make_mutation(row) for row in rows)
-
-    def _make_mutation(self, row: Row) -> Mutation:
-        return Mutation(
-            schema=self._world.schema,
-            table=row["table_name"],
-            key=self._make_key(row["table_name"], row["after"] or row["before"]),
-            op=OPERATION_OF_LETTER[row["op"]],
-            before=row["before"],
-            after=row["after"],
-            committed=True,
-            xid=0,
-            call=int(row["call"]) if row["call"] else None,
-        )
-
-    def _make_key(self, table: str, image: str) -> str | None:
-        """Return a row's key as the log of changes writes it; None where the table has none."""
-        columns = self._world.keys.get(table)
-        if columns is None:
-            return None
-        row = msgspec.json.decode(image, type=dict[str, msgspec.Raw])
-        parts = (f"{values.encode(name).decode()}:{bytes(row[name]).decode()}" for name in columns)
-        return "{" + ",".join(parts) + "}"
+        return await self._changes.list_all()
 
     # Statements
 
@@ -318,8 +281,7 @@ class WorldDatabase:
         if call is None or self._timeline is None:
             return await self._ask(sql, text, arguments, call)
         if moment is None:
-            await self._set_aside(self._timeline.claims, call.request.seq)
-            return await self._ask(sql, text, arguments, call)
+            return await self._ask_beside_others(self._timeline.claims, sql, text, arguments, call)
         candidates = list(self._timeline.list_candidates(moment))
         if len(candidates) > 1:
 
@@ -331,8 +293,7 @@ class WorldDatabase:
                 return outcome
         # There is no choice, or nothing tells: the likeliest.
         await self._move(candidates[0], moment, call.request.seq)
-        await self._set_aside(self._timeline.claims, call.request.seq)
-        return await self._ask(sql, text, arguments, call)
+        return await self._ask_beside_others(self._timeline.claims, sql, text, arguments, call)
 
     async def _try(
         self,
@@ -363,7 +324,7 @@ class WorldDatabase:
                 outcome = await ask()
                 after = await self._mover.locate_rows(way.contended)
                 touched = frozenset(row for row in way.contended if places.get(row) != after.get(row))
-                changed = await self._list_changed_rows(self._call_seq)
+                changed = await self._changes.list_rows(self._call_seq)
             except Exception as error:
                 outcome = describe_failure(error)
             if agrees(call, outcome):
@@ -385,16 +346,6 @@ class WorldDatabase:
             except StopIteration:
                 way = second
         return None
-
-    async def _list_changed_rows(self, since: int) -> frozenset[Location]:
-        """Return the rows with keys that were changed by the call ``since`` and all behind it."""
-        rows = await self._connection.fetch(_LIST_CHANGES_SINCE, since)
-        return frozenset(
-            (row["table_name"], key)
-            for row in rows
-            for image in (row["before"], row["after"])
-            if image is not None and (key := self._make_key(row["table_name"], image)) is not None
-        )
 
     async def _ask(self, sql: str, text: str, arguments: list[object], call: HostCall | None) -> QueryResult:
         try:
@@ -444,42 +395,88 @@ class WorldDatabase:
         self._place = attrs.evolve(place, here=there, transaction=moment.transaction)
         self._has_snapshot = True
 
-    async def _set_aside(self, claims: Claims, call_seq: int) -> None:
-        """Take out of the way what others had taken out of the way of what a recorded call wrote."""
+    async def _ask_beside_others(
+        self, claims: Claims, sql: str, text: str, arguments: list[object], call: HostCall
+    ) -> QueryResult:
+        """Run a statement where its counterpart ran, among rows that others had changed and that it saw unchanged."""
         if self._level == Isolation.READ_COMMITTED:
-            return
+            return await self._ask(sql, text, arguments, call)
+        seq = call.request.seq
+        for table, images in claims.find_images(seq).items():
+            await self._set_aside(table, await self._find_in_the_way(claims, seq, table, images))
+        refusal = find_refusal(call, sql, arguments)
+        if refusal is None:
+            return await self._ask(sql, text, arguments, call)
+        # It failed for a row that it was to change or to lock. Where it failed for what it had read (SERIALIZABLE), no
+        # row that it touches need be anybody else's; then it does not fail here, and is told apart.
+        await self._mover.set_refusal(refusal)
+        await self._execute("savepoint flux_try")
+        place = self._place
+        lockable = sorted(find_names(sql) & self._world.settable - self._world.large) if locks_rows(sql) else []
         try:
-            for table, images in claims.find_images(call_seq).items():
-                overtaken = await self._find_overtaken(claims, call_seq, table, images)
-                if not overtaken:
-                    continue
-                if table in self._world.aside:
-                    await self._mover.set_aside(table, overtaken)
-                    self._place = attrs.evolve(self._place, aside=self._place.aside | {table})
-                elif table in self._world.settable:
-                    self.needed_aside.add(table)
-                    raise HostCallFailed("DatabaseError", "the world is built again with a place for rows of then")
-                else:
-                    self._in_the_way.add(table)
+            before = [await self._mover.list_locked(table) for table in lockable]
+            await self._ask(sql, text, arguments, call)
+            touched = set(await self._changes.list_rows(self._call_seq))
+            for table, known in zip(lockable, before, strict=True):
+                locked = await self._mover.list_locked(table)
+                found = (self._changes.make_key(table, locked[where]) for where in locked.keys() - known.keys())
+                touched |= {(table, key) for key in found if key is not None}
         except Exception as error:
             raise describe_failure(error) from error
+        await self._execute("rollback to savepoint flux_try")
+        await self._execute("release savepoint flux_try")
+        self._place = place
+        for table in sorted({table for table, _ in touched}):
+            keys = [key for name, key in sorted(touched) if name == table]
+            keys = [key for key in keys if claims.is_overtaken(seq, table, key, at_commit=False)]
+            await self._set_aside(table, await self._leave_to_others(table, dict(zip(keys, keys, strict=True))))
+        result = await self._ask(sql, text, arguments, call)
+        await self._mover.set_refusal("")
+        return result
 
-    async def _find_overtaken(
-        self, claims: Claims, call_seq: int, table: str, images: Sequence[str]
-    ) -> list[str]:
-        """Return the rows of a table that others had changed by then and that are in the way of ``images``."""
+    async def _set_aside(self, table: str, rows: Sequence[str]) -> None:
+        """Keep rows to be seen and no more: others had changed them by then."""
+        if not rows:
+            return
+        if table in self._world.aside:
+            try:
+                await self._mover.set_aside(table, rows)
+            except Exception as error:
+                raise describe_failure(error) from error
+            self._place = attrs.evolve(self._place, aside=self._place.aside | {table})
+        elif table in self._world.settable:
+            self.needed_aside.add(table)
+            raise HostCallFailed("DatabaseError", "the world is built again with a place for rows of then")
+        else:
+            self._in_the_way.add(table)
+
+    async def _find_in_the_way(self, claims: Claims, call: int, table: str, images: Sequence[str]) -> list[str]:
+        """Return the rows that others had changed, and that are in the way of ``images``, which were written then."""
+        try:
+            conflicts = await self._mover.find_conflicts(table, images)
+        except Exception as error:
+            raise describe_failure(error) from error
         found = {
             key: row["image"]
-            for row in await self._mover.find_conflicts(table, images)
-            if (key := self._make_key(table, row["image"])) is not None
-            and claims.is_overtaken(call_seq, table, key, at_commit=row["is_deferrable"])
+            for row in conflicts
+            if (key := self._changes.make_key(table, row["image"])) is not None
+            and claims.is_overtaken(call, table, key, at_commit=row["is_deferrable"])
         }
-        if not found:
+        return await self._leave_to_others(table, found)
+
+    async def _leave_to_others(self, table: str, rows: Mapping[str, str]) -> list[str]:
+        """Return those of ``rows``, by their keys, that somebody has changed since and that the replay has not.
+
+        What nobody has changed to this day was nobody else's then; what the replay made or changed itself is its own.
+        """
+        if not rows:
             return []
-        # What nobody has changed to this day was in the way then too; what the replay itself made or changed is.
-        changed = await self._mover.list_changed_by_anybody(table, list(found))
-        own = {key for name, key in await self._list_changed_rows(self._begun_by) if name == table}
-        return [image for key, image in found.items() if key in changed - own]
+        try:
+            changed = await self._mover.list_changed_by_anybody(table, list(rows))
+            own = {key for name, key in await self._changes.list_rows(self._begun_by) if name == table}
+        except Exception as error:
+            raise describe_failure(error) from error
+        return [row for key, row in rows.items() if key in changed - own]
 
     async def _set_rows(self, states: list[RowState]) -> None:
         if self._wrote_otherwise:

@@ -10,6 +10,9 @@ from flux import values
 from flux.hostcall import HostCall
 from flux.hostcalls.base import HostCallFailed, QueryResult
 
+SERIALIZATION_FAILURE = "40001"
+"""SQLSTATE of a statement that can't have what others have changed since its transaction began."""
+
 
 def agrees(call: HostCall, outcome: QueryResult | HostCallFailed) -> bool:
     """Whether a statement came out as recorded."""
@@ -43,6 +46,14 @@ def in_recorded_order(call: HostCall, answer: QueryResult) -> QueryResult:
     if sorted(map(values.encode, rows)) != sorted(map(values.encode, answer.rows)):
         return answer
     return attrs.evolve(answer, rows=rows)
+
+
+def find_refusal(call: HostCall, sql: str, arguments: list[object]) -> str | None:
+    """Return with which message this very statement failed because of what others had changed; None: it had not."""
+    recorded = call.result.error if call.result is not None else None
+    if recorded is None or recorded.code != SERIALIZATION_FAILURE:
+        return None
+    return recorded.message if call.request.arguments == values.encode([sql, arguments]) else None
 
 
 def _read_answer(call: HostCall) -> dict[str, object] | None:

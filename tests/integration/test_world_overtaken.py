@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flux.hostcalls.base import HostCallFailed
 from flux.sandbox.scripted import ScriptedGuest
 from flux.supervisor.world_keeper import open_keeper
 from tests.asked_again import Say, lend_whole, record, repeat
@@ -61,6 +62,18 @@ async def writes_over_old_rows(guest: ScriptedGuest, say: Say) -> None:
         with pytest.raises(RuntimeError):
             await guest.call(*sql(refused))
         await guest.call("db.rollback", depth)
+    # What others have changed since can't be changed either, in the way or not.
+    await say("update keyed set v = 0 where id = 24; delete from keyed where id = 25")
+    for refused in (
+        "update keyed set v = v + 1 where id in (24, 26)",
+        "delete from keyed where id = 25",
+        "select v from keyed where id in (24, 26) for update",
+    ):
+        depth = await guest.call("db.begin", None)
+        with pytest.raises(RuntimeError):
+            await guest.call(*sql(refused))
+        await guest.call("db.rollback", depth)
+    await guest.call(*sql("update keyed set v = v + 1 where id = 26"))
     # Its own can be changed.
     await guest.call(*sql("update keyed set v = 101 where id = 102"))
     await guest.call(*sql("select v from keyed where id = 102 for update"))
@@ -111,7 +124,7 @@ async def test_what_was_written_over_a_row_that_was_there_no_more_is_written_aga
         several = await record(world, transactions_follow_each_other, isolation="serializable", atomic=False)
         in_parts = await record(world, writes_over_an_old_row_of_a_partition)
         errors = [call.result.error.code for call in original.calls if call.result and call.result.error]
-        assert errors == ["40001", "40001", "40001", "23505"]
+        assert errors == ["40001"] * 6 + ["23505"]
         database.psql("update keyed set v = 1000; delete from seats")
         async with open_keeper(world.backing.guests, world.backing.token, "public") as keeper:
             async with lend_whole(keeper, original) as lent:
@@ -119,6 +132,21 @@ async def test_what_was_written_over_a_row_that_was_there_no_more_is_written_aga
                 assert "in the way" not in " ".join(lent.notes)
             async with lend_whole(keeper, several, isolation="serializable", atomic=False):
                 pass
+            # Code that changes another row instead is not refused.
+            async with keeper.lend(original, aside=frozenset({"keyed"})) as lent:
+                lent.follow({call.request.seq: call for call in original.calls}.get)
+                refused = next(call for call in original.calls if b"where id = 25" in call.request.arguments)
+                assert refused.result is not None and refused.result.error is not None
+                for row, message in ((27, None), (25, refused.result.error.message)):
+                    depth = await lent.begin(None, 1000 + row)
+                    heard = None
+                    try:
+                        await lent.run(f"delete from keyed where id = {row}", [], refused.request.seq)
+                    except HostCallFailed as failed:
+                        heard = failed.error.message
+                    assert heard == message
+                    await lent.rollback(depth, 1001 + row)
+                assert "concurrent delete" in str(heard)
             # Code that leaves out what made room finds none, although others have changed that row since.
             async with keeper.lend(original) as lent:
                 lent.follow({call.request.seq: call for call in original.calls}.get)

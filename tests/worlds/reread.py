@@ -14,8 +14,9 @@ Then each execution's record is read from the database, and all its statements a
 (`flux.supervisor.world_keeper`), while the writers go on. A read counts as re-answered when all that the guest was
 answered is the same: columns, types, rows and tag.
 
-What must not be expected: that a statement fails again which failed because of another transaction's lock or
-uncommitted row. There is no other transaction in a world. Such statements are counted, and end their execution's part.
+What must not be expected: that a statement fails again which failed because of another transaction's lock, or of a row
+that its snapshot does not see. There is no other transaction in a world. Such statements are counted, and end their
+execution's part.
 """
 
 import argparse
