@@ -32,6 +32,8 @@ class Function:
     serialisation failure, beyond the default."""
     input_schema: str | None = None
     """What it takes, as JSON Schema in JSON text, as the guest describes it; None where it takes anything."""
+    description: str = ""
+    """What its author says of it: in Python, the handler's docstring."""
 
 
 @attrs.frozen

@@ -100,6 +100,9 @@ class WorldHost:
         self.invoked: list[tuple[str, bytes]] = []
         self.is_ready = True
 
+    def openapi(self) -> Mapping[str, Any]:
+        return {"openapi": "3.1.0"}
+
     def functions(self) -> Sequence[Mapping[str, Any]]:
         return [
             {

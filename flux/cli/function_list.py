@@ -12,9 +12,13 @@ COLUMN_CELLS_MAX = 32
 
 
 @click.command()
-def command() -> None:
+@click.option("--openapi", is_flag=True, help="Their routes as an OpenAPI 3.1 document, in JSON.")
+def command(openapi: bool) -> None:
     """The functions that are deployed, what stands before them, and what they may reach."""
     said = settings()
+    if openapi:
+        Screen.stdout().write_raw_json(open_client().get("openapi").text)
+        return
     answer = open_client().get("functions")
     functions = answer.record.of_schema("flux.functions/1").records("functions")
     screen = Screen.stdout()

@@ -67,6 +67,7 @@ def read_function(item: dict[str, Any]) -> Function:
         cron=None if item["cron"] is None else str(item["cron"]),
         middleware=None if item["middleware"] is None else tuple(str(name) for name in item["middleware"]),
         input_schema=_read_schema(item.get("input")),
+        description=str(item.get("description") or ""),
     )
 
 

@@ -129,6 +129,9 @@ class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, SecretsHost,
     def functions(self) -> Sequence[Mapping[str, Any]]:
         """Return each function's ``name``, ``route``, ``runtime``, ``grants``, ``sha`` and ``error``."""
 
+    def openapi(self) -> Mapping[str, Any]:
+        """Return the routes that are served as an OpenAPI document; raise when there are none yet."""
+
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """Run a function with ``data``, a JSON value, as its input."""
 
@@ -265,6 +268,8 @@ class Console:
                 ask, method = self._for(self._cron.pause if verb == "pause" else self._cron.resume, name), "POST"
             case ["functions"]:
                 ask = self._functions
+            case ["openapi"]:
+                ask = self._openapi
             case ["checks"]:
                 ask = self._checks
             case ["errors"]:
@@ -402,6 +407,10 @@ class Console:
     async def _functions(self, _query: Query) -> Document:
         await trio.lowlevel.checkpoint()
         return {"schema": "flux.functions/1", "functions": [dict(row) for row in self._host.functions()]}
+
+    async def _openapi(self, _query: Query) -> Document:
+        await trio.lowlevel.checkpoint()
+        return dict(self._host.openapi())
 
     async def _checks(self, _query: Query) -> Document:
         known = [await self._check_database(), *(dict(check) for check in self._host.checks())]

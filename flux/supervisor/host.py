@@ -11,6 +11,7 @@ from flux.deploy_history import Deployed
 from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
 from flux.message import HttpResponse
+from flux.openapi import make_openapi
 from flux.store.deployments import DeploymentSeen, list_deployments
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Invoked, NoSuchFunctionError
@@ -107,17 +108,22 @@ class FunctionHost:
             for runnable in sorted(current.runnables.values(), key=lambda one: one.function.name)
         ]
 
+    def openapi(self) -> Mapping[str, Any]:
+        """See `flux.supervisor.console.ConsoleHost.openapi`."""
+        current = self._deployments.current
+        if current is None:
+            raise self._not_ready("described")
+        code = current.deployment
+        version = code.sha[:12] + ("-dirty" if code.dirty else "")
+        return make_openapi(current.config.project.name, version, code.functions)
+
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """See `flux.supervisor.console.ConsoleHost.invoke`."""
         current = None
         with trio.move_on_after(READY_S):
             current = await self._deployments.wait_current()
         if current is None:
-            why = f": {self.failure.message}" if self.failure is not None else ""
-            raise FunctionsNotReadyError(
-                f"the functions can't be run{why}",
-                remedy="see what the server says on its terminal, and mend it",
-            )
+            raise self._not_ready("run")
         runnable = current.runnables.get(name)
         if runnable is None:
             known = ", ".join(sorted(current.runnables)) or "none"
@@ -137,6 +143,12 @@ class FunctionHost:
         content_type = next((value for key, value in response.headers if key.lower() == "content-type"), "")
         body = executed.outcome.body if isinstance(executed.outcome, Returned) else response.body
         return Invoked(response.status, body, content_type, summary_of_execution(executed.execution))
+
+    def _not_ready(self, what: str) -> FunctionsNotReadyError:
+        why = f": {self.failure.message}" if self.failure is not None else ""
+        return FunctionsNotReadyError(
+            f"the functions can't be {what}{why}", remedy="see what the server says on its terminal, and mend it"
+        )
 
     async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.deploy`."""

@@ -5,11 +5,12 @@ import decimal
 import enum
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NewType, Optional, Union
 
 import attrs
+import jsonschema
 import msgspec
 import pytest
 from flux_guest import ValidationError
@@ -254,3 +255,44 @@ def test_an_input_is_described_as_it_is_read() -> None:
     assert list(line["properties"]) == ["sku", "count", "note"]
     assert described["$defs"]["Tree"]["description"] == "Something in itself."
     assert described["$defs"]["Tree"]["properties"]["children"]["items"] == {"$ref": "#/$defs/Tree"}
+
+
+WHOLE: dict[str, Any] = {
+    "id": 7, "lines": [{"sku": "mug", "count": 2, "note": "blue"}, {"sku": "cap"}], "plan": "pro", "level": 2,
+    "pay": {"kind": "transfer", "iban": "DE1"}, "tags": ["a", "b"], "place": [1, 2.5], "prices": {"1": 100},
+    "mode": 3, "more": {"x": [1]}, "names": ["n"], "either": "seven", "paid": True,
+    "tree": {"name": "root", "children": [{"name": "leaf"}]},
+}  # fmt: skip
+"""Without what has a format: JSON Schema leaves formats to whoever validates."""
+ODD: tuple[Any, ...] = (
+    None, True, 1, 101, 2.5, "free", [], [1, 2], {}, {"1": 1}, {"kind": "card", "number": "1"},
+    {"name": "x", "children": [{"name": "y", "children": []}]},
+)  # fmt: skip
+
+
+def list_changed(value: Any) -> Iterator[Any]:
+    """Yield ``value`` with one thing in it exchanged or missing, in each way."""
+    yield from ODD
+    places = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, inner in places:
+        for changed in list_changed(inner):
+            made = value.copy()
+            made[place] = changed
+            yield made
+        if isinstance(value, dict):
+            yield {name: item for name, item in value.items() if name != place}
+
+
+def test_what_is_said_of_an_input_is_what_is_done_with_it() -> None:
+    validator = jsonschema.Draft202012Validator(describe(Order))
+    accepted = 0
+    for value in list_changed(WHOLE):
+        try:
+            read(Order, value)
+        except ValidationError as error:
+            assert not validator.is_valid(value), (value, error.violations)
+        else:
+            # Of a set, JSON Schema wants each member once; two that are equal become one.
+            assert validator.is_valid(value), (value, list(validator.iter_errors(value)))
+            accepted += 1
+    assert accepted > 20

@@ -23,6 +23,7 @@ import errno
 import faulthandler
 import gc
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ CONTROL = 3
 FIRST_OF_OURS = 2
 """The zygote's number where it has a PID namespace of its own, in which 1 waits for it. Elsewhere 2 is the kernel's."""
 TRACEBACK_CHARACTERS_MAX = 20_000
+DESCRIPTION_CHARACTERS_MAX = 2_000
 _PR_SET_PDEATHSIG, _SIGKILL = 1, int(signal.SIGKILL)
 _CPU_S = struct.Struct("=I")
 _DESCRIPTORS = struct.Struct("=3i")
@@ -186,6 +188,7 @@ def _describe_functions(project: Path) -> list[dict[str, Any]]:
             "cron": item.cron,
             "middleware": None if item.middleware is None else list(item.middleware),
             "input": None if item.input is None else _validation.describe(item.input),
+            "description": _values.printable(inspect.getdoc(item.handler) or "")[:DESCRIPTION_CHARACTERS_MAX],
             "file": item.file.removeprefix(prefix),
             "line": item.line,
         }
