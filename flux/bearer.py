@@ -39,7 +39,7 @@ class AuthConfig:
     """The table ``[http.auth]``."""
 
     require: str = "none"
-    """What functions ask of a request unless they say otherwise: ``none`` or ``jwt``."""
+    """What functions ask of a request unless they say otherwise: ``none``, ``jwt`` or ``api_key``."""
 
     jwks: str = ""
     """URL of the issuer's keys; empty when they are given otherwise."""

@@ -208,10 +208,10 @@ class FunctionConfig:
     """How often a client may ask for it, besides what holds for all."""
 
     auth: str | None = None
-    """What it asks of a request: "none" or "jwt"; None: what all ask."""
+    """What it asks of a request: "none", "jwt" or "api_key"; None: what all ask."""
 
     scopes: tuple[str, ...] = ()
-    """Scopes that a token needs, all of them."""
+    """Scopes that a token or key needs, all of them."""
 
     limits: Mapping[str, float | int] = attrs.field(factory=lambda: MappingProxyType({}))
     """Fields of `Limits` that this function has otherwise, by name."""

@@ -81,8 +81,9 @@ def check_function(
     """Report what the table of a function asks for that can't be checked."""
     asked = auth if auth is not None else gate.auth.require
     if asked == "none" and scopes:
-        reader.report_wrong((*path, "scopes"), "ask for something of nobody", 'write auth = "jwt" beside them')
-    elif auth == "jwt" and not gate.auth.has_key:
+        remedy = 'write auth = "jwt" or "api_key" beside them'
+        reader.report_wrong((*path, "scopes"), "ask for something of nobody", remedy)
+    elif asked == "jwt" and not gate.auth.has_key:
         reader.report_wrong((*path, "auth"), 'is "jwt", and there is no key to check one with', _KEY_REMEDY)
 
 
@@ -106,6 +107,8 @@ def _read_auth(reader: TableReader) -> AuthConfig:
     if "leeway" in values:
         values["leeway_s"] = values.pop("leeway")
     config = AuthConfig(**values)
+    if not values.keys() - {"require"} and config.require != "jwt":
+        return config
     keys = [name for name in ("jwks", "public_key", "secret") if getattr(config, name)]
     if not keys:
         reader.report_missing(path, "jwks", 'jwks = "https://login.example.com/.well-known/jwks.json"')
@@ -275,7 +278,7 @@ _CORS_KEYS: Mapping[str, ValueReader] = {
 }
 
 _AUTH_KEYS: Mapping[str, ValueReader] = {
-    "require": one_of("none", "jwt"),
+    "require": one_of("none", "jwt", "api_key"),
     "jwks": read_keys_url,
     "public_key": read_some_text,
     "secret": read_secret_name,
@@ -285,7 +288,10 @@ _AUTH_KEYS: Mapping[str, ValueReader] = {
     "leeway": read_duration_s,
 }
 
-FUNCTION_KEYS: Mapping[str, ValueReader] = {"auth": one_of("none", "jwt"), "scopes": list_of(read_scope)}
+FUNCTION_KEYS: Mapping[str, ValueReader] = {
+    "auth": one_of("none", "jwt", "api_key"),
+    "scopes": list_of(read_scope),
+}
 """Keys of a function's table that are the gateway's."""
 
 _RATE_KEYS: Mapping[str, ValueReader] = {

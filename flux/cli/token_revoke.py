@@ -12,9 +12,11 @@ from flux.cli.token_list import lines
 
 @click.command()
 @click.argument("name", metavar="NAME")
-def command(name: str) -> None:
+@click.option("--api-key", is_flag=True, help="An API key of that name, not a token for the server.")
+def command(name: str, api_key: bool) -> None:
     """Have a token refused from the next request on. What it has begun goes on to its end."""
-    answer = open_client().post("tokens", "revoke", body=json.dumps({"name": name}))
+    which = {"name": name, "kind": "api" if api_key else "console"}
+    answer = open_client().post("tokens", "revoke", body=json.dumps(which))
     tokens = answer.record.of_schema("flux.tokens/1").records("tokens")
     if settings().json:
         Screen.stdout().write_raw_json(answer.text)

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -27,6 +28,9 @@ from flux.hostcalls.http import HttpClient
 from flux.message import Admission, HttpResponse, RequestHead, problem
 from flux.rate_limit import Buckets, RateLimit, group_address, retry_after
 from flux.routes import Found, Match, NotFound, answer_unmatched
+from flux.store.postgres import DatabaseError
+from flux.store.tokens import API, TokenFound, digest_token
+from flux.supervisor.console_door import TOKEN_CHARACTERS_MAX, TOKEN_PREFIX, FindToken
 from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.inputs import UnreadableInputError, parse_json
 from flux.supervisor.runnable import Runnable
@@ -40,6 +44,9 @@ UNMATCHED_BODY_BYTES_MAX = 8 * 2**20
 TELL_AGAIN_S = 60.0
 _CONFIGS_MAX = 4
 """Of so many ``[http.auth]`` the keys are kept: the one before is still served while it drains."""
+LOOKUPS_AT_ONCE = 4
+API_PREFIX = f"{TOKEN_PREFIX}{API}_"
+_NEEDED = {"jwt": "a bearer token", "api_key": "an API key, as a bearer token,"}
 _CHALLENGE = 'Bearer realm="flux"'
 
 
@@ -54,7 +61,7 @@ class Ticket:
     caller: Caller
     """Who made it."""
     claims: Mapping[str, Any] = attrs.field(factory=dict)
-    """What its token says; empty where none was asked for."""
+    """What its token says, or of a key its name as ``sub``; empty where none was asked for."""
     auth: bytes = b""
     """Who it was made for, as `flux.execution.Trigger.auth` has it; empty where nobody was asked."""
 
@@ -73,13 +80,19 @@ class Gate:
     def __init__(
         self,
         http: HttpClient,
+        find_token: FindToken,
         find_secret: Callable[[str], str | None],
         note: Callable[[str], None],
         clock: Clock,
         now: Callable[[], float] = trio.current_time,
     ) -> None:
-        """``http`` fetches keys; ``note`` hears of refusals; ``now`` gives seconds that never go back."""
+        """``http`` fetches keys, ``find_token`` looks one of ours up; ``note`` hears of refusals.
+
+        ``now`` gives seconds that never go back.
+        """
         self._http = http
+        self._find_token = find_token
+        self._lookups = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
         self._find_secret = find_secret
         self._note = note
         self._clock = clock
@@ -139,31 +152,48 @@ class Gate:
             return ticket
         config = ticket.live.config
         table = config.get_function(ticket.found.target.function.name)
-        if (table.auth or config.gate.auth.require) == "none":
+        kind = table.auth or config.gate.auth.require
+        if kind == "none":
             return ticket
+        token = None
         try:
             token = find_bearer(head)
             if token is None:
-                self._count("UNAUTHORIZED", "there was no token")
-                raise _refuse(401, "UNAUTHORIZED", "a bearer token is needed", ("www-authenticate", _CHALLENGE))
-            claims = await self._find_keys(config.gate.auth).verify(token, self._clock.now_ns() / 1e9)
-            auth = _write_auth(claims)
+                raise TokenRefused(f"{_NEEDED[kind]} is needed")
+            if kind == "jwt":
+                claims = await self._find_keys(config.gate.auth).verify(token, self._clock.now_ns() / 1e9)
+                auth, scopes = _write_auth(claims), list_scopes(claims)
+            else:
+                found = await self._find_api_key(token)
+                claims, scopes = {"sub": found.name}, found.scopes
+                auth = json.dumps({"kind": "api_key", "subject": found.name, "scopes": list(scopes)}).encode()
         except TokenRefused as refused:
             self._count("UNAUTHORIZED", str(refused))
-            challenge = f'{_CHALLENGE}, error="invalid_token", error_description="{refused}"'
-            raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", challenge)) from refused
-        except OperatorError as error:
+            # RFC 6750, section 3.1: who brought nothing is told what is needed, and no error.
+            error = "" if token is None else f', error="invalid_token", error_description="{refused}"'
+            raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", _CHALLENGE + error)) from refused
+        except (OperatorError, DatabaseError) as error:
             # We don't know, so nobody is let in, and nobody is told that it is the token.
-            self._count("OVERLOADED", f"{error.code} {error.message}")
-            detail = f"tokens can't be checked at present: {error.code}"
+            self._count("OVERLOADED", f"who asked could not be found out, {error.code}")
+            detail = f"who asks can't be found out at present: {error.code}"
             raise _refuse(503, "OVERLOADED", detail, ("retry-after", "10")) from error
-        missing = [scope for scope in table.scopes if scope not in list_scopes(claims)]
+        missing = [scope for scope in table.scopes if scope not in scopes]
         if missing:
-            self._count("FORBIDDEN", "a token lacked a scope")
-            scopes = " ".join(table.scopes)
-            challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{scopes}"'
+            self._count("FORBIDDEN", "a scope was missing")
+            challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{" ".join(table.scopes)}"'
             raise _refuse(403, "FORBIDDEN", f"this needs the scope {missing[0]}", ("www-authenticate", challenge))
         return attrs.evolve(ticket, claims=claims, auth=auth)
+
+    async def _find_api_key(self, token: str) -> TokenFound:
+        """Return the key that was made as ``token``; raise `TokenRefused`."""
+        found, now = None, datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC)
+        # What can't be one is not looked up, and whoever guesses does not get all connections for it.
+        if token.startswith(API_PREFIX) and len(token) <= TOKEN_CHARACTERS_MAX:
+            async with self._lookups:
+                found = await self._find_token(digest_token(token), now)
+        if found is None or found.kind != API or not found.is_good(now):
+            raise TokenRefused("the key is unknown, was revoked or has expired")
+        return found
 
     def _find_keys(self, config: AuthConfig) -> "TokenKeys":
         keys = self._keys.get(config)

@@ -221,7 +221,8 @@ class Server:
                 told(running, switch)
 
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
-            gate = Gate(self.backing.http, self.backing.secrets.find, self.story.note, self.backing.clock)
+            find_made = partial(find_token, self.backing.owner, self.backing.tenant)
+            gate = Gate(self.backing.http, find_made, self.backing.secrets.find, self.story.note, self.backing.clock)
             guard = Guard(self.backing.owner, replayer, shelf, self.root, Tenant().name)
             host = FunctionHost(
                 deployments,
@@ -237,7 +238,7 @@ class Server:
                 lambda: {**checks.counters(), **gate.counters()},
             )
             running = Running(deployments, deployer, host, address.url)
-            door = Door(token, address.hosts, partial(find_token, self.backing.owner, self.backing.tenant))
+            door = Door(token, address.hosts, find_made)
             console = Console(
                 self.backing.owner, live, host, door, lambda run: nursery.start_soon(run),
                 recording=lambda: get_config().recording, readiness=readiness,

@@ -35,6 +35,10 @@ def rare(ctx, input):
 def orders(ctx, input):
     return {"user": ctx.user, "auth": ctx.request.auth, "header": ctx.request.headers["authorization"]}
 
+@function("GET /report")
+def report(ctx, input):
+    return ctx.request.auth
+
 @function("GET /broken")
 def broken(ctx, input):
     raise HTTPError(409, "CONFLICT", "no")
@@ -57,6 +61,9 @@ audience = ["shop"]
 auth = "jwt"
 scopes = ["orders:write"]
 rate_limit = { rate = "3/h", by = "subject" }
+[functions.report]
+auth = "api_key"
+scopes = ["reports:read"]
 """
 KEY = make_key("P-256")
 SHOP = "https://app.shop.example"
@@ -76,6 +83,13 @@ def served(
 
 def allowed(answer: Answer) -> str | None:
     return answer.headers.get("access-control-allow-origin")
+
+
+def ask_console(server: DevServer, path: str, body: object = None) -> Answer:
+    """As the command line asks, without another process."""
+    token = json.loads((server.project / ".flux" / "dev.json").read_text())["token"]
+    method = "GET" if body is None else "POST"
+    return server.request(method, f"/_flux/api/{path}", body, {"authorization": f"Bearer {token}"})
 
 
 def check_cors(server: DevServer) -> None:
@@ -108,7 +122,7 @@ def check_proxies(server: DevServer) -> None:
     forwarded["x-forwarded-host"] = "shop.example"
     answer = server.request("GET", "/who", headers=forwarded)
     assert answer.json == {"client": "192.0.2.9", "scheme": "https", "host": "shop.example", "auth": None}
-    assert server.json("trace", answer.flux_id)["input"]["client"] == "192.0.2.9"
+    assert ask_console(server, f"executions/{answer.flux_id}").json["input"]["client"] == "192.0.2.9"
 
 
 def check_rates(server: DevServer, database: Database) -> None:
@@ -142,7 +156,7 @@ def check_tokens(server: DevServer) -> None:
     assert (answer.json["auth"]["kind"], answer.json["auth"]["subject"]) == ("jwt", "ada")
     assert answer.json["auth"]["claims"]["email"] == "ada@login.example"
     assert answer.json["header"] == f"Bearer {good}"
-    shown = server.json("trace", answer.flux_id)
+    shown = ask_console(server, f"executions/{answer.flux_id}").json
     assert shown["input"]["auth"] == answer.json["auth"]
     assert good not in json.dumps(shown), "the record holds what a token says, and not the token"
 
@@ -164,9 +178,34 @@ def check_tokens(server: DevServer) -> None:
     assert order(other).status == 200
 
 
+def check_api_keys(server: DevServer, database: Database) -> None:
+    def report(key: str) -> Answer:
+        return server.request("GET", "/report", headers={"authorization": f"Bearer {key}"})
+
+    made = server.json("token", "create", "partner", "--api-key", "--scope", "reports:read")["token"]
+    narrow = ask_console(server, "tokens", {"name": "narrow", "kind": "api"}).json["token"]
+    console = ask_console(server, "tokens", {"name": "ops", "scopes": ["admin"]}).json["token"]
+    answer = report(made)
+    assert answer.json == {"kind": "api_key", "subject": "partner", "scopes": ["reports:read"]}
+    assert made not in json.dumps(ask_console(server, f"executions/{answer.flux_id}").json)
+    assert report(narrow).status == 403
+    # Neither is the other: a token of the console, a token of the issuer, a key that was made up.
+    jwt = sign(KEY, "ES256", claims(scope="reports:read"), kid="k1")
+    assert [report(key).status for key in (console, jwt, made[:-1] + "A", "flux_api_", "x" * 9000)] == [401] * 5
+    assert server.request("GET", "/report").headers["www-authenticate"] == 'Bearer realm="flux"'
+    assert server.request("GET", "/_flux/api/executions", headers={"authorization": f"Bearer {made}"}).status == 401
+    assert ask_console(server, "tokens/revoke", {"name": "partner"}).status == 404, "no token is called so, but a key"
+    assert report(made).status == 200
+    assert server.command("token", "revoke", "partner", "--api-key").returncode == 0
+    assert report(made).status == 401
+    database.psql("update flux.token set expires_at = created_at, scopes = '{reports:read}' where name = 'narrow'")
+    assert report(narrow).status == 401
+
+
 def test_what_the_gateway_refuses_never_runs(served: tuple[DevServer, Database]) -> None:
     server, database = served
     check_cors(server)
     check_proxies(server)
     check_rates(server, database)
     check_tokens(server)
+    check_api_keys(server, database)

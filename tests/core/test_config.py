@@ -228,7 +228,7 @@ NEEDED = {
         ("http.auth.algorithms", '["HS256"]', 'has "HS256", which is none for jwks', "RS256"),
         ("http.auth.public_key", '"PEM"', "stands beside jwks", "keep the one"),
         ("http.auth.secret", '"not a name"', "is no name of a secret", "JWT_SECRET"),
-        ("http.auth.require", '"api_key"', 'is "api_key"', '"none" or "jwt"'),
+        ("http.auth.require", '"basic"', 'is "basic"', '"none" or "jwt" or "api_key"'),
         ("functions.f.auth", '"jwt"', "there is no key to check one with", "[http.auth]"),
         ("functions.f.scopes", '["a"]', "ask for something of nobody", 'auth = "jwt"'),
         ("functions.f.scopes", '["a b"]', 'has "a b"', "orders:write"),
