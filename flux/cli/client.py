@@ -87,7 +87,10 @@ class Client:
         self._prefix = parts.path.rstrip("/") + API
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         assert parts.hostname is not None  # _checked_url saw to it.
-        self._connection = kind(parts.hostname, parts.port, timeout=CONNECT_TIMEOUT_S)
+        # RFC 6761, section 6.3: names below "localhost" mean this machine, and not every resolver knows.
+        is_here = parts.hostname.endswith(".localhost")
+        self._host = parts.netloc if is_here else None
+        self._connection = kind("127.0.0.1" if is_here else parts.hostname, parts.port, timeout=CONNECT_TIMEOUT_S)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -144,6 +147,8 @@ class Client:
         target += "?" + urlencode(said) if said else ""
         accepted = "application/json, application/x-ndjson" if wanted == "json" else wanted
         headers = {"Accept": accepted, "User-Agent": "flux"}
+        if self._host is not None:
+            headers["Host"] = self._host
         if self.server.token:
             headers["Authorization"] = f"Bearer {self.server.token}"
         if body is not None:

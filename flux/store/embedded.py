@@ -104,7 +104,7 @@ LOCK_PATIENCE_S = 2.0
 SETTINGS = """\
 # Written by Flux at each start: change nothing here. ALTER SYSTEM overrides what stands here.
 shared_buffers = 64MB
-max_connections = 100
+max_connections = 300         # tenants have a dozen each
 wal_level = minimal           # one server, no replicas
 max_wal_senders = 0
 min_wal_size = 32MB

@@ -1769,3 +1769,46 @@ insert into flux.forgotten (tenant, schema_name, table_name, key, seq, execution
 -- Whether this session does what one server of a tenant does for all: tenant, whether it did before. Locks add up in a
 -- session, so one that it has is not taken again.
 select $2::boolean or pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('flux.lead ' || $1, 0)) as leads;
+-- ===== Tenants =====
+
+-- name: list_tenants
+-- Who else is served here.
+select name, folder, hosts, database_sealed, is_made, weight, concurrency, memory_bytes, requests_per_minute,
+       storage_bytes, allow, added_at
+from flux.tenant order by name;
+
+-- name: add_tenant
+-- Adds one, unless its name is taken.
+insert into flux.tenant (name, folder, hosts, database_sealed, is_made, weight, concurrency, memory_bytes,
+                         requests_per_minute, storage_bytes, allow)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (name) do nothing returning name;
+
+-- name: remove_tenant
+-- Takes one out.
+delete from flux.tenant where name = $1;
+
+-- name: find_tenant_place
+-- What this role may do for a tenant that gets a database on this server, and what databases look like here.
+select r.rolsuper as is_superuser, (r.rolsuper or (r.rolcreatedb and r.rolcreaterole)) as may_make,
+       current_user::text as role, d.datname::text as database, pg_catalog.to_json(d) as properties,
+       pg_catalog.has_database_privilege('public', d.oid, 'connect') as is_open,
+       (select value from flux.instance where key = 'id') as instance
+from pg_catalog.pg_roles r, pg_catalog.pg_database d
+where r.rolname = current_user and d.datname = pg_catalog.current_database();
+
+-- name: find_tenant_database
+-- What a database says of itself; null when there is none of this name.
+select coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') from pg_catalog.pg_database d where d.datname = $1;
+
+-- name: check_tenant_role
+-- What a role that was given for a tenant's database could do to others.
+select r.rolsuper as is_superuser, r.rolcreaterole as makes_roles, r.rolcreatedb or r.rolreplication or r.rolbypassrls as may_more,
+       pg_catalog.current_setting('server_version_num')::int as version, current_user::text as role,
+       pg_catalog.current_database()::text as database,
+       pg_catalog.has_database_privilege('public', d.oid, 'connect') as is_open
+from pg_catalog.pg_roles r, pg_catalog.pg_database d
+where r.rolname = current_user and d.datname = pg_catalog.current_database();
+
+-- name: get_database_bytes
+-- How large the database is.
+select pg_catalog.pg_database_size(pg_catalog.current_database());

@@ -1145,6 +1145,8 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
     role_wanted constant text := 'flux_guest_' || tenant_name;
     existing record;
+    -- A role that may make none works with one that was made for it, if that one has no rights that it must not have.
+    makes_roles constant boolean := (select r.rolsuper or r.rolcreaterole from pg_roles r where r.rolname = current_user);
 begin
     if tenant_name !~ '^[a-z0-9][a-z0-9_]{0,40}$' then
         raise exception using errcode = 'invalid_parameter_value', message = format('tenant %L is not usable in a role''s name', tenant_name),
@@ -1165,7 +1167,9 @@ begin
                 message = format('role %I has rights that a guest must not have', role_wanted),
                 hint = format('Take away its attributes and memberships, or drop it: drop role %I', role_wanted);
         end if;
-        execute format('alter role %I login password %L', role_wanted, password);
+        if makes_roles then
+            execute format('alter role %I login password %L', role_wanted, password);
+        end if;
     end if;
     execute format('create schema if not exists %I', schema_name_wanted);
     -- PostgreSQL 14 lets everybody create in "public": a guest could put functions in the way of others.
@@ -1175,9 +1179,13 @@ begin
     execute format('grant usage, select on all sequences in schema %I to %I', schema_name_wanted, role_wanted);
     execute format('alter default privileges in schema %I grant select, insert, update, delete on tables to %I', schema_name_wanted, role_wanted);
     execute format('alter default privileges in schema %I grant usage, select on sequences to %I', schema_name_wanted, role_wanted);
-    -- A role may change its own defaults, so what a guest has left there goes first.
-    execute format('alter role %I reset all', role_wanted);
-    execute format('alter role %I set search_path = %I', role_wanted, schema_name_wanted);
+    if makes_roles then
+        -- A role may change its own defaults, so what a guest has left there goes first.
+        execute format('alter role %I reset all', role_wanted);
+        execute format('alter role %I set search_path = %I', role_wanted, schema_name_wanted);
+    end if;
+    -- Where PUBLIC may not connect; who may not say so is told by a warning.
+    execute format('grant connect, temporary on database %I to %I', current_database(), role_wanted);
     -- To name the functions below; there is nothing else in "flux" that a guest may touch.
     execute format('grant usage on schema flux to %I', role_wanted);
     execute format('grant execute on function flux.commit_record, flux.mark_transaction, flux.world_changes, '
@@ -1729,6 +1737,28 @@ create table flux.token (
 );
 comment on table flux.token is 'Who may speak to the console, and to routes of the project that ask for a key.';
 create unique index token_name on flux.token (tenant, kind, name) where revoked_at is null;
+
+-- ---------------------------------------------------------------------------------------------------------
+-- Tenants
+-- ---------------------------------------------------------------------------------------------------------
+
+-- In the database of whoever runs the installation. A tenant's own database has this table too, and nothing in it.
+
+create table flux.tenant (
+    name                 text primary key,
+    folder               text not null,     -- of its project, on the machine that serves
+    hosts                text[] not null,   -- whose requests are its own
+    database_sealed      bytea not null,    -- the URL of its database, with the password: flux/sealing.py
+    is_made              boolean not null,  -- Flux made the database and its roles, and may remove them
+    weight               int not null check (weight between 1 and 1000),
+    concurrency          int not null check (concurrency > 0),
+    memory_bytes         bigint not null check (memory_bytes > 0),
+    requests_per_minute  int check (requests_per_minute > 0),    -- null: no limit
+    storage_bytes        bigint check (storage_bytes > 0),       -- null: no limit
+    allow                text[] not null,   -- private addresses that its flux.toml may grant
+    added_at             timestamptz not null default pg_catalog.clock_timestamp()
+);
+comment on table flux.tenant is 'Who else this installation serves, each from a database of its own.';
 
 revoke all on all functions in schema flux from public;
 revoke all on all tables in schema flux from public;

@@ -12,7 +12,7 @@ import hmac
 import os
 import secrets as randomness
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -40,6 +40,7 @@ FLUSH_S = 20.0
 PARTITIONS_EVERY_S = 6 * 3600.0
 OWNER_CONNECTIONS = 8
 GUEST_CONNECTIONS = 32
+OWN_CONNECTIONS = (OWNER_CONNECTIONS, GUEST_CONNECTIONS)
 RECOVERY_S = 120.0
 
 
@@ -60,9 +61,15 @@ async def open_backing(
     secrets: Mapping[str, str],
     *,
     report: Callable[[BaseException], None],
+    connections: tuple[int, int] = OWN_CONNECTIONS,
+    repair_guest: Callable[[str], Awaitable[None]] | None = None,
 ) -> AsyncIterator[OpenedBacking]:
-    """Open what the functions of ``tenant`` run on; ``options`` are those of Flux's own role."""
-    owner = Pool(options, OWNER_CONNECTIONS)
+    """Open what the functions of ``tenant`` run on; ``options`` are those of Flux's own role.
+
+    ``connections``: how many of Flux's own at most, and of the functions'. ``repair_guest`` gives the functions' role
+    the password that it is handed, where Flux's own role may not.
+    """
+    owner = Pool(options, connections[0])
     token = randomness.token_bytes(32)
     digest = hashlib.sha256(token).digest()
     async with contextlib.AsyncExitStack() as stack:
@@ -71,6 +78,8 @@ async def open_backing(
             prepared = await prepare(connection)
             notice_secret = str(await connection.fetch_value(QUERIES.get_notice_secret))
             password = derive_guest_password(notice_secret, tenant)
+            if repair_guest is not None:
+                await repair_guest(password)
             role = await ensure_guest(connection, tenant.name, tenant.schema, password)
             description = f"{socket.gethostname()}, process {os.getpid()}"
             await connection.execute(QUERIES.add_supervisor, digest, description)
@@ -79,7 +88,7 @@ async def open_backing(
         with trio.fail_after(RECOVERY_S):
             recovered = await recover(journal_folder, DatabaseStore(owner))
         guest_options = attrs.evolve(options, user=role, password=password)
-        guests = Pool(guest_options, GUEST_CONNECTIONS)
+        guests = Pool(guest_options, connections[1])
         stack.push_async_callback(guests.aclose)
         journal = Journal(journal_folder)
         stack.callback(journal.close)

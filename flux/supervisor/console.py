@@ -35,7 +35,7 @@ from flux.store.jobs import list_jobs_of
 from flux.store.postgres import Pool
 from flux.store.replays import list_replays
 from flux.supervisor.bisect import Bisector
-from flux.supervisor.console_admin import AREAS, AdminDesk
+from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_deploy import DeployDesk, DeployHost
@@ -49,7 +49,6 @@ from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk, Start
-from flux.supervisor.console_secrets import SecretsHost
 from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
@@ -123,7 +122,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, SecretsHost, Protocol):
+class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, AdminHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:

@@ -1,17 +1,19 @@
-"""The console's questions about who may do what: secrets and tokens. One place that says which path asks what."""
+"""The console's questions about who may do what: secrets, tokens, tenants. One place that says which path asks what."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Protocol
 
 import attrs
 
 from flux.store.postgres import Pool
 from flux.supervisor.console_query import Query
 from flux.supervisor.console_secrets import SecretsDesk, SecretsHost
+from flux.supervisor.console_tenants import TenantsDesk, TenantsHost
 from flux.supervisor.console_tokens import TokensDesk
 from flux.supervisor.present import Document
 
-AREAS = ("secrets", "tokens")
+AREAS = ("secrets", "tokens", "tenants")
 """First words of their paths."""
 
 
@@ -23,12 +25,17 @@ class AdminQuestion:
     ask: Callable[[Query], Awaitable[Document]]
 
 
+class AdminHost(SecretsHost, TenantsHost, Protocol):
+    """Who has them."""
+
+
 class AdminDesk:
     """Finds who answers."""
 
-    def __init__(self, pool: Pool, host: SecretsHost, tenant: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, pool: Pool, host: AdminHost, tenant: str, now: Callable[[], datetime]) -> None:
         self._secrets = SecretsDesk(host)
         self._tokens = TokensDesk(pool, tenant, now)
+        self._tenants = TenantsDesk(host)
 
     def find(self, method: str, path: list[str], body: bytes) -> AdminQuestion | None:
         """Return what is asked, or None when nothing is at this path."""
@@ -45,6 +52,12 @@ class AdminDesk:
                 return AdminQuestion("GET", self._tokens.list_tokens)
             case ["tokens", "revoke"]:
                 return AdminQuestion("POST", _with(self._tokens.revoke, body))
+            case ["tenants"] if method == "POST":
+                return AdminQuestion("POST", _with(self._tenants.add, body))
+            case ["tenants"]:
+                return AdminQuestion("GET", self._tenants.list_tenants)
+            case ["tenants", name, "remove"]:
+                return AdminQuestion("POST", _with(self._tenants.remove, name, body))
             case _:
                 return None
 

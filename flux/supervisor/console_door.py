@@ -106,13 +106,13 @@ class Door:
     def is_from_here(self, head: RequestHead) -> bool:
         """Return whether a request comes from this machine, for this machine, and through no proxy."""
         return (
-            _is_loopback(_without_port(head.peer))
-            and _is_loopback_name(_without_port(head.header("host") or ""))
+            _is_loopback(without_port(head.peer))
+            and _is_loopback_name(without_port(head.header("host") or ""))
             and not any(head.header(name) for name in _FORWARDED)
         )
 
     def _is_ours(self, host: str) -> bool:
-        name = _without_port(host)
+        name = without_port(host)
         return _is_loopback_name(name) or name in self.hosts
 
 
@@ -126,7 +126,7 @@ def _is_json(head: RequestHead) -> bool:
     return kind == "application/json"
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
     """``[::1]:4000`` is ``::1``; ``localhost.:4000`` is ``localhost``. What is no host stays no host."""
     if host.startswith("["):
         inner, _, rest = host[1:].partition("]")

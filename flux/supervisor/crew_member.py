@@ -9,6 +9,8 @@ from functools import partial
 
 import trio
 
+from flux.errors import OperatorError
+from flux.store.tenants import list_tenants
 from flux.supervisor.crew_desk import find_current
 from flux.supervisor.crew_place import Place
 from flux.supervisor.deploy import name_code
@@ -18,9 +20,16 @@ from flux.supervisor.siblings import Siblings
 from flux.supervisor.story import Story
 
 
+class CrewWithTenantsError(OperatorError):
+    """Several processes are to serve, and there are tenants."""
+
+    code = "FLX817"
+
+
 async def serve_member(place: Place, story: Story, stop: trio.Event) -> None:
     """Serve until ``stop`` is set; raise what keeps it from starting."""
     async with open_server(place.options, story, place) as server:
+        await _check_no_tenants(server)
         await server.run(partial(_begin, server, place), stop, told=partial(tell_switch, server))
 
 
@@ -33,6 +42,15 @@ async def _begin(server: Server, place: Place, running: Running) -> None:
     # What was deployed before the others could know of us, nobody has told us.
     await _follow(running, siblings)
     server.tell_ready(running)
+
+
+async def _check_no_tenants(server: Server) -> None:
+    """Raise when there are tenants: one process serves each, and the others would answer for its hosts."""
+    if found := await list_tenants(server.backing.owner):
+        raise CrewWithTenantsError(
+            f"tenants are served by one process, and there are some: {', '.join(row.name for row in found)}",
+            remedy="leave --workers out",
+        )
 
 
 async def _follow(running: Running, siblings: Siblings) -> bool:

@@ -47,6 +47,12 @@ from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
 
 
+class AddressNotAllowedError(OperatorError):
+    """A tenant's ``flux.toml`` grants the way to an address that the tenant was not allowed."""
+
+    code = "FLX814"
+
+
 class UnknownFunctionError(OperatorError):
     """``flux.toml`` names a function that the code does not declare."""
 
@@ -129,11 +135,16 @@ class Deployments:
         idle_workers: int,
         cgroups: Cgroups | None = None,
         isolation: str | None = None,
+        addresses_allowed: frozenset[str] | None = None,
         on_output: Callable[[str], None],
     ) -> None:
-        """``isolation`` is the level of all code, whatever its own ``flux.toml`` says; None: what that says."""
+        """``isolation`` is the level of all code, whatever its own ``flux.toml`` says; None: what that says.
+
+        ``addresses_allowed`` are those that its ``flux.toml`` may grant; None: any.
+        """
         self._nursery = nursery
         self._isolation = isolation
+        self._addresses_allowed = addresses_allowed
         self._cgroups = cgroups
         self._residency = Residency()
         self._environments = environments
@@ -247,6 +258,8 @@ class Deployments:
             )
             _check_config(config, sandboxes.functions)
             check_middleware(config, sandboxes.functions, sandboxes.middleware)
+            if self._addresses_allowed is not None:
+                _check_addresses(config, sandboxes.functions, self._addresses_allowed)
             rules = RedactionRules.parse(config.recording.redact)
             runnables: dict[str, Runnable] = {}
             for function in sandboxes.functions:
@@ -399,6 +412,21 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
         from flux.supervisor.token_keys import read_public_key
 
         read_public_key(config.gate.auth.public_key)
+
+
+def _check_addresses(config: Config, functions: tuple[Function, ...], allowed: frozenset[str]) -> None:
+    """Refuse a ``flux.toml`` of a tenant's that grants the way to an address which the installation has not allowed.
+
+    To write an address out vouches for it, loopback and the inner network included. Whoever runs the machine may do
+    that; a tenant may do it only for what was allowed to it.
+    """
+    for function in functions:
+        for grant in Grants.parse(config.get_http_allow(function.name)).grants:
+            if (grant.address is not None or grant.host == "localhost") and grant.text not in allowed:
+                raise AddressNotAllowedError(
+                    f'flux.toml grants "{grant.text}" to {function.name}: addresses are not a tenant\'s to grant',
+                    remedy="grant a host's name, or ask whoever runs the installation: flux tenant add --allow",
+                )
 
 
 def list_schedules(config: Config, functions: Iterable[Function]) -> tuple[Schedule, ...]:

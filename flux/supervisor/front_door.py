@@ -10,6 +10,8 @@ the person who asks is the one who wrote the code.
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
 from flux.execution import (
     Execution,
     Exited,
@@ -30,10 +32,14 @@ from flux.supervisor.gate import UNMATCHED_BODY_BYTES_MAX, Gate, Ticket
 from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.turns import QuotaError
 from flux.values import decode_json
 
 CONSOLE = "/_flux"
 CONSOLE_BODY_BYTES_MAX = 16 * 2**20
+
+RETRY_AFTER_S = "5"
+"""After a refusal because of a tenant's quota."""
 
 _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
 
@@ -52,7 +58,7 @@ class FrontDoor:
 
     async def admit(self, head: RequestHead) -> Admission:
         """See `flux.supervisor.gateway.Handler.admit`."""
-        if _is_console(head.path):
+        if is_console(head.path):
             return Admission(CONSOLE_BODY_BYTES_MAX)
         current = self._deployments.current
         if current is None:
@@ -62,7 +68,7 @@ class FrontDoor:
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """See `flux.supervisor.gateway.Handler.handle`."""
         head = request.head
-        if _is_console(head.path):
+        if is_console(head.path):
             return await self._console.handle(request)
         current = self._deployments.current
         if current is None:
@@ -94,6 +100,9 @@ class FrontDoor:
                 executed = self._executor.refuse(runnable, trigger, _unreadable(error))
             else:
                 executed = await self._executor.execute(runnable, trigger, value)
+        except QuotaError as error:
+            refusal = problem(503, "OVERLOADED", error.message)
+            return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", RETRY_AFTER_S)))
         except (JournalError, StoreStalledError) as error:
             # Unrecorded work is what Flux exists to prevent, so it is refused.
             why = f"{error.code} {error.message}" if self._tells_why else error.code
@@ -169,7 +178,7 @@ def make_trigger(request: HttpRequest, found: Match[Runnable], ticket: Ticket) -
     )
 
 
-def _is_console(path: str) -> bool:
+def is_console(path: str) -> bool:
     return path == CONSOLE or path.startswith(CONSOLE + "/")
 
 

@@ -15,6 +15,7 @@ from flux.openapi import make_openapi
 from flux.store.deployments import DeploymentSeen, list_deployments
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Invoked, NoSuchFunctionError
+from flux.supervisor.console_tenants import TenantsKeeper
 from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Backing, Executor
@@ -85,6 +86,8 @@ class FunctionHost:
         self._counters = counters
         self.front_door: FrontDoor | None = None
         """Turns outcomes into answers; set once it exists, as it needs the console first."""
+        self.tenants: TenantsKeeper | None = None
+        """Who else is served here; None where nobody can be."""
         self.failure: FluxError | None = None
         """Why the code in the project's folder is not what is served; None when it is."""
         self.spread: Callable[[Switch], Awaitable[Sequence[str]]] | None = None
@@ -211,6 +214,10 @@ class FunctionHost:
     def vault(self) -> Vault:
         """See `flux.supervisor.console_secrets.SecretsHost.vault`."""
         return self._vault
+
+    def tenants_keeper(self) -> TenantsKeeper | None:
+        """See `flux.supervisor.console_tenants.TenantsHost.tenants_keeper`."""
+        return self.tenants
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """See `flux.supervisor.console.ConsoleHost.checks`."""

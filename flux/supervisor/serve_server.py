@@ -15,12 +15,17 @@ from flux.supervisor.deploy import Switch
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.story import Story, list_routes
+from flux.supervisor.tenants import Tenants
 
 
 async def serve_deployed(options: ServerOptions, story: Story, stop: trio.Event, *, deploys: bool) -> None:
     """Serve until ``stop`` is set; raise what keeps it from starting. ``deploys``: begin with the project's folder."""
-    async with open_server(options, story) as server:
-        await server.run(partial(_begin, server, deploys), stop, told=partial(tell_switch, server))
+    async with open_server(options, story) as server, trio.open_nursery() as nursery:
+        tenants = Tenants(server, story)
+        nursery.start_soon(tenants.run, stop)
+        await server.run(partial(_begin, server, deploys, tenants), stop, told=partial(tell_switch, server))
+        if not tenants.is_attached:  # It was told to stop before it had code to serve.
+            nursery.cancel_scope.cancel()
 
 
 def tell_switch(server: Server, running: Running, switch: Switch) -> None:
@@ -30,9 +35,11 @@ def tell_switch(server: Server, running: Running, switch: Switch) -> None:
         server.story.switched(switch, list_routes(current), held=False)
 
 
-async def _begin(server: Server, deploys: bool, running: Running) -> None:
+async def _begin(server: Server, deploys: bool, tenants: Tenants, running: Running) -> None:
     await begin_serving(server, running, deploys=deploys)
     server.tell_ready(running)
+    running.host.tenants = tenants
+    tenants.attach(running)
 
 
 async def begin_serving(server: Server, running: Running, *, deploys: bool) -> None:

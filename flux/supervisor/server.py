@@ -25,7 +25,7 @@ from flux.config import Config
 from flux.project import Project, read_project, read_source_version
 from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
-from flux.supervisor.backing import OpenedBacking, open_backing
+from flux.supervisor.backing import OWN_CONNECTIONS, OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
@@ -37,16 +37,17 @@ from flux.supervisor.crew_place import Place
 from flux.supervisor.cron import Cron
 from flux.supervisor.database_watch import DatabaseWatch
 from flux.supervisor.deploy import Deployer, Switch
-from flux.supervisor.deployments import Deployments
+from flux.supervisor.deployments import Deployments, with_isolation
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
 from flux.supervisor.environments import Environments, count_packages
-from flux.supervisor.execute import Executor
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gate import Gate
 from flux.supervisor.gateway import GatewayLimits, Handler, open_listeners, serve_http
 from flux.supervisor.guard import Guard
 from flux.supervisor.host import FunctionHost, Publisher
+from flux.supervisor.hosted import CONNECTIONS, ISOLATION, Hosted
+from flux.supervisor.hosts import Hosts
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.listeners import adopt_listeners, open_unix_listener
@@ -56,7 +57,7 @@ from flux.supervisor.project_database import find_place
 from flux.supervisor.queue import Queue
 from flux.supervisor.replay import Replayer
 from flux.supervisor.self_check import SelfCheck
-from flux.supervisor.server_address import name_server
+from flux.supervisor.server_address import ServerAddress, name_server
 from flux.supervisor.server_checks import ServerChecks
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.server_start import (
@@ -69,6 +70,7 @@ from flux.supervisor.server_start import (
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.siblings import Siblings
 from flux.supervisor.story import Story, list_routes
+from flux.supervisor.turns import FairExecutor, Turns
 from flux.supervisor.upkeep import Upkeep
 from flux.supervisor.vault import Vault
 from flux.supervisor.world_keeper import open_keeper
@@ -86,20 +88,25 @@ class Running:
     deployments: Deployments
     deployer: Deployer
     host: FunctionHost
-    url: str
+    address: ServerAddress
     """Where requests are taken."""
+    hosts: Hosts
+    """Hands over those that are for tenants."""
     take_requests: Callable[[], Awaitable[None]] | None = None
     """Begins to take them, for whoever has code to serve first; None where they are taken already."""
 
 
 @contextlib.asynccontextmanager
-async def open_server(options: ServerOptions, story: Story, place: Place | None = None) -> AsyncIterator["Server"]:
+async def open_server(
+    options: ServerOptions, story: Story, place: Place | None = None, hosted: Hosted | None = None
+) -> AsyncIterator["Server"]:
     """Give a server of the project for as long as the block lasts; raise what keeps it from starting.
 
     ``place``: it is one process of several, whose parent has the folder, the port and the database.
+    ``hosted``: it is a tenant's.
     """
     began = trio.current_time()
-    project = read_project(options.root)
+    project = with_isolation(read_project(options.root), None if hosted is None else ISOLATION)
     version = await trio.to_thread.run_sync(read_source_version, project)
     story.begin(project, version.branch, version.sha, version.changed_files)
     flux_folder = prepare_flux_folder(options.root)
@@ -108,30 +115,37 @@ async def open_server(options: ServerOptions, story: Story, place: Place | None 
         if place is None:
             stack.enter_context(held_folder(flux_folder))
             # A port in use is known before anything is started.
-            listeners = await open_listeners(options.host, port)
+            listeners = await open_listeners(options.host, port) if hosted is None else []
         else:
             listeners = adopt_listeners(place.descriptors)
         for listener in listeners:
             stack.push_async_callback(listener.aclose)
-        tenant = Tenant()
+        tenant = Tenant() if hosted is None else hosted.tenant
         walls = await stack.enter_async_context(probing(project, tenant))
         database = None if place is None else place.connect_options()
+        if hosted is not None:
+            database = hosted.database
         if database is None:
             database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
         secret_values = read_secrets(options.root)
         backing_began = trio.current_time()
         opened = await stack.enter_async_context(
-            open_backing(database, tenant, flux_folder / "journal", secret_values, report=story.crash)
+            open_backing(
+                database, tenant, flux_folder / "journal", secret_values, report=story.crash,
+                connections=OWN_CONNECTIONS if hosted is None else CONNECTIONS,
+                repair_guest=None if hosted is None else hosted.repair_guest,
+            )
         )
         if place is None or place.is_first:
             tell_backing(story, project, opened, trio.current_time() - backing_began)
         tell_recovered(story, opened.recovered)
         backing = opened.backing
-        vault = Vault(backing.owner, tenant.name, MasterKey(flux_folder), backing.secrets, secret_values)
+        master_key = MasterKey(flux_folder) if hosted is None else hosted.master_key
+        vault = Vault(backing.owner, tenant.name, master_key, backing.secrets, secret_values)
         await vault.load()
         if place is None or place.is_first:
             tell_short_secrets(story, backing)
-        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place)
+        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place, hosted)
 
 
 class Server:
@@ -149,6 +163,7 @@ class Server:
         listeners: Sequence[trio.SocketListener],
         began: float,
         place: Place | None,
+        hosted: Hosted | None,
     ) -> None:
         self.root = options.root
         self.project = project
@@ -163,9 +178,13 @@ class Server:
         self._listeners = list(listeners)
         self._began = began
         url = options.database_url or project.config.database.url
-        self.is_embedded = not url
+        self.is_embedded = hosted is None and not url
         """Its database is the one that Flux runs for this project."""
-        self._database_place = find_place(url)
+        self._database_place = find_place(url) if hosted is None else hosted.database.place
+        self._hosted = hosted
+        self._tenant = Tenant() if hosted is None else hosted.tenant
+        self.turns = Turns()
+        """Those of the installation, where this is its own server."""
         self._place = place
         self._siblings = None if place is None else Siblings(place)
 
@@ -178,28 +197,35 @@ class Server:
     ) -> None:
         """Serve until ``stop`` is set, doing ``work`` beside; ``told`` hears of each switch to other code."""
         isolation = await self._wait_walls()
-        place, siblings = self._place, self._siblings
+        place, siblings, hosted, tenant = self._place, self._siblings, self._hosted, self._tenant
         token = secrets.token_urlsafe(24) if place is None else place.token
-        address = name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
+        address = (
+            name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
+            if hosted is None
+            else hosted.hosts.address
+        )
         if address.is_open and (place is None or place.is_first):
             self.story.note(
                 f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
             )
         async with (
-            open_keeper(self.backing.guests, self.backing.token, Tenant().schema) as worlds,
+            open_keeper(self.backing.guests, self.backing.token, tenant.schema) as worlds,
             trio.open_nursery() as nursery,
         ):
             live = Live() if siblings is None else CrewLive(siblings, nursery)
-            executor = Executor(self.backing, Publisher(live), self.story.crash)
-            watch = DatabaseWatch(self.backing.owner.options, Tenant().name)
+            turns = self.turns.own if hosted is None else hosted.turns
+            executor = FairExecutor(self.backing, Publisher(live), self.story.crash, turns)
+            watch = DatabaseWatch(self.backing.owner.options, tenant.name)
             readiness = Readiness(find_failure=lambda: watch.failure)
             deployments = Deployments(
                 nursery,
                 Artifacts(self._flux_folder / "artifacts", self.root, self.story.note),
                 Environments(self._flux_folder / ENVIRONMENTS, self.story.note),
-                Tenant(),
+                tenant,
                 idle_workers=IDLE_WORKERS,
                 cgroups=isolation.cgroups,
+                isolation=None if hosted is None else ISOLATION,
+                addresses_allowed=None if hosted is None else hosted.addresses_allowed,
                 on_output=self.story.output,
             )
 
@@ -209,8 +235,8 @@ class Server:
 
             checks = ServerChecks(self.backing, self._prepared, isolation, executor, get_config)
             shelf = Shelf(deployments, self.root)
-            replayer = Replayer(shelf, self.backing, Tenant().schema, worlds)
-            interleaver = Interleaver(shelf, self.backing, Tenant().schema)
+            replayer = Replayer(shelf, self.backing, tenant.schema, worlds)
+            interleaver = Interleaver(shelf, self.backing, tenant.schema)
             every_s = self.project.config.recording.self_check_s
             self_check = SelfCheck(
                 self.backing, replayer, deployments, self.story.note, self.story.crash, every_s=every_s
@@ -223,7 +249,7 @@ class Server:
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
             find_made = partial(find_token, self.backing.owner, self.backing.tenant)
             gate = Gate(self.backing.http, find_made, self.backing.secrets.find, self.story.note, self.backing.clock)
-            guard = Guard(self.backing.owner, replayer, shelf, self.root, Tenant().name)
+            guard = Guard(self.backing.owner, replayer, shelf, self.root, tenant.name)
             host = FunctionHost(
                 deployments,
                 deployer,
@@ -237,10 +263,10 @@ class Server:
                 lambda: [self_check.describe(), *checks.checks()],
                 lambda: {**checks.counters(), **gate.counters()},
             )
-            running = Running(deployments, deployer, host, address.url)
             door = Door(token, address.hosts, find_made)
             console = Console(
                 self.backing.owner, live, host, door, lambda run: nursery.start_soon(run),
+                schema=tenant.schema, tenant=tenant.name,
                 recording=lambda: get_config().recording, readiness=readiness,
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
@@ -248,6 +274,8 @@ class Server:
             )  # fmt: skip
             front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
+            hosts = Hosts(front_door)
+            running = Running(deployments, deployer, host, address, hosts)
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
@@ -258,7 +286,7 @@ class Server:
             )  # fmt: skip
             cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             async with trio.open_nursery() as serving:
-                handler: Handler = front_door
+                handler: Handler = hosts
                 desk: Handler = front_door
                 if place is not None and siblings is not None:
                     handler = CrewDoor(front_door, door, siblings)
@@ -269,6 +297,9 @@ class Server:
                     host.spread = partial(spread, siblings)
 
                 async def take_requests() -> None:
+                    if hosted is not None:
+                        await serving.start(hosted.hosts.serve, front_door, drain)
+                        return
                     if place is not None:
                         others = open_unix_listener(place.socket_path(place.number))
                         await serving.start(_serve, [others], desk, drain, self.story)
@@ -317,7 +348,7 @@ class Server:
         """Say that requests are taken."""
         current = running.deployments.current
         assert current is not None
-        self.story.ready(running.url, list_routes(current), trio.current_time() - self._began, watched)
+        self.story.ready(running.address.url, list_routes(current), trio.current_time() - self._began, watched)
 
 
 async def _serve(

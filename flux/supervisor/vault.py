@@ -60,7 +60,8 @@ class Vault:
     ) -> None:
         self._pool = pool
         self._tenant = tenant
-        self._master_key = master_key
+        self.master_key = master_key
+        """What opens the tenant's key, and seals those of others where this is the installation's own vault."""
         self._secrets = secrets
         self._local = dict(local)
         self._stored: dict[str, str] = {}
@@ -79,7 +80,7 @@ class Vault:
         if found:
             sealed_key = await store.find_tenant_key(connection, self._tenant)
             assert sealed_key is not None  # A foreign key says so.
-            key = open_sealed(self._master_key.get(), sealed_key, self._key_place)
+            key = open_sealed(self.master_key.get(), sealed_key, self._key_place)
             for each in found:
                 values[each.name] = open_sealed(key, each.sealed, self._place(each.name)).decode()
         self._version, self._stored = version, values
@@ -115,10 +116,10 @@ class Vault:
         async with self._pool.acquire() as connection:
             sealed_key = await store.find_tenant_key(connection, self._tenant)
             if sealed_key is None:
-                master, new_key = self._master_key.get_or_make(), randomness.token_bytes(KEY_BYTES)
+                master, new_key = self.master_key.get_or_make(), randomness.token_bytes(KEY_BYTES)
                 made = seal(master, randomness.token_bytes(NONCE_BYTES), new_key, self._key_place)
                 sealed_key = await store.keep_tenant_key(connection, self._tenant, made)
-            key = open_sealed(self._master_key.get(), sealed_key, self._key_place)
+            key = open_sealed(self.master_key.get(), sealed_key, self._key_place)
             sealed = seal(key, randomness.token_bytes(NONCE_BYTES), data, self._place(name))
             await store.put_secret(connection, self._tenant, name, sealed)
             await self._load(connection)

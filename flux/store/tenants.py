@@ -1,0 +1,77 @@
+"""The list of tenants, in the database of whoever runs the installation. URLs of their databases stand there sealed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import attrs
+
+from flux.store.postgres import Pool
+from flux.store.queries import QUERIES
+
+
+@attrs.frozen
+class Quotas:
+    """How much of the installation a tenant may have."""
+
+    weight: int = 100
+    """Its share where several wait for their turn: one of 200 has two turns while one of 100 has one."""
+    concurrency: int = 16
+    """Executions that run at once."""
+    memory_bytes: int = 2 * 2**30
+    """What their memory limits may come to together."""
+    requests_per_minute: int | None = None
+    """HTTP requests, or None for any number."""
+    storage_bytes: int | None = None
+    """What its database may hold, records included, or None for any size."""
+
+
+@attrs.frozen
+class TenantRow:
+    """A tenant as the list has it."""
+
+    name: str
+    folder: str
+    """Of its project, on the machine that serves."""
+    hosts: tuple[str, ...]
+    """Host names whose requests are its own, in lower case."""
+    database_sealed: bytes
+    is_made: bool
+    """Flux made its database and roles, and may remove them."""
+    quotas: Quotas
+    allow: tuple[str, ...]
+    """Private addresses that its ``flux.toml`` may grant."""
+    added_at: datetime | None = None
+
+
+async def list_tenants(pool: Pool) -> list[TenantRow]:
+    """Return all, by name."""
+    async with pool.acquire() as connection:
+        rows = await connection.fetch(QUERIES.list_tenants)
+    return [
+        TenantRow(
+            row["name"], row["folder"], tuple(row["hosts"]), row["database_sealed"], row["is_made"],
+            Quotas(**{field.name: row[field.name] for field in attrs.fields(Quotas)}), tuple(row["allow"]),
+            row["added_at"],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def add_tenant(pool: Pool, row: TenantRow) -> bool:
+    """Add one; False when its name is taken."""
+    async with pool.acquire() as connection:
+        added = await connection.fetch_value(
+            QUERIES.add_tenant, row.name, row.folder, list(row.hosts), row.database_sealed, row.is_made,
+            *_list_quotas(row.quotas), list(row.allow),
+        )  # fmt: skip
+    return added is not None
+
+
+async def remove_tenant(pool: Pool, name: str) -> None:
+    """Take one out. What is in its database stays."""
+    async with pool.acquire() as connection:
+        await connection.execute(QUERIES.remove_tenant, name)
+
+
+def _list_quotas(quotas: Quotas) -> Sequence[int | None]:
+    return [getattr(quotas, field.name) for field in attrs.fields(Quotas)]

@@ -1,0 +1,127 @@
+"""Whose a request is, when a server has tenants: its ``Host`` says so, before anything else of it is looked at.
+
+`Hosts` is the gateway's handler. Names that a tenant has are its own for as long as it is in the list: while it can't
+be served they are answered with 503, never by somebody else's functions. All other names are the installation's own
+project.
+
+A client writes into ``Host`` what it likes, so this is no wall: it chooses whose functions, routes and console are
+asked, and those ask for tokens of their own.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import attrs
+import trio
+
+from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
+from flux.rate_limit import Buckets, RateLimit, retry_after
+from flux.supervisor.console_door import without_port
+from flux.supervisor.front_door import is_console
+from flux.supervisor.gateway import Handler
+from flux.supervisor.server_address import ServerAddress
+
+
+@attrs.define(eq=False)
+class _Place:
+    """Where the requests of some names go."""
+
+    handler: Handler | None = None
+    rate: RateLimit | None = None
+    """Requests that may come, from wherever; those to the console not counted."""
+    buckets: Buckets = attrs.field(factory=Buckets)
+    in_flight: int = 0
+    idle: trio.Event = attrs.field(factory=trio.Event)
+
+
+class Hosts:
+    """See the module."""
+
+    def __init__(self, own: Handler) -> None:
+        """``own`` answers for every name that no tenant has."""
+        self._own = _Place(own)
+        self._of_name: dict[str, _Place] = {}
+
+    async def admit(self, head: RequestHead) -> Admission:
+        """See `flux.supervisor.gateway.Handler.admit`."""
+        place = self._find(head)
+        if place.handler is None:
+            await trio.lowlevel.checkpoint()
+            return Admission(0, answer=_unavailable())
+        rate = None if is_console(head.path) else place.rate
+        if rate is not None and (wait_s := place.buckets.take(rate, None, trio.current_time())):
+            await trio.lowlevel.checkpoint()
+            return Admission(0, answer=_refuse_rate(rate, wait_s))
+        return await place.handler.admit(head)
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """See `flux.supervisor.gateway.Handler.handle`."""
+        place = self._find(request.head)
+        if place.handler is None:  # It has gone since the head was read.
+            await trio.lowlevel.checkpoint()
+            return _unavailable()
+        place.in_flight += 1
+        try:
+            return await place.handler.handle(request)
+        finally:
+            place.in_flight -= 1
+            if place.in_flight == 0:
+                place.idle.set()
+
+    def _find(self, head: RequestHead) -> _Place:
+        if not self._of_name:
+            return self._own
+        return self._of_name.get(without_port(head.header("host") or ""), self._own)
+
+    def find_taken(self, names: Iterable[str]) -> str | None:
+        """Return the first of ``names`` that is a tenant's."""
+        return next((name for name in names if name in self._of_name), None)
+
+    @contextlib.contextmanager
+    def reserved(
+        self, names: Iterable[str], url: str, requests_per_minute: int | None = None
+    ) -> Iterator["Share"]:
+        """Make ``names`` a tenant's, for as long as the block lasts; ``url`` is where this machine reaches it."""
+        rate = None if requests_per_minute is None else RateLimit(requests_per_minute, 60.0)
+        place, names = _Place(rate=rate), tuple(names)
+        assert self.find_taken(names) is None, "whoever adds a tenant looks first"
+        self._of_name |= dict.fromkeys(names, place)
+        try:
+            yield Share(place, ServerAddress(url, frozenset(names), is_open=False))
+        finally:
+            for name in names:
+                del self._of_name[name]
+
+
+class Share:
+    """The names of one tenant."""
+
+    def __init__(self, place: _Place, address: ServerAddress) -> None:
+        self._place = place
+        self.address = address
+        """How it is reached."""
+
+    async def serve(
+        self, handler: Handler, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Have ``handler`` answer until ``drain`` is set, then wait for requests in flight."""
+        place = self._place
+        place.handler = handler
+        try:
+            task_status.started()
+            await drain.wait()
+        finally:
+            place.handler = None
+        while place.in_flight:
+            place.idle = trio.Event()
+            await place.idle.wait()
+
+
+def _refuse_rate(rate: RateLimit, wait_s: float) -> HttpResponse:
+    refusal = problem(429, "RATE_LIMITED", f"this host has had its {rate.text} requests")
+    return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", retry_after(wait_s))))
+
+
+def _unavailable() -> HttpResponse:
+    refusal = problem(503, "OVERLOADED", "this host can't be served at present; its operator is told why")
+    return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", "5")))

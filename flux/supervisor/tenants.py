@@ -1,0 +1,304 @@
+"""The tenants of an installation: each a whole server of its own (`flux.supervisor.server`), but for the port.
+
+How to think about it: to serve a tenant is to serve its project, from its folder, on its database, with its secrets,
+its tokens, its queue, its workers. Nothing of that is shared with another tenant, so there is nothing to scope: what a
+tenant's console is asked is answered from the tenant's database, where nobody else's ids are. Shared are the port
+(`flux.supervisor.hosts` says whose a request is), the master key, and the turns in which executions run
+(`flux.supervisor.turns`).
+
+A tenant that can't be started, or that fails, is tried again after a while, and its hosts are answered with 503 until
+then. It never takes the others along.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from secrets import token_bytes
+
+import attrs
+import trio
+
+from flux.errors import BrokenInvariantError, FluxError, OperatorError
+from flux.sealing import NONCE_BYTES, open_sealed, seal
+from flux.store import tenant_database, tenants
+from flux.store.postgres import ConnectOptions, parse_url
+from flux.store.queries import QUERIES
+from flux.store.tenants import Quotas, TenantRow
+from flux.supervisor.deploy import Switch
+from flux.supervisor.hosted import Hosted
+from flux.supervisor.hosts import Share
+from flux.supervisor.server import Running, Server, open_server
+from flux.supervisor.server_options import ServerOptions
+from flux.supervisor.story import Story
+from flux.supervisor.tenant_order import BadTenantError, TenantOrder, name_local_host
+from flux.supervisor.tenant_story import TenantStory
+from flux.supervisor.turns import Share as TurnsShare
+from flux.tenant import Tenant
+
+RETRY_S_MAX = 60.0
+STORAGE_EVERY_S = 15.0
+"""How often a tenant's database is measured."""
+START_S_MAX = 300.0
+"""How long adding a tenant waits for it to take requests."""
+
+
+class NoSuchTenantError(OperatorError):
+    """No tenant of this name is served here."""
+
+    code = "FLX811"
+    exit_code = 3
+
+
+class KeptDataError(OperatorError):
+    """The tenant's data was to be removed, and Flux has not made the database."""
+
+    code = "FLX813"
+
+
+@attrs.frozen
+class TenantSeen:
+    """A tenant and how it stands."""
+
+    name: str
+    folder: str
+    hosts: tuple[str, ...]
+    url: str
+    """By which the machine that serves reaches it."""
+    is_up: bool
+    problem: str
+    """Why it is not up; empty when it is, or starts."""
+    quotas: Quotas
+    is_made: bool
+    """Flux made its database."""
+    added_at: datetime | None
+
+
+@attrs.define(eq=False)
+class _Served:
+    """A tenant that is in the list."""
+
+    row: TenantRow
+    url: str
+    stop: trio.Event = attrs.field(factory=trio.Event)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    settled: trio.Event = attrs.field(factory=trio.Event)
+    """Set once it is known for the first time whether it can be served."""
+    is_up: bool = False
+    problem: str = ""
+
+
+class Tenants:
+    """See the module."""
+
+    def __init__(self, server: Server, story: Story) -> None:
+        """``server`` is the installation's own."""
+        self._server = server
+        self._story = story
+        self._pool = server.backing.owner
+        self._master_key = server.vault.master_key
+        self._running: Running | None = None
+        self._attached = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._of_name: dict[str, _Served] = {}
+        self._lock = trio.Lock()
+        """One is added or removed at a time."""
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether it has begun."""
+        return self._attached.is_set()
+
+    def attach(self, running: Running) -> None:
+        """Begin: the installation's own server has code to serve."""
+        self._running = running
+        self._attached.set()
+
+    async def run(self, stop: trio.Event) -> None:
+        """Serve tenants until ``stop`` is set, then drain them."""
+        await self._attached.wait()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for row in await tenants.list_tenants(self._pool):
+                self._start(row)
+            await stop.wait()
+            for served in self._of_name.values():
+                served.stop.set()
+
+    def list(self) -> Sequence[TenantSeen]:
+        """Return all, by name."""
+        return [_see(served) for _, served in sorted(self._of_name.items())]
+
+    async def add(self, order: TenantOrder) -> TenantSeen:
+        """Add a tenant and serve it; return once it is known whether that works."""
+        async with self._lock:
+            self._check_free(order)
+            tenant = Tenant(order.name)
+            if order.database_url:
+                await tenant_database.check_given_database(parse_url(order.database_url))
+                hidden = order.database_url
+            else:
+                made = await tenant_database.make_database(
+                    self._pool, tenant, closes=self._server.is_embedded
+                )
+                assert made.password is not None
+                hidden = made.password
+            sealed = seal(self._master_key.get_or_make(), token_bytes(NONCE_BYTES), hidden.encode(), _place(order.name))
+            row = TenantRow(
+                order.name, str(order.folder), (name_local_host(order.name), *order.hosts), sealed,
+                not order.database_url, order.quotas, order.allow,
+            )  # fmt: skip
+            if not await tenants.add_tenant(self._pool, row):
+                raise BadTenantError(
+                    f'another server of this installation has a tenant "{order.name}"', remedy="start this one again"
+                )
+            served = self._start(row)
+        with trio.move_on_after(START_S_MAX):
+            await served.settled.wait()
+        return _see(served)
+
+    async def remove(self, name: str, *, drops_data: bool) -> TenantSeen:
+        """Stop serving a tenant; with ``drops_data`` remove its database and roles too."""
+        async with self._lock:
+            served = self._of_name.get(name)
+            if served is None:
+                known = ", ".join(sorted(self._of_name)) or "none"
+                raise NoSuchTenantError(
+                    f'no tenant is named "{name[:100]}"; there is {known}', remedy="flux tenant list"
+                )
+            if drops_data and not served.row.is_made:
+                raise KeptDataError(
+                    f'the database of tenant "{name}" was given with --database-url, so Flux does not remove it',
+                    remedy="leave --drop-data out, and drop the database yourself",
+                )
+            served.stop.set()
+            await served.ended.wait()
+            await tenants.remove_tenant(self._pool, name)
+            del self._of_name[name]
+            if drops_data:
+                await tenant_database.drop_database(self._pool, Tenant(name))
+        return attrs.evolve(_see(served), is_up=False)
+
+    def _check_free(self, order: TenantOrder) -> None:
+        assert self._running is not None
+        if order.name in self._of_name:
+            raise BadTenantError(f'there is a tenant "{order.name}" already', remedy="flux tenant list")
+        names = (name_local_host(order.name), *order.hosts)
+        if (taken := self._running.hosts.find_taken(names)) is not None:
+            raise BadTenantError(f'"{taken}" is another tenant\'s host', remedy="flux tenant list")
+        if own := self._running.address.hosts & set(names):
+            raise BadTenantError(f'"{min(own)}" is the host of the installation\'s own console', remedy="name another")
+        folders = {self._server.root.resolve(), *(Path(each.row.folder) for each in self._of_name.values())}
+        if order.folder in folders:
+            raise BadTenantError(f"{order.folder} is served already", remedy="each tenant has a folder of its own")
+
+    def _start(self, row: TenantRow) -> _Served:
+        assert self._nursery is not None and self._running is not None
+        port = self._running.address.url.rpartition(":")[2]
+        served = _Served(row, f"http://{name_local_host(row.name)}:{port}")
+        self._of_name[row.name] = served
+        self._nursery.start_soon(self._serve_forever, served)
+        return served
+
+    async def _serve_forever(self, served: _Served) -> None:
+        """Serve one tenant until it is told to stop, however often it fails."""
+        assert self._running is not None
+        pause_s = 1.0
+        story = TenantStory(self._story, served.row.name)
+        try:
+            with self._running.hosts.reserved(
+                served.row.hosts, served.url, served.row.quotas.requests_per_minute
+            ) as share:
+                while not served.stop.is_set():
+                    began = trio.current_time()
+                    try:
+                        await self._serve(served, share, story)
+                    except* FluxError as group:
+                        served.problem = _first(group).message
+                        story.problem("this tenant", _first(group), is_serving=False)
+                    except* Exception as crash:  # Whatever it is, the others are served on.
+                        served.problem = f"Flux itself failed: {crash.exceptions[0]!r}"
+                        story.crash(crash)
+                    served.is_up = False
+                    served.settled.set()
+                    if trio.current_time() - began > RETRY_S_MAX:
+                        pause_s = 1.0
+                    with trio.move_on_after(pause_s):
+                        await served.stop.wait()
+                    pause_s = min(2 * pause_s, RETRY_S_MAX)
+        finally:
+            served.ended.set()
+
+    async def _serve(self, served: _Served, share: Share, story: Story) -> None:
+        row, tenant = served.row, Tenant(served.row.name)
+        with self._server.turns.opened(row.name, row.quotas) as turns:
+            repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
+            hosted = Hosted(
+                tenant, self._open_database(row), repair, share, turns, self._master_key, frozenset(row.allow)
+            )
+            async with open_server(ServerOptions(Path(row.folder)), story, hosted=hosted) as server:
+                work = partial(self._begin, served, server, turns)
+                await server.run(work, served.stop, told=_ignore)
+
+    async def _begin(self, served: _Served, server: Server, turns: TurnsShare, running: Running) -> None:
+        switch = await running.deployer.resume()
+        if switch is None:
+            switch = await running.deployer.deploy(None)
+        served.is_up, served.problem = True, ""
+        served.settled.set()
+        server.tell_ready(running)
+        if (most := served.row.quotas.storage_bytes) is not None:
+            await _watch_storage(server, turns, most)
+
+    def _open_database(self, row: TenantRow) -> ConnectOptions:
+        opened = open_sealed(self._master_key.get(), row.database_sealed, _place(row.name)).decode()
+        if not row.is_made:
+            return parse_url(opened)
+        # Where the server is may have changed since: an embedded one has its socket where it can.
+        return attrs.evolve(
+            self._pool.options, user=tenant_database.name_owner(row.name), password=opened,
+            database=tenant_database.name_database(row.name),
+        )  # fmt: skip
+
+
+def _ignore(_running: Running, _switch: Switch) -> None:
+    """A tenant's deploys are its own affair, and not told on the installation's terminal."""
+
+
+async def _watch_storage(server: Server, turns: TurnsShare, bytes_max: int) -> None:
+    """Give no more turns while the tenant's database is larger than it may be. Never returns."""
+    was_full = False
+    while True:
+        with contextlib.suppress(FluxError):  # A database that is away is told by whoever needs it.
+            async with server.backing.owner.acquire() as connection:
+                size = int(await connection.fetch_value(QUERIES.get_database_bytes))
+            if is_full := size > bytes_max:
+                turns.close(f"the storage quota is used up: {size:,} of {bytes_max:,} bytes")
+            else:
+                turns.open()
+            if is_full and not was_full:
+                server.story.note(f"the storage quota is used up: {size:,} of {bytes_max:,} bytes; nothing is run")
+            was_full = is_full
+        await trio.sleep(STORAGE_EVERY_S)
+
+
+def _see(served: _Served) -> TenantSeen:
+    row = served.row
+    return TenantSeen(
+        row.name, row.folder, row.hosts, served.url, served.is_up, served.problem, row.quotas, row.is_made, row.added_at
+    )
+
+
+def _place(tenant: str) -> str:
+    """What a sealed URL or password is bound to."""
+    return f"database/{tenant}"
+
+
+def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, FluxError):
+        raise BrokenInvariantError(f"a group of errors of Flux's has {error!r}")
+    return error
