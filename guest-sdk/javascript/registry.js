@@ -1,11 +1,12 @@
 // defineFunction and defineMiddleware: how a module says what in it can run.
 
+import { findSchemaMistake } from "./schema.js";
 import { place } from "./stack.js";
 
 const ROUTE = /^[A-Z][A-Z0-9_-]* \/\S*$/;
 const NAME = /^[A-Za-z_][A-Za-z0-9_.-]{0,99}$/;
 const ISOLATION = ["read committed", "repeatable read", "serializable"];
-const KNOWN = ["name", "route", "atomic", "isolation", "timeout", "retries", "cron", "middleware", "handler"];
+const KNOWN = ["name", "route", "atomic", "isolation", "timeout", "retries", "cron", "middleware", "input", "handler"];
 
 export const functions = new Map();
 export const middleware = new Map();
@@ -51,7 +52,7 @@ function findMistake(options) {
   if (names !== undefined && !(Array.isArray(names) && names.every((one) => typeof one === "string"))) {
     return `middleware is a list of names, not ${JSON.stringify(names)}`;
   }
-  return "";
+  return options.input === undefined ? "" : findSchemaMistake(options.input);
 }
 
 /** Make an object with a `handler` a function of this project; to be exported. */
@@ -108,6 +109,8 @@ export const describe = () =>
       retries: one.retries ?? 0,
       cron: one.cron ?? null,
       middleware: one.middleware ?? null,
+      // What a validator of its own checks, nobody can tell from outside.
+      input: one.input === undefined || one.input["~standard"] !== undefined ? null : one.input,
       file: one.file,
       line: one.line,
     })),

@@ -8,6 +8,7 @@ import { makeContext, seed } from "./context.js";
 import { DeadlockError } from "./errors.js";
 import { describe, functions, load, middleware, sources } from "./registry.js";
 import { describeError } from "./report.js";
+import { acceptInput } from "./schema.js";
 import { setFailure } from "./web.js";
 import { fromWire } from "./values.js";
 import * as wire from "./wire.js";
@@ -40,9 +41,11 @@ async function invoke(start) {
   }
   const ctx = makeContext(start);
   const input = fromWire(start.input);
+  const handle = async () =>
+    declared.handler({ input: declared.input === undefined ? input : await acceptInput(declared.input, input, ctx.request), ctx });
   const next = (index) => async () =>
     index === start.middleware.length
-      ? declared.handler({ input, ctx })
+      ? handle()
       : middleware.get(start.middleware[index]).handler({ ctx, input, next: next(index + 1) });
   return next(0)();
 }

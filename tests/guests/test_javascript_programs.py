@@ -14,11 +14,13 @@ import trio
 
 from flux.execution import Raised, Returned
 from flux.limits import Limits
+from flux.sandbox.javascript import load_scripts
 from flux.sandbox.wasm import WasmSandbox, default_folder
 from tests.conftest import Database
 from tests.guests.record_and_replay import HERE, SECRETS, Program, Result, describe, record_and_replay
 from tests.guests.test_programs import compared
 from tests.postgres_server import PostgresServer
+from tests.wasm_worlds import make_interpreter
 
 FOLDER = HERE / "javascript"
 PROGRAM = re.compile(r"// Expect: (?P<expect>.*)\n(?P<notes>(?://.*\n)*)export const (?P<name>\w+) = defineFunction")
@@ -121,3 +123,62 @@ def test_two_executions_draw_different_numbers(results: dict[str, Result]) -> No
     bodies = [results[name].recorded.driven.outcome for name in ("draws", "draws_again")]
     assert all(isinstance(outcome, Returned) for outcome in bodies)
     assert bodies[0] != bodies[1]
+
+
+def test_every_violation_of_a_schema_is_told_at_once(results: dict[str, Result]) -> None:
+    told = {
+        name: {one["path"]: one["message"] for one in json.loads(outcome.violations)}
+        for name in ("fits_it_nowhere", "repeats_itself", "is_refused_by_it")
+        if isinstance(outcome := results[name].recorded.driven.outcome, Raised)
+    }
+    assert told["fits_it_nowhere"] == {
+        "input.lines": "expected an array of length <= 3",
+        "input.lines[0].sku": "expected text of length >= 1",
+        "input.lines[0].count": "expected a multiple of 2",
+        "input.lines[0].odd": "is not allowed",
+        "input.lines[1].sku": "is required",
+        "input.lines[2]": "expected object, got 5",
+        "input.lines[3].sku": "expected text of length <= 8",
+        "input.plan": 'expected one of "free", "pro", got "gold"',
+        "input.pay.number": "expected text that matches ^[0-9]+$",
+        "input.at": "expected text of format date-time",
+        "input.tree.children[0].children": "expected array, got 1",
+        "input.page": 'expected integer, got "2"',
+        "input.more.a": 'expected integer or null, got "1"',
+    }
+    assert told["repeats_itself"] == {
+        "input.lines": "expected an array without repetitions", "input.pay": "fits none of 3 kinds",
+    }  # fmt: skip
+    assert told["is_refused_by_it"] == {"input.items[0].n": "must be there", "input": "no"}
+
+
+BAD_SCHEMAS = {
+    "5": "input is JSON Schema",
+    '{ propertys: {} }': 'there is no word "propertys" of JSON Schema here',
+    '{ properties: { a: { type: "text" } } }': 'input.properties.a.type: there is no type "text"',
+    '{ properties: { a: { items: 5 } } }': "input.properties.a.items is no schema",
+    '{ properties: { a: { pattern: "(" } } }': "input.properties.a.pattern: ",
+    '{ properties: { a: { format: "phone" } } }': 'there is no format "phone"',
+    '{ $ref: "https://example.com/x" }': "input.$ref leads nowhere",
+    '{ $ref: "#/$defs/a", $defs: { a: { $ref: "#/$defs/a" } } }': "leads nowhere",
+    '{ enum: [] }': "input.enum is a list of values",
+    '{ anyOf: [{ minimum: "1" }] }': "input.anyOf.0.minimum is a number",
+    '{ required: "a" }': "input.required is a list of names",
+}
+
+
+async def test_a_schema_whose_words_would_not_be_checked_is_refused_when_it_is_loaded() -> None:
+    _, interpreter = make_interpreter()
+    files = {
+        f"functions/bad{number}.js": 'import { defineFunction } from "@flux/guest";\n'
+        f"export default defineFunction({{ input: {schema}, handler: () => 1 }});\n"
+        for number, schema in enumerate(BAD_SCHEMAS)
+    }
+    failures = await load_scripts(
+        interpreter, {path: text.encode() for path, text in files.items()}, list(files),
+        on_module=lambda _path: None, on_output=print,
+    )  # fmt: skip
+    assert isinstance(failures, list) and len(failures) == len(files)
+    for failure, file, says in zip(failures, files, BAD_SCHEMAS.values(), strict=True):
+        assert says in failure["message"], failure
+        assert (failure["file"], failure["line"]) == (file, 2)
