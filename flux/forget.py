@@ -116,6 +116,7 @@ class Forgetter:
             logs=tuple(map(part.log, execution.logs)),
             mutations=tuple(map(image, execution.mutations)),
             completeness=tuple(map(part.text, execution.completeness)),
+            user=part.json(execution.user),
         )
         return execution if changed == execution else changed
 
@@ -168,7 +169,7 @@ class _Part:
         return self._hidden.hide(body)
 
     def pairs(self, pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-        return tuple((name, self._pair(name, value)) for name, value in pairs)
+        return tuple((self.text(name), self._pair(name, value)) for name, value in pairs)
 
     def _pair(self, name: str, value: str) -> str:
         token = self._forgetter._is_in(name, value) if self._is_touched else None
@@ -187,6 +188,10 @@ class _Part:
             headers=self.pairs(trigger.headers),
             correlation=self.pairs(trigger.correlation),
             body=self.body(trigger.body),
+            auth=self.json(trigger.auth),
+            user=self.json(trigger.user),
+            client=self.text(trigger.client),
+            host=self.text(trigger.host),
         )
 
     def outcome(self, outcome: Outcome) -> Outcome:
@@ -196,6 +201,7 @@ class _Part:
             case Raised():
                 return attrs.evolve(
                     outcome,
+                    type=self.text(outcome.type),
                     message=self.text(outcome.message),
                     cause=self.text(outcome.cause),
                     violations=self.json(outcome.violations),
@@ -232,7 +238,8 @@ class _Part:
         return attrs.evolve(call, request=request, result=result)
 
     def _error(self, error: HostCallError) -> HostCallError:
-        return attrs.evolve(error, message=self.text(error.message), details=self.json(error.details))
+        name, message = self.text(error.name), self.text(error.message)
+        return attrs.evolve(error, name=name, message=message, details=self.json(error.details))
 
     def _statement(self, data: bytes) -> bytes:
         try:

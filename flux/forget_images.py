@@ -18,7 +18,7 @@ import attrs
 import msgspec
 
 from flux.forget import PREFIX, RowValue, make_token
-from flux.hidden import HiddenValues
+from flux.hidden import HIDDEN_CHARACTERS_MIN, HiddenValues
 from flux.mutation import Mutation
 from flux.row_shapes import Image, read_image, write_image
 
@@ -42,7 +42,7 @@ _LEAST = {
     "time without time zone": '"00:00:00"',
     "time with time zone": '"00:00:00+00"',
 } | dict.fromkeys(_NUMBERS - {"money"}, "0")
-_TYPE = re.compile(r"(?P<base>[^(\[]+?)\s*(?:\((?P<size>[0-9]+)[^)]*\))?(?P<rest> [^\[]+)?(?P<array>\[\])?")
+_TYPE = re.compile(r"(?P<base>[^(\[]+?)(?:\((?P<size>[0-9]+)[^)]*\)(?P<rest> [^\[]+)?)?(?:\[\])?")
 
 
 @attrs.frozen
@@ -205,7 +205,7 @@ def list_values(row: Row, images: Iterable[tuple[str, str, Image]]) -> list[RowV
     for schema, table, image in images:
         for name, raw in image.items():
             column = row.find_column(schema, table, name)
-            if row.has_now(column, name, raw) or (column is not None and not _is_searched(column)):
+            if row.has_now(column, name, raw) or (column is not None and not _is_searched(column, raw)):
                 continue
             which = name if column is None else column.number
             names.setdefault(which, {}).update({row.name_now(column, name): None, name: None})
@@ -219,18 +219,27 @@ def list_values(row: Row, images: Iterable[tuple[str, str, Image]]) -> list[RowV
     ]
 
 
-def _is_searched(column: Column) -> bool:
-    """Whether its values are looked for elsewhere: the time at which a row was written is nobody's name."""
-    return not column.stays and not column.base.startswith("timestamp")
+def _is_searched(column: Column, raw: str) -> bool:
+    """Whether a value of it is looked for elsewhere: the time at which a row was written is nobody's name."""
+    return not (column.stays or column.base.startswith("timestamp") or raw == _LEAST.get(column.base))
 
 
 def is_token(raw: str) -> bool:
-    """Whether a value was forgotten before."""
-    return raw.startswith(f'"{PREFIX}')
+    """Whether a value was forgotten before: it is a token, as much of one as its column can hold, or a list of them."""
+    texts = _list_texts(raw)
+    return bool(texts) and raw[:1] in '"[' and all(map(_is_token, texts))
+
+
+def _is_token(text: str) -> bool:
+    return text.startswith(PREFIX) or (len(text) >= HIDDEN_CHARACTERS_MIN and PREFIX.startswith(text))
 
 
 def list_texts(raw: str) -> list[str]:
     """Return the texts and numbers in a JSON value, as they are written, but what was forgotten before."""
+    return [text for text in _list_texts(raw) if text and not _is_token(text)]
+
+
+def _list_texts(raw: str) -> list[str]:
     pending, texts = [raw.encode("utf-8", "surrogatepass")], []
     while pending:
         data = pending.pop()
@@ -245,4 +254,4 @@ def list_texts(raw: str) -> list[str]:
                 pass
             case _:
                 texts.append(data.decode())
-    return [text for text in texts if text and not text.startswith(PREFIX)]
+    return texts

@@ -22,6 +22,8 @@ SHOWN_MAX = 20
 
 _TOKEN = re.compile(r"redacted:(?:[0-9a-f]{12}|unexamined)|forgotten:[0-9a-f]{12}")
 _HANDLE = re.compile(r"flux-secret:[A-Za-z_][A-Za-z0-9_]{0,99}:[0-9a-f]{32}")
+STAND_IN = re.compile(f"{_TOKEN.pattern}|{_HANDLE.pattern}")
+"""Anything that stands for a value which is not on record."""
 _HANDED_OUT = "secret.handle"
 """What it answers is a handle for the recorded function too."""
 _REVEALED = "secret.reveal"

@@ -26,7 +26,7 @@ SECONDS = {
     "acceptance/test_migration_rows.py": 15,
     "acceptance/test_queue.py": 20,
     "acceptance/test_records_not_whole.py": 15,
-    "acceptance/test_records_forget.py": 20,
+    "acceptance/test_records_kept.py": 20,
     "acceptance/test_replay.py": 40,
     "acceptance/test_signup.py": 20,
     "acceptance/test_tail.py": 15,

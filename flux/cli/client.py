@@ -108,10 +108,12 @@ class Client:
         """Ask for bytes of the media type ``kind``."""
         return self._read_all(self._ask("GET", path, {}, None, timeout_s, kind))
 
-    def stream(self, *path: str, endless: bool, **query: object) -> "Stream":
+    def stream(
+        self, *path: str, endless: bool, line_bytes_max: int = LINE_BYTES_MAX, **query: object
+    ) -> "Stream":
         """Ask for JSON lines; an ``endless`` stream ends only when the server or the connection goes."""
         response = self._ask("GET", path, query, None, SILENCE_MAX_S)
-        return Stream(self, response, endless=endless)
+        return Stream(self, response, endless=endless, line_bytes_max=line_bytes_max)
 
     def stream_work(self, *path: str, body: str, **query: object) -> "Stream":
         """Have the server do something, and hear of it in JSON lines. Whoever goes before its end stops it."""

@@ -1,7 +1,7 @@
-"""``flux export``: one execution as a file that can be handed on.
+"""``flux export``: one execution in a form that can be handed on.
 
 A case file holds the record as it is stored, redacted, and the code that made it. ``flux replay
-FILE`` runs it again where there is neither its server nor its database.
+FILE`` runs it again where there is neither its server nor its database. The other forms are for other programs.
 """
 
 import sys
@@ -23,22 +23,27 @@ CASE_TYPE = "application/vnd.flux.case"
 @click.command()
 @click.argument("id", metavar="ID", shell_complete=execution_ids)
 @click.option("--case", "as_case", is_flag=True, help="As a case file, which flux replay runs anywhere.")
+@click.option("--curl", "as_curl", is_flag=True, help="Its request as a command that sends it again.")
+@click.option("--otlp", "as_otlp", is_flag=True, help="Its spans, as OpenTelemetry's protocol has them in JSON.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
-    help="Where to write it; - is stdout. Without it, NAME.fluxcase in this folder.",
+    help="Where to write it; - is stdout. Without it, a case goes to NAME.fluxcase, all else to stdout.",
 )
-def command(id: str, as_case: bool, output: str | None) -> int:
-    """Write one execution into a file that can be handed on.
+def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, output: str | None) -> int:
+    """One execution in a form that can be handed on.
 
     A case file holds the record as it is stored, without what is redacted and without the values of secrets, and
     the code that made it.
     """
-    if not as_case:
+    if as_case + as_curl + as_otlp != 1:
         raise UsageError(
-            "flux export: as what?", remedy="--case writes a case file, which flux replay runs anywhere"
+            "flux export: as what?" if not as_case + as_curl + as_otlp else "flux export: one form at a time",
+            remedy="--case writes a case file, which flux replay runs anywhere; or say --curl, or --otlp",
         )
+    if not as_case:
+        return _export_text(id, output, as_curl=as_curl)
     data = open_client().download("executions", id, "case", kind=CASE_TYPE)
     # Read before it is written: what is handed on is whole, and its name is that of an execution.
     name = decode_case(data).execution.name
@@ -56,6 +61,21 @@ def command(id: str, as_case: bool, output: str | None) -> int:
     screen.line(Piece(str(path), "bold"), f"  {len(data):,} bytes")
     if not settings().quiet:
         screen.line(Piece(f"  flux replay {path}", "cyan"), "  runs it again, without server or database")
+    return 0
+
+
+def _export_text(id: str, output: str | None, *, as_curl: bool) -> int:
+    from flux.cli.export_forms import curl_text, otlp_text
+
+    client = open_client()
+    answer = client.get("executions", id)
+    trace = answer.record.of_schema("flux.trace/1")
+    text = curl_text(trace, answer.text, client.server.url) if as_curl else otlp_text(trace) + "\n"
+    if output is None or output == "-":
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_file(Path(output), text.encode())
     return 0
 
 

@@ -141,9 +141,12 @@ class _Work:
         await self._rewrite_executions(forgetter, images, row, seeds)
         changes = await self._rewrite_row(images)
         if not changes and not self._executions:
-            there = "has all the values now that it ever had" if row.live else "is in no change on record"
+            if row.live:
+                why = "the row has all the values now that it ever had"
+            else:
+                why = "no change of it is on record" if not last_seq else "what is on record of it has nothing that is left"
             raise NothingToForgetError(
-                f"nothing of {self._table}[{self._key}] is there to be forgotten: the row {there}",
+                f"nothing of {self._table}[{self._key}] is there to be forgotten: {why}",
                 remedy="delete the row, or overwrite what is to go, and forget it then" if row.live
                 else f"flux state history {self._table} shows what is recorded of a key",
             )  # fmt: skip

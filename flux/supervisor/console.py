@@ -184,7 +184,7 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._records = RecordsDesk(pool, tenant, schema, recording, self._find, self._settle)
+        self._records = RecordsDesk(pool, tenant, schema, recording, self._find, self._settle, now)
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
         self._heartbeat_s = heartbeat_s
@@ -279,6 +279,8 @@ class Console:
                 ask, method = self._for(self._records.redact, request.body), "POST"
             case ["records", "prune"]:
                 ask, method, allowed = self._records.prune, "POST", ("dry_run",)
+            case ["records", "export"]:
+                ask, allowed = self._records.export, ("q", "after")
             case ["records", "forget"]:
                 ask, method, allowed = self._records.forget, "POST", ("table", "key", "dry_run")
             case ["state", "blame"]:

@@ -1,12 +1,15 @@
 """The console's questions about what is kept, and what is kept out."""
 
 import secrets
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 import msgspec
 
 from flux.config import RecordingConfig
+from flux.filter import parse
+from flux.message import HttpResponse
 from flux.redact import RedactionRules
 from flux.store import reading
 from flux.store.forgetting import forget_row
@@ -14,6 +17,7 @@ from flux.store.postgres import Pool
 from flux.store.retention import Retention, prune
 from flux.supervisor.console_query import BadQueryError, Query, flag, needed
 from flux.supervisor.present import Document, show_json, show_moment
+from flux.supervisor.record_stream import RecordStream, list_page
 from flux.supervisor.redact_trial import Tested, try_document, try_execution
 
 
@@ -28,12 +32,14 @@ class RecordsDesk:
         recording: Callable[[], RecordingConfig],
         find: Callable[[str], Awaitable[reading.Summary]],
         settle: Callable[[], Awaitable[int]],
+        now: Callable[[], datetime],
     ) -> None:
         """``find`` returns the execution that a text means; ``settle`` waits until records are stored."""
         self._pool = pool
         self._tenant = tenant
         self._schema = schema
         self._settle = settle
+        self._now = now
         self._recording = recording
         self._find = find
 
@@ -56,6 +62,19 @@ class RecordsDesk:
             "blobs": pruned.blobs,
             "waiting": pruned.waiting,
         }
+
+    async def export(self, query: Query) -> HttpResponse:
+        """Answer with whole records, a line each, the oldest first."""
+        filter_ = parse(query.get("q", ""), self._now())
+        after = None
+        if text := query.get("after"):
+            try:
+                after = uuid.UUID(text)  # Of a record that may be gone by now.
+            except ValueError:
+                after = (await self._find(text)).id
+        not_stored = await self._settle()
+        first = await list_page(self._pool, filter_, after)
+        return HttpResponse(200, _LINES, RecordStream(self._pool, filter_, first, after, not_stored))
 
     async def forget(self, query: Query) -> Document:
         """Take a row out of the records; with ``dry_run`` only count what would go."""
@@ -111,6 +130,7 @@ class RecordsDesk:
         }
 
 
+_LINES = (("content-type", "application/x-ndjson"), ("cache-control", "no-store"))
 _REMEDY = 'send {"document": ...} or {"execution": "ID"}'
 
 
