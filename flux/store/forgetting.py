@@ -143,8 +143,10 @@ class _Work:
         if not changes and not self._executions:
             if row.live:
                 why = "the row has all the values now that it ever had"
+            elif last_seq:
+                why = "what is on record of it has nothing that is left"
             else:
-                why = "no change of it is on record" if not last_seq else "what is on record of it has nothing that is left"
+                why = "no change of it is on record"
             raise NothingToForgetError(
                 f"nothing of {self._table}[{self._key}] is there to be forgotten: {why}",
                 remedy="delete the row, or overwrite what is to go, and forget it then" if row.live
