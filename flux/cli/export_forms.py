@@ -1,4 +1,4 @@
-"""One execution in forms that other programs take: a line for a shell, spans for OpenTelemetry.
+"""One execution in forms that other programs take: a command for a shell, spans for OpenTelemetry.
 
 Both are made of a `flux trace --json` document. Its body is read from the text and not from a `flux.cli.record`, since
 it is to be sent as it came, with each digit of its numbers.

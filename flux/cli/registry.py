@@ -27,6 +27,7 @@ HELPERS = frozenset(
         "complete",
         "database",
         "deployed",
+        "export_forms",
         "failures",
         "follow",
         "guarded",
