@@ -71,6 +71,7 @@ SECONDS = {
     "integration/test_wasm_modules.py": 15,
     "integration/test_wasm_sandbox.py": 25,
     "integration/test_world.py": 20,
+    "integration/test_world_overtaken.py": 10,
     "integration/test_zygotes.py": 25,
     "queue/test_jobs.py": 25,
     "secrets/test_planted.py": 20,
