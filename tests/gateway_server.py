@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead
+from flux.supervisor.client_tls import Certificate
 from flux.supervisor.gateway import GatewayLimits, open_listeners, serve_http
 
 PATIENCE_S = 60.0
@@ -37,7 +38,7 @@ async def answer_ok(_request: HttpRequest) -> HttpResponse:
 class Gateway:
     """What a test may know of the server, and do to it."""
 
-    def __init__(self, handle: Handle, body_bytes_max: int) -> None:
+    def __init__(self, handle: Handle, body_bytes_max: int, certificate: Certificate | None = None) -> None:
         self.port = 0
         self.requests: list[HttpRequest] = []
         self.crashes: list[BaseException] = []
@@ -45,6 +46,7 @@ class Gateway:
         self.on_crash: Callable[[BaseException], None] = self.crashes.append
         self._handle = handle
         self._body_bytes_max = body_bytes_max
+        self._certificate = certificate
         self._drain = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._started = threading.Event()
@@ -68,7 +70,8 @@ class Gateway:
         self.port = listeners[0].socket.getsockname()[1]
         self._started.set()
         await serve_http(
-            listeners, self, limits, drain=self._drain, on_crash=lambda error: self.on_crash(error)
+            listeners, self, limits, drain=self._drain, on_crash=lambda error: self.on_crash(error),
+            certificate=self._certificate,
         )
 
     def run(self, limits: GatewayLimits) -> None:
@@ -99,9 +102,10 @@ def running_gateway(
     handle: Handle = answer_ok,
     *,
     body_bytes_max: int = 64 * 1024,
+    certificate: Certificate | None = None,
 ) -> Iterator[Gateway]:
     """Serve while the block runs, then drain; a server that does not end is a failure."""
-    gateway = Gateway(handle, body_bytes_max)
+    gateway = Gateway(handle, body_bytes_max, certificate)
     thread = threading.Thread(target=gateway.run, args=(limits,), name="gateway", daemon=True)
     thread.start()
     gateway.wait_started()

@@ -65,6 +65,9 @@ class Server:
     source: str
     """What named it, for error messages."""
 
+    certificate: str = ""
+    """File with the certificate that it shows, where it is known: no other is believed then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -77,6 +80,33 @@ class Answer:
     """The same, read."""
 
 
+class _KnownServer(http.client.HTTPSConnection):
+    """A connection to a server of this machine, whose certificate is a file here.
+
+    The certificate is for the name that clients use, and we ask 127.0.0.1: so it is compared, and its name is not.
+    """
+
+    def __init__(self, host: str, port: int | None, certificate: str) -> None:
+        import ssl
+
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        super().__init__(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
+        self._certificate = certificate
+
+    def connect(self) -> None:
+        """Connect, and see who answers before anything is said."""
+        import ssl
+
+        super().connect()
+        pem = Path(self._certificate).read_text(encoding="ascii", errors="replace")
+        end = "-----END CERTIFICATE-----"
+        first = pem[pem.find("-----BEGIN CERTIFICATE-----") : pem.find(end) + len(end)]
+        if self.sock.getpeercert(binary_form=True) != ssl.PEM_cert_to_DER_cert(first):
+            self.close()
+            raise OSError(f"it does not show the certificate in {self._certificate}: kill -HUP has the server read it")
+
+
 class Client:
     """One connection to one server, kept for the questions of one command."""
 
@@ -85,12 +115,17 @@ class Client:
         """Where the questions go."""
         parts = _checked_url(server)
         self._prefix = parts.path.rstrip("/") + API
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         assert parts.hostname is not None  # _checked_url saw to it.
         # RFC 6761, section 6.3: names below "localhost" mean this machine, and not every resolver knows.
         is_here = parts.hostname.endswith(".localhost")
         self._host = parts.netloc if is_here else None
-        self._connection = kind("127.0.0.1" if is_here else parts.hostname, parts.port, timeout=CONNECT_TIMEOUT_S)
+        host = "127.0.0.1" if is_here else parts.hostname
+        self._connection: http.client.HTTPConnection
+        if parts.scheme == "https" and server.certificate:
+            self._connection = _KnownServer(host, parts.port, server.certificate)
+        else:
+            kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+            self._connection = kind(host, parts.port, timeout=CONNECT_TIMEOUT_S)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -360,12 +395,12 @@ def find_server(given: str | None) -> Server:
         )
     if not url:
         found = _read_server_file(path)
-        return Server(found.url, token or found.token, found.source)
+        return Server(found.url, token or found.token, found.source, found.certificate)
     # The URL was given without a token: if it is this project's server, its token is known.
     with suppress(UntrustedServerFile):  # Nobody asked for that file; without it there is no token.
         found = _read_server_file(path)
         if found.url.rstrip("/") == url.rstrip("/"):
-            return Server(url, found.token, source)
+            return Server(url, found.token, source, found.certificate)
     return Server(url, "", source)
 
 
@@ -405,7 +440,7 @@ def _read_server_file(path: Path) -> Server:
     url, token = (data.get("url"), data.get("token", "")) if isinstance(data, dict) else (None, None)
     if not isinstance(url, str) or not isinstance(token, str):
         raise UntrustedServerFile(f"{path} has no url and token", remedy=remedy)
-    return Server(url, token, str(path))
+    return Server(url, token, str(path), str(data.get("certificate", "")))
 
 
 def _checked_url(server: Server) -> Any:

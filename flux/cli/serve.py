@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from flux.cli.failures import UsageError
 from flux.cli.serving import run_server
 from flux.cli.settings import settings
 
@@ -18,9 +19,13 @@ from flux.cli.settings import settings
 @click.option("--deploy", "deploys", is_flag=True, help="Begin with the project's folder, whatever was served last.")
 @click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=1,
               help="Serve with so many processes on one port; one a core is usual.")  # fmt: skip
+@click.option("--tls-cert", metavar="FILE", default="", help="Speak TLS, with this certificate.")
+@click.option("--tls-key", metavar="FILE", default="", help="The certificate's key.")
 @click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
-def command(bind: str | None, deploys: bool, workers: int, database_url: str, pg_user: str | None) -> int:
+def command(
+    bind: str | None, deploys: bool, workers: int, tls_cert: str, tls_key: str, database_url: str, pg_user: str | None
+) -> int:
     """Serve what was deployed last, or the project's folder if nothing was, until SIGTERM or SIGINT."""
     from flux.project import find_project
     from flux.supervisor.crew import serve_crew
@@ -29,9 +34,12 @@ def command(bind: str | None, deploys: bool, workers: int, database_url: str, pg
     from flux.supervisor.server_options import LOOPBACK, ServerOptions
 
     host, port = (LOOPBACK, None) if bind is None else read_bind(bind)
+    if bool(tls_cert) != bool(tls_key):
+        raise UsageError("flux serve: --tls-cert and --tls-key belong together", remedy="name both files, or neither")
     options = ServerOptions(
-        find_project(Path()), host=host, port=port, database_url=database_url, pg_user=pg_user
-    )
+        find_project(Path()), host=host, port=port, database_url=database_url, pg_user=pg_user,
+        tls_certificate=tls_cert, tls_key=tls_key,
+    )  # fmt: skip
     if workers == 1:
         return run_server(partial(serve_deployed, options, deploys=deploys), "flux.serve/1")
     said = settings()

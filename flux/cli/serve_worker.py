@@ -5,7 +5,6 @@ can't be. It has no terminal: what it tells goes to the parent's stderr, with it
 """
 
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import trio
 
     from flux.supervisor.crew_place import Place
+    from flux.supervisor.listeners import Borrowed
     from flux.supervisor.story import Route
 
 
@@ -32,6 +32,7 @@ class MemberStory(ServerStory):
         super().__init__(screen, quiet=place.screen["quiet"], json_schema=None)
         self._place = place
         self._control = control
+        self._is_ready = False
 
     def begin(self, *_arguments: object) -> None:
         """The parent has said so."""
@@ -43,13 +44,14 @@ class MemberStory(ServerStory):
 
     def note(self, text: str) -> None:
         """See `Story.note`."""
-        super().note(text if self._place.is_first else f"worker {self._place.number}: {text}")
+        is_start = self._place.is_first and not self._is_ready
+        super().note(text if is_start else f"worker {self._place.number}: {text}")
 
     def ready(self, _url: str, routes: "Sequence[Route]", _elapsed_s: float, _watched: Sequence[str]) -> None:
         """Tell the parent, which says so once all are."""
         from flux.supervisor.crew_place import encode_ready
 
-        self._served = frozenset(routes)
+        self._served, self._is_ready = frozenset(routes), True
         self._control.sendall(encode_ready(routes))
 
     def stopping(self) -> None:
@@ -66,8 +68,8 @@ def main(descriptor: int) -> int:
     from flux.supervisor.crew_place import decode_place, encode_failure
 
     control = socket.socket(fileno=descriptor)
-    with control, control.makefile("rb") as lines:
-        place = decode_place(lines.readline())
+    with control:
+        place = decode_place(_read_line(control))
         story = MemberStory(place, control)
         calm_collector()
         exit_code = 0
@@ -81,14 +83,37 @@ def main(descriptor: int) -> int:
         return exit_code
 
 
+def _read_line(control: socket.socket) -> bytes:
+    """Read the first line and not a byte more: what comes behind it is for whoever serves."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += control.recv(1) or b"\n"
+    return line
+
+
 async def _serve(place, story, control, serve) -> None:  # type: ignore[no-untyped-def]
     import trio
 
     stop = trio.Event()
+
+    async def listen_to_parent(borrowed: "Borrowed") -> None:
+        """Take whose clients we are told to take; drain when the parent is gone: nobody would end us."""
+        from flux.supervisor.crew_place import decode_also
+
+        rest = b""
+        while True:
+            await trio.lowlevel.wait_readable(control)
+            data = control.recv(65536)
+            if not data:
+                stop.set()
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                borrowed.set(decode_also(line))
+
     async with trio.open_nursery() as nursery:
         await nursery.start(_listen_to_signals, stop)
-        nursery.start_soon(_wait_parent, control, stop)
-        await serve(place, story, stop)
+        await serve(place, story, stop, listen_to_parent)
         nursery.cancel_scope.cancel()
 
 
@@ -99,15 +124,6 @@ async def _listen_to_signals(stop: "trio.Event", *, task_status) -> None:  # typ
         task_status.started()
         async for _number in signals:
             stop.set()
-
-
-async def _wait_parent(control: socket.socket, stop: "trio.Event") -> None:
-    """Drain when the parent is gone: nobody would start us again, or end us."""
-    import trio
-
-    # Nothing comes any more but the end of it.
-    await trio.lowlevel.wait_readable(os.dup(control.fileno()))
-    stop.set()
 
 
 if __name__ == "__main__":

@@ -197,3 +197,13 @@ class ConnectionBusy(BrokenInvariantError):
     """Two tasks used one connection at the same time."""
 
     code = "FLX922"
+
+
+_AWAY = frozenset({"FLX202", "FLX220", "FLX222", "FLX223"})
+_AWAY_SQLSTATES = ("08", "53", "57P")
+"""Of a server that can't just now: connections, resources, shutdown and start."""
+
+
+def is_away(code: str) -> bool:
+    """Whether this is the code, an SQLSTATE or one of ours, of a database that can't be used now and may be later."""
+    return code in _AWAY or code.startswith(_AWAY_SQLSTATES)

@@ -35,6 +35,7 @@ from flux.store.database_errors import (
     PoolClosed,
     StatementRefused,
     UnreadableAnswer,
+    is_away,
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_connect import connect
@@ -46,5 +47,6 @@ __all__ = [
     "AnswerTooLarge", "BadDatabaseUrl", "BadQueryArgument", "CannotConnect", "Column", "CommitUnknown",
     "ConnectOptions", "Connection", "ConnectionBusy", "ConnectionLost", "DatabaseError", "DriverMismatch", "Interval",
     "Isolation", "Notice", "Notification", "Pool", "PoolClosed", "PoolCounts", "Range", "Result", "Row",
-    "SnapshotBracket", "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "parse_url", "quote_identifier",
+    "SnapshotBracket", "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "is_away",
+    "parse_url", "quote_identifier",
 ]  # fmt: skip

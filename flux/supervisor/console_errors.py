@@ -2,7 +2,7 @@
 
 from flux.errors import BrokenInvariantError, FluxError, OperatorError
 from flux.message import HttpResponse, problem
-from flux.store.postgres import DatabaseError
+from flux.store.postgres import DatabaseError, is_away
 
 _STATUS = {
     "FLX101": 404, "FLX102": 409, "FLX113": 404, "FLX599": 404, "FLX527": 404, "FLX528": 409,
@@ -13,16 +13,12 @@ _STATUS = {
 }  # fmt: skip
 """The status that goes with an error's code; an operator's other errors are 400, ours are 500."""
 
-_UNAVAILABLE = ("08", "53", "57P")
-"""SQLSTATEs of a server that can't just now: connections, resources, shutdown and start."""
-
-
 def describe_error(error: FluxError) -> HttpResponse:
     """Return an error as the answer to the question that met it."""
     status = _STATUS.get(error.code)
     if status is None:
         status = 400 if isinstance(error, OperatorError) else 500
-        if isinstance(error, DatabaseError) and error.sqlstate.startswith(_UNAVAILABLE):
+        if isinstance(error, DatabaseError) and is_away(error.sqlstate):
             status = 503
     remedy = error.remedy or ("please report this" if isinstance(error, BrokenInvariantError) else "")
     extra = {"remedy": remedy, "exit": error.exit_code}

@@ -3,7 +3,7 @@
 A worker is a whole server in a process of its own (`flux.supervisor.crew_member`). The parent serves nothing itself
 and holds what must outlive any of them: the lock on the project's folder, ``.flux/dev.json``, the embedded Postgres,
 and the listening sockets, one set for each worker (SO_REUSEPORT). A worker's sockets stay open while there is no
-worker: its clients wait in the kernel for whoever takes its place, and nobody else can take the port.
+worker: nobody else can take the port, and another worker takes its clients meanwhile.
 
 A worker that dies is started again, later and later if that goes on. What it had begun is in its journal, and its
 successor makes records of it before it serves. Only a server without any worker that ever gets ready gives up, with
@@ -25,7 +25,8 @@ import trio
 
 from flux.errors import OperatorError
 from flux.project import read_project, read_source_version
-from flux.supervisor.crew_place import Failure, Place, Ready, decode_said, encode_place
+from flux.supervisor.client_tls import open_certificate
+from flux.supervisor.crew_place import Failure, Place, Ready, decode_said, encode_also, encode_place
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.listeners import open_shared_listeners
 from flux.supervisor.project_database import find_place
@@ -78,6 +79,7 @@ async def serve_crew(
     story.begin(project, version.branch, version.sha, version.changed_files)
     flux_folder = prepare_flux_folder(options.root)
     port = project.config.dev.port if options.port is None else options.port
+    scheme = "http" if open_certificate(options) is None else "https"  # One that is no good is said at once.
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(held_folder(flux_folder))
         listeners = await open_shared_listeners(options.host, port, workers)
@@ -87,7 +89,7 @@ async def serve_crew(
         is_embedded = not (options.database_url or project.config.database.url)
         # Not below .flux/: the name of a unix socket has room for a hundred characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flux-crew-")))
-        address = name_server(options.host, listeners[0][0].socket.getsockname()[1])
+        address = name_server(options.host, listeners[0][0].socket.getsockname()[1], scheme)
         token = secrets.token_urlsafe(24)
         model = Place(
             number=0, count=workers, is_first=False, deploys=deploys, folder=folder, token=token,
@@ -103,13 +105,14 @@ async def serve_crew(
         crew = Crew(places, command, story)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(crew.run)
+            nursery.start_soon(_reload_on_hangup, crew)
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(_cancel_when, stop, waiting.cancel_scope)
                 await crew.wait_ready()
                 waiting.cancel_scope.cancel()
             if not stop.is_set():
                 place = find_place(options.database_url or project.config.database.url)
-                with server_file(flux_folder, address.url, token, place):
+                with server_file(flux_folder, address.url, token, place, options.tls_certificate):
                     story.step("workers", f"{workers} processes on one port", trio.current_time() - began)
                     story.ready(address.url, crew.routes, trio.current_time() - began, ())
                     await stop.wait()
@@ -124,6 +127,12 @@ async def serve_crew(
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+async def _reload_on_hangup(crew: "Crew") -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        async for _number in signals:
+            crew.reload()
 
 
 class Crew:
@@ -200,7 +209,9 @@ class Crew:
             ours.setblocking(False)
             control = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
             with theirs:
-                descriptors = (*member.place.descriptors, theirs.fileno())
+                # Those of the others too, whose clients it may have to take.
+                shared = (one for each in self._members for one in each.place.descriptors)
+                descriptors = (*shared, theirs.fileno())
                 # In a session of its own: ctrl-c in a terminal is for the parent, which then says what is to be done.
                 member.process = process = await trio.lowlevel.open_process(
                     [*self._command, str(theirs.fileno())], stdin=DEVNULL, pass_fds=descriptors, start_new_session=True
@@ -208,6 +219,7 @@ class Crew:
             try:
                 with contextlib.suppress(trio.BrokenResourceError):  # It died while it was told its place, or later.
                     await control.send_all(encode_place(member.place))
+                    member.control = ours
                     async for line in _read_lines(control):
                         match decode_said(line):
                             case Ready(routes=routes):
@@ -223,13 +235,23 @@ class Crew:
                     with trio.CancelScope(shield=True):
                         await process.wait()
                 member.exit_code = process.returncode
-                member.process, member.is_ready = None, False
+                member.process, member.control, member.is_ready, member.also = None, None, False, ()
                 self._tell_changed()
         return was_ready
 
     def _tell_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        if not self._is_stopping:
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Have the first worker that is ready take the clients of those that are not."""
+        orphans = [one for member in self._members if not member.is_ready for one in member.place.descriptors]
+        for member in self._members:
+            if member.is_ready:
+                member.take_also(orphans)
+                orphans = []
 
     def _describe_end(self, member: "_Member") -> str:
         number = member.place.number
@@ -263,6 +285,17 @@ class _Member:
     failure: Failure | None = None
     """What the last process said that could not start."""
     exit_code: int | None = None
+    control: socket.socket | None = None
+    """Our end of what we speak to it over."""
+    also: Sequence[int] = ()
+    """Sockets of others that it has been told to accept from."""
+
+    def take_also(self, descriptors: Sequence[int]) -> None:
+        """Have it accept from these sockets besides its own, and from no others."""
+        if self.control is not None and list(descriptors) != list(self.also):
+            self.also = descriptors
+            with contextlib.suppress(OSError):  # It has just died, and others are told.
+                self.control.send(encode_also(descriptors))
 
     def signal(self, number: signal.Signals) -> None:
         """Send it to the process, if there is one."""

@@ -5,15 +5,18 @@ place of one that died, serve what the others serve: the record would tell what 
 crew has come to serve it. It takes requests once it has that code, and not before.
 """
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from flux.errors import OperatorError
 from flux.store.tenants import list_tenants
+from flux.supervisor.client_tls import reload_on_hangup
 from flux.supervisor.crew_desk import find_current
 from flux.supervisor.crew_place import Place
 from flux.supervisor.deploy import name_code
+from flux.supervisor.listeners import Borrowed
 from flux.supervisor.serve_server import begin_serving, tell_switch
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.siblings import Siblings
@@ -26,11 +29,20 @@ class CrewWithTenantsError(OperatorError):
     code = "FLX817"
 
 
-async def serve_member(place: Place, story: Story, stop: trio.Event) -> None:
-    """Serve until ``stop`` is set; raise what keeps it from starting."""
-    async with open_server(place.options, story, place) as server:
+async def serve_member(
+    place: Place, story: Story, stop: trio.Event, listen_to_parent: Callable[[Borrowed], Awaitable[None]]
+) -> None:
+    """Serve until ``stop`` is set; raise what keeps it from starting.
+
+    ``listen_to_parent`` keeps up to date whose clients are ours just now.
+    """
+    async with open_server(place.options, story, place) as server, trio.open_nursery() as nursery:
         await _check_no_tenants(server)
+        assert server.borrowed is not None, "it has a place"
+        nursery.start_soon(listen_to_parent, server.borrowed)
+        nursery.start_soon(reload_on_hangup, server.certificate, story)
         await server.run(partial(_begin, server, place), stop, told=partial(tell_switch, server))
+        nursery.cancel_scope.cancel()
 
 
 async def _begin(server: Server, place: Place, running: Running) -> None:

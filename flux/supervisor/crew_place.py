@@ -5,7 +5,8 @@ parent: the sockets that they accept from, the database, the console's token, an
 socket that the others know it by (`flux.supervisor.siblings`). All of it is said in one line of JSON over a socket
 that the worker inherits; nothing of it can be read from its command line or its environment.
 
-On the same socket the worker says, a line each, that it is ready or why it can't be. When the parent's end is closed,
+On the same socket the worker says, a line each, that it is ready or why it can't be, and hears whose clients it is to
+take as well while that one is not there. When the parent's end is closed,
 however that came, the worker drains and ends.
 """
 
@@ -78,6 +79,16 @@ def decode_place(line: bytes) -> Place:
             "options": ServerOptions(**options),
         }
     )
+
+
+def encode_also(descriptors: Sequence[int]) -> bytes:
+    """Return the line that names the sockets that a worker is to accept from besides its own: those and no others."""
+    return msgspec.json.encode({"also": list(descriptors)}) + b"\n"
+
+
+def decode_also(line: bytes) -> Sequence[int]:
+    """Return what `encode_also` has made a line of."""
+    return [int(descriptor) for descriptor in msgspec.json.decode(line, type=dict[str, Any])["also"]]
 
 
 def encode_ready(routes: Sequence[Route]) -> bytes:

@@ -47,6 +47,7 @@ from flux.message import HttpResponse
 from flux.redact import Redactor
 from flux.sandbox.base import Exit, Reading, Worker
 from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, Session
+from flux.store.postgres import is_away
 from flux.wire import (
     CallReceived,
     CancelReceived,
@@ -479,16 +480,24 @@ class _Conversation:
             where = next((frame for frame in reversed(report.frames) if frame.user), None)
             detail = f"MemoryError at {where.file}:{where.line} in {where.function}" if where else "MemoryError"
             return self._bounds.kill("memory", limit, detail)
+        # Of a database that is away nobody is told that the function has a fault. It is read from the call's answer,
+        # so a replay comes to the same.
+        is_away = report.type == "DatabaseError" and self._is_database_away(report.call)
         return Raised(
             type=report.type,
             message=report.message,
             frames=tuple(Frame(f.file, f.line, f.function, f.user, f.source) for f in report.frames),
-            status=report.status,
-            code=report.code,
+            status=503 if is_away else report.status,
+            code="OVERLOADED" if is_away else report.code,
             violations=values.encode_canonical(report.violations),
             call=report.call,
             cause=report.cause,
         )
+
+    def _is_database_away(self, seq: int | None) -> bool:
+        call = next((call for call in self._session.calls if call.request.seq == seq), None)
+        error = None if call is None or call.result is None else call.result.error
+        return error is not None and is_away(error.code)
 
     async def _read_meter(self) -> Reading | None:
         meter = self._worker.meter

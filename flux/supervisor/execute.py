@@ -61,7 +61,7 @@ from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.start_document import make_document
-from flux.supervisor.statements import describe_failure
+from flux.supervisor.statements import commit_failed, describe_failure
 from flux.supervisor.tables import TableCatalog
 from flux.supervisor.undone import TELL_S, Undone, ask_once, insist
 
@@ -387,7 +387,7 @@ class _Run:
             # The function has caught that, as it may; but what it did before is gone, and nobody shall be told
             # that it is done.
             error = database.lost_transaction.error
-            outcome = Raised("CommitFailed", f"ERROR {error.code}: {error.message}; its transaction went with it")
+            outcome = commit_failed(error.code, f"{error.message}; its transaction went with it")
         if not isinstance(outcome, Returned) or not database.is_open or not is_atomic:
             # Not atomic and open: a block that the function never closed. What it did not commit it does not get.
             return await self._give_up(outcome, FIND_OUT_S)
@@ -408,7 +408,7 @@ class _Run:
             return await self._find_out(execution, outcome, unknown)
         except HostCallFailed as failed:
             error = failed.error
-            failure = Raised("CommitFailed", f"ERROR {error.code}: {error.message}")
+            failure = commit_failed(error.code, error.message)
         except trio.TooSlowError:
             failure = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
         except FluxError as refused:
@@ -476,7 +476,7 @@ class _Run:
         """
         database = self._database
         doubt = database.set_doubt()
-        failed = Raised("CommitFailed", f"ERROR {unknown.code}: {unknown.message}; it did not take place")
+        failed = commit_failed(unknown.code, f"{unknown.message}; it did not take place")
         undone = (*doubt.statements.sure, *doubt.statements.doubtful)
         record_of_failure = attrs.evolve(
             self._make_execution(failed),

@@ -78,13 +78,16 @@ def _in_use(folder: Path, pid: str) -> ProjectInUseError:
 
 
 @contextlib.contextmanager
-def server_file(folder: Path, url: str, token: str, database: str) -> Iterator[None]:
+def server_file(folder: Path, url: str, token: str, database: str, certificate: str = "") -> Iterator[None]:
     """Tell the command line where the server is, and which database it uses, for as long as the block lasts.
 
-    ``database`` is for people and for comparing: it holds no password.
+    ``database`` is for people and for comparing: it holds no password. ``certificate`` is the file of the one that the
+    server shows: it names the server to the world, and not by its address on this machine.
     """
     path = folder / SERVER_FILE
     document = {"url": url, "token": token, "pid": os.getpid(), "started": time.time(), "database": database}
+    if certificate:
+        document["certificate"] = str(Path(certificate).resolve())
     # Made anew, so that nobody holds an older, wider descriptor of it; 0600 from its first moment; and under its
     # name only when it is whole, since others read it at any time.
     unfinished = folder / f"{SERVER_FILE}.new"

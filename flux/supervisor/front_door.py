@@ -26,6 +26,7 @@ from flux.execution import (
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
+from flux.supervisor.console_machines import RETRY_AFTER_S
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Executed, Executor, StoreStalledError
 from flux.supervisor.gate import UNMATCHED_BODY_BYTES_MAX, Gate, Ticket
@@ -38,7 +39,7 @@ from flux.values import decode_json
 CONSOLE = "/_flux"
 CONSOLE_BODY_BYTES_MAX = 16 * 2**20
 
-RETRY_AFTER_S = "5"
+QUOTA_RETRY_AFTER_S = "5"
 """After a refusal because of a tenant's quota."""
 
 _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
@@ -73,7 +74,7 @@ class FrontDoor:
         current = self._deployments.current
         if current is None:
             detail = "the functions are not ready: the server says why, and serves them once they can be loaded"
-            return problem(503, "OVERLOADED", detail)
+            return _later(problem(503, "OVERLOADED", detail))
         admission = request.admission
         if admission is None or not isinstance(admission.ticket, Ticket) or admission.ticket.live is not current:
             # Other code is served than when its head came, and that may ask for more.
@@ -102,11 +103,11 @@ class FrontDoor:
                 executed = await self._executor.execute(runnable, trigger, value)
         except QuotaError as error:
             refusal = problem(503, "OVERLOADED", error.message)
-            return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", RETRY_AFTER_S)))
+            return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", QUOTA_RETRY_AFTER_S)))
         except (JournalError, StoreStalledError) as error:
             # Unrecorded work is what Flux exists to prevent, so it is refused.
             why = f"{error.code} {error.message}" if self._tells_why else error.code
-            return problem(503, "OVERLOADED", f"nothing can be recorded at present: {why}")
+            return _later(problem(503, "OVERLOADED", f"nothing can be recorded at present: {why}"))
         return self.respond(executed)
 
     def respond(self, executed: Executed) -> HttpResponse:
@@ -124,6 +125,8 @@ class FrontDoor:
             request_id=str(execution.id),
             extra=self._extra(execution, outcome),
         )
+        if _may_be_asked_again(outcome):
+            response = _later(response)
         return HttpResponse(response.status, (*response.headers, *ids), response.body)
 
     def _extra(self, execution: Execution, outcome: Outcome) -> Mapping[str, Any]:
@@ -176,6 +179,21 @@ def make_trigger(request: HttpRequest, found: Match[Runnable], ticket: Ticket) -
         host=ticket.caller.host,
         auth=ticket.auth,
     )
+
+
+def _may_be_asked_again(outcome: Outcome) -> bool:
+    """Whether to say when it may be asked again: what failed was neither the client's nor the function's.
+
+    Not of a COMMIT of which nobody knows: asked again, it may be done twice. Of a function's own 503 it is to say.
+    """
+    if not isinstance(outcome, Raised) or outcome.type in ("CommitUnknown", "HTTPError"):
+        return False
+    return outcome.status == 503 and outcome.code == "OVERLOADED"
+
+
+def _later(response: HttpResponse) -> HttpResponse:
+    """Add when it may be asked again: a database's restart, or a burst, takes about so long."""
+    return attrs.evolve(response, headers=(*response.headers, ("retry-after", str(RETRY_AFTER_S))))
 
 
 def is_console(path: str) -> bool:

@@ -85,11 +85,14 @@ class Gate:
         note: Callable[[str], None],
         clock: Clock,
         now: Callable[[], float] = trio.current_time,
+        *,
+        scheme: str = "http",
     ) -> None:
         """``http`` fetches keys, ``find_token`` looks one of ours up; ``note`` hears of refusals.
 
-        ``now`` gives seconds that never go back.
+        ``now`` gives seconds that never go back; ``scheme`` is that of connections.
         """
+        self._scheme = scheme
         self._http = http
         self._find_token = find_token
         self._lookups = trio.CapacityLimiter(LOOKUPS_AT_ONCE)
@@ -125,7 +128,7 @@ class Gate:
                     self._count("FORBIDDEN", "another site's page asked, and [http.cors] does not name it")
                 return attrs.evolve(admission, answer=answer, headers=headers)
             admission = attrs.evolve(admission, headers=headers, drops=OWN)
-        ticket = Ticket(live, found, find_caller(head, config.proxies))
+        ticket = Ticket(live, found, find_caller(head, config.proxies, scheme=self._scheme))
         try:
             # By address first: who guesses tokens is counted as well.
             self._limit(ticket, by_client=True)

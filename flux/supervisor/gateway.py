@@ -20,9 +20,11 @@ from flux.errors import OperatorError
 from flux.http_rules import check_response
 from flux.message import problem, reason_of
 from flux.supervisor.client_socket import ClientSocket
+from flux.supervisor.client_tls import Certificate
 from flux.supervisor.gateway_connection import Connection, GatewayLimits, Handler, Server
 from flux.supervisor.listeners import (
     BACKLOG,
+    Borrowed,
     CannotListenError,
     PortHolder,
     PortInUseError,
@@ -57,6 +59,8 @@ async def serve_http(
     *,
     drain: trio.Event,
     on_crash: Callable[[BaseException], None],
+    borrowed: Borrowed | None = None,
+    certificate: Certificate | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``drain`` is set, then finish what was begun and return.
@@ -67,14 +71,19 @@ async def serve_http(
     that have just been made, whose first request may be on its way. An endless
     stream is the handler's to end. The deadline for all that belongs to the
     caller's cancel scope.
+
+    With ``certificate`` clients speak TLS. ``borrowed`` sockets are accepted from as well, and stay as they are: they
+    are others'.
     """
-    server = Server(handler, limits, on_crash)
+    server = Server(handler, limits, on_crash, certificate)
     acceptors = [_dup_socket(listener) for listener in listeners]
     try:
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for acceptor in acceptors:
                     accepting.start_soon(_accept_forever, acceptor, server, connections)
+                if borrowed is not None:
+                    accepting.start_soon(_accept_borrowed, borrowed, server, connections)
                 task_status.started()
                 await drain.wait()
                 server.begin_drain()
@@ -141,6 +150,15 @@ async def _accept_forever(acceptor: socket.socket, server: Server, nursery: trio
             told = False
 
 
+async def _accept_borrowed(borrowed: Borrowed, server: Server, connections: trio.Nursery) -> None:
+    while True:
+        async with trio.open_nursery() as accepting:
+            for acceptor in borrowed.sockets:
+                accepting.start_soon(_accept_forever, acceptor, server, connections)
+            await borrowed.wait_changed()
+            accepting.cancel_scope.cancel()
+
+
 def _accept_waiting(acceptor: socket.socket, server: Server, nursery: trio.Nursery, *, at_most: int) -> None:
     for _ in range(at_most):
         try:
@@ -166,6 +184,9 @@ def _accept_waiting(acceptor: socket.socket, server: Server, nursery: trio.Nurse
 
 def _refuse_connection(accepted: socket.socket, server: Server, nursery: trio.Nursery) -> None:
     """Answer 503 without reading a byte; linger for some, so that they can read it."""
+    if server.certificate is not None:
+        accepted.close()  # Nothing can be said before a handshake, and a handshake is what there is no room for.
+        return
     with contextlib.suppress(OSError):
         accepted.send(_OVERLOADED % server.date.now())
     if server.refusals >= _REFUSALS_MAX:

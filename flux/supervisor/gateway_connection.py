@@ -45,6 +45,7 @@ from flux.http_rules import (
 )
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem, reason_of
 from flux.supervisor.client_socket import RECEIVE_BYTES, ClientGone, ClientLate, ClientSocket
+from flux.supervisor.client_tls import Certificate, TlsClientSocket
 from flux.supervisor.http_date import HttpDate
 
 
@@ -127,9 +128,15 @@ class Server:
     """What all connections of one gateway share."""
 
     def __init__(
-        self, handler: Handler, limits: GatewayLimits, on_crash: Callable[[BaseException], None]
+        self,
+        handler: Handler,
+        limits: GatewayLimits,
+        on_crash: Callable[[BaseException], None],
+        certificate: Certificate | None = None,
     ) -> None:
         self.handler = handler
+        self.certificate = certificate
+        """What is shown to clients; None: they are spoken to without TLS."""
         self.limits = limits
         self.head_limits = HeadLimits(
             limits.request_line_bytes_max, limits.header_bytes_max, limits.header_count_max
@@ -174,7 +181,8 @@ class Connection:
 
     def __init__(self, server: Server, accepted: socket.socket, peer: str) -> None:
         self._server = server
-        self._socket = ClientSocket(accepted)
+        certificate = server.certificate
+        self._socket = ClientSocket(accepted) if certificate is None else TlsClientSocket(accepted, certificate.context)
         self._peer = peer
         self._h11 = h11.Connection(h11.SERVER, server.limits.header_bytes_max)
         self._phase = _Phase.IDLE

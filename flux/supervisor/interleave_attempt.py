@@ -2,7 +2,7 @@
 
 import attrs
 
-from flux.execution import Execution, Raised, Returned
+from flux.execution import Execution, Returned
 from flux.hostcall import HostCallRequest, HostCallResult
 from flux.hostcalls.base import CallContext
 from flux.limits import format_duration
@@ -12,10 +12,11 @@ from flux.redact import Redactor
 from flux.supervisor.execute import Backing
 from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
-from flux.supervisor.replay import COMMIT_FAILED, TELLING_RUNTIMES, describe_again, drive_again
+from flux.supervisor.replay import TELLING_RUNTIMES, describe_again, drive_again
 from flux.supervisor.replay_hosts import RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.statements import commit_failed
 from flux.synthetic import list_synthetic
 from flux.verdict import Replayed
 
@@ -79,7 +80,7 @@ class Attempt:
         keeps = driven.divergence is None and isinstance(outcome, Returned)
         error = await self._database.finish(keeps=keeps)
         if error is not None:
-            outcome = Raised(COMMIT_FAILED, f"ERROR {error.code}: {error.message}")
+            outcome = commit_failed(error.code, error.message)
         described = describe_again(recorded, runnable, driven, session, self._redactor.outcome(outcome))
         execution = attrs.evolve(described, transactions=tuple(self._database.transactions))
         synthetic = list_synthetic(recorded, has_secrets=self.secrets.are_whole)

@@ -9,6 +9,7 @@ error that names the address and, from ``/proc``, the process that holds the por
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -99,6 +100,26 @@ async def open_shared_listeners(host: str, port: int, count: int) -> list[list[t
 def adopt_listeners(descriptors: Sequence[int]) -> list[trio.SocketListener]:
     """Return listening sockets that this process has inherited."""
     return [trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=one))) for one in descriptors]
+
+
+class Borrowed:
+    """Listening sockets of other processes that are not there just now: what waits in them is accepted meanwhile."""
+
+    def __init__(self) -> None:
+        self.sockets: Sequence[socket.socket] = ()
+        self._changed = trio.Event()
+
+    def set(self, descriptors: Sequence[int]) -> None:
+        """Have these be all; they stay open in this process, whoever owns them."""
+        before, self.sockets = self.sockets, [socket.socket(fileno=os.dup(one)) for one in descriptors]
+        for sock in before:
+            sock.close()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def wait_changed(self) -> None:
+        """Wait until they are others."""
+        await self._changed.wait()
 
 
 def open_unix_listener(path: Path) -> trio.SocketListener:

@@ -47,6 +47,7 @@ from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
+from flux.supervisor.statements import commit_failed
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world
 from flux.supervisor.world_build import plan_world
 from flux.supervisor.world_keeper import WorldKeeper
@@ -343,7 +344,7 @@ class _Run:
             and isinstance(outcome, Returned)
             and (error := await world.finish()) is not None
         ):
-            outcome = Raised(COMMIT_FAILED, f"ERROR {error.code}: {error.message}")
+            outcome = commit_failed(error.code, error.message)
         rows = await self._list_rows(world, outcome)
         self.sources = session.sources
         self.notes = tuple(

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 import trio
 
 from flux.project import hash_artifact
+from flux.supervisor.client_tls import reload_on_hangup
 from flux.supervisor.deploy import Switch
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
@@ -23,7 +24,10 @@ async def serve_deployed(options: ServerOptions, story: Story, stop: trio.Event,
     async with open_server(options, story) as server, trio.open_nursery() as nursery:
         tenants = Tenants(server, story)
         nursery.start_soon(tenants.run, stop)
-        await server.run(partial(_begin, server, deploys, tenants), stop, told=partial(tell_switch, server))
+        async with trio.open_nursery() as beside:
+            beside.start_soon(reload_on_hangup, server.certificate, story)
+            await server.run(partial(_begin, server, deploys, tenants), stop, told=partial(tell_switch, server))
+            beside.cancel_scope.cancel()
         if not tenants.is_attached:  # It was told to stop before it had code to serve.
             nursery.cancel_scope.cancel()
 

@@ -27,6 +27,7 @@ from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import OWN_CONNECTIONS, OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
+from flux.supervisor.client_tls import Certificate, open_certificate
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_machines import Readiness
@@ -50,7 +51,7 @@ from flux.supervisor.hosted import CONNECTIONS, ISOLATION, Hosted
 from flux.supervisor.hosts import Hosts
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
-from flux.supervisor.listeners import adopt_listeners, open_unix_listener
+from flux.supervisor.listeners import Borrowed, adopt_listeners, open_unix_listener
 from flux.supervisor.live import Live
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.project_database import find_place
@@ -111,6 +112,7 @@ async def open_server(
     story.begin(project, version.branch, version.sha, version.changed_files)
     flux_folder = prepare_flux_folder(options.root)
     port = project.config.dev.port if options.port is None else options.port
+    certificate = open_certificate(options)
     async with contextlib.AsyncExitStack() as stack:
         if place is None:
             stack.enter_context(held_folder(flux_folder))
@@ -145,7 +147,10 @@ async def open_server(
         await vault.load()
         if place is None or place.is_first:
             tell_short_secrets(story, backing)
-        yield Server(options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place, hosted)
+        yield Server(
+            options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place, hosted,
+            certificate,
+        )  # fmt: skip
 
 
 class Server:
@@ -164,6 +169,7 @@ class Server:
         began: float,
         place: Place | None,
         hosted: Hosted | None,
+        certificate: Certificate | None,
     ) -> None:
         self.root = options.root
         self.project = project
@@ -187,6 +193,11 @@ class Server:
         """Those of the installation, where this is its own server."""
         self._place = place
         self._siblings = None if place is None else Siblings(place)
+        self.certificate = certificate
+        """What clients are shown; None without TLS."""
+        self._scheme = "http" if certificate is None else "https"
+        self.borrowed = None if place is None else Borrowed()
+        """Sockets of other processes of the server that are not there; None where there is only one."""
 
     async def run(
         self,
@@ -200,11 +211,11 @@ class Server:
         place, siblings, hosted, tenant = self._place, self._siblings, self._hosted, self._tenant
         token = secrets.token_urlsafe(24) if place is None else place.token
         address = (
-            name_server(self._options.host, self._listeners[0].socket.getsockname()[1])
+            name_server(self._options.host, self._listeners[0].socket.getsockname()[1], self._scheme)
             if hosted is None
             else hosted.hosts.address
         )
-        if address.is_open and (place is None or place.is_first):
+        if address.is_open and self.certificate is None and (place is None or place.is_first):
             self.story.note(
                 f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
             )
@@ -248,7 +259,10 @@ class Server:
 
             deployer = Deployer(deployments, shelf, self.backing, self.root, probe=isolation.probe, told=hear)
             find_made = partial(find_token, self.backing.owner, self.backing.tenant)
-            gate = Gate(self.backing.http, find_made, self.backing.secrets.find, self.story.note, self.backing.clock)
+            gate = Gate(
+                self.backing.http, find_made, self.backing.secrets.find, self.story.note, self.backing.clock,
+                scheme=address.url.partition(":")[0],
+            )  # fmt: skip
             guard = Guard(self.backing.owner, replayer, shelf, self.root, tenant.name)
             host = FunctionHost(
                 deployments,
@@ -303,7 +317,8 @@ class Server:
                     if place is not None:
                         others = open_unix_listener(place.socket_path(place.number))
                         await serving.start(_serve, [others], desk, drain, self.story)
-                    await serving.start(_serve, self._listeners, handler, drain, self.story)
+                    more = (self.borrowed, self.certificate)
+                    await serving.start(_serve, self._listeners, handler, drain, self.story, *more)
 
                 if place is None:
                     await take_requests()
@@ -312,7 +327,9 @@ class Server:
                 await serving.start(queue.run, drain)
                 with contextlib.ExitStack() as told_where:
                     if place is None:
-                        where = server_file(self._flux_folder, address.url, token, self._database_place)
+                        where = server_file(
+                            self._flux_folder, address.url, token, self._database_place, self._options.tls_certificate
+                        )
                         told_where.enter_context(where)
                     async with trio.open_nursery() as working:
                         working.start_soon(watch.run)
@@ -356,9 +373,12 @@ async def _serve(
     handler: Handler,
     drain: trio.Event,
     story: Story,
+    borrowed: Borrowed | None = None,
+    certificate: Certificate | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     await serve_http(
-        listeners, handler, GatewayLimits(), drain=drain, on_crash=story.crash, task_status=task_status
-    )
+        listeners, handler, GatewayLimits(), drain=drain, on_crash=story.crash, borrowed=borrowed,
+        certificate=certificate, task_status=task_status,
+    )  # fmt: skip

@@ -46,16 +46,16 @@ def read_bind(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def name_server(host: str, port: int) -> ServerAddress:
+def name_server(host: str, port: int, scheme: str = "http") -> ServerAddress:
     """Return how a server is reached that listens on ``host``."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         name = host.lower().rstrip(".")
-        return ServerAddress(f"http://{host}:{port}", frozenset({name}), is_open=name != "localhost")
+        return ServerAddress(f"{scheme}://{host}:{port}", frozenset({name}), is_open=name != "localhost")
     if address.is_unspecified:
         # Whoever listens on all addresses listens on loopback; "::" here is IPv6 alone, as listeners are made.
         here = LOOPBACK if address.version == 4 else "[::1]"
-        return ServerAddress(f"http://{here}:{port}", frozenset(), is_open=True)
+        return ServerAddress(f"{scheme}://{here}:{port}", frozenset(), is_open=True)
     shown = f"[{host}]" if address.version == 6 else host
-    return ServerAddress(f"http://{shown}:{port}", frozenset({host.lower()}), is_open=not address.is_loopback)
+    return ServerAddress(f"{scheme}://{shown}:{port}", frozenset({host.lower()}), is_open=not address.is_loopback)

@@ -19,6 +19,10 @@ class ServerOptions:
     """TCP port, or None for the project's."""
     database_url: str = ""
     """An existing Postgres; empty for the project's, or else the embedded one."""
+    tls_certificate: str = ""
+    """File with the certificate that clients are shown; empty: no TLS."""
+    tls_key: str = ""
+    """File with its key."""
     clean: bool = False
     """Begin with an empty embedded database."""
     pg_user: str | None = None

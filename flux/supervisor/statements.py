@@ -7,6 +7,7 @@ values of the driver's look to it, how a failure is told, and what blocks of tra
 import ipaddress
 
 from flux import values
+from flux.execution import Raised
 from flux.hostcalls.base import HostCallFailed, QueryResult
 from flux.store.postgres import (
     AnswerTooLarge,
@@ -20,6 +21,7 @@ from flux.store.postgres import (
     Result,
     StatementRefused,
     UnreadableAnswer,
+    is_away,
 )
 
 ANSWER_BYTES_MAX = 32 * 2**20
@@ -86,6 +88,14 @@ def describe_failure(error: Exception) -> HostCallFailed:
         case BadQueryArgument() | UnreadableAnswer() | ConnectionLost() | CannotConnect() | PoolClosed():
             return HostCallFailed("DatabaseError", error.message, code=error.code)
     raise error
+
+
+def commit_failed(code: str, message: str) -> Raised:
+    """Return the outcome of a function that returned and whose transaction did not come to its end."""
+    text = f"ERROR {code}: {message}"
+    if is_away(code):
+        return Raised("CommitFailed", text, status=503, code="OVERLOADED")
+    return Raised("CommitFailed", text)
 
 
 def inward(value: object) -> object:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
-from tests.conftest import Database
-from tests.dev_process import START_S_MAX, DevServer, running_serve, write_project
+from flux.store.embedded import SUPERUSER
+from flux.store.embedded_running import find_running_postgres
+from flux.store.postgres import connect
+from tests.dev_process import START_S_MAX, DevServer, serving, start_server, write_project
 
 TOML = "[recording]\nself_check_s = 0\n"
 FUNCTIONS = """
@@ -40,8 +44,8 @@ def project(tmp_path: Path) -> Path:
     return write_project(tmp_path, {"item.py": FUNCTIONS}, toml=TOML, migrations=MIGRATION)
 
 
-def test_several_processes_are_one_server(project: Path, database: Database) -> None:
-    with running_serve(project, database, "--workers", "2") as server:
+def test_several_processes_are_one_server(project: Path) -> None:
+    with serving(start_server(project, "serve", "--bind", "127.0.0.1:0", "--workers", "2")) as server:
         workers = list_workers(server)
         assert len(workers) == 2
 
@@ -66,12 +70,28 @@ def test_several_processes_are_one_server(project: Path, database: Database) -> 
         wait_until(lambda: count_served(server).keys() == {"0", "1"})
         cut = ask_console(server, "GET", "executions?q=outcome:interrupted")["executions"]
         assert [one["path"] for one in cut] == ["/slow"]
-        assert database.psql("select n from item").strip() == ""
+        assert ask_database(project, "select n from item") == []
         assert {server.request("GET", "/said").json["said"] for _ in range(10)} == {"second"}
 
+        # The database is restarted under load. What was accepted is committed and on record, once, and what could
+        # not be done was refused, with the advice to come again.
+        answers = load_through_a_restart(server)
+        done = {n: flux_id for n, (status, flux_id, _) in answers.items() if status == 200}
+        refused = {n: again for n, (status, _, again) in answers.items() if status != 200}
+        assert {status for status, _, _ in answers.values()} <= {200, 503}
+        assert set(refused.values()) <= {"1"}
+        assert ask_database(project, "select n from item order by n") == sorted(done)
+        recorded = ask_database(
+            project,
+            "select e.name from flux.execution e join flux.mutation m on m.xid = e.xid where m.table_name = 'item'",
+        )
+        assert sorted(recorded) == sorted(done.values())
+        health = server.request("GET", "/_flux/health")
+        assert (health.status, health.json["reasons"]) == (200, [])
+
         # Told to stop, all finish what they have begun.
-        answers: list[int] = []
-        threads = [threading.Thread(target=ask_slowly, args=(server, n, 1.0, answers)) for n in range(4)]
+        last: list[int] = []
+        threads = [threading.Thread(target=ask_slowly, args=(server, n, 1.0, last)) for n in range(4)]
         for thread in threads:
             thread.start()
         wait_until(lambda: count_running(server) == 4)
@@ -79,8 +99,7 @@ def test_several_processes_are_one_server(project: Path, database: Database) -> 
         assert server.stop() == 0, "\n".join(server.story)
         for thread in threads:
             thread.join()
-        assert answers == [200] * 4
-        assert sorted(database.psql("select n from item order by n").split()) == ["0", "1", "2", "3"]
+        assert last == [200] * 4
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -95,6 +114,52 @@ def ask_console(server: DevServer, method: str, question: str) -> Any:
     answer = server.request(method, f"/_flux/api/{question}", body, read_token(server))
     assert answer.status == 200, answer.body
     return answer.json
+
+
+def ask_database(project: Path, sql: str) -> list[Any]:
+    """What a second client sees in the embedded database: the first column."""
+
+    async def ask() -> list[Any]:
+        options = find_running_postgres(project / ".flux" / "pg", user=SUPERUSER, database="flux")
+        assert options is not None
+        connection = await connect(options)
+        await connection.execute("set search_path to main, public")
+        rows = await connection.fetch(sql)
+        await connection.aclose()
+        return [row[0] for row in rows]
+
+    return trio.run(ask)
+
+
+def load_through_a_restart(server: DevServer) -> dict[int, tuple[int, str, str]]:
+    """Restart the database while requests write to it; return each request's status, name and Retry-After."""
+    answers: dict[int, tuple[int, str, str]] = {}
+    numbers = itertools.count(1000)
+    is_over = threading.Event()
+
+    def ask() -> None:
+        while not is_over.is_set():
+            n = next(numbers)
+            answer = server.request("POST", "/slow", {"n": n, "s": 0})
+            answers[n] = (answer.status, answer.headers.get("flux-id", ""), answer.headers.get("retry-after", ""))
+            time.sleep(0.02)
+
+    def count_done() -> int:
+        return sum(status == 200 for status, _, _ in list(answers.values()))
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: count_done() >= 10)
+    pid = int((server.project / ".flux" / "pg" / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGINT)  # A "fast shutdown": sessions are ended at once.
+    server.wait_story("PostgreSQL is back")
+    again = count_done()
+    wait_until(lambda: count_done() >= again + 10)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 def list_workers(server: DevServer) -> list[int]:

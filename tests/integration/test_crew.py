@@ -1,0 +1,144 @@
+"""The parent of several workers, with small scripts for workers: what dies is started again, or given up by name."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from flux.cli.serving import find_first
+from flux.errors import OperatorError
+from flux.supervisor import crew
+from flux.supervisor.crew import Crew, CrewGivesUpError, WorkerNotStartedError
+from flux.supervisor.crew_place import Place
+from flux.supervisor.listeners import open_shared_listeners
+from flux.supervisor.server_options import ServerOptions
+
+PATIENCE_S = 60.0
+WORKER = """
+import json, os, signal, socket, sys, time
+control = socket.socket(fileno=int(sys.argv[1]))
+lines = control.makefile("rb")
+place = json.loads(lines.readline())
+folder = place["folder"]
+open(f"{folder}/starts", "a").write(f"{place['number']} {os.getpid()}\\n")
+def fail(message):
+    failure = {"code": "FLX202", "message": message, "remedy": "start it", "exit_code": 5}
+    control.sendall(json.dumps({"failure": failure}).encode() + b"\\n")
+    sys.exit(5)
+def ready():
+    control.sendall(json.dumps({"ready": []}).encode() + b"\\n")
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+"""
+SERVES = WORKER + """
+ready()
+for line in lines:
+    open(f"{folder}/also{place['number']}", "ab").write(line)
+"""
+FAILS_ONCE_ITS_FILE_IS_THERE = WORKER + """
+if os.path.exists(f"{folder}/broken"):
+    fail("the database is away")
+ready()
+time.sleep(600)
+"""
+
+
+class Told:
+    """A story of which only notes are looked at."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@asynccontextmanager
+async def crew_of(folder: Path, script: str, count: int) -> AsyncIterator[tuple[Crew, Told, Sequence[Place]]]:
+    """Run a crew whose workers are ``script``, and raise what it raises."""
+    listeners = await open_shared_listeners("127.0.0.1", 0, count)
+    port = listeners[0][0].socket.getsockname()[1]
+    places = [
+        Place(
+            number, count, is_first=False, deploys=False, folder=folder, token="t", secret="s", port=port,
+            descriptors=(several[0].socket.fileno(),), options=ServerOptions(folder), database=None, screen={},
+        )
+        for number, several in enumerate(listeners)
+    ]  # fmt: skip
+    told = Told()
+    made = Crew(places, [sys.executable, "-S", "-E", "-c", script], told)  # type: ignore[arg-type]
+    try:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(made.run)
+                yield made, told, places
+                await made.stop()
+                nursery.cancel_scope.cancel()
+    finally:
+        for several in listeners:
+            several[0].socket.close()
+
+
+def list_starts(folder: Path) -> list[tuple[int, int]]:
+    """Number and process id of each worker that was started, in order."""
+    lines = (folder / "starts").read_text().splitlines()
+    return [(int(number), int(pid)) for number, pid in map(str.split, lines)]
+
+
+async def wait_also(folder: Path, number: int, *heard: list[int]) -> None:
+    """Wait until a worker has been told to take these clients, in this order."""
+    path = trio.Path(folder / f"also{number}")
+    lines = [f'{{"also":{str(one).replace(" ", "")}}}' for one in heard]
+    while not await path.exists() or (await path.read_text()).split() != lines:  # noqa: ASYNC110 - another process.
+        await trio.sleep(0.01)
+
+
+async def test_what_dies_is_started_again_and_another_takes_its_clients_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "PAUSE_S", 0.01)
+    async with crew_of(tmp_path, SERVES, 2) as (made, told, places):
+        await made.wait_ready()
+        # While the second was not there, the first one had its clients; then it was told to leave them.
+        fds = [place.descriptors[0] for place in places]
+        await wait_also(tmp_path, 0, [fds[1]], [])
+        (first, pid), _ = list_starts(tmp_path)
+        assert first == 0
+        os.kill(pid, signal.SIGKILL)
+        await wait_also(tmp_path, 1, [fds[0]], [])
+        await made.wait_ready()
+        assert [number for number, _ in list_starts(tmp_path)] == [0, 1, 0]
+        assert told.notes == ["worker 0 ended by itself (signal SIGKILL); it is started again in 0.01 s"]
+        # The port is the crew's all the while.
+        with pytest.raises(OperatorError, match="in use"):
+            await open_shared_listeners("127.0.0.1", places[0].port, 1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", places[0].port))
+
+
+async def test_a_first_worker_that_cannot_start_ends_the_server_with_its_own_words(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    with pytest.RaisesGroup(WorkerNotStartedError, flatten_subgroups=True) as caught:
+        async with crew_of(tmp_path, FAILS_ONCE_ITS_FILE_IS_THERE, 2) as (made, _, _):
+            await made.wait_ready()
+    error = find_first(caught.value)
+    assert "FLX202 the database is away" in str(error)
+    assert len(list_starts(tmp_path)) == 1
+
+
+async def test_a_server_without_any_worker_gives_up_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "PAUSE_S", 0.01)
+    with pytest.RaisesGroup(CrewGivesUpError, flatten_subgroups=True) as caught:
+        async with crew_of(tmp_path, FAILS_ONCE_ITS_FILE_IS_THERE, 1) as (made, _, _):
+            await made.wait_ready()
+            (tmp_path / "broken").touch()
+            os.kill(list_starts(tmp_path)[0][1], signal.SIGKILL)
+            await trio.sleep_forever()
+    error = find_first(caught.value)
+    assert "5 starts in a row have failed" in str(error) and "FLX202" in str(error)
+    assert len(list_starts(tmp_path)) == 6
