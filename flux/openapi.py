@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
+from flux.config import Config
 from flux.deployment import Function
 
 METHODS = ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE")
@@ -67,11 +68,19 @@ class _Operation:
     """The parameter that takes all that is left of a path."""
 
 
-def make_openapi(name: str, version: str, functions: Sequence[Function]) -> Json:
-    """Return the document for ``functions``; ``name`` is the project's, ``version`` that of its code."""
+_SCHEMES: dict[str, Json] = {
+    "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "api_key": {"type": "http", "scheme": "bearer", "description": "A key of flux token create --api-key."},
+}
+"""How a client shows who it is, by what the gateway asks for (`flux.config.FunctionConfig.auth`)."""
+
+
+def make_openapi(config: Config, version: str, functions: Sequence[Function]) -> Json:
+    """Return the document for ``functions``; ``version`` is that of their code."""
     schemas: dict[str, object] = {"Problem": _PROBLEM}
     paths: dict[str, Json] = {}
     path_of_shape: dict[str, str] = {}
+    schemes: dict[str, object] = {}
     left_out: list[Json] = []
     for operation in _list_operations(functions):
         function = operation.function
@@ -86,15 +95,21 @@ def make_openapi(name: str, version: str, functions: Sequence[Function]) -> Json
             why = f"to OpenAPI it is the path {path}, which another function answers"
         if why is None:
             names = tuple(found[0] for found in _PARAMETER.findall(path))
-            item[operation.method.lower()] = _describe(operation, names, schemas)
+            described = item[operation.method.lower()] = _describe(operation, names, schemas)
+            table = config.get_function(function.name)
+            asked = table.auth or config.gate.auth.require
+            if asked in _SCHEMES:
+                schemes[asked] = _SCHEMES[asked]
+                described["security"] = [{asked: list(table.scopes)}]
         else:
             left_out.append({"function": function.name, "route": function.route, "reason": why})
     document: Json = {
         "openapi": "3.1.0",
-        "info": {"title": name, "version": version},
+        "info": {"title": config.project.name, "version": version},
         "paths": {path: item for path, item in paths.items() if item},
         "components": {
             "schemas": schemas,
+            "securitySchemes": schemes,
             "responses": {
                 "Problem": {
                     "description": "It went wrong, and how.",

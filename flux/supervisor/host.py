@@ -118,7 +118,7 @@ class FunctionHost:
             raise self._not_ready("described")
         code = current.deployment
         version = code.sha[:12] + ("-dirty" if code.dirty else "")
-        return make_openapi(current.config.project.name, version, code.functions)
+        return make_openapi(current.config, version, code.functions)
 
     async def invoke(self, name: str, data: bytes) -> Invoked:
         """See `flux.supervisor.console.ConsoleHost.invoke`."""

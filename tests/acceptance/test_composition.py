@@ -1,8 +1,12 @@
 """Middleware with a real ``flux dev``, in Python and in JavaScript: what goes through it, and what stands on record."""
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from tests.conftest import Database
 from tests.dev_process import DevServer, running_dev, write_project
@@ -15,6 +19,11 @@ middleware = ["stamp", "auth"]
 below = "/admin"
 middleware = ["admin_only"]
 [functions.login]
+without = ["auth"]
+[functions.order]
+without = ["auth"]
+middleware = ["timed"]
+[functions.reserve]
 without = ["auth"]
 [recording]
 redact = ["json:$.email"]
@@ -97,7 +106,22 @@ export const auth = defineMiddleware(async ({ ctx, next }) => {
 
 export const script = defineFunction({ route: "GET /script", handler: ({ ctx }) => ({ user: ctx.user.id }) });
 """
-FILES = {"guards.py": MIDDLEWARE, "shop.py": SHOP, "script.ts": SCRIPT}
+GUIDE = (Path(__file__).parents[2] / "docs" / "guest-api.md").read_text(encoding="utf-8")
+
+
+def find_example(language: str, holding: str) -> str:
+    """Return the page's one example in ``language`` that holds a text."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+    (found,) = (block for block in blocks if holding in block)
+    return str(found)
+
+
+FILES = {
+    "guards.py": MIDDLEWARE, "shop.py": SHOP, "script.ts": SCRIPT,
+    "guide_input.py": find_example("python", "class NewOrder"),
+    "guide_timed.py": find_example("python", "async def timed").replace("async def auth", "async def guide_auth"),
+    "guide_input.js": find_example("js", "export const reserve"),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +184,37 @@ def test_the_list_of_functions_says_what_a_request_goes_through(server: tuple[De
     listed = {one["name"]: one["middleware"] for one in dev.json("function", "list")["functions"]}
     assert listed == {
         "login": ["stamp"], "orders": ["stamp", "auth"], "users": ["stamp", "auth", "admin_only"], "tell": [],
-        "trips": ["stamp", "auth", "trip"], "script": ["stamp", "auth"],
+        "trips": ["stamp", "auth", "trip"], "script": ["stamp", "auth"], "order": ["stamp", "timed"],
+        "reserve": ["stamp"],
     }  # fmt: skip
     assert "stamp → auth → admin_only" in dev.command("function", "list").stdout
+
+
+def test_the_guides_examples_do_what_the_guide_says_and_are_in_the_openapi_document(
+    server: tuple[DevServer, Database],
+) -> None:
+    dev, _ = server
+    items = [{"sku": "mug", "count": 2}, {"sku": "cap"}]
+    answer = dev.request("POST", "/customers/7/orders?tags=a&tags=b", {"items": items, "plan": "pro"})
+    assert answer.json == {"customer": 7, "pieces": 3, "tags": ["a", "b"]}
+    assert answer.headers["server-timing"].startswith("all;dur=") and answer.headers["x-stamp"] == "python"
+    refused = dev.request("POST", "/customers/7/orders", {"items": [{"count": 2}], "plan": "gold"})
+    example = json.loads(find_example("json", '"code": "INPUT_VALIDATION_ERROR"'))
+    assert refused.status == 400 and refused.headers["content-type"] == "application/problem+json"
+    assert {**refused.json, "request_id": "…", "flux": 0, "why": 0} == {**example, "flux": 0, "why": 0}
+    reserved = dev.request("POST", "/shops/3/reservations?notes=x", {"seats": 2})
+    assert reserved.json == {"shop": 3, "seats": 2, "notes": 1}
+    refused = dev.request("POST", "/shops/x/reservations", {"seats": "2"})
+    assert [one["path"] for one in refused.json["violations"]] == ["input.shop", "input.seats"]
+    document = json.loads(dev.command("function", "list", "--openapi").stdout)
+    OpenAPIV31SpecValidator(document).validate()
+    order = document["paths"]["/customers/{customer}/orders"]["post"]
+    assert order["parameters"][0]["schema"] == {"type": "integer"}
+    assert list(document["components"]["schemas"]["NewOrder"]["properties"]) == [
+        "customer", "items", "plan", "deliver_on", "tags",
+    ]  # fmt: skip
+    seats = document["paths"]["/shops/{shop}/reservations"]["post"]["requestBody"]["content"]["application/json"]
+    assert seats["schema"]["properties"]["seats"] == {"type": "integer", "minimum": 1, "maximum": 8}
 
 
 def test_a_name_that_nothing_declares_is_refused_and_the_last_good_code_goes_on(

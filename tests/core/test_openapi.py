@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from flux.config import parse_config
 from flux.deployment import Function
 from flux.hostcall import Position
 from flux.openapi import make_openapi
@@ -29,8 +30,8 @@ def function(name: str, route: str | None, schema: str | None = None, descriptio
     return Function(name, route, Position("a.py", 1, name), input_schema=schema, description=description)
 
 
-def document(*functions: Function) -> Any:
-    made = make_openapi("shop", "3f9c1e2d", functions)
+def document(*functions: Function, toml: str = "") -> Any:
+    made = make_openapi(parse_config(f'[project]\nname = "shop"\n{toml}'), "3f9c1e2d", functions)
     OpenAPIV31SpecValidator(made).validate()  # type: ignore[arg-type]
     return json.loads(json.dumps(made))
 
@@ -102,6 +103,27 @@ def test_classes_of_one_name_stay_apart_and_those_that_are_the_same_are_one() ->
     assert set(schemas) == {"Problem", "Order", "Item", "c.1.Order", "c.2.Item", "d.1.Problem"}
     assert schemas["c.1.Order"]["properties"]["items"]["items"] == {"$ref": "#/components/schemas/c.2.Item"}
     assert schemas["Problem"]["required"] == ["type", "title", "status", "code"]
+
+
+def test_a_client_reads_what_it_has_to_show_and_for_which_routes() -> None:
+    toml = """
+        [http.auth]
+        require = "api_key"
+        secret = "LOGIN"
+        issuer = ""
+        audience = []
+        [functions.open]
+        auth = "none"
+        [functions.buy]
+        auth = "jwt"
+        scopes = ["orders:write"]
+    """
+    made = document(*(function(name, f"GET /{name}") for name in ("open", "buy", "look")), toml=toml)
+    assert {path: item["get"].get("security") for path, item in made["paths"].items()} == {
+        "/open": None, "/buy": [{"jwt": ["orders:write"]}], "/look": [{"api_key": []}],
+    }  # fmt: skip
+    schemes = made["components"]["securitySchemes"]
+    assert {name: scheme["scheme"] for name, scheme in schemes.items()} == {"jwt": "bearer", "api_key": "bearer"}
 
 
 @pytest.mark.parametrize(
