@@ -77,7 +77,7 @@ class ExecutionWorld:
         *,
         atomic: bool = True,
         isolation: str = "repeatable read",
-        timeout_s: float = 30.0,
+        timeout_s: float = 120.0,
         rules: RedactionRules = NO_RULES,
         retries: int = 0,
         trigger: Trigger = INVOKE,
@@ -102,7 +102,7 @@ class ExecutionWorld:
 
     async def settle(self) -> None:
         """Wait until every record that was handed to the writer is in the database, and every session is clean."""
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             await self.backing.writer.flush()
             guests = self.backing.guests
             while guests.counts.idle < guests.counts.open:  # noqa: ASYNC110 - counts of the pool, which tells nobody

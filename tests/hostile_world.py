@@ -23,9 +23,8 @@ from typing import Any
 import attrs
 import trio
 
-from flux import wire
 from flux.deployment import Function
-from flux.execution import Execution, Interrupted, Killed, Level, Outcome, Raised, Returned, Trigger
+from flux.execution import Execution, Interrupted, Killed, Level, Outcome, Raised, Returned
 from flux.grants import Grants
 from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
@@ -38,14 +37,15 @@ from flux.store.reading import get_execution
 from flux.supervisor.drive import Bounds, Driven, drive
 from flux.supervisor.execute import Executed
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.start_document import make_document
 from tests.conftest import Database
-from tests.execution_world import DEPLOYMENT, NO_CHAIN, ExecutionWorld, open_world
+from tests.execution_world import DEPLOYMENT, INVOKE, NO_CHAIN, ExecutionWorld, open_world
 from tests.faults.hostile.modules import MODULES, NEIGHBOUR
 from tests.guests.record_and_replay import RefusingHost, describe
 from tests.wasm_guests import assemble_text
 
 GUESTS = Path(__file__).parent / "faults" / "hostile"
-PATIENCE_S = 240.0
+PATIENCE_S = 900.0
 MEMORY_BYTES_MAX = 96 * 2**20
 AT_ONCE = 12
 """Hostile guests of one kind at a time."""
@@ -55,6 +55,8 @@ NEIGHBOURS = 2
 """Tasks that ask the neighbour again and again meanwhile."""
 QUESTIONS_MIN = 20
 """That each of them asks at least, however soon the guests are over."""
+PAUSE_S = 0.02
+"""Between the questions after those: without it the neighbours have most of the processor."""
 GUEST = re.compile(
     r"(?:#|//) Expect: (?P<expect>.*)\n(?P<notes>(?:(?:#|//) \w+: .*\n)*)"
     r"(?:@function.*\n(?:async )?def|export const) (?P<name>\w+)"
@@ -252,7 +254,7 @@ class _Street:
             rules=RedactionRules(),
             warm=WARM if self._kind.warm else 1,
         )
-        return await self._world.executor.execute(runnable, Trigger("invoke"), value)
+        return await self._world.executor.execute(runnable, INVOKE, value)
 
     async def run_hostile(self, guest: Guest, room: trio.CapacityLimiter) -> None:
         """Let a hostile guest do what it does."""
@@ -270,23 +272,8 @@ class _Street:
             if body is None or self._kind.doubled(body) != 2 * number:
                 self.neighbours.wrong.append(f"{number}: {outcome}")
             number += 1
-
-
-def make_document(execution: Execution, limits: Limits) -> bytes:
-    """Return what the guest of a record was started with."""
-    request = {"method": "", "path": "", "params": [], "query": [], "headers": [], "body": ""}
-    return wire.encode_start(
-        {
-            "function": execution.function,
-            "execution": execution.name,
-            "now_ns": execution.started_at_ns,
-            "seed": execution.seed.hex(),
-            "memory_bytes_max": limits.memory_bytes_max,
-            "middleware": [],
-            "request": request,
-            "input": {},
-        }
-    )
+            if number > first + QUESTIONS_MIN:
+                await trio.sleep(PAUSE_S)
 
 
 async def replay(sandbox: Sandbox, execution: Execution, limits: Limits) -> Replayed:
@@ -303,7 +290,7 @@ async def replay(sandbox: Sandbox, execution: Execution, limits: Limits) -> Repl
     try:
         driven = await drive(
             worker,
-            make_document(execution, limits),
+            make_document(execution, INVOKE, limits, NO_CHAIN, {}),
             session,
             RefusingHost(),
             Bounds(limits, {}),

@@ -27,6 +27,7 @@ import attrs
 
 START_S_MAX = 120.0
 STOP_S_MAX = 60.0
+COMMAND_S_MAX = 180.0
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES_MIN = 8 * 2**30
 """A cluster of a file with many tests takes half of one GiB, and several run at a time."""
@@ -66,7 +67,7 @@ class PostgresServer:
         done = subprocess.run(
             [self.bin_dir / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
              "-h", self.host, "-p", str(self.port), "-U", user or self.user, "-d", database, "-c", sql],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False,
         )  # fmt: skip
         if done.returncode:
             error = subprocess.CalledProcessError(done.returncode, "psql", done.stdout, done.stderr)
@@ -155,7 +156,7 @@ def _initdb(bin_dir: Path, data_dir: Path, user: str) -> None:
     subprocess.run(
         [*_prefix(), bin_dir / "initdb", "-D", data_dir, "-U", user, "--auth=trust", "--encoding=UTF8",
          "--locale=C", "--no-sync", "--no-instructions"],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=COMMAND_S_MAX,
     )  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_a_log_to_go_on_from_and_a_program_decides(
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=180)
     assert process.returncode == 130
     marks = find_log(shop, failed).read_text().count("\ngit bisect ") - 3
     assert marks >= 2

@@ -53,9 +53,16 @@ def database(postgres18: PostgresServer, make_database: Callable[[PostgresServer
     return make_database(postgres18)
 
 
-@pytest.fixture
-def server(project: Path, database: Database) -> Iterator[DevServer]:
-    with running_dev(project, database) as server:
+@pytest.fixture(scope="module")
+def shared_database(postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]) -> Database:
+    return make_database(postgres18)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, shared_database: Database) -> Iterator[DevServer]:
+    """One for those who look and for those who save files: each reads what is told after its own doing."""
+    project = write_project(tmp_path_factory.mktemp("dev"), {"hello.py": HELLO}, toml=REDACTION)
+    with running_dev(project, shared_database) as server:
         yield server
 
 
@@ -96,8 +103,10 @@ def test_a_program_that_starts_flux_dev_is_told_where_it_is(project: Path, datab
         process.stdout.close()
 
 
-def test_a_second_flux_dev_in_the_same_folder_is_told_who_was_first(server: DevServer, database: Database) -> None:
-    second = run_flux(server.project, "dev", "--port", "0", "--database-url", database_url(database))
+def test_a_second_flux_dev_in_the_same_folder_is_told_who_was_first(
+    server: DevServer, shared_database: Database
+) -> None:
+    second = run_flux(server.project, "dev", "--port", "0", "--database-url", database_url(shared_database))
     assert second.returncode == 2
     assert "FLX523" in second.stderr
     assert f"http://127.0.0.1:{server.port}" in second.stderr and str(server.process.pid) in second.stderr
@@ -125,10 +134,11 @@ def test_a_reload_names_the_routes_that_came_and_went(server: DevServer) -> None
 
 
 def test_code_that_is_mended_to_what_is_served_already_is_told(server: DevServer) -> None:
+    told = len(server.story)
     path = server.project / "functions" / "hello.py"
     path.write_text(HELLO + "def broken(:\n")
-    server.wait_story("the last good code is served")
-    problem = [line.strip() for line in server.story]
+    server.wait_story("the last good code is served", after=told)
+    problem = [line.strip() for line in server.story[told:]]
     assert "functions/hello.py:7  SyntaxError: invalid syntax" in problem
     assert not [line for line in problem if "importlib" in line], "how Flux imports is nobody's question"
     told = len(server.story)
@@ -137,7 +147,7 @@ def test_code_that_is_mended_to_what_is_served_already_is_told(server: DevServer
     assert not server.json("function", "list")["functions"][0].get("error")
 
 
-def test_a_folder_that_is_made_later_is_watched(server: DevServer, database: Database) -> None:
+def test_a_folder_that_is_made_later_is_watched(server: DevServer, shared_database: Database) -> None:
     migrations = server.project / "migrations"
     migrations.mkdir()
     (migrations / "001.sql").write_text("create table things (id int primary key);")
@@ -145,7 +155,7 @@ def test_a_folder_that_is_made_later_is_watched(server: DevServer, database: Dat
     told = len(server.story)
     (migrations / "002.sql").write_text("create table more (id int primary key);")
     server.wait_story("002.sql applied", after=told)
-    assert database.psql("select count(*) from pg_tables where schemaname = 'public'").strip() == "2"
+    assert shared_database.psql("select count(*) from pg_tables where schemaname = 'public'").strip() == "2"
 
     functions = server.project / "functions"
     shutil.rmtree(functions)

@@ -23,7 +23,7 @@ from tests.conftest import Database
 from tests.dev_process import CountingStub, DevServer, counting_stub, running_dev, write_project
 from tests.postgres_server import PostgresServer
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 IDLE_WORKERS = 4
 SECRET = 'sk "live" 4242 ü'
 SCHEMA = """

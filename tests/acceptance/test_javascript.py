@@ -96,9 +96,8 @@ ORDERS = "create table orders (id int primary key, total int, paid bool default 
 )
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    project = write_project(tmp_path, {"hello.js": HELLO, "python.py": PYTHON}, migrations={"001.sql": ORDERS})
+def write_shop(folder: Path) -> Path:
+    project = write_project(folder, {"hello.js": HELLO, "python.py": PYTHON}, migrations={"001.sql": ORDERS})
     folder = project / "functions" / "payments"
     folder.mkdir()
     (folder / "create.ts").write_text(PAY)
@@ -107,14 +106,14 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-@pytest.fixture
-def database(postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]) -> Database:
-    return make_database(postgres18)
-
-
-@pytest.fixture
-def server(project: Path, database: Database) -> Iterator[DevServer]:
-    with running_dev(project, database) as server:
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[DevServer]:
+    """One for all that begin with code that is good; who changes a file puts it back."""
+    with running_dev(write_shop(tmp_path_factory.mktemp("shop")), make_database(postgres18)) as server:
         yield server
 
 
@@ -174,10 +173,15 @@ UNLOADABLE = [
 ]
 
 
-def test_what_can_not_be_loaded_is_told_with_its_place(project: Path, database: Database) -> None:
+def test_what_can_not_be_loaded_is_told_with_its_place(
+    tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
+) -> None:
+    # Nothing good but what one of the bad ones imports: each of them has all that there is loaded anew.
+    good = {"hello.js": HELLO, "payments/fees.ts": FEES}
+    project = write_project(tmp_path, good)
     functions = project / "functions"
     (functions / "bad.js").write_text(UNLOADABLE[0][1])
-    server = start_dev(project, "--database-url", database_url(database))
+    server = start_dev(project, "--database-url", database_url(make_database(postgres18)))
     try:
         told = 0
         for file, code, place, says in UNLOADABLE:
@@ -199,16 +203,21 @@ def test_what_can_not_be_loaded_is_told_with_its_place(project: Path, database: 
 
 def test_a_changed_file_is_served_at_once(server: DevServer) -> None:
     path = server.project / "functions" / "payments" / "fees.ts"
+    told = len(server.story)
     path.write_text(FEES.replace("/ 10", "/ 20"))
-    server.wait_story("reload")
+    server.wait_story("reload", after=told)
     assert server.request("POST", "/orders/1/pay", {"amount": 100}).json == {"id": 1, "charged": 5}
+    told = len(server.story)
+    path.write_text(FEES)
+    server.wait_story("reload", after=told)
 
 
-def test_two_functions_of_one_name_are_refused_whatever_their_languages(project: Path, database: Database) -> None:
-    (project / "functions" / "python.js").write_text(HELLO.replace("/hello", "/other"))
-    server = start_dev(project, "--database-url", database_url(database))
-    try:
-        server.wait_story("a function named python exists already")
-    finally:
-        server.kill()
-    assert run_flux(project, "explain", "FLX516").returncode == 0
+def test_two_functions_of_one_name_are_refused_whatever_their_languages(server: DevServer) -> None:
+    told = len(server.story)
+    path = server.project / "functions" / "python.js"
+    path.write_text(HELLO.replace("/hello", "/other"))
+    server.wait_story("a function named python exists already", after=told)
+    told = len(server.story)
+    path.unlink()
+    server.wait_story("reload", after=told)
+    assert run_flux(server.project, "explain", "FLX516").returncode == 0

@@ -48,7 +48,7 @@ def shuffle(ctx, input):
 
 def wait_check(server: DevServer, name: str) -> Any:
     """Wait until Flux has checked an execution; return what it found."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         for replay in server.json("trace", name)["replays"]:
             if replay["is_check"]:

@@ -127,7 +127,7 @@ def call_of(server: DevServer, name: str, kind: str) -> int:
 
 
 def wait_row(database: Database, number: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not database.psql(f"select 1 from users where id = {number}"):
         assert time.monotonic() < deadline, "the job did not run"
         time.sleep(0.05)

@@ -19,7 +19,7 @@ from flux.sandbox.jail_linux import die_with_parent
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.jail_seccomp import install
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 LATER = b"later"
 """In the place of the first list, which the children put on."""
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from targets import Laid, lay_out, list_what_was_reached
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 async def run(sandbox: ProcessSandbox, function: str, **inputs: Any) -> Any:

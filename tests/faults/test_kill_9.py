@@ -29,7 +29,7 @@ SUPERVISOR_KILLS = 10 * TIMES
 """Of all; each costs a start."""
 CLIENTS = 4
 ACCOUNTS = 8
-END_S_MAX = 60.0
+END_S_MAX = 180.0
 
 TRANSFER = '''\
 from flux_guest import Context, function

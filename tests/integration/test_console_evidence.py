@@ -56,7 +56,7 @@ async def test_a_healthy_execution_needs_no_look_up(world: World) -> None:
     summary, stored = await get_execution(world.pool, execution.id)
     async with world.pool.acquire() as connection, connection.transaction():
         await connection.execute("lock table flux.execution in access exclusive mode")
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             assert await gather_evidence(world.pool, summary, stored) == Evidence(stored)
 
 
@@ -318,7 +318,7 @@ async def test_a_look_up_that_hangs_is_given_up(world: World, monkeypatch: pytes
     summary, stored = await get_execution(world.pool, failed.id)
     async with world.pool.acquire() as connection, connection.transaction():
         await connection.execute("lock table flux.execution in access exclusive mode")
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             evidence = await gather_evidence(world.pool, summary, stored)
     assert evidence.peers == ()
     assert len(evidence.unavailable) == 2

@@ -191,7 +191,7 @@ async def test_who_goes_stops_what_is_running(world: World, host: ReplayingHost)
         assert json.loads(await anext(stream)) == {"heartbeat": True}
     assert host.most_at_once == 3
     await body.aclose()  # type: ignore[attr-defined]
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         while host.running:
             await trio.lowlevel.checkpoint()
     assert host.replayed == []

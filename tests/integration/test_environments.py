@@ -38,7 +38,7 @@ from tests.dev_process import environment
 from tests.escape.unprivileged import command_as_nobody
 from tests.wheels import pack_installed, write_source, write_wheel
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
 JAILS = [("strict", "own"), ("strict", "same"), ("core", "same")]

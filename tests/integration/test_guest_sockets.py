@@ -18,7 +18,7 @@ from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.process import ProcessSandbox
 from flux.sandbox.process_worker import ProcessWorker
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 TLS = {"version": "TLSv1.3", "cipher": ["TLS_AES_256_GCM_SHA384", "TLSv1.3", 256], "alpn": None,
        "certificate": {"$bytes": "MA=="}, "peer": {"subject": [[["commonName", "x"]]]}}  # fmt: skip
 

@@ -23,7 +23,7 @@ from tests.conftest import Database
 from tests.postgres_server import PostgresServer
 from tests.stored_executions import TOKEN, commit_record, guest_connection, lost_host, make_execution, raised
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def mutation(number: int, **changes: object) -> Mutation:

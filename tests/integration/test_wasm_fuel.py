@@ -38,7 +38,7 @@ from tests.execution_world import DEPLOYMENT, INVOKE, NO_CHAIN, NO_RULES, open_w
 from tests.wasm_guests import assemble_text
 from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 SCRIPT = """
 import { defineFunction } from "@flux/guest";
 export const asks = defineFunction(async ({ ctx }) => {

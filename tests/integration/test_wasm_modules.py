@@ -21,7 +21,7 @@ from tests.wasm_guests import assemble, assemble_text
 from tests.wasm_worlds import AnsweringDoor, answer_call, make_start
 
 EXAMPLES = Path(__file__).parents[2] / "guest-sdk" / "wasm" / "examples"
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 class KeepingDoor(AnsweringDoor):

@@ -262,7 +262,7 @@ async def test_a_world_grows_only_so_old_and_is_not_kept_for_nobody(
             "select count(*) from pg_stat_activity where backend_xmin is not null "
             "and datname = current_database() and usename like 'flux_guest%'"
         )
-        with trio.fail_after(60):
+        with trio.fail_after(180):
             while world.database.psql(holding) != "0":  # noqa: ASYNC110 - another process is asked
                 await trio.sleep(0.05)
 

@@ -18,7 +18,7 @@ PAYLOAD = {"item": "tea", "count": 3}
 # Expect: returned 200; net.open 1
 @function()
 def http_client(ctx: Context, input: dict) -> dict:
-    connection = http.client.HTTPConnection(input["host"], input["port"], timeout=5)
+    connection = http.client.HTTPConnection(input["host"], input["port"], timeout=60)
     connection.request("POST", "/echo", json.dumps(PAYLOAD), {"authorization": "Bearer t0ken-of-mine"})
     answer = connection.getresponse()
     body = json.loads(answer.read())
@@ -29,7 +29,7 @@ def http_client(ctx: Context, input: dict) -> dict:
 # Expect: returned 200; net.open 1, net.tls 1
 @function()
 def http_client_under_tls(ctx: Context, input: dict) -> dict:
-    connection = http.client.HTTPSConnection(input["host"], input["tls_port"], timeout=5)
+    connection = http.client.HTTPSConnection(input["host"], input["tls_port"], timeout=60)
     connection.request("GET", "/count?key=4242")
     answer = connection.getresponse()
     body = json.loads(answer.read())
@@ -43,10 +43,10 @@ def http_client_under_tls(ctx: Context, input: dict) -> dict:
 def an_authority_of_ones_own(ctx: Context, input: dict) -> dict:
     url = f"https://{input['host']}:{input['own_port']}/count"
     context = ssl.create_default_context(cadata=input["own_authority"])
-    with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+    with urllib.request.urlopen(url, timeout=60, context=context) as answer:
         body = json.loads(answer.read())
     try:
-        urllib.request.urlopen(url, timeout=5)
+        urllib.request.urlopen(url, timeout=60)
     except OSError as error:  # Whom only the function trusts, the machine does not.
         assert isinstance(error.reason, ssl.SSLCertVerificationError), error
         return {"body": body}
@@ -57,10 +57,10 @@ def an_authority_of_ones_own(ctx: Context, input: dict) -> dict:
 @function()
 def urllib_request(ctx: Context, input: dict) -> dict:
     plain, tls = f"http://{input['host']}:{input['port']}", f"https://{input['host']}:{input['tls_port']}"
-    with urllib.request.urlopen(f"{plain}/count", timeout=5) as answer:
+    with urllib.request.urlopen(f"{plain}/count", timeout=60) as answer:
         first = json.loads(answer.read())
     request = urllib.request.Request(f"{tls}/echo", json.dumps(PAYLOAD).encode(), method="PUT")
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         second = json.loads(answer.read())
     return {"first": first, "second": second}
 
@@ -77,7 +77,7 @@ def urllib3_keeps_its_connection(ctx: Context, input: dict) -> dict:
 # Expect: returned 200; net.open 1
 @function()
 def requests_posts(ctx: Context, input: dict) -> dict:
-    answer = requests.post(f"http://{input['host']}:{input['port']}/echo", json=PAYLOAD, timeout=5)
+    answer = requests.post(f"http://{input['host']}:{input['port']}/echo", json=PAYLOAD, timeout=60)
     return {"status": answer.status_code, "body": answer.json()}
 
 
@@ -87,8 +87,8 @@ def requests_session_with_cookies(ctx: Context, input: dict) -> dict:
     with requests.Session() as session:
         session.auth = ("acme", "correct horse")
         url = f"https://{input['host']}:{input['tls_port']}"
-        session.get(f"{url}/login", timeout=5)
-        answer = session.get(f"{url}/headers", timeout=5)
+        session.get(f"{url}/login", timeout=60)
+        answer = session.get(f"{url}/headers", timeout=60)
     return {"has_cookie": "sid=" in answer.json()["cookie"], "status": answer.status_code}
 
 

@@ -49,7 +49,7 @@ def a_socket_starts_tls(ctx: Context, input: dict) -> dict:
 # Expect: returned 200; net.open 1
 @function()
 def a_socket_as_a_file(ctx: Context, input: dict) -> dict:
-    with socket.create_connection((input["host"], input["lines_port"]), timeout=5) as sock:
+    with socket.create_connection((input["host"], input["lines_port"]), timeout=60) as sock:
         with sock.makefile("rwb") as file:
             file.write(b"a\nb\nc\n")
             file.flush()
