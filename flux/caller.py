@@ -21,8 +21,9 @@ from flux.message import RequestHead
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-ELEMENTS_MAX = 100
-"""So many hops are followed; a list may be as long as a head allows."""
+HOPS_MAX = 50
+CHARACTERS_MAX = 8 * 1024
+"""So much of a list is looked at, from its end: it may be as long as a head, and who sends it decides that."""
 
 
 @attrs.frozen
@@ -71,7 +72,7 @@ def find_caller(head: RequestHead, rules: ProxyRules, *, scheme: str = "http") -
         return Caller("" if peer is None else str(peer), scheme, host)
     hops = _read_forwarded(head) if rules.headers == "forwarded" else _read_x_forwarded(head)
     client = peer
-    for hop in reversed(hops[-ELEMENTS_MAX:]):
+    for hop in reversed(hops):
         if not rules.is_proxy(client):
             break
         if hop.client is None:
@@ -120,7 +121,7 @@ _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-
 
 
 def _read_x_forwarded(head: RequestHead) -> list[_Hop]:
-    clients = _list_values(head, "x-forwarded-for")
+    clients = _list_values(head, "x-forwarded-for")[-HOPS_MAX:]
     scheme = _last(_list_values(head, "x-forwarded-proto"))
     host = _last(_list_values(head, "x-forwarded-host"))
     hops = [_Hop(read_address(client)) for client in clients]
@@ -130,7 +131,7 @@ def _read_x_forwarded(head: RequestHead) -> list[_Hop]:
 
 def _read_forwarded(head: RequestHead) -> list[_Hop]:
     hops = []
-    for element in _split_quoted(",".join(_all(head, "forwarded")), ","):
+    for element in _split_quoted(_joined(head, "forwarded"), ",")[-HOPS_MAX:]:
         pairs: dict[str, str] = {}
         for part in _split_quoted(element, ";"):
             match = _PAIR.fullmatch(part)
@@ -167,11 +168,11 @@ def _split_quoted(text: str, separator: str) -> list[str]:
 
 
 def _list_values(head: RequestHead, name: str) -> list[str]:
-    return [value.strip() for value in ",".join(_all(head, name)).split(",") if value.strip()]
+    return [value.strip() for value in _joined(head, name).split(",") if value.strip()]
 
 
-def _all(head: RequestHead, name: str) -> Sequence[str]:
-    return [value for found, value in head.headers if found == name]
+def _joined(head: RequestHead, name: str) -> str:
+    return ",".join(value for found, value in head.headers if found == name)[-CHARACTERS_MAX:]
 
 
 def _last(values: Sequence[str]) -> str | None:

@@ -409,9 +409,9 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
     _check_schedules(config, functions)
     if config.gate.auth.public_key:
         # Imported by those who need it: see there.
-        from flux.supervisor.token_keys import read_public_key
+        from flux.supervisor.token_keys import check_public_key
 
-        read_public_key(config.gate.auth.public_key)
+        check_public_key(config.gate.auth)
 
 
 def _check_addresses(config: Config, functions: tuple[Function, ...], allowed: frozenset[str]) -> None:

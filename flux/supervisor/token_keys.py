@@ -187,6 +187,16 @@ def read_public_key(pem: str) -> Key:
     return Key(key, algorithms)
 
 
+def check_public_key(config: AuthConfig) -> None:
+    """Raise `UnusableKeyError` when no token could be checked with the key in ``flux.toml``."""
+    key = read_public_key(config.public_key)
+    if not set(key.algorithms) & set(config.takes):
+        raise UnusableKeyError(
+            f"algorithms of [http.auth] has none that public_key is good for: {', '.join(key.algorithms)}",
+            remedy="write one of these, or leave algorithms away",
+        )
+
+
 def read_secret(name: str, value: str | None) -> Key:
     """Return the shared secret as a key; raise `UnusableKeyError`."""
     if value is None:

@@ -72,6 +72,16 @@ def test_only_the_notation_that_is_declared_is_believed() -> None:
     assert find_caller(asked, rules("forwarded")) == Caller("1.1.1.1", "https", "shop.example")
 
 
+@pytest.mark.parametrize("notation", ["x-forwarded", "forwarded"])
+def test_a_list_as_long_as_a_head_changes_nothing(notation: str) -> None:
+    name, said = ("forwarded", "for=%s") if notation == "forwarded" else ("x-forwarded-for", "%s")
+    long = ",".join([said % "10.0.0.1"] * 4000)
+    asked = head("10.0.0.1:5000", (name, said % "1.1.1.1," + long), (name, said % "192.0.2.9"))
+    assert find_caller(asked, rules(notation)).client == "192.0.2.9"
+    # Of proxies alone it is the last that was looked at, which is one of them, and never what lies beyond.
+    assert find_caller(head("10.0.0.1:5000", (name, said % "1.1.1.1," + long)), rules(notation)).client == "10.0.0.1"
+
+
 def test_scheme_and_host_are_the_nearest_proxys() -> None:
     said = (("x-forwarded-proto", "http, https"), ("x-forwarded-host", "evil.example, api.shop.example:8443"))
     assert find_caller(head("10.0.0.1:1", *said), rules()) == Caller("10.0.0.1", "https", "api.shop.example:8443")

@@ -20,6 +20,7 @@ from flux.supervisor.token_keys import (
     KeysUnreachableError,
     TokenKeys,
     UnusableKeyError,
+    check_public_key,
     read_key_set,
     read_public_key,
 )
@@ -226,3 +227,6 @@ def test_only_keys_that_can_check_a_signature_safely_are_taken() -> None:
     for pem in ("", "hello", public_pem(make_key("RSA-1024")), public_pem(EC).replace("PUBLIC", "PRIVATE")):
         with pytest.raises(UnusableKeyError):
             read_public_key(pem)
+    check_public_key(AuthConfig(public_key=public_pem(EC)))
+    with pytest.raises(UnusableKeyError, match="ES256"):
+        check_public_key(AuthConfig(public_key=public_pem(EC), algorithms=("RS256",)))
