@@ -283,6 +283,10 @@ class Config:
         own = self.origins.get(f"functions.{function}.{key}")
         return own if own is not None else self.origins.get(f"limits.{key}", DEFAULT_ORIGIN)
 
+    def get_auth(self, function: str) -> str:
+        """What one function asks of a request: what its table says, or what all ask."""
+        return self.get_function(function).auth or self.gate.auth.require
+
     def get_http_allow(self, function: str) -> tuple[str, ...]:
         """Hosts that one function may reach, each once, the project's first."""
         return tuple(dict.fromkeys((*self.http.allow, *self.get_function(function).http)))

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from flux.cli.client import open_client
+from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cells, json_text, pad, wrap
 from flux.cli.settings import settings
 
@@ -31,11 +32,11 @@ def command(openapi: bool) -> None:
         rows.append((
             function.maybe_text("route") or "—", function.text("name"), function.maybe_text("runtime") or "?",
             (function.maybe_text("sha") or "").removeprefix("nogit-")[:7],
-            " → ".join(map(str, function.items("middleware"))) if function.data.get("middleware") else "",
+            " → ".join(_stands_before(function)),
             _grants(function.get("grants")),
             None if error is None else error if isinstance(error, str) else json_text(error),
         ))  # fmt: skip
-    head: tuple[str, ...] = ("route", "function", "runtime", "code", "middleware", "may reach")
+    head: tuple[str, ...] = ("route", "function", "runtime", "code", "goes through", "may reach")
     widths = [
         min(COLUMN_CELLS_MAX, max([cells(head[column]), *(cells(str(row[column])) for row in rows)]))
         for column in range(5)
@@ -60,6 +61,13 @@ def command(openapi: bool) -> None:
     screen.page(lines)
     if not rows and not said.quiet:
         Screen.stderr().line("no functions are deployed: put one into functions/ and run flux dev")
+
+
+def _stands_before(function: Record) -> list[str]:
+    """What a request goes through before it reaches the function: the gateway's check first."""
+    auth = function.data.get("auth")
+    checked = [" ".join([auth["kind"], *auth["scopes"]])] if isinstance(auth, dict) else []
+    return checked + (list(map(str, function.items("middleware"))) if function.data.get("middleware") else [])
 
 
 def _grants(grants: Any) -> str:

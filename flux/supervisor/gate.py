@@ -154,8 +154,8 @@ class Gate:
         if not isinstance(ticket.found, Match):
             return ticket
         config = ticket.live.config
-        table = config.get_function(ticket.found.target.function.name)
-        kind = table.auth or config.gate.auth.require
+        name = ticket.found.target.function.name
+        table, kind = config.get_function(name), config.get_auth(name)
         if kind == "none":
             return ticket
         token = None

@@ -7,6 +7,7 @@ import attrs
 import trio
 
 from flux.brought import BroughtAnswer
+from flux.config import Config
 from flux.deploy_history import Deployed
 from flux.errors import FluxError, OperatorError
 from flux.execution import Execution, Returned, Trigger
@@ -104,6 +105,7 @@ class FunctionHost:
                 "route": runnable.function.route,
                 "runtime": runnable.function.runtime,
                 "grants": list_grants(runnable),
+                "auth": _show_auth(current.config, runnable),
                 "middleware": list(runnable.chain.list_for("http")),
                 "sha": current.deployment.sha,
                 "error": None if self.failure is None else f"serving the last good code: {self.failure}",
@@ -248,6 +250,15 @@ class FunctionHost:
     def ready(self) -> bool:
         """See `flux.supervisor.console.ConsoleHost.ready`."""
         return self._deployments.current is not None
+
+
+def _show_auth(config: Config, runnable: Runnable) -> Mapping[str, Any] | None:
+    """Return what the gateway asks of a request; None where it asks nothing, or none can come."""
+    name = runnable.function.name
+    kind = config.get_auth(name)
+    if runnable.function.route is None or kind == "none":
+        return None
+    return {"kind": kind, "scopes": list(config.get_function(name).scopes)}
 
 
 def list_grants(runnable: Runnable) -> list[str]:

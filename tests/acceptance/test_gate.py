@@ -182,6 +182,10 @@ def check_api_keys(server: DevServer, database: Database) -> None:
     def report(key: str) -> Answer:
         return server.request("GET", "/report", headers={"authorization": f"Bearer {key}"})
 
+    listed = {one["name"]: one["auth"] for one in ask_console(server, "functions").json["functions"]}
+    assert listed["report"] == {"kind": "api_key", "scopes": ["reports:read"]}
+    assert listed["who"] is None
+    assert "jwt orders:write" in server.command("function", "list").stdout
     made = server.json("token", "create", "partner", "--api-key", "--scope", "reports:read")["token"]
     narrow = ask_console(server, "tokens", {"name": "narrow", "kind": "api"}).json["token"]
     console = ask_console(server, "tokens", {"name": "ops", "scopes": ["admin"]}).json["token"]
