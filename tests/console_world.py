@@ -39,9 +39,10 @@ from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, commit_parameters, make_record
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console, Invoked
+from flux.supervisor.console_deploy import DeployOrder
 from flux.supervisor.console_door import Door
 from flux.supervisor.deploy import Switch
-from flux.supervisor.guard import GuardOrder
+from flux.supervisor.guard import Progress
 from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
@@ -125,8 +126,8 @@ class WorldHost:
     ) -> Replay:
         raise AssertionError((original, on, answers, live))
 
-    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
-        raise AssertionError((on, guard, allow_destructive))
+    async def deploy(self, order: DeployOrder, progress: Progress) -> Switch:
+        raise AssertionError((order, progress))
 
     async def roll_back(self, to: str | None) -> Switch:
         raise AssertionError(to)

@@ -4,7 +4,8 @@ The server makes the code ready beside what it serves and switches once it is; r
 code that they began on. It is the server's own copy of the project that is deployed: its folder, or a commit of it.
 
 With ``--guard`` the last executions are replayed on the code first, with nothing leaving. It is served only if none of
-them gets worse; what changed is shown, group by group, and exit code 1 says that it is not served.
+them gets worse; what changed is shown, group by group, and exit code 1 says that it is not served. Ctrl-c ends that,
+and nothing is deployed.
 """
 
 import json
@@ -14,7 +15,7 @@ import click
 from flux.cli.client import INVOKE_TIMEOUT_S, open_client
 from flux.cli.deployed import switch_lines
 from flux.cli.failures import EXIT_FINDING, UsageError
-from flux.cli.screen import Line, Piece, Screen
+from flux.cli.screen import Line, Screen
 from flux.cli.settings import settings
 
 GUARD_MAX = 2000
@@ -47,14 +48,16 @@ def command(
         order["guard"] = {"last": guard} | (
             {} if max_undecided is None else {"undecided": max_undecided / 100}
         )
-        if not said.quiet:
-            story = Screen.stderr(colour=False if said.no_color else None)
-            story.line(Piece(f"replaying the last {guard:,} executions on it, before the switch", "dim"))
-    answer = open_client().post("deploy", body=json.dumps(order), timeout_s=INVOKE_TIMEOUT_S)
-    switch = answer.record.of_schema("flux.deploy/1")
+        from flux.cli.guarded import deploy_guarded
+
+        story = None if said.quiet else Screen.stderr(colour=False if said.no_color else None)
+        switch = deploy_guarded(open_client(), order, guard, story)
+    else:
+        switch = open_client().post("deploy", body=json.dumps(order), timeout_s=INVOKE_TIMEOUT_S).record
+    switch.of_schema("flux.deploy/1")
     screen = Screen.stdout()
     if said.json:
-        screen.write_raw_json(answer.text)
+        screen.write_raw_json(json.dumps(switch.data, ensure_ascii=False))
     else:
         lines: list[Line] = []
         if (found := switch.maybe_record("gate")) is not None:

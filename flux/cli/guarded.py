@@ -1,16 +1,20 @@
-"""How a guarded deploy looks on a terminal: what the executions show, group by group, and what to do about each.
+"""A guarded deploy: following it, and what the executions show, group by group, with what to do about each.
 
 For each group of changes: how many there are, what all have in common, the smallest example with both its
 sides where they part, and the command that shows the rest.
 """
 
+import json
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
-from flux.cli import render
+from flux.cli import moments, render
+from flux.cli.client import Client
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, wrap
+from flux.cli.screen import Line, Piece, Screen, wrap
 from flux.cli.trace_diff import difference_lines, first_lines
+from flux.cli.work import follow_work
 
 FINDINGS = (
     ("same", "=", "green"),
@@ -19,9 +23,29 @@ FINDINGS = (
     ("failing", "✗", "bold red"),
     ("undecided", "⤳", "bold yellow"),
 )
+PROGRESS_EVERY_S = 2.0
 NAMES_SHOWN = 3
 GROUPS_SHOWN = 12
 FUNCTIONS_SHOWN = 6
+
+
+def deploy_guarded(client: Client, order: Mapping[str, object], last: int, story: Screen | None) -> Record:
+    """Have it deployed, and tell ``story`` how far the replays are; return the deploy as it ended."""
+    if story is not None:
+        story.line(Piece(f"replaying the last {last:,} executions on it, before the switch", "dim"))
+    began = told = time.monotonic()
+    for answer in follow_work(client.stream_work("deploy", "guarded", body=json.dumps(order))):
+        line = answer.record
+        if (end := line.maybe_record("end")) is not None:
+            return end.record("deploy")
+        if story is None or "judged" not in line.data:
+            continue
+        judged, total, now = line.number("judged"), line.number("of"), time.monotonic()
+        if judged == total or now - told > PROGRESS_EVERY_S:
+            told, left_s = now, (now - began) / judged * (total - judged)
+            left = f", about {moments.duration(left_s * 1000)} left" if judged < total else ""
+            story.line(Piece(f"  {judged:g} of {total:g} replayed{left}", "dim"))
+    raise AssertionError("what follows work gives its end, or raises")
 
 
 def guard_lines(guard: Record, on: str | None, width: int, *, whole: bool, shows_entries: bool) -> list[Line]:

@@ -18,7 +18,7 @@ import click
 from flux.cli import moments, render, together
 from flux.cli.client import Client, open_client
 from flux.cli.complete import filter_words
-from flux.cli.failures import EXIT_FINDING, MalformedAnswer, UsageError, of_code
+from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.replay import FINE, GRADE_WORDS, MARKS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, cut, wrap
@@ -26,6 +26,7 @@ from flux.cli.settings import settings
 from flux.cli.together import replay_together
 from flux.cli.trace_list import canonical_filter
 from flux.cli.window import find_window
+from flux.cli.work import follow_work
 
 PAGE = 500
 EXECUTIONS_MAX = 10_000
@@ -134,11 +135,8 @@ def replay_window(
 ) -> list[Replayed]:
     """Have all that match replayed, and tell ``story`` how far it is; return them in the window's order."""
     order = {"q": text, "at_once": workers, "calls": keeps_text}
-    answers = iter(client.stream_work("replays", body=json.dumps(order), on=on))
-    head = next(answers, None)
-    if head is None:
-        raise MalformedAnswer("the answer ends before it says how many there are", remedy="see the server's log")
-    first = head.record.of_schema("flux.replays/1")
+    answers = follow_work(client.stream_work("replays", body=json.dumps(order), on=on))
+    first = next(answers).record.of_schema("flux.replays/1")
     total, missing = int(first.number("total")), first.number("not_stored")
     if story is not None:
         story.line(f"{total} executions match {text}")
@@ -148,12 +146,6 @@ def replay_window(
     began = told = time.monotonic()
     for answer in answers:
         line = answer.record
-        if (end := line.maybe_record("end")) is not None:
-            if (problem := end.maybe_record("problem")) is not None:
-                raise of_code(problem.text("code"), problem.get("exit"))(
-                    problem.text("detail"), remedy=problem.text("remedy")
-                )
-            return [found[number] for number in sorted(found)]
         if "number" not in line.data:
             continue  # It lives.
         found[int(line.number("number"))] = _read(line, answer.text if keeps_text else "")
@@ -162,7 +154,7 @@ def replay_window(
             told, left_s = now, (now - began) / len(found) * (total - len(found))
             left = f", about {moments.duration(left_s * 1000)} left" if len(found) < total else ""
             story.line(Piece(f"  {len(found)} of {total} replayed{left}", "dim"))
-    raise MalformedAnswer("the answer ends without saying that these were all", remedy="see the server's log")
+    return [found[number] for number in sorted(found)]
 
 
 def _read(line: Record, text: str) -> Replayed:

@@ -38,17 +38,18 @@ from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_cron import CronDesk
-from flux.supervisor.console_deploy import DeployDesk, DeployHost
+from flux.supervisor.console_deploy import DeployDesk, DeployHost, DeployOrder
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_errors import describe_error
+from flux.supervisor.console_guarded import GuardedDeploy
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_machines import MachineDesk, Readiness
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
 from flux.supervisor.console_replay import ReplayDesk
-from flux.supervisor.console_replays import ReplaysDesk, Start
+from flux.supervisor.console_replays import ReplaysDesk
 from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
@@ -66,6 +67,7 @@ from flux.supervisor.present import (
 )
 from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.spans import list_spans
+from flux.supervisor.work_stream import Start, WorkStreams
 from flux.tenant import Tenant
 
 API = "api"
@@ -178,7 +180,8 @@ class Console:
         self._door = door
         self._now = now
         self._replays = ReplayDesk(pool, host, self._find, tenant, now)
-        self._many = ReplaysDesk(pool, host, start, now, heartbeat_s)
+        self._works = WorkStreams(start, heartbeat_s)
+        self._many = ReplaysDesk(pool, host, self._works, now)
         self._diffs = DiffDesk(pool, host, self._find)
         self._queue = QueueDesk(pool, tenant)
         self._cron = CronDesk(pool, tenant, now)
@@ -251,6 +254,8 @@ class Console:
                 ask, allowed = self._deploys.deployments, ("n",)
             case ["deploy"]:
                 ask, method = self._for(self._deploys.deploy, request.body), "POST"
+            case ["deploy", "guarded"]:
+                ask, method = self._for(self._deploy_guarded, request.body), "POST"
             case ["rollback"]:
                 ask, method = self._for(self._deploys.roll_back, request.body), "POST"
             case ["bisect", "plan" | "graph" | "probe" | "finding" as question]:
@@ -358,12 +363,16 @@ class Console:
     async def _interleave(self, body: bytes, query: Query) -> Document:
         return await answer_interleave(self._pool, self._host, self._find, body, query.get("on"))
 
+    async def _deploy_guarded(self, body: bytes) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        return self._works.answer(GuardedDeploy(self._host, DeployOrder.read(body)))
+
     async def _replay_many(self, body: bytes, query: Query) -> HttpResponse:
         return await self._many.replay(body, await self._settle(), query)
 
     def close(self) -> None:
         """End what goes on beside answers: the supervisor shuts down."""
-        self._many.close()
+        self._works.close()
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

@@ -1,15 +1,18 @@
 """The console's questions about deployments: what was deployed, deploy, roll back.
 
 A deploy's body says what is to be served, ``{"on": "3f9c1e2"}``, or nothing for the project's folder as it is. With
-``{"guard": {"last": 200, "undecided": 0.2}}`` the last executions are replayed on it first, and with
-``{"allow_destructive": true}`` its migrations may take tables, columns, rows or digits away. A rollback's body is
+``{"allow_destructive": true}`` its migrations may take tables, columns, rows or digits away. With
+``{"guard": {"last": 200, "undecided": 0.2}}`` the last executions are replayed on it first; whoever wants to hear how
+far that is, and to be able to end it, asks `flux.supervisor.console_guarded`. A rollback's body is
 ``{"to": "3f9c"}``, or nothing for the one before.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 import msgspec
+import trio
 
 from flux.deploy_history import Deployed
 from flux.guard import UNDECIDED_SHARE_MAX
@@ -17,7 +20,7 @@ from flux.store.deployments import DeploymentSeen
 from flux.supervisor.console_query import BadQueryError, Query, number
 from flux.supervisor.database_migrate import list_losses
 from flux.supervisor.deploy import Switch
-from flux.supervisor.guard import EXECUTIONS_MAX, GuardOrder
+from flux.supervisor.guard import EXECUTIONS_MAX, GuardOrder, Progress
 from flux.supervisor.present import Document, show_moment
 
 LIST_DEFAULT = 20
@@ -25,14 +28,32 @@ LIST_MAX = 1000
 NAME_MAX = 200
 
 
+@attrs.frozen
+class DeployOrder:
+    """What is to be served, and what has a say in it."""
+
+    on: str | None
+    """A commit; None: the project's folder as it is."""
+    guard: GuardOrder | None
+    """Only if executions that are replayed on it do not get worse. None: whatever they do."""
+    allow_destructive: bool
+    """Its migrations may take data away."""
+
+    @classmethod
+    def read(cls, body: bytes) -> "DeployOrder":
+        """Read it as it is sent."""
+        said = _read_order(body, ("on", "guard", "allow_destructive"))
+        allows = said.get("allow_destructive", False)
+        if not isinstance(allows, bool):
+            raise BadQueryError('"allow_destructive" is neither true nor false', remedy="leave it out, or write true")
+        return cls(_read_name(said, "on"), _read_guard(said["guard"]) if "guard" in said else None, allows)
+
+
 class DeployHost(Protocol):
     """Who deploys."""
 
-    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
-        """Serve a commit, or the project's folder as it is. See `flux.supervisor.deploy.Deployer.deploy`.
-
-        With ``guard`` only if executions that are replayed on it do not get worse.
-        """
+    async def deploy(self, order: DeployOrder, progress: Progress) -> Switch:
+        """Serve other code. See `flux.supervisor.deploy.Deployer.deploy`. ``progress`` hears how far the guard is."""
 
     async def roll_back(self, to: str | None) -> Switch:
         """Serve earlier code again. See `flux.supervisor.deploy.Deployer.roll_back`."""
@@ -64,13 +85,11 @@ class DeployDesk:
 
     async def deploy(self, body: bytes) -> Document:
         """Deploy."""
-        order = _read_order(body, ("on", "guard", "allow_destructive"))
-        guard = _read_guard(order["guard"]) if "guard" in order else None
-        allows = order.get("allow_destructive", False)
-        if not isinstance(allows, bool):
-            raise BadQueryError('"allow_destructive" is neither true nor false', remedy="leave it out, or write true")
-        switch = await self._host.deploy(_read_name(order, "on"), guard, allow_destructive=allows)
-        return switch_json(switch, "flux.deploy/1")
+
+        async def progress(_judged: int, _total: int) -> None:
+            await trio.lowlevel.checkpoint()  # Nobody is told: the answer has one document, at its end.
+
+        return switch_json(await self._host.deploy(DeployOrder.read(body), progress), "flux.deploy/1")
 
     async def roll_back(self, body: bytes) -> Document:
         """Roll back."""

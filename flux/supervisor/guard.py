@@ -16,7 +16,8 @@ These replays are not stored. ``flux trace diff`` runs any of them again.
 
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +43,7 @@ from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.present_guard import report_json
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_diff import compare_sides, find_unfaithful, side_of_replay
+from flux.supervisor.replay_many import ask_many
 from flux.supervisor.shelf import HELD, Shelf
 from flux.trace_diff import Side
 from flux.verdict import judge as judge_replay
@@ -51,15 +53,15 @@ EXECUTIONS_MAX = 2000
 LOOKED_AT_MIN = 2000
 LOOKED_AT_FACTOR = 20
 """So many of the latest executions, or so many times what is asked for, are chosen from."""
-BATCH = 50
-"""Executions that are announced to the keeper of worlds at once, and held in memory whole."""
-WORKERS = 2
-"""A replay computes, so more than there are processors to spare gain little."""
 UNFAITHFUL = "the rebuilt database answers otherwise than it answered then"
 CONFIRMED_GROUPS = 20
 CONFIRMED_MEMBERS = 3
 CONFIRMATIONS = 2
 """Of so many groups, so many executions are run on the served code so many times more."""
+
+
+Progress = Callable[[int, int], Awaitable[None]]
+"""Hears how many executions were judged, and of how many."""
 
 
 @attrs.frozen
@@ -106,8 +108,12 @@ class Guard:
         self._tenant = tenant
         self._today = today
 
-    def make_gate(self, on: str | None, order: GuardOrder) -> BeforeSwitch:
-        """Return what looks at the candidate of a deploy of ``on``, as `flux.supervisor.deploy.Deployer` takes it."""
+    def make_gate(self, on: str | None, order: GuardOrder, progress: Progress) -> BeforeSwitch:
+        """Return what looks at the candidate of a deploy of ``on``, as `flux.supervisor.deploy.Deployer` takes it.
+
+        ``progress`` hears how many were judged, and of how many, each time. Whoever is cancelled meanwhile has not
+        deployed anything.
+        """
 
         async def look(candidate: Candidate) -> Gate:
             # First of all, before anything waits: nobody is to end what is served as long as replays run on it.
@@ -117,7 +123,7 @@ class Guard:
                 chosen = await self._choose(order.last)
                 trial = _Trial(self._pool, self._replayer, candidate)
                 with self._held(candidate.current, migrations):
-                    judged = await trial.run(chosen.summaries)
+                    judged = await trial.run(chosen.summaries, progress)
             report = decide(judged, acceptances, self._today(), order.undecided_share_max)
             not_seen = sorted(candidate.live.runnables.keys() - trial.ran)
             return Gate(report.passes, self._describe(order, chosen, report, not_seen))
@@ -220,30 +226,23 @@ class _Trial:
         self._kept: dict[Change, tuple[tuple[int, int], str]] = {}
         """Of each kind of change, the rank of the smallest example so far: behind it, both sides are not kept."""
 
-    async def run(self, summaries: Sequence[reading.Summary]) -> list[Judged]:
+    async def run(self, summaries: Sequence[reading.Summary], progress: Progress) -> list[Judged]:
         """Judge all, in their order."""
-        judged: list[Judged] = []
-        for start in range(0, len(summaries), BATCH):
-            batch = [
-                (await reading.get_execution(self._pool, summary.id))[1]
-                for summary in summaries[start : start + BATCH]
-            ]
-            self._replayer.expect(batch)
-            judged += await self._judge_together(batch)
-        return await self._confirm(judged)
 
-    async def _judge_together(self, originals: Sequence[Execution]) -> list[Judged]:
+        async def read(id: uuid.UUID) -> Execution:
+            return (await reading.get_execution(self._pool, id))[1]
+
         found: dict[int, Judged] = {}
-        limiter = trio.CapacityLimiter(WORKERS)
-
-        async def judge_one(place: int, original: Execution) -> None:
-            async with limiter:
-                found[place] = self._keep_smallest(await self._judge(original))
-
-        async with trio.open_nursery() as nursery:
-            for place, original in enumerate(originals):
-                nursery.start_soon(judge_one, place, original)
-        return [found[place] for place in range(len(originals))]
+        ids = [summary.id for summary in summaries]
+        async with ask_many(ids, self._judge, read=read, expect=self._replayer.expect) as answers:
+            async for told in answers:
+                result = told.result
+                if isinstance(result, FluxError):
+                    summary = summaries[told.number]
+                    result = Judged(summary.id, summary.name, Finding.UNDECIDED, _cannot(result))
+                found[told.number] = self._keep_smallest(result)
+                await progress(len(found), len(summaries))
+        return await self._confirm([found[number] for number in range(len(summaries))])
 
     def _keep_smallest(self, judged: Judged) -> Judged:
         if judged.change is None or judged.diff is None:
@@ -373,4 +372,8 @@ def _escape(path: str) -> RawPath:
 def _give_up(original: Execution, error: FluxError) -> Judged:
     if isinstance(error, BrokenInvariantError):
         raise error
-    return undecided(original, f"it can't be replayed: {error.code} {error.message}")
+    return undecided(original, _cannot(error))
+
+
+def _cannot(error: FluxError) -> str:
+    return f"it can't be replayed: {error.code} {error.message}"

@@ -16,12 +16,13 @@ from flux.openapi import make_openapi
 from flux.store.deployments import DeploymentSeen, list_deployments
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Invoked, NoSuchFunctionError
+from flux.supervisor.console_deploy import DeployOrder
 from flux.supervisor.console_tenants import TenantsKeeper
 from flux.supervisor.deploy import Deployer, Switch, name_code
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.execute import Backing, Executor
 from flux.supervisor.front_door import FrontDoor
-from flux.supervisor.guard import Guard, GuardOrder
+from flux.supervisor.guard import Guard, Progress
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.interleave import Interleaved, Interleaver
 from flux.supervisor.isolation import describe_warm
@@ -155,10 +156,11 @@ class FunctionHost:
             f"the functions can't be {what}{why}", remedy="see what the server says on its terminal, and mend it"
         )
 
-    async def deploy(self, on: str | None, guard: GuardOrder | None, *, allow_destructive: bool) -> Switch:
+    async def deploy(self, order: DeployOrder, progress: Progress) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.deploy`."""
-        gate = None if guard is None else self._guard.make_gate(on, guard)
-        return await self._spread(await self._deployer.deploy(on, gate, allow_destructive=allow_destructive))
+        gate = None if order.guard is None else self._guard.make_gate(order.on, order.guard, progress)
+        switch = await self._deployer.deploy(order.on, gate, allow_destructive=order.allow_destructive)
+        return await self._spread(switch)
 
     async def roll_back(self, to: str | None) -> Switch:
         """See `flux.supervisor.console_deploy.DeployHost.roll_back`."""

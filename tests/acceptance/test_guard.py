@@ -5,16 +5,28 @@ nothing reloads. What was deployed is asked of the server's answers, what left o
 hold of psql.
 """
 
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
+from tests.acceptance.test_isolation import list_descendants, wait_until
 from tests.conftest import Database
-from tests.dev_process import CountingStub, DevServer, counting_stub, running_dev, write_project
-from tests.histories.write import ALONE, git
+from tests.dev_process import (
+    CountingStub,
+    DevServer,
+    counting_stub,
+    environment,
+    running_dev,
+    write_project,
+)
+from tests.histories.write import ALONE, git, list_untouched
 from tests.postgres_server import PostgresServer
 
 SCHEMA = (
@@ -58,6 +70,19 @@ def moment(ctx, input):
     return {"descriptor": str(os.fstat(0).st_ino)}
 """
 ORDERED, SHOWN, MISSED = 6, 5, 2
+
+
+BUSY_TICKS = 50
+"""Of the processor, hundredths of a second: no guest takes so much unless it goes on for ever."""
+
+
+def count_ticks(pid: int) -> int:
+    """What a process has had of the processor; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 @attrs.define
@@ -149,6 +174,45 @@ def shop(
                 assert server.request("GET", "/orders/999").status == 404
             assert server.request("POST", "/orders", {"item": "sock", "count": 1}).status == 500
             yield Shop(server, database, stub)
+
+
+def test_ctrl_c_ends_the_replays_and_leaves_nothing_behind(shop: Shop) -> None:
+    """On the candidate, one route computes for ever: each of its replays lasts until its limit."""
+    sha = shop.commit(("    found = await", "    while True:\n        pass\n    found = await"))
+    root = shop.server.process.pid
+    rows = "select count(*) from flux.execution union all select count(*) from flux.deploy"
+
+    def look() -> tuple[object, ...]:
+        written = [
+            path
+            for path in Path(tempfile.gettempdir()).glob("flux-commit-*/functions/shop.py")
+            if str(shop.stub.port) in path.read_text()
+        ]
+        served = {function["sha"] for function in shop.server.json("function", "list")["functions"]}
+        return (
+            list_untouched(shop.server.project), written, served, shop.database.psql(rows),
+            shop.checksum(), len(shop.stub.seen),
+        )  # fmt: skip
+
+    before, processes = look(), set(list_descendants(root))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flux", "deploy", "--on", sha, "--guard", "50"], cwd=shop.server.project,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    spinning: list[int] = []
+
+    def find_spinning() -> bool:
+        assert process.poll() is None, process.communicate()
+        spinning[:] = [pid for pid in set(list_descendants(root)) - processes if count_ticks(pid) >= BUSY_TICKS]
+        return bool(spinning)
+
+    wait_until(find_spinning, "no replay computes")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)
+    assert (process.returncode, said[0]) == (130, ""), said
+    wait_until(lambda: not set(spinning) & set(list_descendants(root)), "a replay goes on")
+    wait_until(lambda: len(list_descendants(root)) <= len(processes), "processes of the candidate stay")
+    assert look() == before
 
 
 def test_a_harmless_refactoring_passes_and_is_deployed(shop: Shop) -> None:
