@@ -43,6 +43,7 @@ HELPERS = frozenset(
         "table",
         "together",
         "window",
+        "work",
     }
 )
 """Modules of this package that are no commands."""
