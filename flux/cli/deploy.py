@@ -32,10 +32,27 @@ GUARD_MAX = 2000
               help="With --guard: so many of them may be undecided, 20 unless it is said.")  # fmt: skip
 @click.option("--accept", is_flag=True,
               help="With --guard: print the entries of flux.accept.toml that would accept what changed.")  # fmt: skip
+@click.option("--target", type=click.Choice(["systemd", "docker", "k8s"]),
+              help="Write the files that have something else run Flux, and deploy nothing.")  # fmt: skip
+@click.option("--workers", metavar="N", type=click.IntRange(1, 64), default=None,
+              help="With --target: so many processes, 2 unless it is said.")  # fmt: skip
+@click.option("--force", is_flag=True, help="With --target: write over files that are there.")
 def command(
-    on: str | None, guard: int | None, allow_destructive: bool, max_undecided: int | None, accept: bool
-) -> int:
+    on: str | None, guard: int | None, allow_destructive: bool, max_undecided: int | None, accept: bool,
+    target: str | None, workers: int | None, force: bool,
+) -> int:  # fmt: skip
     """Serve the project's folder as it is, or a commit. Requests that are under way end on the code before."""
+    if target is not None:
+        if on is not None or guard is not None or allow_destructive or accept or max_undecided is not None:
+            raise UsageError(
+                "flux deploy: --target writes files and deploys nothing", remedy="leave the other options out"
+            )
+        from flux.cli.target_files import write_files
+
+        write_files(target, workers or 2, force=force)
+        return 0
+    if workers is not None or force:
+        raise UsageError("flux deploy: --workers and --force are for --target", remedy="add --target systemd")
     said = settings()
     order: dict[str, object] = {} if on is None else {"on": on}
     if allow_destructive:

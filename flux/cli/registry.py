@@ -41,6 +41,7 @@ HELPERS = frozenset(
         "serving",
         "settings",
         "table",
+        "target_files",
         "together",
         "window",
         "work",
