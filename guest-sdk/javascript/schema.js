@@ -154,7 +154,7 @@ class Check {
     const types = schema.type === undefined ? undefined : [schema.type].flat();
     if (lax && typeof value === "string") value = loosen(value, types ?? [...new Set((schema.enum ?? [schema.const]).map(typeOf))]);
     if (types !== undefined && !types.some((type) => isOfType(value, type))) {
-      this.add(path, `expected ${types.join(" or ")}, got ${shown(value)}`);
+      this.add(path, `expected ${types.join(" or ")}, got ${kindOf(value)}`);
       return value;
     }
     if (schema.enum !== undefined && !schema.enum.some((one) => equal(one, value))) {
@@ -240,10 +240,16 @@ class Check {
   }
 }
 
+/** What a value is, without saying which: it may be a password. */
+const kindOf = (value) =>
+  ({ string: "text", integer: "a number", number: "a number", boolean: "a boolean", array: "an array", null: "null" })[typeOf(value)] ??
+  "an object";
+
+/** A value beside others that it is none of. */
 const shown = (value) =>
-  typeof value === "string" ? (value.length <= 50 ? JSON.stringify(value) : "other text")
-  : ["object", "array"].includes(typeOf(value)) ? (typeOf(value) === "array" ? "an array" : "an object")
-  : String(value);
+  typeof value !== "string" ? (typeof value === "object" ? kindOf(value) : String(value))
+  : value.length <= 50 ? JSON.stringify(value)
+  : "other text";
 
 /** Text as the first of `types` that it can be. */
 function loosen(text, types) {
@@ -289,7 +295,7 @@ export async function acceptInput(schema, value, request) {
     read = check.read({ ...root, properties: {}, required: [], additionalProperties: true }, gathered, "input", false);
     read = check.readObject(root, read, "input", isText);
   } else {
-    check.add("input", `expected an object, got ${shown(value)}`);
+    check.add("input", `expected object, got ${kindOf(value)}`);
   }
   if (check.violations.length > 0) throw new ValidationError(check.violations);
   return read;

@@ -137,14 +137,14 @@ def test_every_violation_of_a_schema_is_told_at_once(results: dict[str, Result])
         "input.lines[0].count": "expected a multiple of 2",
         "input.lines[0].odd": "is not allowed",
         "input.lines[1].sku": "is required",
-        "input.lines[2]": "expected object, got 5",
+        "input.lines[2]": "expected object, got a number",
         "input.lines[3].sku": "expected text of length <= 8",
         "input.plan": 'expected one of "free", "pro", got "gold"',
         "input.pay.number": "expected text that matches ^[0-9]+$",
         "input.at": "expected text of format date-time",
-        "input.tree.children[0].children": "expected array, got 1",
-        "input.page": 'expected integer, got "2"',
-        "input.more.a": 'expected integer or null, got "1"',
+        "input.tree.children[0].children": "expected array, got a number",
+        "input.page": "expected integer, got text",
+        "input.more.a": "expected integer or null, got text",
     }
     assert told["repeats_itself"] == {
         "input.lines": "expected an array without repetitions", "input.pay": "fits none of 3 kinds",

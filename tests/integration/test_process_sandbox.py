@@ -100,6 +100,9 @@ IMPORTS = {
         2,
     ),
     "not_a_function": ("from flux_guest import function\nfunction()(3)\n", "RegistrationError", 2),
+    "middleware": (
+        "from flux_guest import middleware\n@middleware\nasync def auth(ctx): ...\n", "RegistrationError", 2,
+    ),
     "input": (
         "from flux_guest import function\n@function(input=dict)\ndef f(ctx, input): ...\n",
         "RegistrationError",

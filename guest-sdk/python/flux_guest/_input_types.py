@@ -424,8 +424,9 @@ class ReaderMaker:
     def _make_leaf(self, kind: Any, where: str) -> Reader:
         try:
             msgspec.json.schema(kind)
-        except (TypeError, RuntimeError) as error:
-            raise UnreadableTypeError(f"{where} is {_name_type(kind)}, which no JSON can become") from error
+        except (TypeError, RuntimeError):
+            # What msgspec says of it is about how to use msgspec.
+            raise UnreadableTypeError(f"{where} is {_name_type(kind)}, which no JSON can become") from None
         return _Leaf(kind)
 
     def make_class(self, kind: Any, where: str) -> ClassReader:

@@ -43,11 +43,11 @@ class RegistrationError(Exception):
     """A decorator was given something that can't be; the message names file and line."""
 
 
-def find_place(handler: Any) -> tuple[str, int]:
+def find_place(handler: Any, decorator: str = "@function") -> tuple[str, int]:
     """Return the file and the line of a function; raise `RegistrationError` for what is none."""
     code = getattr(inspect.unwrap(handler), "__code__", None) if callable(handler) else None
     if code is None:
-        raise RegistrationError(f"@function stands above a def or an async def, not above {handler!r}")
+        raise RegistrationError(f"{decorator} stands above a def or an async def, not above {handler!r}")
     return code.co_filename, code.co_firstlineno
 
 
@@ -176,7 +176,12 @@ def middleware(handler: Handler) -> Handler:
     It may set ``ctx.user``, raise `HTTPError`, and must return what ``call_next()`` returns
     (``await call_next()`` in ``async def``) or an answer of its own.
     """
-    file, line = find_place(handler)
+    file, line = find_place(handler, "@middleware")
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError as error:
+        place = f"{os.path.basename(file)}:{line}"
+        raise RegistrationError(f"{place}: a middleware takes ctx and call_next: {handler.__name__}: {error}") from None
     other = MIDDLEWARE.get(handler.__name__)
     if other is not None and find_place(other) != (file, line):
         raise RegistrationError(
