@@ -30,6 +30,7 @@ SECONDS = {
     "acceptance/test_replay.py": 40,
     "acceptance/test_signup.py": 20,
     "acceptance/test_tail.py": 15,
+    "acceptance/test_tenants.py": 30,
     "acceptance/test_trace.py": 20,
     "acceptance/test_tutorial.py": 60,
     "acceptance/test_why_faults.py": 40,
