@@ -1565,9 +1565,22 @@ cross join lateral (
            exists (select from flux.incident i where i.tenant = e.tenant and e.started_at between i.since and i.until) as is_pinned) k
 where e.id < flux.uuid_floor($1);
 
+-- name: lock_pruning
+-- Whether nobody else is taking out what is old, until it is let go, or the session ends.
+select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('flux.prune', 0));
+
+-- name: unlock_pruning
+-- Lets others do it.
+select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('flux.prune', 0));
+
+-- name: get_partition_bounds
+-- Which values a partition is for, as it was said: its name.
+select pg_catalog.pg_get_expr(c.relpartbound, c.oid) from pg_catalog.pg_class c where c.oid = $1::text::regclass;
+
 -- name: prune_executions
--- Takes out the records before a time, but those that failed after another time and those of a pinned window.
-delete from flux.execution e
+-- Takes out the records before a time that lie in no day of their own, but those that failed after another time and those
+-- of a pinned window.
+delete from flux.execution_default e
 where e.id < flux.uuid_floor($1)
   and not ((e.signature is not null or e.status >= 500) is true and e.id >= flux.uuid_floor($2))
   and not exists (select from flux.incident i where i.tenant = e.tenant and e.started_at between i.since and i.until);

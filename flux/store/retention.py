@@ -1,20 +1,26 @@
 """What is taken out of the store because it is old, and what is kept all the same.
 
-Records lie in a partition for each day. An old one loses the records of executions that succeeded; those that
-failed are kept longer, and those in the window of a pinned incident for as long as it is pinned. A partition that is
-empty then is dropped. The log of changes goes by whole days, all rows of a day at once: a world, or a table as of a
-time, is made of everything that changed since, so a log with holes is none. It is kept from the earliest pinned
-incident on.
+Records lie in a partition for each day. Those that succeeded go first; those that failed are kept longer, and those in
+the window of a pinned incident for as long as it is pinned. Rows that are deleted leave their room behind, and a day
+with one failure in it would keep the disk of all its successes for as long as the failure is kept. So what is to stay
+of a day is copied to a new partition, and the old one is dropped; only where most of a day stays, rows are deleted.
+
+The log of changes goes by whole days, all rows of a day at once: a world, or a table as of a time, is made of
+everything that changed since, so a log with holes is none. It is kept from the earliest pinned incident on.
 
 `flux.pruned` has how far the log was pruned, written in the transaction that prunes: whoever goes back further is
 refused, where it would look as if nothing had changed.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import attrs
+import trio
 
-from flux.store.postgres import Connection, DatabaseError, Pool, quote_identifier
+from flux.errors import OperatorError
+from flux.store.postgres import Connection, ConnectionLost, DatabaseError, Pool, quote_identifier
 from flux.store.queries import QUERIES
 
 LOCK_TIMEOUT = "2s"
@@ -22,7 +28,19 @@ LOCK_TIMEOUT = "2s"
 SLACK = timedelta(days=1)
 """Before a pinned window, for what its executions saw and clocks that were set."""
 
-_LOCKED = "55P03"
+UNLOCK_S_MAX = 10.0
+
+_LOCKED = ("55P03", "40P01")
+"""Somebody held the table for too long, or waited for us while we waited for him."""
+_COPIED_PART_MAX = 0.5
+"""Of a day of which more than this stays, the rest is deleted."""
+
+
+class PruningElsewhereError(OperatorError):
+    """Another server, or somebody's command, is just taking out what is old."""
+
+    code = "FLX608"
+    exit_code = 5
 
 
 @attrs.frozen
@@ -51,7 +69,7 @@ class Pruned:
     """From where on the log is kept; None where nothing of it is that old."""
     blobs: int
     waiting: int
-    """Empty partitions that somebody holds: they are dropped the next time."""
+    """Days that somebody holds: they go the next time."""
 
 
 async def prune(pool: Pool, retention: Retention, now: datetime, *, dry_run: bool = False) -> Pruned:
@@ -59,7 +77,7 @@ async def prune(pool: Pool, retention: Retention, now: datetime, *, dry_run: boo
     today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     cutoff = today - timedelta(days=retention.days)
     error_cutoff = min(cutoff, today - timedelta(days=retention.error_days))
-    async with pool.acquire() as connection:
+    async with pool.acquire() as connection, _alone(connection):
         earliest = await connection.fetch_value(QUERIES.find_earliest_pin)
         log_cutoff = cutoff if earliest is None else min(cutoff, earliest - SLACK)
         counts = await connection.fetch_row(QUERIES.count_prunable, cutoff, error_cutoff)
@@ -78,19 +96,37 @@ async def prune(pool: Pool, retention: Retention, now: datetime, *, dry_run: boo
                 waiting += 1
                 break  # A later day must not go before an earlier one.
         blobs = await connection.fetch_value(QUERIES.count_old_blobs, error_cutoff - SLACK)
+        executions = counts["executions"]
         if not dry_run:
-            await connection.execute(QUERIES.prune_executions, cutoff, error_cutoff)
             for day in await connection.fetch(QUERIES.list_old_partitions, "execution", cutoff):
-                waiting += not await _drop_if_empty(connection, day["name"])
+                left = await _prune_day(connection, day["name"], error_cutoff)
+                executions -= left
+                waiting += left > 0
+            await connection.execute(QUERIES.prune_executions, cutoff, error_cutoff)
             async with connection.transaction():
                 await connection.execute(QUERIES.prune_replays, error_cutoff)
                 await connection.execute(QUERIES.prune_transactions, cutoff)
                 await connection.execute(QUERIES.prune_moments, log_cutoff - SLACK)
                 await connection.execute(QUERIES.prune_blobs, error_cutoff - SLACK)
     return Pruned(
-        counts["executions"], counts["kept_errors"], counts["kept_pinned"], done, rows,
+        executions, counts["kept_errors"], counts["kept_pinned"], done, rows,
         days[done - 1]["until"] if done else None, blobs, waiting,
     )  # fmt: skip
+
+
+@asynccontextmanager
+async def _alone(connection: Connection) -> AsyncIterator[None]:
+    """Nobody else prunes for as long as the block lasts."""
+    if not await connection.fetch_value(QUERIES.lock_pruning):
+        raise PruningElsewhereError(
+            "what is old is just being taken out, by a server or by somebody else", remedy="try again in a while"
+        )
+    try:
+        yield
+    finally:
+        with trio.move_on_after(UNLOCK_S_MAX, shield=True), suppress(ConnectionLost):
+            # A connection that is lost has let go of it.
+            await connection.fetch_value(QUERIES.unlock_pruning)
 
 
 async def _drop_log(connection: Connection, name: str, until: datetime) -> bool:
@@ -108,25 +144,60 @@ async def _drop_log(connection: Connection, name: str, until: datetime) -> bool:
             )
             await connection.execute(f"drop table {partition}")
     except DatabaseError as error:
-        if error.sqlstate != _LOCKED:
+        if error.sqlstate not in _LOCKED:
             raise
         return False
     return True
 
 
-async def _drop_if_empty(connection: Connection, name: str) -> bool:
-    """Drop a partition that holds nothing any more; False where it is empty and somebody holds it."""
+_KEPT = """\
+((e.signature is not null or e.status >= 500) is true and e.id >= flux.uuid_floor($1)
+ or exists (select from flux.incident i where i.tenant = e.tenant and e.started_at between i.since and i.until))"""
+"""What stays of a day that is old; the same as `QUERIES.prune_executions` leaves in the default partition."""
+
+
+async def _prune_day(connection: Connection, name: str, error_cutoff: datetime) -> int:
+    """Take out of a day's partition what is old; return how much is still there, as somebody holds it."""
     partition = f"flux.{quote_identifier(name)}"
+    row = await connection.fetch_row(
+        f"select count(*) as all, count(*) filter (where {_KEPT}) as kept from {partition} e", error_cutoff
+    )
+    assert row is not None, "counts have a row"
+    total, kept = row["all"], row["kept"]
+    if total == kept > 0:
+        return 0
     try:
         async with connection.transaction():
             await connection.execute(f"set local lock_timeout to '{LOCK_TIMEOUT}'")
-            if await connection.fetch_value(f"select exists (select from {partition})"):
-                return True
-            await connection.execute(f"lock table {partition} in access exclusive mode")
-            if not await connection.fetch_value(f"select exists (select from {partition})"):
-                await connection.execute(f"drop table {partition}")
+            # Who reads may go on until the old one is dropped.
+            await connection.execute(f"lock table {partition} in share row exclusive mode")
+            if kept > total * _COPIED_PART_MAX:
+                await connection.execute(f"delete from {partition} e where not {_KEPT}", error_cutoff)
+            else:
+                await _copy_day(connection, name, error_cutoff)
     except DatabaseError as error:
-        if error.sqlstate != _LOCKED:
+        if error.sqlstate not in _LOCKED:
             raise
-        return False
-    return True
+        return int(total - kept)
+    return 0
+
+
+async def _copy_day(connection: Connection, name: str, error_cutoff: datetime) -> None:
+    """Put what is kept of a day in the place of the day."""
+    partition, copy = f"flux.{quote_identifier(name)}", f"flux.{quote_identifier(name + '_kept')}"
+    await connection.execute(
+        f"create table {copy} (like flux.execution including defaults including storage) "
+        "with (autovacuum_vacuum_insert_scale_factor = 0.05)"  # As `flux.ensure_partition` does.
+    )
+    count = await connection.fetch_value(
+        f"with copied as (insert into {copy} select * from {partition} e where {_KEPT} returning 1) "
+        "select count(*) from copied",
+        error_cutoff,
+    )
+    bounds = await connection.fetch_value(QUERIES.get_partition_bounds, partition)
+    await connection.execute(f"drop table {partition}")
+    if not count:
+        await connection.execute(f"drop table {copy}")
+        return
+    await connection.execute(f"alter table {copy} rename to {quote_identifier(name)}")
+    await connection.execute(f"alter table flux.execution attach partition {partition} {bounds}")

@@ -15,7 +15,7 @@ import trio
 
 from flux.store.moments import add_mark
 from flux.store.postgres import Pool
-from flux.store.retention import Retention, prune
+from flux.store.retention import PruningElsewhereError, Retention, prune
 
 MARK_EVERY_S = 1.0
 STAMPED_MARK_EVERY_S = 10.0
@@ -58,6 +58,8 @@ class Upkeep:
         while True:
             try:
                 await prune(self._pool, self._retention(), datetime.now(UTC))
+            except PruningElsewhereError:
+                pass  # Another server of this database does it: it would do the same.
             except Exception as error:  # What is old stays a day longer.
                 self._report(error)
             await trio.sleep(PRUNE_EVERY_S)

@@ -12,7 +12,7 @@ from flux.store.incidents import pin_incident
 from flux.store.moments import Moment, MomentOutOfReachError, add_mark
 from flux.store.postgres import Pool
 from flux.store.records import RecordStore
-from flux.store.retention import Retention, prune
+from flux.store.retention import PruningElsewhereError, Retention, prune
 from flux.store.row_states import find_state
 from tests.conftest import Database
 from tests.stored_executions import make_execution, raised
@@ -67,6 +67,54 @@ async def test_what_succeeded_goes_first_failures_later_and_pinned_windows_never
     assert done.log_days == 0, "the log is kept from the pinned window on"
     again = await prune(pool, KEEP, NOW)
     assert (again.executions, again.log_days) == (0, 0)
+
+
+async def test_a_day_with_few_failures_gives_back_the_disk_of_its_successes(pool: Pool, database: Database) -> None:
+    error = await add_old(pool, database, 40, failed=True)
+    for _ in range(30):
+        await add_old(pool, database, 40)
+    day = f"flux.execution_p{NOW - timedelta(days=40):%Y%m%d}"
+    before = database.psql(f"select pg_relation_filenode('{day}'), pg_get_expr(relpartbound, oid) from pg_class "
+                           f"where oid = '{day}'::regclass")  # fmt: skip
+    async with pool.acquire() as reader, reader.transaction():
+        # Whoever reads it for long is waited for, but not for ever: then the day goes the next time.
+        await reader.fetch(f"select from {day}")
+        held = await prune(pool, KEEP, NOW)
+        assert (held.executions, held.waiting, len(names(database))) == (0, 1, 31)
+    done = await prune(pool, KEEP, NOW)
+    assert (done.executions, done.kept_errors, done.waiting) == (30, 1, 0)
+    assert names(database) == {error}
+    after = database.psql(f"select pg_relation_filenode('{day}'), pg_get_expr(relpartbound, oid) from pg_class "
+                          f"where oid = '{day}'::regclass")  # fmt: skip
+    assert before.split("|")[0] != after.split("|")[0] and before.split("|")[1] == after.split("|")[1]
+    indexes = "select count(*) from pg_index where indrelid = '{}'::regclass and indisvalid"
+    assert database.psql(indexes.format(day)) == database.psql(indexes.format("flux.execution"))
+    assert database.psql("select count(*) from flux.execution_default") == "0"
+    late = await add_old(pool, database, 40, failed=True)
+    assert (await reading.get_execution(pool, (await reading.find_summary(pool, error)).id))[1].name == error
+    assert names(database) == {error, late}, "the day takes records as before"
+    (again,) = [await prune(pool, KEEP, NOW)]
+    assert again.executions == 0 and database.psql(f"select pg_relation_filenode('{day}')") == after.split("|")[0]
+
+
+async def test_of_a_day_that_stays_for_the_most_part_the_rest_is_deleted(pool: Pool, database: Database) -> None:
+    errors = {await add_old(pool, database, 40, failed=True) for _ in range(3)}
+    await add_old(pool, database, 40)
+    day = f"flux.execution_p{NOW - timedelta(days=40):%Y%m%d}"
+    node = database.psql(f"select pg_relation_filenode('{day}')")
+    assert (await prune(pool, KEEP, NOW)).executions == 1
+    assert names(database) == errors and database.psql(f"select pg_relation_filenode('{day}')") == node
+
+
+async def test_two_do_not_prune_at_the_same_time(pool: Pool, database: Database) -> None:
+    lock = "select pg_advisory_{}(hashtextextended('flux.prune', 0))"
+    async with pool.acquire() as other:
+        await other.fetch(lock.format("lock"))
+        with pytest.raises(PruningElsewhereError):
+            await prune(pool, KEEP, NOW)
+        await other.fetch(lock.format("unlock"))
+    await prune(pool, KEEP, NOW)
+    await prune(pool, KEEP, NOW)
 
 
 async def read_plan(pool: Pool, snapshot: str) -> str:
