@@ -241,7 +241,7 @@ def main() -> None:
     print_machine()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fluxbench")))
-        server = stack.enter_context(running_postgres(extra_settings=SETTINGS))
+        server = stack.enter_context(running_postgres(extra_settings=SETTINGS, on_disk=True))
         stub_port = stack.enter_context(running_stub())
         sides = []
         for name in options.sides:

@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 50, 1000, 20_000, 100_000])
     arguments = parser.parse_args()
-    with running_postgres() as server:
+    with running_postgres(on_disk=True) as server:
         trio.run(run, server, arguments.rows)
 
 

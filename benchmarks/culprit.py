@@ -115,7 +115,7 @@ def main() -> None:
         options.commits, options.rounds = 40, 1
     print_machine()
     rounds: list[dict[str, Search]] = []
-    with running_postgres(extra_settings=SETTINGS) as postgres:
+    with running_postgres(extra_settings=SETTINGS, on_disk=True) as postgres:
         for number in range(options.rounds):
             with tempfile.TemporaryDirectory(prefix="flux-bisect-") as folder:
                 Path(folder).chmod(0o755)

@@ -99,7 +99,7 @@ def main() -> None:
         side, host, port, connections, seconds = arguments.one
         print(*SIDES[side](host, int(port), int(connections), float(seconds)))
         return
-    with running_postgres() as server:
+    with running_postgres(on_disk=True) as server:
         server.psql(PREPARE)
         print("connections  side      CPU us/statement (lowest..highest)   wall us/statement")
         for connections in arguments.connections:

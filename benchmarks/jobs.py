@@ -181,7 +181,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flux-jobs-")))
         folder.chmod(0o755)
-        server = stack.enter_context(running_postgres(extra_settings=SETTINGS))
+        server = stack.enter_context(running_postgres(extra_settings=SETTINGS, on_disk=True))
         sides = []
         for name in options.sides:
             label = name.replace(" ", "_")

@@ -1,6 +1,6 @@
 """The load: closed-loop HTTP clients over kept connections, in a process of their own.
 
-    python benchmarks/load.py PORT WORKLOAD [--seconds 3] [--connections 16] [--first 0]
+    python benchmarks/load.py PORT WORKLOAD [--seconds 3] [--connections 16] [--first 0] [--host NAME]
 
 Each connection sends a request, waits for the whole answer and sends the next: so many requests are in
 flight as there are connections. It is one epoll loop over plain sockets, which costs about 20 us of
@@ -23,6 +23,9 @@ from benchmarks.figures import get_percentile
 from benchmarks.workloads import WORKLOADS
 
 ANSWER_S_MAX = 60.0
+HOST = "127.0.0.1"
+HOST_LINE = b"Host: 127.0.0.1\r\n"
+"""As `benchmarks.workloads` writes it."""
 
 
 @attrs.frozen
@@ -79,9 +82,12 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-def run_load(port: int, workload: str, seconds: float, connections: int, first: int) -> Load:
+def run_load(port: int, workload: str, seconds: float, connections: int, first: int, host: str = HOST) -> Load:
     """Send requests number ``first`` and on for so many seconds."""
-    make_request = WORKLOADS[workload].make_request
+
+    def make_request(number: int) -> bytes:
+        return WORKLOADS[workload].make_request(number).replace(HOST_LINE, b"Host: %b\r\n" % host.encode(), 1)
+
     times_s: list[float] = []
     failed: Counter[str] = Counter()
     poll = select.epoll()
@@ -142,8 +148,11 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=0, help="number of the first request: each has its own values"
     )
+    parser.add_argument("--host", default=HOST, help="the name of the host that is asked for")
     options = parser.parse_args()
-    load = run_load(options.port, options.workload, options.seconds, options.connections, options.first)
+    load = run_load(
+        options.port, options.workload, options.seconds, options.connections, options.first, options.host
+    )
     print(json.dumps(attrs.asdict(load)))
 
 

@@ -365,7 +365,7 @@ def main() -> None:
     print_machine()
     with (
         tempfile.TemporaryDirectory(prefix="fluxbench", dir=options.folder) as folder,
-        running_postgres(extra_settings=SETTINGS) as server,
+        running_postgres(extra_settings=SETTINGS, on_disk=True) as server,
         running_stub() as stub_port,
     ):
         trio.run(run, rounds, requests, Path(folder), server, stub_port)

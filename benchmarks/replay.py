@@ -285,7 +285,7 @@ def main() -> None:
     print_machine()
     with (
         tempfile.TemporaryDirectory(prefix="flux-replay-") as folder,
-        running_postgres(extra_settings=SETTINGS) as postgres,
+        running_postgres(extra_settings=SETTINGS, on_disk=True) as postgres,
         counting_stub() as stub,
     ):
         Path(folder).chmod(0o755)

@@ -48,6 +48,7 @@ SCRIPTS = (
     Script("culprit"),
     Script("jobs"),
     Script("processes"),
+    Script("neighbours"),
 )
 
 

@@ -424,7 +424,7 @@ async def measure_over_http(bench: Bench) -> None:
 def _measure_over_http(bench: Bench) -> None:
     figures = Figures()
     with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(running_postgres(extra_settings=SETTINGS))
+        postgres = stack.enter_context(running_postgres(extra_settings=SETTINGS, on_disk=True))
         ports: dict[str, tuple[int, int]] = {}
         for number, name in enumerate(("Python fresh", "Python warm", "JavaScript fresh", "WASI fresh")):
             file, text = _ROUTES.get(name, _ROUTES["Python fresh"])

@@ -366,7 +366,7 @@ def main() -> None:
     random.seed(1)
     with (
         tempfile.TemporaryDirectory(prefix="fluxbench") as folder,
-        running_postgres(extra_settings=settings) as server,
+        running_postgres(extra_settings=settings, on_disk=True) as server,
     ):
         database = create_database(server, "why_store")
         project = write_project(

@@ -101,17 +101,19 @@ def running_postgres(
     tcp: bool = False,
     hba_lines: Sequence[str] = (),
     user: str = "postgres",
+    on_disk: bool = False,
 ) -> Iterator[PostgresServer]:
     """A fresh cluster, running until the block ends.
 
     ``extra_settings`` are ``name=value``, and win over the defaults here, which favour speed over
     surviving a power cut (a killed server still recovers). Its files are in memory where there is
-    room. ``tcp`` also listens on loopback, both IPv4 and IPv6. ``hba_lines`` come before the defaults
-    of ``pg_hba.conf``, which trust everybody.
+    room, unless they are to be ``on_disk``: what is measured has to pay for its disk. ``tcp`` also
+    listens on loopback, both IPv4 and IPv6. ``hba_lines`` come before the defaults of
+    ``pg_hba.conf``, which trust everybody.
     """
     bin_dir = bin_dir or wheel_bin_dir()
     # A unix socket's path has at most 107 bytes, and pytest's folders are long.
-    home = Path(tempfile.mkdtemp(prefix="fluxpg", dir=find_memory()))
+    home = Path(tempfile.mkdtemp(prefix="fluxpg", dir=None if on_disk else find_memory()))
     try:
         data_dir, log_path = home / "data", home / "log"
         _initdb(bin_dir, data_dir, user)
