@@ -45,7 +45,7 @@ class Gateway:
         self.ended = threading.Event()
         self.on_crash: Callable[[BaseException], None] = self.crashes.append
         self._handle = handle
-        self._body_bytes_max = body_bytes_max
+        self.admission = Admission(body_bytes_max)
         self._certificate = certificate
         self._drain = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -54,7 +54,7 @@ class Gateway:
     async def admit(self, head: RequestHead) -> Admission:
         if head.path == "/crash-limit":
             raise RuntimeError("the handler cannot say")
-        return Admission(self._body_bytes_max)
+        return self.admission
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         self.requests.append(request)

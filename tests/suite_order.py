@@ -17,6 +17,7 @@ SECONDS = {
     "acceptance/test_database_commands.py": 40,
     "acceptance/test_deployments.py": 30,
     "acceptance/test_dev_story.py": 45,
+    "acceptance/test_gate.py": 15,
     "acceptance/test_guard.py": 30,
     "acceptance/test_init.py": 30,
     "acceptance/test_interleave.py": 30,

@@ -134,6 +134,52 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_sent() -> None:
         assert gateway.seen == []
 
 
+def test_a_request_that_its_head_is_answered_for_is_never_read_nor_handled() -> None:
+    with running_gateway() as gateway:
+        gateway.admission = Admission(10, answer=HttpResponse(401, (), b"no"))
+        with Client(gateway.port) as client:
+            client.send(GET + GET)
+            assert [client.read().status for _ in range(2)] == [401, 401], "the connection goes on"
+            client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n")
+            answer = client.read()
+            assert (answer.status, answer.header("connection")) == (401, "close"), "and nobody is told to send that"
+            assert client.wait_closed() == "closed"
+        with Client(gateway.port) as client:
+            # A body that looks like a request is none.
+            chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(GET), GET)
+            client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
+            assert client.read().status == 401
+            assert client.wait_closed() == "closed"
+        assert gateway.seen == []
+
+
+async def answer_or_fail(request: HttpRequest) -> HttpResponse:
+    if request.body == b"crash":
+        raise RuntimeError("the handler broke")
+    headers = (("X-Ours", "the function's"), ("x-more", "2"))
+    return HttpResponse(200, headers, stream_of(b"a", b"b") if request.body == b"stream" else b"ok")
+
+
+def test_what_an_admission_adds_stands_on_whatever_is_answered() -> None:
+    with running_gateway(attrs.evolve(PATIENT, body_timeout_s=1), answer_or_fail) as gateway:
+        gateway.admission = Admission(6, headers=(("x-ours", "1"),), drops=frozenset({"x-ours"}))
+        asked = {b"": 200, b"stream": 200, b"crash": 500, b"too long": 413}
+        for body, status in asked.items():
+            with Client(gateway.port) as client:
+                client.send(post(body))
+                answer = client.read()
+                assert (answer.status, answer.all("x-ours")) == (status, ["1"])
+        with Client(gateway.port) as client:
+            client.send(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe")
+            answer = client.read()
+            assert (answer.status, answer.all("x-ours")) == (408, ["1"])
+        with Client(gateway.port) as client:
+            client.send(GET + b"no request at all\r\n\r\n")
+            assert client.read().all("x-more") == ["2"]
+            refused = client.read()
+            assert (refused.status, refused.all("x-ours")) == (400, []), "what one was promised the next does not get"
+
+
 def test_a_client_that_sends_too_much_can_still_read_why() -> None:
     with running_gateway(body_bytes_max=10) as gateway, Client(gateway.port) as client:
         client.send(post(b"x" * 2_000_000))
