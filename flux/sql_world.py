@@ -7,13 +7,17 @@ among what is temporary; names of sequences in text; and the key words of the cl
 function can stand in for. Only tokens are looked at; other text in quotes is left alone.
 """
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from itertools import pairwise
 
 import attrs
 
 from flux.sql_script import tokens
 
+KEPT_CHARACTERS_MAX = 4_000
+"""Statements of so many characters are remembered when they have been read; longer ones would take much room."""
 _TIMES = {
     "current_timestamp": "timestamptz",
     "current_date": "date",
@@ -195,7 +199,7 @@ def rewrite(
 
 def _replace(
     sql: str,
-    read: list[_Token],
+    read: Sequence[_Token],
     index: int,
     schema: str,
     shadowed: AbstractSet[str],
@@ -231,7 +235,7 @@ def _replace(
 
 
 def _replace_text(
-    sql: str, read: list[_Token], index: int, schema: str, shadowed: AbstractSet[str]
+    sql: str, read: Sequence[_Token], index: int, schema: str, shadowed: AbstractSet[str]
 ) -> tuple[str, int] | None:
     """Return what stands in the place of text that names something of ``schema``: a sequence's name, or a regclass."""
     token = read[index]
@@ -254,8 +258,16 @@ def _replace_text(
     return f"'{_TEMPORARY}{rest}'", token.end
 
 
-def _read(sql: str) -> list[_Token]:
-    return [_Token(kind, begin, end, _name(kind, sql[begin:end])) for kind, begin, end in tokens(sql)]
+def _read(sql: str) -> Sequence[_Token]:
+    # One statement is asked about ten times over.
+    return _read_again(sql) if len(sql) <= KEPT_CHARACTERS_MAX else _read_anew(sql)
+
+
+def _read_anew(sql: str) -> Sequence[_Token]:
+    return tuple(_Token(kind, begin, end, _name(kind, sql[begin:end])) for kind, begin, end in tokens(sql))
+
+
+_read_again = lru_cache(64)(_read_anew)
 
 
 def _name(kind: str, text: str) -> str:
@@ -266,7 +278,7 @@ def _name(kind: str, text: str) -> str:
     return ""
 
 
-def _read_name(sql: str, read: list[_Token], start: int) -> TableName | None:
+def _read_name(sql: str, read: Sequence[_Token], start: int) -> TableName | None:
     first = read[start]
     if not first.name:
         return None

@@ -20,6 +20,7 @@ that order: the row's lock sees to it. So the last change that is seen is the ro
 """
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -179,6 +180,8 @@ class Timeline:
         self._own_changes: list[RowChange] = []
         self._foreign: dict[int, list[RowChange]] = {}
         """What others changed, by their transactions."""
+        self._others: list[int] = []
+        """Ids of these, in order."""
 
     def give_draws(self, call: HostCall, sql: str) -> str:
         """Return ``sql``, asked in the words of a recorded call, with what that drew; see `flux.sql_draws`."""
@@ -193,6 +196,7 @@ class Timeline:
                 self._own_changes.append(change)
             else:
                 self._foreign.setdefault(change.xid, []).append(change)
+        self._others = sorted(self._foreign)
 
     def _add(self, number: int, transaction: Transaction, failed: AbstractSet[int]) -> None:
         start = Snapshot.parse(transaction.snapshot)
@@ -225,7 +229,9 @@ class Timeline:
         yield moment.before
         if moment.after is None:
             return
-        between = [xid for xid in self._foreign if _has_come(xid, moment.before, moment.after)]
+        between = sorted(
+            self._list_come(moment.before, moment.after), key=lambda xid: self._foreign[xid][0].seq
+        )
         if not between:
             return
         yield moment.after
@@ -298,15 +304,17 @@ class Timeline:
         """Return the rows that a recorded call changed, in vain or not."""
         return self._wrote.get(call, frozenset())
 
+    def _list_come(self, here: Snapshot, there: Snapshot) -> list[int]:
+        """Return the transactions of others that ``there`` sees and ``here`` does not."""
+        # Of thousands, those of a few are neither over to one nor not begun to the other.
+        near = self._others[bisect_left(self._others, here.xmin) : bisect_left(self._others, there.xmax)]
+        guessed = there.also & self._foreign.keys()
+        return [xid for xid in {*near, *guessed} if there.sees(xid) and not here.sees(xid)]
+
     def _list_foreign(self, here: Snapshot, there: Snapshot, done: AbstractSet[int]) -> list[RowChange]:
         """Return what others changed that ``there`` sees and ``here`` does not, in order, without the rows that the
         replay itself has changed since."""
-        come = [
-            change
-            for xid, changes in self._foreign.items()
-            if _has_come(xid, here, there)
-            for change in changes
-        ]
+        come = [change for xid in self._list_come(here, there) for change in self._foreign[xid]]
         if not come:
             return []
         covered = {change.row: change.seq for change in self._own_changes if change.call in done}
@@ -354,10 +362,6 @@ def give_recorded_draws(call: HostCall, sql: str, written: WrittenRows) -> str:
         lambda table: [msgspec.json.decode(image) for image in written.get((call.request.seq, table), ())],
         answer,
     )
-
-
-def _has_come(xid: int, here: Snapshot, there: Snapshot) -> bool:
-    return there.sees(xid) and not here.sees(xid)
 
 
 def _seq(item: tuple[int, RowState]) -> int:
