@@ -2,6 +2,7 @@
 
 from pathlib import PurePosixPath
 
+from flux.cli import moments
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece
 
@@ -27,7 +28,7 @@ def switch_lines(switch: Record, done: str, *, verbose: bool) -> list[Line]:
     elif switch.flag("unchanged"):
         mark, said, was = Piece("= ", "dim"), "served already", ""
     else:
-        mark, said = Piece("✓ ", "green"), f"{done} in {switch.number('elapsed_ms') / 1000:.1f} s"
+        mark, said = Piece("✓ ", "green"), f"{done} in {moments.duration(switch.number('elapsed_ms'))}"
     count = f"{len(functions)} function{'s' * (len(functions) != 1)}"
     lines: list[Line] = [[mark, code, f"  {said} · {count} · {id}{was}"]]
     if migrations := texts(switch, "migrations"):

@@ -153,6 +153,11 @@ class Artifacts:
         self._tell(f"the kept code of deployment {id} was made again from commit {sha[:7]}: {change}")
         return read_project(folder)
 
+    def is_whole(self, id: str) -> bool:
+        """Whether code of this name is there, and is what the name says."""
+        folder = self._folder / id
+        return _ARTIFACT_ID.fullmatch(id) is not None and folder.is_dir() and find_change(folder, id) is None
+
     def is_kept(self, id: str) -> bool:
         """Whether code of this name is there; what is in it is not looked at."""
         return (self._folder / id).is_dir()

@@ -8,8 +8,9 @@ A deploy goes through the same steps, whoever asks for it, and until the last on
     migrate         the code's own migrations are applied
     switch          the deploy is written down, and the next request takes the new code
 
-Requests that are under way stay on the code that they began on. A rollback prepares code that is kept, and migrates
-nothing: what migrations did is not undone, and its answer says so.
+Requests that are under way stay on the code that they began on. What a deploy replaces stands by for a while, so that a
+rollback to it has nothing to prepare. Any other rollback prepares code that is kept. Neither migrates anything: what
+migrations did is not undone, and the answer says so.
 
 Two at once: whoever asked last is served in the end. Each takes a number when it begins. One that comes to its switch
 and finds that a later one has switched is refused (`OvertakenError`), so that a slow deploy never takes back what
@@ -263,11 +264,17 @@ class Deployer:
 
     @contextlib.asynccontextmanager
     async def _restore_code(self, code: Deployed, branch: str | None, cause: Cause) -> AsyncIterator[Candidate]:
+        # Workers that stand by read late imports from these files, and don't see a folder that is made again.
+        is_whole = await trio.to_thread.run_sync(self._deployments.artifacts.is_whole, code.deployment)
         project = await trio.to_thread.run_sync(self._deployments.find_kept, code.deployment, code.sha)
         await self._probe(project)
-        live = await self._deployments.prepare_kept(
-            code.deployment, code.sha, dirty=code.dirty, branch=branch
-        )
+        live = None
+        if is_whole:
+            live = self._deployments.take_standby(code.deployment, code.sha, dirty=code.dirty)
+        if live is None:
+            live = await self._deployments.prepare_kept(
+                code.deployment, code.sha, dirty=code.dirty, branch=branch
+            )
         async with self._ready(live, (), cause) as candidate:
             yield candidate
 
@@ -308,7 +315,7 @@ class Deployer:
                 with trio.CancelScope(shield=True):
                     if is_ours:
                         await self._write_down(live, cause)
-                    self._deployments.activate(live)
+                    self._deployments.activate(live, keeps_before=cause is Cause.DEPLOY)
                 if cause in (Cause.DEPLOY, Cause.ROLLBACK):
                     self._deployments.artifacts.keep([live.deployment.id])
                 else:

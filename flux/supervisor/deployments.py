@@ -59,6 +59,10 @@ class UnknownFunctionError(OperatorError):
     code = "FLX518"
 
 
+STANDBY_S = 600.0
+"""How long code that was replaced by a deploy stands by: who takes a deploy back mostly does so within minutes."""
+
+
 class LiveDeployment:
     """A deployment whose code is imported and whose workers wait."""
 
@@ -153,6 +157,8 @@ class Deployments:
         self._idle_workers = idle_workers
         self._on_output = on_output
         self.current: LiveDeployment | None = None
+        self._standby: LiveDeployment | None = None
+        """What was current before, with its workers; see `activate`."""
         self._activated = trio.Event()
 
     async def prepare(self, project: Project, version: SourceVersion | None = None) -> LiveDeployment:
@@ -278,12 +284,39 @@ class Deployments:
             self.artifacts.leave(live.deployment.id)
         scope.cancel()
 
-    def activate(self, live: LiveDeployment) -> None:
-        """Make ``live`` current; the one before it ends with its last request."""
+    def activate(self, live: LiveDeployment, *, keeps_before: bool = False) -> None:
+        """Make ``live`` current; the one before it ends with its last request.
+
+        With ``keeps_before`` not yet: it stands by for `STANDBY_S`, in case somebody wants it back.
+        """
         before, self.current = self.current, live
-        if before is not None:
+        if self._standby is not None:
+            self._standby.retire()
+            self._standby = None
+        if before is not None and keeps_before:
+            self._standby = before
+            self._nursery.start_soon(self._end_standby, before)
+        elif before is not None:
             before.retire()
         self._activated.set()
+
+    async def _end_standby(self, live: LiveDeployment) -> None:
+        with trio.move_on_after(STANDBY_S):
+            await live.wait_idle()
+        if self._standby is live:
+            self._standby = None
+            live.retire()
+
+    def take_standby(self, deployment_id: str, sha: str, *, dirty: bool) -> LiveDeployment | None:
+        """Give what stands by, if it is that code: whoever takes it makes it current, or retires it."""
+        live = self._standby
+        if live is None:
+            return None
+        found = live.deployment
+        if (found.id, found.sha, found.dirty) != (deployment_id, sha, dirty):
+            return None
+        self._standby = None
+        return live
 
     def is_current(self, live: LiveDeployment) -> bool:
         """Whether ``live`` is what is served already: the same files, from the same commit."""

@@ -154,6 +154,40 @@ async def test_each_switch_is_on_record_with_what_ran_it(world: World) -> None:
     assert set(kept) == {first.code.deployment, second.code.deployment}
 
 
+async def test_what_a_deploy_replaced_stands_by_with_its_workers_for_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.commit(1)
+    first = await world.deployer.deploy(None)
+    two = world.commit(2)
+    second = await world.deployer.deploy(None)
+    first.live.enter()  # A request that is under way goes on, whatever is switched meanwhile.
+    back = await world.deployer.roll_back(None)
+    first.live.leave()
+    assert back.live is first.live and world.served == one
+    with trio.fail_after(60):
+        await second.live.wait_idle()
+
+    # It was taken back for a reason, and so does not stand by; and nothing does for ever.
+    again = await world.deployer.roll_back(two[:12])
+    assert again.live is not second.live and world.served == two
+    monkeypatch.setattr("flux.supervisor.deployments.STANDBY_S", 0.0)
+    three = world.commit(3)
+    await world.deployer.deploy(None)
+    with trio.fail_after(60):
+        await again.live.wait_idle()
+    later = await world.deployer.roll_back(None)
+    assert later.live is not again.live and world.served == two != three
+
+    # Where files were changed since, they are made again, and workers that have the old folder are of no use.
+    monkeypatch.setattr("flux.supervisor.deployments.STANDBY_S", 600.0)
+    await world.deployer.deploy(three)
+    folder = Path(later.live.deployment.folder)
+    (folder / "functions" / "late.py").write_text("")
+    back = await world.deployer.roll_back(None)
+    assert back.live is not later.live and not (folder / "functions" / "late.py").exists()
+
+
 async def test_a_gate_that_refuses_leaves_code_and_database_as_they_were(world: World) -> None:
     one = world.commit(1)
     await world.deployer.deploy(None)
