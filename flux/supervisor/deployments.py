@@ -24,7 +24,7 @@ from flux.config import DEFAULT_ORIGIN, Config
 from flux.deployment import Deployment, Function
 from flux.errors import OperatorError
 from flux.execution import Level, LimitInForce
-from flux.grants import Grants
+from flux.grants import Grants, parse_grant
 from flux.limits import Limits, format_duration, format_size
 from flux.project import (
     Project,
@@ -453,13 +453,16 @@ def _check_addresses(config: Config, functions: tuple[Function, ...], allowed: f
     To write an address out vouches for it, loopback and the inner network included. Whoever runs the machine may do
     that; a tenant may do it only for what was allowed to it.
     """
-    for function in functions:
-        for grant in Grants.parse(config.get_http_allow(function.name)).grants:
-            if (grant.address is not None or grant.host == "localhost") and grant.text not in allowed:
-                raise AddressNotAllowedError(
-                    f'flux.toml grants "{grant.text}" to {function.name}: addresses are not a tenant\'s to grant',
-                    remedy="grant a host's name, or ask whoever runs the installation: flux tenant add --allow",
-                )
+    asked = [(function.name, text) for function in functions for text in config.get_http_allow(function.name)]
+    if url := config.gate.auth.jwks:
+        asked.append(("[http.auth]", url.partition("://")[2].partition("/")[0]))  # Flux itself asks there.
+    for who, text in asked:
+        grant = parse_grant(text)
+        if (grant.address is not None or grant.host == "localhost") and text not in allowed:
+            raise AddressNotAllowedError(
+                f'flux.toml lets {who} reach "{text}": addresses are not a tenant\'s to grant',
+                remedy="name the host, or ask whoever runs the installation: flux tenant add --allow",
+            )
 
 
 def list_schedules(config: Config, functions: Iterable[Function]) -> tuple[Schedule, ...]:

@@ -298,9 +298,14 @@ def test_a_tenants_flux_toml_has_no_say_in_its_walls(two: Two) -> None:
     said = toml.read_text()
     database = f"postgresql:///{two.database.name}?host={two.database.server.host}"
     try:
-        toml.write_text(f'{said}\n[http]\nallow = ["127.0.0.1:{two.database.server.port}"]\n')
-        refused = two.flux("wolf", "deploy")
-        assert refused.returncode != 0 and "FLX814" in refused.stderr, refused.stderr
+        for inward in (
+            f'[http]\nallow = ["127.0.0.1:{two.database.server.port}"]',
+            '[http]\nallow = ["localhost:5432"]',
+            f'[http.auth]\njwks = "http://127.0.0.1:{two.server.port}/keys"\nissuer = "i"\naudience = ["a"]',
+        ):
+            toml.write_text(f"{said}\n{inward}\n")
+            refused = two.flux("wolf", "deploy")
+            assert refused.returncode != 0 and "FLX814" in refused.stderr, (inward, refused.stderr)
         toml.write_text(f'{said}\n[sandbox]\nisolation = "core"\n[database]\nurl = "{database}"\n')
         (two.wolf / "functions" / "more.py").write_text("MORE = 1\n")
         assert two.flux("wolf", "deploy").returncode == 0
