@@ -62,11 +62,8 @@ def name_owner(tenant: str) -> str:
     return f"flux_owner_{tenant}"
 
 
-async def make_database(pool: Pool, tenant: Tenant, *, closes: bool) -> ConnectOptions:
-    """Make a tenant's database and roles beside the one of ``pool``; return how its owner connects.
-
-    ``closes``: PUBLIC may be kept from the installation's own database too; else it has to be so already.
-    """
+async def make_database(pool: Pool, tenant: Tenant) -> ConnectOptions:
+    """Make a tenant's database and roles beside the one of ``pool``; return how its owner connects."""
     async with pool.acquire() as connection:
         place = await connection.fetch_row(QUERIES.find_tenant_place)
         assert place is not None
@@ -75,7 +72,6 @@ async def make_database(pool: Pool, tenant: Tenant, *, closes: bool) -> ConnectO
                 f'role "{place["role"]}" may not make databases and roles',
                 remedy="give it CREATEDB and CREATEROLE, or make a database by hand and name it with --database-url",
             )
-        await _close(connection, place["database"], is_open=place["is_open"], closes=closes)
         mark = f"tenant {tenant.name} of {place['instance']}"
         found = await connection.fetch_value(QUERIES.find_tenant_database, name_database(tenant.name))
         try:
@@ -89,18 +85,23 @@ async def make_database(pool: Pool, tenant: Tenant, *, closes: bool) -> ConnectO
             ) from error
 
 
-async def _close(connection: Connection, database: str, *, is_open: bool, closes: bool) -> None:
-    """See that only Flux's own guests can connect to the installation's database."""
-    quoted, guest = quote_identifier(database), quote_identifier(Tenant().role)
-    if is_open and not closes:
-        raise TenantDatabaseError(
-            f'everybody may connect to database "{database}", the roles of tenants too',
-            remedy=f"revoke connect on database {quoted} from public; grant connect on database {quoted} to {guest}",
-        )
-    if is_open:
-        await connection.execute(
-            f"revoke connect on database {quoted} from public; grant connect on database {quoted} to {guest}"
-        )
+async def close_own_database(pool: Pool, *, closes: bool) -> None:
+    """See that of all guests only the installation's own can connect to its database, wherever tenants have theirs.
+
+    Without ``closes`` it has to be so already: others than Flux may use that database.
+    """
+    async with pool.acquire() as connection:
+        place = await connection.fetch_row(QUERIES.find_tenant_place)
+        assert place is not None
+        if not place["is_open"]:
+            return
+        quoted, guest = quote_identifier(place["database"]), quote_identifier(Tenant().role)
+        statements = f"revoke connect on database {quoted} from public; grant connect on database {quoted} to {guest}"
+        if not closes:
+            raise TenantDatabaseError(
+                f'everybody may connect to database "{place["database"]}", the roles of tenants too', remedy=statements
+            )
+        await connection.execute(statements)
 
 
 async def _take_up(connection: Connection, options: ConnectOptions, tenant: Tenant) -> ConnectOptions:

@@ -135,13 +135,12 @@ class Tenants:
         async with self._lock:
             self._check_free(order)
             tenant = Tenant(order.name)
+            await tenant_database.close_own_database(self._pool, closes=self._server.is_embedded)
             if order.database_url:
                 await tenant_database.check_given_database(parse_url(order.database_url))
                 hidden = order.database_url
             else:
-                made = await tenant_database.make_database(
-                    self._pool, tenant, closes=self._server.is_embedded
-                )
+                made = await tenant_database.make_database(self._pool, tenant)
                 assert made.password is not None
                 hidden = made.password
             sealed = seal(self._master_key.get_or_make(), token_bytes(NONCE_BYTES), hidden.encode(), _place(order.name))
