@@ -53,22 +53,24 @@ def _list_of_trigger(trigger: Trigger) -> Iterator[str]:
     for name, value in trigger.params:
         if _TOKEN.search(value) or _HANDLE.search(value):
             yield f"path parameter {name}"
-    yield from _list_of_body(trigger.body)
+    yield from _list_of_json("body", trigger.body)
+    yield from _list_of_json("ctx.request.auth", trigger.auth)
+    yield from _list_of_json("ctx.user", trigger.user)
 
 
-def _list_of_body(body: bytes) -> Iterator[str]:
-    text = body.decode("utf-8", "replace")
+def _list_of_json(what: str, data: bytes) -> Iterator[str]:
+    text = data.decode("utf-8", "replace")
     if not (_TOKEN.search(text) or _HANDLE.search(text)):
         return
     try:
-        document = values.decode_json(body)
+        document = values.decode_json(data)
     except values.ValueFormatError:
-        yield "body"
+        yield what
         return
     paths = list(_list_paths(document, "$", 0))
-    yield from (f"body {path}" for path in paths)
+    yield from (f"{what} {path}" for path in paths)
     if not paths:  # In a member's name, or deeper than anybody looks.
-        yield "body"
+        yield what
 
 
 def _list_paths(node: object, path: str, depth: int) -> Iterator[str]:

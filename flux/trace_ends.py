@@ -19,8 +19,9 @@ def compare_triggers(a: Trigger, b: Trigger) -> Iterator[Difference]:
     yield from find_differences(by_name(a.params), by_name(b.params), "params")
     yield from find_differences(by_name(a.query), by_name(b.query), "query")
     yield from find_differences(by_name(a.headers), by_name(b.headers), "headers")
-    if a.body != b.body:
-        yield from find_differences(read(a.body), read(b.body), "body")
+    for what, one, other in (("body", a.body, b.body), ("auth", a.auth, b.auth), ("user", a.user, b.user)):
+        if one != other:
+            yield from find_differences(read(one), read(other), what)
 
 
 def compare_outcomes(a: Execution, b: Execution) -> Iterator[Difference]:

@@ -60,6 +60,9 @@ def try_execution(rules: RedactionRules, execution: Execution) -> Tested:
         ]
     taken += [Taken("path", None)] * (trigger.path != redacted.path)
     taken += _compare("body", trigger.body, redacted.body)
+    taken += _compare("ctx.request.auth", trigger.auth, redacted.auth)
+    taken += _compare("ctx.user", trigger.user, redacted.user)
+    taken += _compare("ctx.user", execution.user, redactor.user(execution.user))
     for call in execution.calls:
         name = f"call {call.request.seq}"
         taken += _compare(

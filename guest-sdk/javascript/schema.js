@@ -220,23 +220,25 @@ class Check {
   readAny(schemas, value, path, lax) {
     const tried = [];
     for (const schema of schemas) {
+      // What is not meant is not looked at: with schemas in one another, each level would double the work.
+      if (isObject(value) && !this.mayBeMeant(schema, value)) continue;
       const attempt = new Check(this.root);
       const read = attempt.read(schema, value, path, lax);
       if (attempt.violations.length === 0) return read;
-      tried.push({ schema, violations: attempt.violations });
+      tried.push(attempt.violations);
     }
-    // Of several kinds of objects, a member that can have one value only says which is meant.
-    let meant = tried.filter(({ violations }) => violations.every((one) => one.path !== path));
-    if (meant.length > 1) meant = meant.filter(({ schema }) => this.hasTagsOf(schema, value));
-    if (meant.length === 1) for (const one of meant[0].violations) this.add(one.path, one.message);
+    // A kind that refuses what it is given as such says so at this very path.
+    const inside = tried.filter((violations) => violations.every((one) => one.path !== path));
+    if (inside.length === 1) for (const one of inside[0]) this.add(one.path, one.message);
     else this.add(path, `fits none of ${schemas.length} kinds`);
     return value;
   }
 
-  hasTagsOf(schema, value) {
-    const { properties = {} } = schema.$ref === undefined ? schema : find(schema.$ref, this.root);
-    const tags = Object.entries(properties).filter(([, inner]) => inner.const !== undefined || inner.enum?.length === 1);
-    return tags.length > 0 && tags.every(([name, inner]) => equal(own(value, name), inner.const ?? inner.enum[0]));
+  /** Whether an object can be of this kind rather than of another: its members of one value have that value. */
+  mayBeMeant(schema, value) {
+    while (schema.$ref !== undefined) schema = find(schema.$ref, this.root);
+    const tags = Object.entries(schema.properties ?? {}).filter(([, inner]) => inner.const !== undefined || inner.enum?.length === 1);
+    return tags.every(([name, inner]) => equal(own(value, name), inner.const ?? inner.enum[0]));
   }
 }
 

@@ -35,6 +35,10 @@ def redacted(**parts: object) -> Trigger:
         (redacted(body=b'{"card": {"number": 4111, "name": "A"}}'), ("body $.card.number",)),
         (redacted(body=b'{"orders": [{"note": "redacted:0123456789ab"}]}'), ("body $.orders[*].note",)),
         (redacted(body=b"pin=1234&page=2"), ("body",)),
+        (
+            redacted(auth=b'{"kind": "jwt", "subject": "u", "claims": {"pin": "1234"}}', user=b'{"pin": "1234"}'),
+            ("ctx.request.auth $.claims.pin", "ctx.user $.pin"),
+        ),
         (redacted(body=b'{"page": 2}', headers=(("accept", "*/*"),)), ()),
     ],
 )

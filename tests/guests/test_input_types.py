@@ -224,6 +224,75 @@ def test_what_a_class_itself_refuses_is_a_violation_and_its_mistakes_are_not() -
         read(Booking, {"period": {"first": 13, "last": 14}})
 
 
+def test_which_class_is_meant_is_told_before_it_is_read_so_depth_costs_no_more_than_its_length() -> None:
+    @dataclass
+    class Text:
+        kind: Literal["text"]
+        text: str
+
+    @dataclass
+    class Both:
+        kind: Literal["both"]
+        left: "Text | Both | Either"
+        right: "Text | Both | Either"
+
+    @dataclass
+    class Either:
+        kind: Literal["either"]
+        left: "Text | Both | Either"
+        right: "Text | Both | Either"
+
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in (Text, Both, Either):
+            patched.setitem(globals(), kind.__name__, kind)
+        value: dict[str, Any] = {"kind": "text", "text": "x"}
+        for _ in range(60):
+            value = {"kind": "either", "left": value, "right": {"kind": "text", "text": "y"}}
+        assert read(Either, value).left.left.left.right == Text("text", "y")
+        value["left"]["left"]["right"] = {"kind": "text"}
+        value["left"]["right"] = {"kind": "neither"}
+        assert refused(Either, value) == {
+            "input.left.left.right.text": "is required",
+            "input.left.right": "expected Text or Both or Either, got an object",
+        }
+
+
+def test_a_class_that_needs_nothing_is_made_of_nothing() -> None:
+    @dataclass
+    class Page:
+        number: int = 1
+
+    @dataclass
+    class Cursor:
+        after: str
+
+    @dataclass
+    class Query:
+        one: Page | None = None
+        either: Cursor | Page | None = None
+        needs: Cursor | None = None
+
+    assert read(Query, {"one": {}, "either": {}}) == Query(Page(), Page())
+    assert read(Query, {"either": {"after": "x"}}) == Query(either=Cursor("x"))
+    assert refused(Query, {"either": {"after": 1, "number": "x"}, "needs": {}}) == {
+        "input.either": "expected Cursor or Page or null, got an object", "input.needs.after": "is required",
+    }  # fmt: skip
+
+
+def test_bounds_where_nobody_would_check_them_are_refused() -> None:
+    @dataclass
+    class Bounded:
+        n: Annotated[int | None, msgspec.Meta(ge=1)]
+
+    @dataclass
+    class Described:
+        n: Annotated[int | None, msgspec.Meta(description="how many")]
+
+    with pytest.raises(UnreadableTypeError, match=r"Bounded\.n has bounds where none are checked"):
+        prepare(Bounded)
+    assert read(Described, {"n": 0}).n == 0
+
+
 def test_a_type_that_no_json_can_become_is_found_before_anything_is_read() -> None:
     class Socket:
         pass

@@ -147,35 +147,27 @@ class _Union:
 
     def read(self, value: Any, path: str, found: Found, lax: bool) -> Any:
         tried: list[Found] = []
+        is_chosen = isinstance(value, dict) and sum(isinstance(member, ClassReader) for member in self.members) > 1
         for member in self.members:
+            # A class that is not meant is not looked at: with classes in one another, each level would double the work.
+            if is_chosen and isinstance(member, ClassReader) and not member.may_be_meant(value):
+                continue
             attempt = Found()
             result = member.read(value, path, attempt, lax)
             if not attempt.violations:
                 return result
-            tried.append(attempt)
-        closest = self._find_closest(value, tried, path)
+            if not _is_none(member):
+                tried.append(attempt)
+        # A member that refuses what it is given as such says so at this very path.
+        inside = [attempt for attempt in tried if all(item["path"] != path for item in attempt.violations)]
+        is_one_and_null = len(tried) == 1 == sum(not _is_none(member) for member in self.members)
+        closest = inside[0] if len(inside) == 1 else tried[0] if is_one_and_null and value is not None else None
         if closest is None:
             found.add(path, f"expected {' or '.join(self.names)}, got {name_json(value)}")
         else:
             for violation in closest.violations:
                 found.add(**violation)
         return None
-
-    def _find_closest(self, value: Any, tried: list[Found], path: str) -> Found | None:
-        """Return what is wrong with the one member that was meant, None where nobody can say which."""
-        # A member that refuses what it is given as such says so at this very path.
-        inside = [attempt for attempt in tried if all(item["path"] != path for item in attempt.violations)]
-        if isinstance(value, dict) and len(inside) > 1:
-            tagged = [
-                attempt
-                for member, attempt in zip(self.members, tried, strict=True)
-                if isinstance(member, ClassReader) and member.has_tag_of(value)
-            ]
-            inside = tagged
-        if inside:
-            return inside[0] if len(inside) == 1 else None
-        real = [attempt for member, attempt in zip(self.members, tried, strict=True) if not _is_none(member)]
-        return real[0] if len(real) == 1 and value is not None else None
 
     def describe(self, defs: dict[str, Any]) -> dict[str, Any]:
         return {"anyOf": [member.describe(defs) for member in self.members]}
@@ -327,14 +319,19 @@ class ClassReader:
             found.add(path, str(error) or type(error).__name__)
             return None
 
-    def has_tag_of(self, value: dict[str, Any]) -> bool:
-        """Whether each field that can be one text only is that text in ``value``, and there is such a field."""
+    def may_be_meant(self, value: dict[str, Any]) -> bool:
+        """Whether an object can be of this class rather than of another: its fields of one value have that value.
+
+        Without such fields, those that are required are there.
+        """
         tags = [
             (one.name, one.reader.value_of_json[0][0])
             for one in self.fields
             if isinstance(one.reader, _Choice) and len(one.reader.value_of_json) == 1
         ]
-        return bool(tags) and all(value.get(name) == said for name, said in tags)
+        if tags:
+            return all(value.get(name) == said for name, said in tags)
+        return all(one.name in value for one in self.fields if one.is_required)
 
     def describe(self, defs: dict[str, Any]) -> dict[str, Any]:
         """See `Reader.describe`."""
@@ -350,6 +347,10 @@ class ClassReader:
             if required := [one.name for one in self.fields if one.is_required]:
                 schema["required"] = required
         return {"$ref": DEFS + self.name}
+
+
+_BOUNDS = ("gt", "ge", "lt", "le", "multiple_of", "pattern", "min_length", "max_length", "tz")
+"""What of a `msgspec.Meta` is checked."""
 
 
 class UnreadableTypeError(TypeError):
@@ -383,8 +384,15 @@ class ReaderMaker:
         if get_origin(kind) is typing.Annotated:
             inner, *notes = get_args(kind)
             limits = next((note for note in notes if isinstance(note, msgspec.Meta)), None)
-            if limits is None or self._is_whole(inner):
+            if limits is None:
                 return self.make(inner, where)  # Notes for others than us.
+            if self._is_whole(inner):
+                if any(getattr(limits, bound) is not None for bound in _BOUNDS):
+                    raise UnreadableTypeError(
+                        f"{where} has bounds where none are checked: write them at what they bound, "
+                        "as in Annotated[int, msgspec.Meta(ge=1)] | None"
+                    )
+                return self.make(inner, where)
             if not self._is_container(inner):
                 return self._make_leaf(typing.Annotated[inner, limits], where)
             kind = inner
@@ -415,7 +423,8 @@ class ReaderMaker:
         return self._make_leaf(kind, where)
 
     def _is_whole(self, kind: Any) -> bool:
-        return is_class(kind) or get_origin(kind) in (Union, types.UnionType, Literal)
+        is_fixed_tuple = get_origin(kind) is tuple and get_args(kind)[-1:] != (...,)
+        return is_fixed_tuple or is_class(kind) or get_origin(kind) in (Union, types.UnionType, Literal)
 
     def _is_container(self, kind: Any) -> bool:
         origin = get_origin(kind) or kind
