@@ -1825,3 +1825,7 @@ where r.rolname = current_user and d.datname = pg_catalog.current_database();
 -- name: get_database_bytes
 -- How large the database is.
 select pg_catalog.pg_database_size(pg_catalog.current_database());
+
+-- name: get_server_process
+-- The process that serves this session.
+select pg_catalog.pg_backend_pid();

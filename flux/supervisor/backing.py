@@ -25,6 +25,7 @@ from flux.hostcalls.http import HttpClient
 from flux.hostcalls.secret import TenantSecrets
 from flux.store.ephemeral import drop_leftovers
 from flux.store.migrate import Prepared, ensure_guest, prepare
+from flux.store.poolers import check_own_session
 from flux.store.postgres import Connection, ConnectionLost, ConnectOptions, DatabaseError, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter
@@ -75,6 +76,7 @@ async def open_backing(
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(owner.aclose)
         async with owner.acquire() as connection:
+            await check_own_session(connection, options)
             prepared = await prepare(connection)
             notice_secret = str(await connection.fetch_value(QUERIES.get_notice_secret))
             password = derive_guest_password(notice_secret, tenant)
