@@ -5,6 +5,7 @@ first secret is set. Servers of one database on several machines need the same k
 the variable. It is taken out of the environment once it is read: programs that the server starts don't inherit it.
 """
 
+import contextlib
 import os
 import re
 import secrets
@@ -47,12 +48,20 @@ class MasterKey:
         """Return the key, made if there is none yet."""
         if (key := self._find()) is not None:
             return key
+        # Several processes may serve this folder: one of them makes it, whole or not at all, and all read the same.
+        draft = self._path.with_name(f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(KEY_BYTES) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # Sealed values may not outlive it.
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                with open(descriptor, "w", encoding="ascii") as file:
+                    file.write(secrets.token_hex(KEY_BYTES) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # Sealed values may not outlive it.
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, self._path)
+            finally:
+                draft.unlink()
+            _sync_folder(self._path.parent)
         except OSError as error:
             raise MasterKeyError(
                 f"{self._path} can't be made: {error.strerror}", remedy=f"make its folder writable, or set {VARIABLE}"
@@ -77,6 +86,15 @@ class MasterKey:
                     remedy=f"chmod 600 {self._path}; if somebody may have read it, set each secret anew",
                 )
             return _read(file.read(1000), str(self._path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in it outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(text: str, place: str) -> bytes:

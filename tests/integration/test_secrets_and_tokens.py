@@ -4,7 +4,9 @@ import base64
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -149,6 +151,19 @@ def test_a_master_key_that_others_may_have_is_refused(tmp_path: Path, spoil: str
     with pytest.raises(MasterKeyError) as refused:
         MasterKey(tmp_path).get()
     assert KEY[:-1] not in str(refused.value)
+
+
+def test_processes_that_make_the_master_key_at_once_make_one(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def make() -> bytes:
+        start.wait()
+        return MasterKey(tmp_path).get_or_make()
+
+    with ThreadPoolExecutor(8) as pool:
+        keys = {future.result() for future in [pool.submit(make) for _ in range(8)]}
+    assert keys == {bytes.fromhex((tmp_path / FILE).read_text())}
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 # --- over the console ------------------------------------------------------------------------------
