@@ -18,14 +18,18 @@ from flux.cli.serving import run_server
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
 def command(port: int | None, database_url: str, clean: bool, pg_user: str | None) -> int:
     """Serve this project on this machine, with its own database."""
-    from flux.project import find_project
-    from flux.supervisor.dev_server import serve_dev
-    from flux.supervisor.server_options import ServerOptions
+    from flux.project import find_project, read_project
 
     if clean and database_url:
         raise click.UsageError("--clean removes the embedded database; it does not touch the one of --database-url")
+    root = find_project(Path())
+    read_project(root)  # What is wrong with flux.toml is told before the server is imported, which takes longest.
+
+    from flux.supervisor.dev_server import serve_dev
+    from flux.supervisor.server_options import ServerOptions
+
     options = ServerOptions(
-        find_project(Path()),
+        root,
         port=port,
         database_url=database_url,
         clean=clean,

@@ -27,17 +27,21 @@ def command(
     bind: str | None, deploys: bool, workers: int, tls_cert: str, tls_key: str, database_url: str, pg_user: str | None
 ) -> int:
     """Serve what was deployed last, or the project's folder if nothing was, until SIGTERM or SIGINT."""
-    from flux.project import find_project
-    from flux.supervisor.crew import serve_crew
-    from flux.supervisor.serve_server import serve_deployed
+    from flux.project import find_project, read_project
     from flux.supervisor.server_address import read_bind
     from flux.supervisor.server_options import LOOPBACK, ServerOptions
 
     host, port = (LOOPBACK, None) if bind is None else read_bind(bind)
     if bool(tls_cert) != bool(tls_key):
         raise UsageError("flux serve: --tls-cert and --tls-key belong together", remedy="name both files, or neither")
+    root = find_project(Path())
+    read_project(root)  # What is wrong with flux.toml is told before the server is imported, which takes longest.
+
+    from flux.supervisor.crew import serve_crew
+    from flux.supervisor.serve_server import serve_deployed
+
     options = ServerOptions(
-        find_project(Path()), host=host, port=port, database_url=database_url, pg_user=pg_user,
+        root, host=host, port=port, database_url=database_url, pg_user=pg_user,
         tls_certificate=tls_cert, tls_key=tls_key,
     )  # fmt: skip
     if workers == 1:
