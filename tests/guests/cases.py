@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -121,15 +121,22 @@ FUNCTIONS = "guests"
 """Where a project has them, a folder a kind."""
 ALONE = {"javascript": ("limits.js",), "wasi": ("asks_five_at_once.wat", "recurses_for_ever.wat")}
 """Files whose functions have the names of others of another kind: they are left out where both are there."""
+REFUSED = {"python": ("with_middleware_missing.py",)}
+"""Files that a server refuses to load."""
 
 
 def list_programs(kinds: Sequence[str], every: int) -> dict[str, list[Program]]:
     """Return each ``every``-th program of the kinds, by kind."""
     found = {}
     for kind in kinds:
-        alone = ALONE.get(kind, ()) if len(kinds) > 1 else ()
-        found[kind] = [program for program in KINDS[kind]() if program.file not in alone][::every]
+        left_out = list_left_out(kind, kinds)
+        found[kind] = [program for program in KINDS[kind]() if program.file not in left_out][::every]
     return found
+
+
+def list_left_out(kind: str, kinds: Collection[str]) -> tuple[str, ...]:
+    """Return the files of a kind that are not in a project of ``kinds``."""
+    return (*REFUSED.get(kind, ()), *(ALONE.get(kind, ()) if len(kinds) > 1 else ()))
 
 
 def make_project(root: Path, programs: Mapping[str, Sequence[Program]], port: int) -> Path:
@@ -153,7 +160,7 @@ def make_project(root: Path, programs: Mapping[str, Sequence[Program]], port: in
     (project / ".env.local").write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
     for kind in programs:
         source, target = HERE / FOLDERS[kind], project / FUNCTIONS / kind
-        left_out = ALONE.get(kind, ()) if len(programs) > 1 else ()
+        left_out = list_left_out(kind, programs)
         if kind == "wasi":
             assemble(source, target, left_out)
             continue

@@ -43,12 +43,6 @@ async def never_reached(ctx: Context, input: dict) -> dict:
     raise AssertionError("the middleware answers")
 
 
-# Expect: raised LookupError
-@function(middleware=["no_such"])
-async def behind_nothing(ctx: Context, input: dict) -> dict:
-    return {}
-
-
 # Expect: returned 200; db.query 2, clock.sleep 1
 @function(middleware=["auth", "around_all"])
 def a_def_behind_async(ctx: Context, input: dict) -> dict:
