@@ -160,7 +160,7 @@ class WorldDatabase:
             for table in sorted(self._moved_over)
         ]
         notes += [
-            f"rows of {table} that others had changed by then are still in the way of what the recording wrote"
+            f"rows of {table} that others had changed by then are in the way, or can be changed, as they were not then"
             for table in sorted(self._in_the_way)
         ]
         return tuple(notes)
@@ -384,7 +384,10 @@ class WorldDatabase:
         assert timeline is not None, "a moment is a timeline's"
         if place.aside:
             # Only the transaction that it was done for could see them.
-            await self._mover.drop_aside(place.aside)
+            try:
+                await self._mover.drop_aside(place.aside)
+            except Exception as error:
+                raise describe_failure(error) from error
             place = attrs.evolve(place, aside=frozenset())
         states = list(timeline.find_moved(place.here, there, place.done))
         if call_seq is not None:
@@ -409,11 +412,11 @@ class WorldDatabase:
             return await self._ask(sql, text, arguments, call)
         # It failed for a row that it was to change or to lock. Where it failed for what it had read (SERIALIZABLE), no
         # row that it touches need be anybody else's; then it does not fail here, and is told apart.
-        await self._mover.set_refusal(refusal)
         await self._execute("savepoint flux_try")
         place = self._place
         lockable = sorted(find_names(sql) & self._world.settable - self._world.large) if locks_rows(sql) else []
         try:
+            await self._mover.set_refusal(refusal)
             before = [await self._mover.list_locked(table) for table in lockable]
             await self._ask(sql, text, arguments, call)
             touched = set(await self._changes.list_rows(self._call_seq))
@@ -430,6 +433,7 @@ class WorldDatabase:
             keys = [key for name, key in sorted(touched) if name == table]
             keys = [key for key in keys if claims.is_overtaken(seq, table, key, at_commit=False)]
             await self._set_aside(table, await self._leave_to_others(table, dict(zip(keys, keys, strict=True))))
+        await self._mover.set_refusal(refusal)
         result = await self._ask(sql, text, arguments, call)
         await self._mover.set_refusal("")
         return result
