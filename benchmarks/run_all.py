@@ -46,6 +46,7 @@ SCRIPTS = (
     Script("start"),
     Script("replay"),
     Script("culprit"),
+    Script("history"),
     Script("jobs"),
     Script("processes"),
     Script("neighbours"),
