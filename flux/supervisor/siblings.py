@@ -8,6 +8,7 @@ A worker that does not answer is not waited for: its successor finds out by itse
 """
 
 import contextlib
+import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -57,7 +58,7 @@ class Siblings:
 
     def knows(self, secret: str | None) -> bool:
         """Whether somebody who shows this is one of us."""
-        return secret == self._place.secret
+        return secret is not None and hmac.compare_digest(secret.encode("latin-1"), self._place.secret.encode())
 
     async def forward(self, request: HttpRequest) -> HttpResponse | None:
         """Have the lead answer; None when that is us."""
