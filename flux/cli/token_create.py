@@ -13,8 +13,8 @@ from flux.cli.token_list import describe
 @click.command()
 @click.argument("name", metavar="NAME")
 @click.option("--scope", "scopes", multiple=True, metavar="SCOPE",
-              help="read (the default), write, deploy or admin; each has those before it.")  # fmt: skip
-@click.option("--api-key", is_flag=True, help="A key for functions with auth = \"api_key\"; scopes are the project's.")
+              help="read (the default), write, deploy or admin: each has those before it. Of an API key any.")
+@click.option("--api-key", is_flag=True, help="A key for functions with auth = \"api_key\".")
 @click.option("--expires", metavar="T", help="After so long it is refused: 30d, 12h. Without it, never.")
 def command(name: str, scopes: tuple[str, ...], api_key: bool, expires: str | None) -> None:
     """Make a token with which FLUXRT_TOKEN lets somebody ask this server, or an API key for the project's functions.
