@@ -71,6 +71,7 @@ async def build_environment(
     installer: Installer,
     *,
     allow_sdist: bool,
+    for_tenant: bool = False,
     final: Path,
     bytes_max: int,
 ) -> Path:
@@ -83,8 +84,12 @@ async def build_environment(
     packages = folder / PACKAGES_NAME
     for path in (packages, work / "tmp"):
         path.mkdir(parents=True)
-    jobs = make_jobs(requirements, root, work, installer, allow_sdist=allow_sdist)
-    environ = list_variables(requirements, work, installer, allow_sdist=allow_sdist)
+    jobs = make_jobs(
+        requirements, root, work, installer, allow_sdist=allow_sdist, for_tenant=for_tenant
+    )
+    environ = list_variables(
+        requirements, work, installer, allow_sdist=allow_sdist, for_tenant=for_tenant
+    )
     log = work / "log"
     for job in jobs:
         status = await _run_watched(job, root, environ, log, work, bytes_max)

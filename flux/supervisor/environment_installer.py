@@ -2,7 +2,9 @@
 
 uv when there is one, else pip: the user's own, with the user's own settings (indexes,
 proxies, certificates). It sees no other variable: a token of somebody's is not for what a
-package may run while it is built. Here is decided which lines it gets, what it may write
+package may run while it is built. Installed for a tenant, who is not the user, it has none of
+the user's indexes, passwords and caches, and is asked for nothing that names a variable or a
+file of the machine. Here is decided which lines it gets, what it may write
 and whether it may start programs; `flux.supervisor.environment_build` runs it.
 """
 
@@ -34,6 +36,12 @@ _KEPT = re.compile(
     r"|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CACHE_DIR|NO_CACHE|KEYRING_PROVIDER|CONCURRENT_[A-Z]+)"
 )
 """Variables that say where packages come from, and how to get there."""
+_KEPT_FOR_TENANTS = re.compile(
+    r"PATH|LANG|LC_[A-Z]+|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?:HTTPS?|NO|ALL)_PROXY"
+    r"|(?:https?|no|all)_proxy|PIP_(?:CERT|PROXY|TIMEOUT|RETRIES|DEFAULT_TIMEOUT)"
+    r"|UV_(?:NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CONCURRENT_[A-Z]+)"
+)
+"""Those that say how to get anywhere, and give nothing to whoever is there."""
 _KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
 
 
@@ -54,6 +62,16 @@ class SourcePackageError(OperatorError):
     """A package comes as source only, and building it would run its code."""
 
     code = "FLX533"
+
+
+_WITH_ADDRESS = ("--index-url", "--extra-index-url", "--find-links")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+class NotForTenantsError(OperatorError):
+    """A tenant's line about packages speaks of what is the server's: its environment, its files."""
+
+    code = "FLX818"
 
 
 @attrs.frozen
@@ -135,13 +153,47 @@ def check_sources(requirements: Requirements, *, allow_sdist: bool) -> None:
             )
 
 
+def check_tenant(requirements: Requirements) -> None:
+    """Refuse what a tenant may not ask an installer for, which runs outside of the jail; raise `NotForTenantsError`.
+
+    What an installer is given is looked at, as well as what the files say: quotes and paths are undone in between.
+    """
+    written = [(requirements.source, word) for option in requirements.options for word in option[1:]]
+    for package in (*requirements.packages, *requirements.constraints):
+        written.append((package.origin, package.text))
+    named = next(((origin, text) for origin, text in written if "${" in text), None)
+    if named is not None or requirements.variables:
+        origin, text = named or (requirements.source, "${" + requirements.variables[0] + "}")
+        raise NotForTenantsError(
+            f"{origin}  {hide_passwords(text)}: it would put a variable of the server's environment in",
+            remedy="write the address out, without a variable",
+        )
+    places = [(requirements.source, option[1]) for option in requirements.options if option[0] in _WITH_ADDRESS]
+    for package in (*requirements.packages, *requirements.constraints):
+        where = package.text.partition(" @ ")[2] or package.text
+        if package.wheel is None and _ADDRESS.match(where):
+            places.append((package.origin, where))
+    for origin, place in places:
+        if not place.lower().startswith(("https://", "http://")):
+            raise NotForTenantsError(
+                f"{origin}  {hide_passwords(place)}: it would be looked for among the server's files",
+                remedy="name an index by https://, or a wheel in the project: ./wheels/NAME.whl",
+            )
+
+
 def list_sdk_pins() -> list[str]:
     """Return the versions that a project can't choose."""
     return [f"{name}=={importlib.metadata.version(name)}" for name in SDK_PACKAGES]
 
 
 def make_jobs(
-    requirements: Requirements, root: Path, work: Path, installer: Installer, *, allow_sdist: bool
+    requirements: Requirements,
+    root: Path,
+    work: Path,
+    installer: Installer,
+    *,
+    allow_sdist: bool,
+    for_tenant: bool = False,
 ) -> list[Job]:
     """Return what is to be done one after the other, each only if the one before it was."""
     wanted, agreed = work / "requirements.txt", work / "constraints.txt"
@@ -156,14 +208,15 @@ def make_jobs(
         path.touch(mode=0o600)
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     writable = [str(work), os.devnull]
-    cache = None if allow_sdist else find_cache(installer.name)
+    cache = None if allow_sdist or for_tenant else find_cache(installer.name)
     if cache is not None:
         writable.append(str(cache))
     arguments = ["--target", str(work / "environment" / PACKAGES_NAME), "-r", str(wanted), "-c", str(agreed)]
     if installer.name == "uv":
         cache = cache or work / "cache"
         # The project's own settings are not the user's: in a uv.toml of its own it could ask for source to be built.
-        own = ["--python", sys.executable, "--cache-dir", str(cache), "--color", "never", *_choose_settings()]
+        own = ["--python", sys.executable, "--cache-dir", str(cache), "--color", "never"]
+        own += ["--no-config"] if for_tenant else _choose_settings()
         # Copied, as a file that uv links into its cache can be changed from there.
         install = ["pip", "install", *own, "--link-mode", "copy", "--no-progress", *arguments]
         if allow_sdist:
@@ -227,8 +280,21 @@ def find_cache(installer: str) -> Path | None:
 
 
 def list_variables(
-    requirements: Requirements, work: Path, installer: Installer, *, allow_sdist: bool
+    requirements: Requirements,
+    work: Path,
+    installer: Installer,
+    *,
+    allow_sdist: bool,
+    for_tenant: bool = False,
 ) -> dict[str, str]:
+    if for_tenant:
+        alone = {name: value for name, value in os.environ.items() if _KEPT_FOR_TENANTS.fullmatch(name)}
+        # Settings, passwords and keys that are found by a folder are not found there: it is empty, and goes.
+        alone |= {"HOME": str(work / "tmp"), "TMPDIR": str(work / "tmp"), "NETRC": os.devnull}
+        # pip reads no file of settings then, the system's included.
+        return alone | {
+            "PIP_CONFIG_FILE": os.devnull, "PIP_KEYRING_PROVIDER": "disabled", "UV_KEYRING_PROVIDER": "disabled"
+        }  # fmt: skip
     kept = {
         name: value
         for name, value in os.environ.items()

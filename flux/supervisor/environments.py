@@ -36,6 +36,7 @@ from flux.requirements import Requirements, RequirementsError
 from flux.supervisor.environment_build import InstallFailedError, build_environment
 from flux.supervisor.environment_installer import (
     check_sources,
+    check_tenant,
     find_installer,
     list_sdk_pins,
     name_python,
@@ -94,11 +95,13 @@ class Environments:
         tell: Callable[[str], None] = lambda _sentence: None,
         *,
         installs: bool = True,
+        for_tenant: bool = False,
     ) -> None:
         """``tell`` hears what takes its time, in a sentence each. Without ``installs`` nothing is built: what is
-        not there is refused."""
+        not there is refused. ``for_tenant``: whose project it is has no say over the server that installs."""
         self._folder = folder
         self._installs = installs
+        self._for_tenant = for_tenant
         self._tell = tell
         self._seals = Seals()
 
@@ -122,6 +125,8 @@ class Environments:
         requirements = await trio.to_thread.run_sync(find_requirements, root)
         if requirements is None:
             return None
+        if self._for_tenant:
+            check_tenant(requirements)
         key = await trio.to_thread.run_sync(make_key, requirements, root)
         try:
             if (found := await self._look(requirements, key)) is not None:
@@ -196,6 +201,7 @@ class Environments:
                 key,
                 chosen,
                 allow_sdist=allow_sdist,
+                for_tenant=self._for_tenant,
                 final=final,
                 bytes_max=BYTES_MAX,
             )

@@ -231,7 +231,7 @@ class Server:
             deployments = Deployments(
                 nursery,
                 Artifacts(self._flux_folder / "artifacts", self.root, self.story.note),
-                Environments(self._flux_folder / ENVIRONMENTS, self.story.note),
+                Environments(self._flux_folder / ENVIRONMENTS, self.story.note, for_tenant=hosted is not None),
                 tenant,
                 idle_workers=IDLE_WORKERS,
                 cgroups=isolation.cgroups,
