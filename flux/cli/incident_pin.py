@@ -31,3 +31,10 @@ def command(name: str, window: str) -> None:
     screen.line(
         Piece(incident.text("name"), "bold"), f" is {since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S}"
     )
+    if (gone := incident.maybe_text("log_since")) is not None:
+        # It was pinned, and still not all of it is there.
+        begins = moments.read_moment(gone, "log_since")
+        Screen.stderr().line(
+            f"what changed before {begins:%Y-%m-%d %H:%M:%S} was taken out already (retention_days): replays of what "
+            "ran before have no database"
+        )

@@ -1573,9 +1573,22 @@ select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('flux.prune',
 -- Lets others do it.
 select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('flux.prune', 0));
 
+-- name: lock_pins
+-- Waits until nobody is pinning an incident, and lets nobody begin to before this transaction has ended.
+select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('flux.pins', 0));
+
+-- name: share_pins
+-- Waits until nothing is being taken out, and lets nothing be taken out before this transaction has ended.
+select pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtextextended('flux.pins', 0));
+
+-- name: get_clock
+-- What the database's clock says.
+select pg_catalog.clock_timestamp();
+
 -- name: get_partition_bounds
--- Which values a partition is for, as it was said: its name.
-select pg_catalog.pg_get_expr(c.relpartbound, c.oid) from pg_catalog.pg_class c where c.oid = $1::text::regclass;
+-- Which values a partition is for, by its name: as it was said, and as a condition of its rows.
+select pg_catalog.pg_get_expr(c.relpartbound, c.oid) as said, pg_catalog.pg_get_partition_constraintdef(c.oid) as meaning
+from pg_catalog.pg_class c where c.oid = $1::text::regclass;
 
 -- name: prune_executions
 -- Takes out the records before a time that lie in no day of their own, but those that failed after another time and those

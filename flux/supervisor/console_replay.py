@@ -168,11 +168,15 @@ class ReplayDesk:
             times[term.key] = term.value
         if "since" not in times or times["since"] >= times["until"]:
             raise BadQueryError("the window ends before it begins", remedy="14:00..14:05, or last:15m")
-        if not await incidents.pin_incident(self._pool, self._tenant, name, times["since"], times["until"]):
+        pinned = await incidents.pin_incident(
+            self._pool, self._tenant, name, times["since"], times["until"]
+        )
+        if pinned is None:
             raise IncidentExistsError(
                 f'there is an incident "{name}" already', remedy="choose another name: flux incident list"
             )
-        return _window_json(name, times["since"], times["until"])
+        log_since = None if pinned.log_since is None else show_moment(pinned.log_since)
+        return {**_window_json(name, times["since"], times["until"]), "log_since": log_since}
 
 
 def _window_json(name: str, since: datetime, until: datetime) -> Document:

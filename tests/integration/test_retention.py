@@ -5,14 +5,16 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 import pytest
+import trio
 
 from flux.execution import Transaction
-from flux.store import reading
+from flux.store import incidents, reading
 from flux.store.incidents import pin_incident
 from flux.store.moments import Moment, MomentOutOfReachError, add_mark
 from flux.store.postgres import Pool
+from flux.store.queries import QUERIES
 from flux.store.records import RecordStore
-from flux.store.retention import PruningElsewhereError, Retention, prune
+from flux.store.retention import SLACK, ClocksApartError, Pruned, PruningElsewhereError, Retention, prune
 from flux.store.row_states import find_state
 from tests.conftest import Database
 from tests.stored_executions import make_execution, raised
@@ -106,6 +108,76 @@ async def test_of_a_day_that_stays_for_the_most_part_the_rest_is_deleted(pool: P
     assert names(database) == errors and database.psql(f"select pg_relation_filenode('{day}')") == node
 
 
+async def test_behind_a_long_reader_no_other_day_is_tried(pool: Pool, database: Database) -> None:
+    for age in (41, 40):
+        await add_old(pool, database, age)
+    async with pool.acquire() as reader, reader.transaction():
+        await reader.fetch(f"select from flux.execution_p{NOW - timedelta(days=41):%Y%m%d}")
+        held = await prune(pool, KEEP, NOW)
+    assert (held.executions, held.waiting, len(names(database))) == (0, 2, 2)
+    assert (await prune(pool, KEEP, NOW)).executions == 2
+
+
+async def test_a_day_takes_its_place_without_being_read(database: Database) -> None:
+    """Everybody waits while it does. Made then, its indexes and its bounds would each read all of it."""
+    pool = database.pool(1)
+    await add_old(pool, database, 40, failed=True)
+    for _ in range(3):
+        await add_old(pool, database, 40)
+    await prune(pool, KEEP, NOW)
+    async with pool.acquire() as connection:
+        await connection.fetch("select pg_stat_force_next_flush()")
+    await pool.aclose()
+    day = f"'flux.execution_p{NOW - timedelta(days=40):%Y%m%d}'::regclass"
+    seen = database.psql(f"select pg_stat_get_tuples_inserted({day}), pg_stat_get_tuples_returned({day})")
+    assert seen == "1|0"
+    checks = database.psql(f"select count(*) from pg_constraint where conrelid = {day} and contype = 'c'")
+    assert checks == "0"
+
+
+async def test_a_window_that_is_pinned_meanwhile_is_kept(pool: Pool, database: Database) -> None:
+    name = await add_old(pool, database, 40)
+    log = days(database, "mutation")
+    at = NOW - timedelta(days=40)
+    done: list[Pruned] = []
+
+    async def take_out() -> None:
+        done.append(await prune(pool, KEEP, NOW))
+
+    waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+    async with trio.open_nursery() as nursery, pool.acquire() as pinning, pinning.transaction():
+        # As `pin_incident` does, with a pause: by then it has been decided what is old.
+        await pinning.fetch(QUERIES.share_pins)
+        nursery.start_soon(take_out)
+        while not done and database.psql(waits) == "0":  # noqa: ASYNC110 - the server tells nobody
+            await trio.sleep(0.01)
+        await pinning.fetch(QUERIES.pin_incident, "default", "kept", at - SLACK, at + SLACK)
+    assert names(database) == {name} and done[0].executions == 0
+    assert (done[0].log_days, days(database, "mutation")) == (0, log)
+
+
+async def test_whoever_pins_waits_for_a_day_that_goes_and_not_for_ever(
+    pool: Pool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incidents, "PRUNING_WAIT", "50ms")
+    async with pool.acquire() as pruning, pruning.transaction():
+        await pruning.fetch(QUERIES.lock_pins)
+        with pytest.raises(PruningElsewhereError, match="is not pinned"):
+            await pin_incident(pool, "default", "kept", NOW - SLACK, NOW)
+    assert database.psql("select count(*) from flux.incident") == "0"
+    pinned = await pin_incident(pool, "default", "kept", NOW - SLACK, NOW)
+    assert pinned is not None and pinned.log_since is None
+
+
+async def test_a_clock_that_is_ahead_takes_nothing_out(pool: Pool, database: Database) -> None:
+    name = await add_old(pool, database, 30)
+    with pytest.raises(ClocksApartError, match="nothing is taken out"):
+        await prune(pool, KEEP, NOW + timedelta(days=365))
+    # Less is no reason to stop: what is old is so by both clocks.
+    assert (await prune(pool, KEEP, NOW + timedelta(hours=23, minutes=50))).executions == 0
+    assert names(database) == {name}
+
+
 async def test_two_do_not_prune_at_the_same_time(pool: Pool, database: Database) -> None:
     lock = "select pg_advisory_{}(hashtextextended('flux.prune', 0))"
     async with pool.acquire() as other:
@@ -147,6 +219,8 @@ async def test_what_lies_before_the_log_is_refused(pool: Pool, database: Databas
     summary = await reading.find_summary(pool, error)
     _, execution = await reading.get_execution(pool, summary.id)
     assert reading.LOG_GONE in execution.completeness
+    late = await pin_incident(pool, "default", "late", NOW - timedelta(days=41), NOW)
+    assert late is not None and late.log_since is not None and NOW - late.log_since > timedelta(days=38)
 
 
 async def test_marks_tell_times_where_the_server_notes_no_commits(pool: Pool, database: Database) -> None:
