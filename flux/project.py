@@ -12,7 +12,9 @@ the path of a request.
 """
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,11 @@ from flux.requirements import (
 
 RUNTIMES = {".py": "python", ".ts": "typescript", ".js": "javascript", ".wasm": "wasm"}
 """The runtime that loads each kind of function file, by suffix."""
+
+FILE_BYTES_MAX = 512 * 2**20
+"""Of any file of a project: each is held whole while it is read."""
+CONFIG_BYTES_MAX = 2**20
+"""Of ``flux.toml``, and of ``.env.local``."""
 
 _IGNORED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 
@@ -127,7 +134,7 @@ def find_project(start: Path) -> Path:
 
 def read_project(root: Path) -> Project:
     """The project in ``root``, which holds ``flux.toml``."""
-    content = _read_file(root / CONFIG_NAME)
+    content = read_inside(root, CONFIG_NAME, CONFIG_BYTES_MAX)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -168,7 +175,7 @@ def list_migrations(project: Project) -> tuple[Migration, ...]:
                 remedy="start its name with one, such as migrations/002_add_plan.sql",
             )
         migration = Migration(
-            number=int(number[0]), path=path, sql=_read_text_file(project.root / path, path)
+            number=int(number[0]), path=path, sql=_read_text_file(project.root, path)
         )
         if migration.number in migrations:
             raise UnnumberedMigrationError(
@@ -205,7 +212,7 @@ def check_inside(root: Path, path: str) -> None:
 
 def _read_inside(root: Path, path: str) -> str:
     check_inside(root, path)
-    return _read_text_file(root / path, path)
+    return _read_text_file(root, path)
 
 
 def _list_requirement_files(root: Path) -> tuple[str, ...]:
@@ -234,7 +241,7 @@ def hash_artifact(project: Project) -> str:
     """SHA-256, in hexadecimal, of names and content of the artifact's files: same files, same hash."""
     digest = hashlib.sha256()
     for path in list_artifact_files(project):
-        content = _read_file(project.root / path)
+        content = read_inside(project.root, path)
         # Lengths first, so that no two lists of files write the same bytes.
         name = path.encode("utf-8", "surrogateescape")
         digest.update(b"%d %d\n" % (len(name), len(content)))
@@ -289,6 +296,8 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
             f"there is no folder {folder}/ in {root}",
             remedy=f'make it, or name another one in {CONFIG_NAME}: functions = "..." under [project]',
         )
+    if not top.resolve().is_relative_to(root.resolve()):
+        raise _leads_out(folder, top.resolve())
     found = []
     for path in top.rglob("*"):
         inside = path.relative_to(top).parts
@@ -298,25 +307,49 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
             name = path.relative_to(root).as_posix()
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 # What is copied from there would run, and be readable, as the project's own.
-                raise UnreadableProjectError(
-                    f"{name} is a link that leads out of the project, to {path.resolve()}",
-                    remedy="copy the file into the project, or remove the link",
-                )
+                raise _leads_out(name, path.resolve())
             found.append(name)
     yield from sorted(found)
 
 
-def _read_file(path: Path) -> bytes:
+def read_inside(root: Path, name: str, bytes_max: int = FILE_BYTES_MAX) -> bytes:
+    """The content of a file of the project; raise `UnreadableProjectError`.
+
+    Whoever wrote the project is not always whoever reads it, and may do so with the rights of a server. So a link
+    that leads out of ``root`` is refused, and what is no regular file: it could give bytes without end, or none ever.
+    Where the file is that was opened is asked of the system afterwards, as names may change in between.
+    """
+    path = root / name
     try:
-        return path.read_bytes()
+        if not stat.S_ISREG(path.stat().st_mode):  # To open a device may do something already.
+            raise UnreadableProjectError(f"{name} is no regular file", remedy=f"put one there: ls -l {path}")
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            opened = Path(f"/proc/self/fd/{file.fileno()}").readlink()
+            if not opened.is_relative_to(root.resolve()):
+                raise _leads_out(name, opened)
+            content = file.read(bytes_max + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
     except OSError as error:
         raise UnreadableProjectError(
             f"{path} can't be read: {error.strerror}", remedy=f"look at it: ls -l {path}"
         ) from error
+    if content is None:
+        raise UnreadableProjectError(f"{name} is no regular file", remedy=f"put one there: ls -l {path}")
+    if len(content) > bytes_max:
+        raise UnreadableProjectError(
+            f"{name} is larger than {bytes_max >> 20:,} MiB", remedy="keep what is so large elsewhere"
+        )
+    return content
 
 
-def _read_text_file(path: Path, name: str) -> str:
+def _leads_out(name: str, place: Path) -> UnreadableProjectError:
+    return UnreadableProjectError(
+        f"{name} is a link that leads out of the project, to {place}",
+        remedy="copy it into the project, or remove the link",
+    )
+
+
+def _read_text_file(root: Path, name: str) -> str:
     try:
-        return _read_file(path).decode("utf-8")
+        return read_inside(root, name).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableProjectError(f"{name} is not UTF-8 text", remedy="save the file as UTF-8") from error

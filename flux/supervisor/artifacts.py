@@ -26,7 +26,7 @@ import attrs
 
 from flux.commit import write_commit
 from flux.errors import FluxError, OperatorError
-from flux.project import Project, hash_artifact, list_artifact_files, read_project
+from flux.project import Project, hash_artifact, list_artifact_files, read_inside, read_project
 
 ARTIFACTS_KEPT = 200
 """A day of saving makes many, and records speak of some: of those that nobody deployed the latest are kept."""
@@ -196,7 +196,7 @@ class Artifacts:
             for path in list_artifact_files(project):
                 target = unfinished / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(project.root / path, target)
+                target.write_bytes(read_inside(project.root, path))
             _open_to_guests(unfinished)
             # Named by what has been copied: the files may have been saved anew since they were hashed.
             artifact = self._name(hash_artifact(attrs.evolve(project, root=unfinished)))

@@ -31,7 +31,7 @@ import attrs
 import trio
 
 from flux.errors import OperatorError
-from flux.project import check_inside, find_requirements
+from flux.project import UnreadableProjectError, check_inside, find_requirements, read_inside
 from flux.requirements import Requirements, RequirementsError
 from flux.supervisor.environment_build import InstallFailedError, build_environment
 from flux.supervisor.environment_installer import (
@@ -268,10 +268,10 @@ def _hash_wheels(requirements: Requirements, root: Path) -> dict[str, str]:
         if package.wheel is not None:
             check_inside(root, package.wheel)
             try:
-                found[package.wheel] = hashlib.sha256((root / package.wheel).read_bytes()).hexdigest()
-            except OSError as error:
+                found[package.wheel] = hashlib.sha256(read_inside(root, package.wheel)).hexdigest()
+            except UnreadableProjectError as error:
                 raise RequirementsError(
-                    f"{package.origin}  {package.wheel} can't be read: {error.strerror}",
+                    f"{package.origin}  {error.message}",
                     remedy="a path is relative to the file that names it",
                 ) from error
     return found

@@ -4,12 +4,16 @@ One server at a time serves a project from its folder. Two would share a journal
 folder and take each other's ``dev.json`` away, so the folder is held with a lock
 (flock: it goes with its process, however that ends), and whoever comes second is told
 who was first and where it listens.
+
+A tenant's folder is written by others than the server, which has more rights there than they. What they put into
+``.flux/`` before it could lead the server's writing elsewhere: so there it takes nothing that is not its own.
 """
 
 import contextlib
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,23 +37,66 @@ class ProjectInUseError(OperatorError):
     code = "FLX523"
 
 
-def prepare_flux_folder(root: Path) -> Path:
-    """Return the project's ``.flux/``, made if it is not there and closed to others."""
+class PlantedError(OperatorError):
+    """A tenant's ``.flux/`` holds what the server has not made."""
+
+    code = "FLX819"
+
+
+def prepare_flux_folder(root: Path, *, for_tenant: bool = False) -> Path:
+    """Return the project's ``.flux/``, made if it is not there and closed to others.
+
+    Raises `PlantedError` where it is a tenant's and not the server's alone.
+    """
     folder = root / ".flux"
     try:
         folder.mkdir(mode=0o755, exist_ok=True)  # Postgres may run as somebody else and has to pass through.
-        (folder / ".gitignore").write_text("*\n")
+        if for_tenant:
+            _check_own(folder)
+        _write_gitignore(folder)
         (folder / "journal").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder
 
 
+def _write_gitignore(folder: Path) -> None:
+    """Keep the folder out of git. What is there already is left: with a link, it could be a file of anybody's."""
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(folder / ".gitignore", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(descriptor, "w") as file:
+            file.write("*\n")
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder that others can write, and links in it down to what it names itself.
+
+    Below that are copies of code and packages, which are hashed before they are used.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise _planted(folder, "is no folder")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise _planted(folder, "can be written by others than the server")
+    for pattern in ("*", "*/*"):  # One after the other, so that no link is looked through.
+        for path in sorted(folder.glob(pattern)):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+                raise _planted(path, "is a link, or no file")
+
+
+def _planted(path: Path, what: str) -> PlantedError:
+    return PlantedError(
+        f"{path} {what}, and the server writes there with its own rights",
+        remedy=f"look at what it is, and move it away: ls -la {path}; the server makes a new one",
+    )
+
+
 @contextlib.contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
     """Be the only server of this project for as long as the block lasts; raise `ProjectInUseError`."""
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unwritable(folder, error) from error
     with open(descriptor, "r+b", buffering=0) as file:

@@ -110,7 +110,7 @@ async def open_server(
     project = with_isolation(read_project(options.root), None if hosted is None else ISOLATION)
     version = await trio.to_thread.run_sync(read_source_version, project)
     story.begin(project, version.branch, version.sha, version.changed_files)
-    flux_folder = prepare_flux_folder(options.root)
+    flux_folder = prepare_flux_folder(options.root, for_tenant=hosted is not None)
     port = project.config.dev.port if options.port is None else options.port
     certificate = open_certificate(options)
     async with contextlib.AsyncExitStack() as stack:
@@ -129,7 +129,7 @@ async def open_server(
             database = hosted.database
         if database is None:
             database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
-        secret_values = read_secrets(options.root)
+        secret_values = read_secrets(options.root, for_tenant=hosted is not None)
         backing_began = trio.current_time()
         opened = await stack.enter_async_context(
             open_backing(

@@ -1,6 +1,7 @@
 """What a server starts before it serves: its database, its secrets, the project's migrations; each step is told."""
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import trio
 from flux.config import CONFIG_NAME, Config
 from flux.dotenv import parse_dotenv
 from flux.hidden import HIDDEN_CHARACTERS_MIN
-from flux.project import Project, list_migrations
+from flux.project import CONFIG_BYTES_MAX, Project, UnreadableProjectError, list_migrations, read_inside
 from flux.redact import RedactionRules
 from flux.store.embedded import open_embedded_postgres
 from flux.store.migrate import Prepared, apply_user_migrations
@@ -99,10 +100,10 @@ def describe_redaction(project: Project) -> str:
     """How much records leave out, and where that is said: ``redacting 4 fields (flux.toml:18)``."""
     rules = RedactionRules.parse(project.config.recording.redact)
     count = len(rules.headers) + len(rules.json_paths) + len(rules.columns)
-    text = (project.root / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
     try:
+        text = read_inside(project.root, CONFIG_NAME, CONFIG_BYTES_MAX).decode("utf-8", "replace")
         line = find_key_lines(text).get(("recording", "redact"))
-    except ValueError:  # It was saved in the meantime, and is no TOML now: its time comes when it is read.
+    except (ValueError, UnreadableProjectError):  # It was saved in the meantime: its time comes when it is read.
         line = None
     return f"redacting {count} fields ({f'{CONFIG_NAME}:{line}' if line else 'the usual ones'})"
 
@@ -139,10 +140,16 @@ def tell_short_secrets(story: Story, backing: Backing) -> None:
         )
 
 
-def read_secrets(root: Path) -> dict[str, str]:
-    """Return what ``.env.local`` holds; nothing when it is not there."""
+def read_secrets(root: Path, *, for_tenant: bool = False) -> dict[str, str]:
+    """Return what ``.env.local`` holds; nothing when it is not there.
+
+    Whoever serves a project of his own may have it come from anywhere, a pipe of a password manager's included. A
+    tenant's is a file in the tenant's folder: a link would make somebody else's secrets the tenant's.
+    """
     path = root / ".env.local"
     try:
+        if for_tenant and os.path.lexists(path):
+            return parse_dotenv(read_inside(root, path.name, CONFIG_BYTES_MAX).decode("utf-8"))
         return parse_dotenv(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}

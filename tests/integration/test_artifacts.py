@@ -4,12 +4,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
 
-from flux.project import Project, hash_artifact, read_project
+from flux.project import Project, hash_artifact, read_inside, read_project
 from flux.supervisor import artifacts as artifacts_module
 from flux.supervisor.artifacts import ArtifactChangedError, ArtifactError, Artifacts, CodeGoneError
 from tests.dev_process import write_project
@@ -23,14 +22,12 @@ def project(tmp_path: Path) -> Project:
 def test_a_file_saved_between_the_look_and_the_copy_is_in_the_name(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = shutil.copyfile
+    def save_first(root: Path, name: str) -> bytes:
+        if name == "functions/app.py":
+            (root / name).write_text("two = 2\n")
+        return read_inside(root, name)
 
-    def save_first(source: Path, target: Path) -> Any:
-        if source.name == "app.py":
-            source.write_text("two = 2\n")
-        return copy(source, target)
-
-    monkeypatch.setattr(shutil, "copyfile", save_first)
+    monkeypatch.setattr("flux.supervisor.artifacts.read_inside", save_first)
     artifacts = Artifacts(tmp_path / "artifacts")
     made = artifacts.make(project)
     name, folder = made.hash, made.folder
@@ -195,14 +192,14 @@ def test_what_is_made_for_replays_takes_away_nothing_that_was_served(
 def test_who_copies_at_once_takes_nothing_of_the_other_away(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifacts, copy = Artifacts(tmp_path / "artifacts"), shutil.copyfile
+    artifacts = Artifacts(tmp_path / "artifacts")
     other = read_project(write_project(tmp_path / "other", {"app.py": "other = 1\n"}))
 
-    def make_another_meanwhile(source: Path, target: Path) -> Any:
-        monkeypatch.setattr(shutil, "copyfile", copy)
+    def make_another_meanwhile(root: Path, name: str) -> bytes:
+        monkeypatch.setattr("flux.supervisor.artifacts.read_inside", read_inside)
         artifacts.make(other)
-        return copy(source, target)
+        return read_inside(root, name)
 
-    monkeypatch.setattr(shutil, "copyfile", make_another_meanwhile)
+    monkeypatch.setattr("flux.supervisor.artifacts.read_inside", make_another_meanwhile)
     made = artifacts.make(project)
     assert {path.name for path in (tmp_path / "artifacts").iterdir()} == {made.id, artifacts.make(other).id}
