@@ -150,6 +150,7 @@ def _encode(value: bytes) -> list[bytes]:
         *(each.rstrip(b"=") for each in base64s),
         *(each.encode() for each in quoted),
         value.hex().encode(),
+        value.hex().upper().encode(),
     ]
 
 

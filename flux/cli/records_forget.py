@@ -100,12 +100,14 @@ def _list_left(record: Record, elsewhere: object) -> list[str]:
             f"{shared} {what} short, or other rows' as well: gone only where an execution had to do with this row"
         )
     if waiting := int(record.number("jobs_waiting")):
-        left.append(f"{count(waiting, 'job')} that will run: let them end, and forget the row again")
+        left.append(f"{count(waiting, 'job')} that will run: nothing is forgotten before they have ended (FLX616)")
     if not_stored := int(record.number("not_stored")):
-        left.append(f"{count(not_stored, 'execution')} that the database did not take yet: forget the row again")
+        what = count(not_stored, "execution")
+        left.append(f"{what} that the database did not take yet: nothing is forgotten before it has (FLX617)")
     return [
         *left,
         "what a function made of a value: a hash, a part of it, other letters",
-        "the journal of running servers, until their next start; space in the database until it is vacuumed",
+        "the journal of running servers, until their next start, and journals that are kept as *.damaged",
+        "space in the database until it is vacuumed",
         "backups, case files, exported records, other systems that functions have sent it to",
     ]

@@ -2,7 +2,11 @@
 
 `flux.forget` and `flux.forget_images` decide what goes; here it is found and written, in one transaction: all of it or
 nothing. All records are read, in the order of their start, a page at a time, so that what a record was caused by comes
-before it. A dry run does the same and writes nothing, so what it counts is what would be done.
+before it; and what came in meanwhile is read at the end. A dry run does the same and writes nothing, so what it counts
+is what would be done.
+
+It can be done once: what to look for is in the row's log, and that is gone afterwards. So what would be left for later,
+in a job that is to run, refuses all of it.
 
 The row itself stays as it is, where it still is: it is the application's.
 """
@@ -11,7 +15,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import attrs
 
@@ -35,6 +39,9 @@ from flux.store.table_shapes import TableHistory, read_table_history
 PAGE = 200
 VALUES_MAX = 500
 """Each is looked for in every record."""
+
+LATE = timedelta(days=1)
+"""Records of executions that began so long ago, or later, may come in while others are read."""
 
 _FIRST = uuid.UUID(int=0)
 _REWRITTEN = ("path", "error_type", "error_message", "error_location", "signature", "completeness", "hosts_failed",
@@ -62,6 +69,13 @@ class ForgettingElsewhereError(OperatorError):
     exit_code = 5
 
 
+class StillToRunError(OperatorError):
+    """Jobs that are to run hold values of the row."""
+
+    code = "FLX616"
+    exit_code = 6
+
+
 @attrs.frozen
 class Forgotten:
     """What was, or would be, taken out."""
@@ -87,7 +101,7 @@ class Forgotten:
     jobs: int
     """That had failed for good."""
     jobs_waiting: int
-    """That are to run and hold such values: they are left as they are."""
+    """That are to run and hold such values; in a dry run alone, as there is no other with such jobs."""
     pinned: Sequence[str]
     """Pinned incidents that some of the executions are in."""
 
@@ -129,8 +143,11 @@ class _Work:
         self._calls = self._replays = 0
         self._own: set[int] = set()
         """The row's changes in the log."""
+        self._late: set[uuid.UUID] = set()
+        """Records that were read and are as young as those that may still come."""
         self._blobs_before: set[bytes] = set()
         self._blobs_after: set[bytes] = set()
+        """That records use, of any tenant: equal bodies are stored once."""
 
     async def run(self, began: datetime) -> Forgotten:
         row = await self._read_row()
@@ -138,7 +155,15 @@ class _Work:
         values = await self._mark_shared(values)
         forgetter = Forgetter({place.table for place in self._places}, values, self._secret)
         images = Images(row, forgetter.own, self._secret)
-        await self._rewrite_executions(forgetter, images, row, seeds)
+        if not self._dry_run:
+            self._refuse_waiting(await self._count_waiting(forgetter))  # Before all is read for nothing.
+        since = began - LATE
+        await self._rewrite_executions(forgetter, images, row, seeds, since)
+        # First the jobs: one that ends after this held no such value, and the record of one that ended before is there.
+        jobs, waiting = await self._rewrite_jobs(forgetter)
+        if not self._dry_run:
+            self._refuse_waiting(waiting)
+        await self._rewrite_late(forgetter, images, row, seeds, since)
         changes = await self._rewrite_row(images)
         if not changes and not self._executions:
             if row.live:
@@ -153,12 +178,13 @@ class _Work:
                 else f"flux state history {self._table} shows what is recorded of a key",
             )  # fmt: skip
         elsewhere = await self._rewrite_others(forgetter, images)
-        jobs, waiting = await self._rewrite_jobs(forgetter)
         pinned = await self._connection.fetch(QUERIES.list_pinned_names, self._tenant, self._executions)
-        gone = self._blobs_before - self._blobs_after
+        await self._list_blobs_of_others()
+        bodies = sorted(self._blobs_before), sorted(self._blobs_after), began
+        blobs = await self._connection.fetch_value(QUERIES.count_unused_blobs, *bodies)
         if not self._dry_run:
             await self._rewrite_replays(forgetter)
-            await self._connection.execute(QUERIES.remove_blobs, sorted(gone), began)
+            await self._connection.execute(QUERIES.remove_blobs, *bodies)
             await self._connection.execute(
                 QUERIES.add_forgotten, self._tenant, self._table.schema, self._table.name,
                 images.erase(self._table.schema, self._table.name, self._key), last_seq,
@@ -166,7 +192,7 @@ class _Work:
             )  # fmt: skip
         return Forgotten(
             self._table, self._key, bool(row.live), len(values), sum(_is_common(value) for value in values),
-            len(self._executions), self._calls, self._replays, changes, dict(sorted(elsewhere.items())), len(gone),
+            len(self._executions), self._calls, self._replays, changes, dict(sorted(elsewhere.items())), blobs,
             jobs, waiting, tuple(each["name"] for each in pinned),
         )  # fmt: skip
 
@@ -262,26 +288,54 @@ class _Work:
     # --- records -----------------------------------------------------------------------------------
 
     async def _rewrite_executions(
-        self, forgetter: Forgetter, images: Images, row: RowToForget, touched: set[uuid.UUID]
+        self, forgetter: Forgetter, images: Images, row: RowToForget, touched: set[uuid.UUID], since: datetime
     ) -> None:
         last = _FIRST
         while True:
             page = await self._connection.fetch(QUERIES.list_recordings_after, self._tenant, last, PAGE)
             for stored in page:
-                digests = codec.list_blobs(stored["body"], stored["format"])
-                execution = await decode_recording(self._connection, stored["body"], stored["format"])
-                is_touched = (
-                    not touched.isdisjoint((execution.id, execution.parent, execution.replay_of))
-                    or reads_row(execution, row.places)
-                )  # fmt: skip
-                if is_touched:
-                    touched.add(execution.id)
-                changed = forgetter.execution(execution, is_touched=is_touched, image=images.mutation)
-                if changed is execution:
-                    self._blobs_after.update(digests)
-                else:
-                    self._blobs_before.update(digests)
-                    await self._rewrite(execution, changed)
+                if stored["started_at"] >= since - timedelta(seconds=1):  # Ids are in milliseconds.
+                    self._late.add(stored["id"])
+                await self._rewrite_recording(stored, forgetter, images, row, touched)
+            if len(page) < PAGE:
+                return
+            last = page[-1]["id"]
+
+    async def _rewrite_late(
+        self, forgetter: Forgetter, images: Images, row: RowToForget, touched: set[uuid.UUID], since: datetime
+    ) -> None:
+        """Rewrite what was stored after its place had been passed: records are in the order of their start."""
+        found = await self._connection.fetch(QUERIES.list_ids_since, self._tenant, since)
+        ids = [each["id"] for each in found if each["id"] not in self._late]
+        for start in range(0, len(ids), PAGE):
+            page = await self._connection.fetch(QUERIES.list_recordings, self._tenant, ids[start : start + PAGE])
+            for stored in page:
+                await self._rewrite_recording(stored, forgetter, images, row, touched)
+
+    async def _rewrite_recording(
+        self, stored: Row, forgetter: Forgetter, images: Images, row: RowToForget, touched: set[uuid.UUID]
+    ) -> None:
+        digests = codec.list_blobs(stored["body"], stored["format"])
+        execution = await decode_recording(self._connection, stored["body"], stored["format"])
+        is_touched = (
+            not touched.isdisjoint((execution.id, execution.parent, execution.replay_of))
+            or reads_row(execution, row.places)
+        )  # fmt: skip
+        if is_touched:
+            touched.add(execution.id)
+        changed = forgetter.execution(execution, is_touched=is_touched, image=images.mutation)
+        if changed is execution:
+            self._blobs_after.update(digests)
+        else:
+            self._blobs_before.update(digests)
+            await self._rewrite(execution, changed)
+
+    async def _list_blobs_of_others(self) -> None:
+        last = _FIRST
+        while True:
+            page = await self._connection.fetch(QUERIES.list_bodies_of_others, self._tenant, last, PAGE)
+            for stored in page:
+                self._blobs_after.update(codec.list_blobs(stored["body"], stored["format"]))
             if len(page) < PAGE:
                 return
             last = page[-1]["id"]
@@ -317,18 +371,32 @@ class _Work:
         """Rewrite jobs that run no more; return how many, and how many hold values and are to run."""
         rewritten = waiting = 0
         for job in await self._connection.fetch(QUERIES.list_jobs_to_rewrite, self._tenant):
-            payload = None if job["payload"] is None else forgetter.own.hide_json(job["payload"])
-            error = None if job["error"] is None else forgetter.own.hide_text(job["error"])
+            payload, error = _hide_job(forgetter, job)
             if (payload, error) == (job["payload"], job["error"]):
                 continue
-            if job["state"] != "dead" and payload != job["payload"]:
+            if _is_waiting(job, payload):
                 waiting += 1
                 payload = job["payload"]
             else:
                 rewritten += 1
-            if not self._dry_run:
-                await self._connection.execute(QUERIES.rewrite_job, job["id"], payload, error)
+            if self._dry_run or await self._connection.fetch_value(QUERIES.rewrite_job, job["id"], payload, error):
+                continue
+            waiting += 1  # Somebody has just had it run again.
         return rewritten, waiting
+
+    async def _count_waiting(self, forgetter: Forgetter) -> int:
+        jobs = await self._connection.fetch(QUERIES.list_jobs_to_rewrite, self._tenant)
+        return sum(_is_waiting(job, _hide_job(forgetter, job)[0]) for job in jobs)
+
+    def _refuse_waiting(self, waiting: int) -> None:
+        if not waiting:
+            return
+        holding = "1 job that is to run holds" if waiting == 1 else f"{waiting:,} jobs that are to run hold"
+        raise StillToRunError(
+            f"{holding} values of {self._table}[{self._key}], so nothing was forgotten: a second time, nobody would "
+            "know what to look for",
+            remedy="let them end, and forget the row then. flux queue list shows them",
+        )
 
     # --- the log of changes ------------------------------------------------------------------------
 
@@ -365,6 +433,18 @@ class _Work:
 
 def _is_common(value: RowValue) -> bool:
     return value.is_shared or value.is_measure or len(value.text) < HIDDEN_CHARACTERS_MIN
+
+
+def _hide_job(forgetter: Forgetter, job: Row) -> tuple[bytes | None, str | None]:
+    """Return payload and error without the row's values."""
+    return (
+        None if job["payload"] is None else forgetter.own.hide_json(job["payload"]),
+        None if job["error"] is None else forgetter.own.hide_text(job["error"]),
+    )
+
+
+def _is_waiting(job: Row, hidden: bytes | None) -> bool:
+    return bool(job["state"] != "dead" and hidden != job["payload"])
 
 
 def _make_pattern(spellings: Iterable[bytes]) -> str | None:

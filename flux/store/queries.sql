@@ -1752,6 +1752,18 @@ set path = $2, error_type = $3, error_message = $4, error_location = $5, signatu
     hosts_failed = $8, format = $9, body = $10
 where id = $1;
 
+-- name: list_ids_since
+-- Records of a tenant that began at a time or later: tenant, time.
+select e.id from flux.execution e where e.tenant = $1 and e.id > flux.uuid_floor($2) order by e.id;
+
+-- name: list_recordings
+-- Whole records of a tenant: which.
+select e.* from flux.execution e where e.tenant = $1 and e.id = any ($2::uuid[]) order by e.id;
+
+-- name: list_bodies_of_others
+-- What other tenants' records hold, in the order of their start: the tenant, behind which, how many.
+select e.id, e.format, e.body from flux.execution e where e.tenant <> $1 and e.id > $2 order by e.id limit $3;
+
 -- name: list_replays_to_rewrite
 -- What replays of some executions have shown.
 select r.id, r.reason, r.divergence::text as divergence from flux.replay r where r.original = any ($1::uuid[]);
@@ -1770,8 +1782,11 @@ select j.id, j.state, j.payload, j.error from flux.job j
 where j.tenant = $1 and (j.payload is not null or j.error is not null) order by j.id;
 
 -- name: rewrite_job
--- Puts something else in the place of what a job holds: id, payload, error; unless it runs again meanwhile.
-update flux.job set payload = $2, error = $3 where id = $1 and (state = 'dead' or payload is not distinct from $2);
+-- Puts something else in the place of what a job holds, and takes out the hash of its key: id, payload, error. Says
+-- whether it did: a job that is to run again meanwhile keeps its payload.
+update flux.job set payload = $2, error = $3, idempotency = case when state = 'dead' then null else idempotency end
+where id = $1 and (state = 'dead' or payload is not distinct from $2)
+returning true;
 
 -- name: list_pinned_names
 -- The pinned windows that some executions lie in: the tenant, the executions.
@@ -1779,9 +1794,19 @@ select distinct i.name from flux.incident i
 join flux.execution e on e.tenant = i.tenant and e.started_at between i.since and i.until
 where i.tenant = $1 and e.id = any ($2::uuid[]) order by i.name;
 
+-- name: count_unused_blobs
+-- Bodies that nobody uses any more: digests that are used no more, digests that are used, and when whoever looked began
+-- to look. A body that is neither was left by records that were pruned, or is of one that came meanwhile: that one has
+-- had it stored anew, to the day.
+select pg_catalog.count(*) from flux.blob b
+where not exists (select from pg_catalog.unnest($2::bytea[]) u (sha256) where u.sha256 = b.sha256)
+  and (b.stored_at < $3::timestamptz - interval '2 days' or b.sha256 in (select pg_catalog.unnest($1::bytea[])) and b.stored_at < $3);
+
 -- name: remove_blobs
--- Takes out bodies that nobody uses any more: their digests, and when whoever looked began to look.
-delete from flux.blob where sha256 = any ($1::bytea[]) and stored_at < $2;
+-- Takes them out.
+delete from flux.blob b
+where not exists (select from pg_catalog.unnest($2::bytea[]) u (sha256) where u.sha256 = b.sha256)
+  and (b.stored_at < $3::timestamptz - interval '2 days' or b.sha256 in (select pg_catalog.unnest($1::bytea[])) and b.stored_at < $3);
 
 -- name: list_forgotten
 -- When a row was forgotten: schema, table, key.

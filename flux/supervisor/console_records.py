@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from flux.config import RecordingConfig
+from flux.errors import OperatorError
 from flux.filter import parse
 from flux.message import HttpResponse
 from flux.redact import RedactionRules
@@ -19,6 +20,13 @@ from flux.supervisor.console_query import BadQueryError, Query, flag, needed
 from flux.supervisor.present import Document, show_json, show_moment
 from flux.supervisor.record_stream import RecordStream, list_page
 from flux.supervisor.redact_trial import Tested, try_document, try_execution
+
+
+class NotAllStoredError(OperatorError):
+    """What is to be read whole is not all there yet."""
+
+    code = "FLX617"
+    exit_code = 6
 
 
 class RecordsDesk:
@@ -81,6 +89,12 @@ class RecordsDesk:
         table, key = (needed(query, name) for name in ("table", "key"))
         dry_run = flag(query, "dry_run", default=False)
         waiting = await self._settle()
+        if waiting and not dry_run:
+            raise NotAllStoredError(
+                f"the database did not take {waiting:,} executions yet, so nothing was forgotten: they may hold "
+                "the row, and a second time, nobody would know what to look for",
+                remedy="try again when they are stored: flux doctor says what the database has",
+            )
         # Nobody knows the secret of the tokens once this is done.
         secret = secrets.token_bytes(32)
         done = await forget_row(self._pool, self._tenant, self._schema, table, key, secret, dry_run=dry_run)

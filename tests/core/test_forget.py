@@ -91,7 +91,8 @@ def test_an_execution_that_holds_nothing_of_it_is_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", [base64.b64encode(EMAIL.encode()).decode(), quote(EMAIL), EMAIL.encode().hex(), json.dumps(EMAIL)]
+    "form", [base64.b64encode(EMAIL.encode()).decode(), quote(EMAIL), EMAIL.encode().hex(),
+             EMAIL.encode().hex().upper(), json.dumps(EMAIL)]
 )
 def test_its_own_value_goes_in_every_encoding_from_every_record(form: str) -> None:
     changed = run(is_touched=False, logs=(LogLine(1, "info", f"<{form}>"),))
