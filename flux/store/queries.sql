@@ -1852,13 +1852,33 @@ where r.rolname = current_user and d.datname = pg_catalog.current_database();
 select coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') from pg_catalog.pg_database d where d.datname = $1;
 
 -- name: check_tenant_role
--- What a role that was given for a tenant's database could do to others.
+-- What a role that was given for a tenant's database could do to others. $1 is the role of the tenant's functions: of
+-- that one it has to be a member, of any other it need not be.
+with recursive reached(id) as (
+    select m.roleid from pg_catalog.pg_auth_members m join pg_catalog.pg_roles r on r.oid = m.member
+    where r.rolname = current_user
+    union
+    select m.roleid from pg_catalog.pg_auth_members m join reached on reached.id = m.member
+)
 select r.rolsuper as is_superuser, r.rolcreaterole as makes_roles, r.rolcreatedb or r.rolreplication or r.rolbypassrls as may_more,
        pg_catalog.current_setting('server_version_num')::int as version, current_user::text as role,
        pg_catalog.current_database()::text as database,
-       pg_catalog.has_database_privilege('public', d.oid, 'connect') as is_open
+       pg_catalog.has_database_privilege('public', d.oid, 'connect') as is_open,
+       (select coalesce(pg_catalog.string_agg(o.rolname, ', ' order by o.rolname), '')
+        from reached join pg_catalog.pg_roles o on o.oid = reached.id where o.rolname <> $1::text) as memberships,
+       (select coalesce(pg_catalog.string_agg(o.datname, ', ' order by o.datname), '')
+        from pg_catalog.pg_database o where o.datdba = r.oid and o.oid <> d.oid) as databases,
+       (select pg_catalog.pg_get_userbyid(n.nspowner)::text from pg_catalog.pg_namespace n where n.nspname = 'flux') as keeper,
+       exists (
+           select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+           where n.nspname = 'flux' and c.relname = 'guest'
+       ) as has_guests
 from pg_catalog.pg_roles r, pg_catalog.pg_database d
 where r.rolname = current_user and d.datname = pg_catalog.current_database();
+
+-- name: find_other_guest
+-- Whose this database of Flux's is, beside the tenant $1; null when it is nobody's else.
+select g.tenant from flux.guest g where g.tenant <> $1 order by g.tenant limit 1;
 
 -- name: get_database_bytes
 -- How large the database is.

@@ -186,14 +186,33 @@ async def repair_guest(pool: Pool, tenant: Tenant, password: str) -> None:
         )
 
 
-async def check_given_database(options: ConnectOptions) -> None:
-    """Raise unless a database that was given for a tenant, and its role, keep the tenant in there."""
+async def check_given_database(options: ConnectOptions, tenant: Tenant) -> None:
+    """Raise unless a database that was given for a tenant, and its role, keep the tenant in there, and others out.
+
+    The role is looked at first: what else is asked of the database runs what somebody may have put there.
+    """
     connection = await connect(options)
     try:
-        found = await connection.fetch_row(QUERIES.check_tenant_role)
+        found = await connection.fetch_row(QUERIES.check_tenant_role, tenant.role)
+        assert found is not None
+        _check_role(dict(found.items()))
+        if found["keeper"] not in (None, found["role"]):
+            raise _not_free(found["database"], f'Flux works in it as role "{found["keeper"]}"')
+        other = await connection.fetch_value(QUERIES.find_other_guest, tenant.name) if found["has_guests"] else None
+        if other is not None:
+            raise _not_free(found["database"], f'"{str(other)[:50]}" has its rows and records there')
     finally:
         await connection.aclose()
-    assert found is not None
+
+
+def _not_free(database: str, whose: str) -> TenantDatabaseError:
+    return TenantDatabaseError(
+        f'database "{database}" is not this tenant\'s alone: {whose}',
+        remedy="make a database for the tenant, and name that: create database NAME owner ROLE",
+    )
+
+
+def _check_role(found: dict[str, Any]) -> None:
     role, database = quote_identifier(found["role"]), quote_identifier(found["database"])
     if found["is_superuser"] or found["may_more"]:
         raise TenantDatabaseError(
@@ -205,6 +224,17 @@ async def check_given_database(options: ConnectOptions) -> None:
             "the server is older than PostgreSQL 16: there a role that makes the one of the tenant's functions can "
             "change those of others too",
             remedy="name a database on PostgreSQL 16 or newer, or let Flux make one beside its own",
+        )
+    if found["memberships"]:
+        raise TenantDatabaseError(
+            f'role "{found["role"]}" is a member of {found["memberships"]}, and the tenant\'s migrations could act as '
+            "these",
+            remedy=f"name a role that is a member of none, or take these away: revoke ROLE from {role}",
+        )
+    if found["databases"]:
+        raise TenantDatabaseError(
+            f'role "{found["role"]}" owns other databases too: {found["databases"]}',
+            remedy="name a role that owns this database alone: create role NAME login createrole",
         )
     if not found["makes_roles"]:
         raise TenantDatabaseError(

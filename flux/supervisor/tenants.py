@@ -137,7 +137,7 @@ class Tenants:
             tenant = Tenant(order.name)
             await tenant_database.close_own_database(self._pool, closes=self._server.is_embedded)
             if order.database_url:
-                await tenant_database.check_given_database(parse_url(order.database_url))
+                await tenant_database.check_given_database(parse_url(order.database_url), tenant)
                 hidden = order.database_url
             else:
                 made = await tenant_database.make_database(self._pool, tenant)
