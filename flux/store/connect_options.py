@@ -91,6 +91,12 @@ class ConnectOptions:
     connect_timeout_s: float = 10.0
     """How long opening a connection may take, in seconds, all addresses and the log-in included."""
 
+    answer_bytes_max: int | None = None
+    """What one answer may take, notices included unless somebody hears them; None: whatever comes."""
+
+    answer_s_max: float | None = None
+    """How long one answer may take to come, in seconds. Kept on this side, where no SQL can lift it."""
+
     @database.default
     def _database_of_the_user(self) -> str:
         return self.user

@@ -377,7 +377,7 @@ class Connection:
         await self.execute(f"listen {quote_identifier(channel)}")
 
     async def wait_notification(self) -> Notification:
-        """The next notification, in the order they came."""
+        """The next notification, in the order they came; where more waited than are kept, the oldest are gone."""
         with self._exclusive():
             if self._wire.notifications:
                 await trio.lowlevel.checkpoint()

@@ -97,7 +97,7 @@ class Pool:
                 await self._reset_or_close(connection)
         finally:
             connection.on_notice = None
-            connection.answer_bytes_max = None
+            connection.answer_bytes_max = self.options.answer_bytes_max
             if self._is_closed:
                 connection.terminate()
             if connection.is_closed:

@@ -6,6 +6,7 @@ catches an error of ours has to know which, so here they become
 `DatabaseError`, `BadQueryArgument` and the rest of `flux.store.database_errors`.
 """
 
+from flux.errors import FluxError
 from flux.store.asyncpg_seam import (
     ConnectionDoesNotExistError,
     DataError,
@@ -33,6 +34,8 @@ def lost_connection(place: str, cause: BaseException | None, *, is_mid_statement
 def translate(error: Exception, place: str, lost_because: BaseException | None) -> Exception:
     """``error``, which asyncpg raised on a connection to ``place``, as one of ours."""
     match error:
+        case FluxError():  # Ours already: a bound of the connection was met while asyncpg waited.
+            return error
         case ConnectionDoesNotExistError():
             return lost_connection(place, error.__cause__ or lost_because, is_mid_statement=True)
         case InterfaceError() | DataError() if is_about_arguments(error):

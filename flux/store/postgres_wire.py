@@ -25,7 +25,7 @@ import trio
 from flux.errors import BrokenInvariantError
 from flux.store.asyncpg_seam import ConnectionDoesNotExistError, ProtocolCore
 from flux.store.connect_options import ConnectOptions
-from flux.store.database_errors import AnswerTooLarge, CannotConnect, Notice, notice_of
+from flux.store.database_errors import AnswerTooLarge, CannotConnect, DatabaseError, Notice, notice_of
 from flux.store.postgres_answers import Notification, Row
 from flux.store.postgres_snapshots import SnapshotBracket
 from flux.store.postgres_socket import (
@@ -38,6 +38,12 @@ from flux.store.postgres_socket import (
 
 CANCEL_GRACE_S = 5.0
 """How long a cancelled statement may take to end before its connection is closed instead."""
+
+NOTIFICATIONS_MAX = 1000
+"""So many wait to be taken, the latest: whoever may send them must not fill this process."""
+
+UNASKED_BYTES_MAX = 2**20
+"""A session that nobody asks anything and that says more than this is closed instead of heard out."""
 
 
 class Answer:
@@ -121,8 +127,8 @@ class Wire:
         self.bracket: SnapshotBracket | None = None
         """Stands between the protocol and the socket while one statement runs."""
         self.on_notice: Callable[[Notice], None] | None = None
-        self.notifications: deque[Notification] = deque()
-        self.answer_bytes_max: int | None = None
+        self.notifications: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
+        self.answer_bytes_max = options.answer_bytes_max
         """What one answer may take, notices not counted."""
         self._answer_bytes = 0
         self.callback_error: Exception | None = None
@@ -255,14 +261,20 @@ class Wire:
     async def wait_answer(self, answer: Answer) -> None:
         """Read until ``answer`` is there. When cancelled, or when it is too large, end the statement first."""
         self._answer_bytes = 0
-        try:
-            await self._pump(answer, self.answer_bytes_max)
-        except BaseException:
-            # Any interruption, KeyboardInterrupt included: the statement must not run on unattended.
-            if self.is_ready and not answer.is_done:
-                answer.cancel()
-                await self.finish_cancel()
-            raise
+        if (most_s := self.options.answer_s_max) is None:
+            await self._pump_or_end(answer)
+            return
+        with trio.move_on_after(most_s) as scope:
+            await self._pump_or_end(answer)
+        if scope.cancelled_caught:
+            # As the server says it where the limit is its own.
+            raise DatabaseError(
+                Notice(
+                    severity="ERROR",
+                    sqlstate="57014",
+                    message=f"the statement was ended: it took longer than {most_s:g} s",
+                )
+            )
 
     async def wait_message(self) -> None:
         """Wait until the server says something by itself, and take it in."""
@@ -303,7 +315,13 @@ class Wire:
                 return
             if not is_sent.is_done:
                 is_sent.set_result(None)
-            await self._pump(is_over)
+            # What still comes is thrown away, but for a value that has begun: that is kept till its end.
+            self._answer_bytes = 0
+            try:
+                await self._pump(is_over, self.options.answer_bytes_max)
+            except AnswerTooLarge:
+                self.hang_up()
+                return
             await self.protocol._wait_for_cancellation()  # done already: the protocol only forgets it
         if grace.cancelled_caught:
             self.hang_up()
@@ -321,6 +339,8 @@ class Wire:
         try:
             while not self.is_closed and self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                 self.read_once()
+                if len(seen) > UNASKED_BYTES_MAX:
+                    self.hang_up()
             if not self.is_closed:
                 self._lose(None)
         except BlockingIOError:
@@ -333,6 +353,16 @@ class Wire:
             # Its last words are here and the end of file is still on its way.
             self._lose(None)
         return not self.is_closed
+
+    async def _pump_or_end(self, answer: Answer) -> None:
+        try:
+            await self._pump(answer, self.answer_bytes_max)
+        except BaseException:
+            # Any interruption, KeyboardInterrupt included: the statement must not run on unattended.
+            if self.is_ready and not answer.is_done:
+                answer.cancel()
+                await self.finish_cancel()
+            raise
 
     async def _pump(self, answer: Answer, bytes_max: int | None = None) -> None:
         sock = self.socket

@@ -1641,8 +1641,8 @@ select version from flux.tenant_key where tenant = $1;
 update flux.tenant_key set version = version + 1 where tenant = $1;
 
 -- name: list_secrets
--- A tenant's secrets, sealed.
-select name, sealed, changed_at from flux.secret where tenant = $1 order by name;
+-- A tenant's secrets, sealed; so many at most.
+select name, sealed, changed_at from flux.secret where tenant = $1 order by name limit $2;
 
 -- name: put_secret
 -- Keeps a secret in the place of the one of its name.

@@ -1,7 +1,7 @@
 """The tables of sealed values: a tenant's key, and its secrets. What is sealed is opened elsewhere, never here.
 
-`flux.secret` is read whole: a tenant has tens of secrets. Whoever changes one also moves the tenant's ``version``, by
-which other servers on the same database learn that there is something to read.
+`flux.secret` is read whole: a tenant has tens of secrets, and no more than `SECRETS_MAX`. Whoever changes one also
+moves the tenant's ``version``, by which other servers on the same database learn that there is something to read.
 """
 
 from datetime import datetime
@@ -10,6 +10,11 @@ import attrs
 
 from flux.store.postgres import Connection
 from flux.store.queries import QUERIES
+
+SECRETS_MAX = 1000
+"""Of one tenant."""
+SECRETS_READ_MAX = 2 * SECRETS_MAX
+"""What is read: several servers may each have added the last one."""
 
 
 @attrs.frozen
@@ -41,8 +46,8 @@ async def get_version(connection: Connection, tenant: str) -> int:
 
 
 async def list_secrets(connection: Connection, tenant: str) -> list[SealedSecret]:
-    """Return all secrets of a tenant, by name."""
-    rows = await connection.fetch(QUERIES.list_secrets, tenant)
+    """Return all secrets of a tenant, by name; where there are more than `SECRETS_READ_MAX`, one more than that."""
+    rows = await connection.fetch(QUERIES.list_secrets, tenant, SECRETS_READ_MAX + 1)
     return [SealedSecret(row["name"], row["sealed"], row["changed_at"]) for row in rows]
 
 

@@ -76,6 +76,11 @@ class Vault:
     async def _load(self, connection: Connection) -> None:
         version = await store.get_version(connection, self._tenant)
         found = await store.list_secrets(connection, self._tenant)
+        if len(found) > store.SECRETS_READ_MAX:
+            raise BadSecretError(
+                f"table flux.secret has more than {store.SECRETS_READ_MAX:,} secrets, and they are read whole",
+                remedy=f"see what fills it: flux secrets set adds none beyond {store.SECRETS_MAX:,}",
+            )
         values = {}
         if found:
             sealed_key = await store.find_tenant_key(connection, self._tenant)
@@ -112,6 +117,10 @@ class Vault:
             raise BadSecretError(
                 f"the value of {name} is empty, holds a zero byte, or is longer than {VALUE_BYTES_MAX >> 10} KiB",
                 remedy="flux secrets delete takes a secret out; a file that large is not one",
+            )
+        if name not in self._stored and len(self._stored) >= store.SECRETS_MAX:
+            raise BadSecretError(
+                f"{len(self._stored):,} secrets are kept, and there can't be more", remedy="flux secrets delete NAME"
             )
         async with self._pool.acquire() as connection:
             sealed_key = await store.find_tenant_key(connection, self._tenant)

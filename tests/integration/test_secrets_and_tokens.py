@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
 
 from flux.hostcalls.secret import TenantSecrets
 from flux.message import HttpResponse
 from flux.sealing import CannotOpenError
 from flux.store import tokens
+from flux.store.postgres import AnswerTooLarge, Pool
 from flux.supervisor.console_door import Door
 from flux.supervisor.master_key import FILE, VARIABLE, MasterKey, MasterKeyError
 from flux.supervisor.vault import BadSecretError, NoSuchSecretError, Vault
@@ -24,6 +27,7 @@ from tests.console_world import NOW, TOKEN, World, WorldHost, open_world, read
 
 VALUE = "sk_live_51HqLyjWDarjtT1zdp7dc"
 KEY = "ab" * 32
+PATIENCE_S = 120.0
 
 
 class VaultHost(WorldHost):
@@ -108,6 +112,42 @@ async def test_another_server_of_the_database_learns_of_a_change(
             await other.load()
             assert revealed(other, "A") == "first"
     assert not (here / FILE).exists() and not (there / FILE).exists()
+
+
+async def test_a_view_in_the_place_of_the_secrets_fills_no_memory(database: Database, tmp_path: Path) -> None:
+    bytes_max = 2**20
+    pool = Pool(attrs.evolve(database.options(), answer_bytes_max=bytes_max), 2)
+    vault = Vault(pool, "main", MasterKey(tmp_path), TenantSecrets({}, b"k"), {})
+    try:
+        await vault.set("A", VALUE)
+        database.psql("alter table flux.secret rename to was")
+        for rows, sealed, expected in (
+            (2_000, "repeat('x', 10000)::bytea", AnswerTooLarge),
+            (1_000_000, "''::bytea", BadSecretError),
+        ):
+            database.psql(
+                "drop view if exists flux.secret; create view flux.secret as select 'main' as tenant, 'A' as name, "
+                f"{sealed} as sealed, now() as changed_at from generate_series(1, {rows})"
+            )
+            with trio.fail_after(PATIENCE_S), pytest.raises(expected):
+                await vault.load()
+            assert [each.name for each in vault.list()] == ["A"], "what is known stays"
+    finally:
+        await pool.aclose()
+
+
+async def test_secrets_are_kept_up_to_a_number(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flux.store.vault.SECRETS_MAX", 2)
+    async with opened(database, tmp_path) as vault:
+        await vault.set("A", VALUE)
+        await vault.set("B", VALUE)
+        with pytest.raises(BadSecretError, match="2 secrets are kept"):
+            await vault.set("C", VALUE)
+        await vault.set("B", "another")
+        await vault.delete("A")
+        await vault.set("C", VALUE)
 
 
 @pytest.mark.parametrize("change", ["lost", "another", "moved to another name", "moved to another tenant"])
