@@ -1,15 +1,17 @@
 """Whose a request is, when a server has tenants: its ``Host`` says so, before anything else of it is looked at.
 
-`Hosts` is the gateway's handler. Names that a tenant has are its own for as long as it is in the list: while it can't
-be served they are answered with 503, never by somebody else's functions. All other names are the installation's own
-project.
+`Hosts` is the gateway's handler. Names that a tenant has are its own for as long as it is in the list, from before the
+first request is taken until after the last one is answered: while it can't be served they are answered with 503, never
+by somebody else's functions. All other names are the installation's own project.
+
+Whose a request is, is decided once, when its head is there. Its body may come much later, and by then the list may
+have changed: what one project has admitted is never handed to another.
 
 A client writes into ``Host`` what it likes, so this is no wall: it chooses whose functions, routes and console are
 asked, and those ask for tokens of their own.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import attrs
 import trio
@@ -34,13 +36,24 @@ class _Place:
     idle: trio.Event = attrs.field(factory=trio.Event)
 
 
+@attrs.frozen
+class _Held:
+    """The ticket of a tenant's request: where it was admitted, and what it was given there."""
+
+    place: _Place
+    ticket: object
+
+
 class Hosts:
     """See the module."""
 
-    def __init__(self, own: Handler) -> None:
-        """``own`` answers for every name that no tenant has."""
-        self._own = _Place(own)
+    def __init__(self) -> None:
+        self._own = _Place()
         self._of_name: dict[str, _Place] = {}
+
+    def set_own(self, handler: Handler) -> None:
+        """Have ``handler`` answer for every name that no tenant has; 503 before."""
+        self._own.handler = handler
 
     async def admit(self, head: RequestHead) -> Admission:
         """See `flux.supervisor.gateway.Handler.admit`."""
@@ -52,11 +65,20 @@ class Hosts:
         if rate is not None and (wait_s := place.buckets.take(rate, None, trio.current_time())):
             await trio.lowlevel.checkpoint()
             return Admission(0, answer=_refuse_rate(rate, wait_s))
-        return await place.handler.admit(head)
+        admission = await place.handler.admit(head)
+        if place is self._own:
+            return admission
+        return attrs.evolve(admission, ticket=_Held(place, admission.ticket))
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """See `flux.supervisor.gateway.Handler.handle`."""
-        place = self._find(request.head)
+        if (admission := request.admission) is None:
+            place = self._find(request.head)  # It came by no gateway.
+        elif isinstance(held := admission.ticket, _Held):
+            place = held.place
+            request = attrs.evolve(request, admission=attrs.evolve(admission, ticket=held.ticket))
+        else:
+            place = self._own
         if place.handler is None:  # It has gone since the head was read.
             await trio.lowlevel.checkpoint()
             return _unavailable()
@@ -77,19 +99,21 @@ class Hosts:
         """Return the first of ``names`` that is a tenant's."""
         return next((name for name in names if name in self._of_name), None)
 
-    @contextlib.contextmanager
-    def reserved(
-        self, names: Iterable[str], url: str, requests_per_minute: int | None = None
-    ) -> Iterator["Share"]:
-        """Make ``names`` a tenant's, for as long as the block lasts; ``url`` is where this machine reaches it."""
+    def reserve(self, names: Iterable[str], url: str, requests_per_minute: int | None = None) -> "Share":
+        """Make ``names`` a tenant's, until `release`; ``url`` is where this machine reaches it.
+
+        A name that another one has stays that one's.
+        """
         rate = None if requests_per_minute is None else RateLimit(requests_per_minute, 60.0)
-        place, names = _Place(rate=rate), tuple(names)
-        assert self.find_taken(names) is None, "whoever adds a tenant looks first"
-        self._of_name |= dict.fromkeys(names, place)
-        try:
-            yield Share(place, ServerAddress(url, frozenset(names), is_open=False))
-        finally:
-            for name in names:
+        place, names = _Place(rate=rate), frozenset(names)
+        for name in names:
+            self._of_name.setdefault(name, place)
+        return Share(place, ServerAddress(url, names, is_open=False))
+
+    def release(self, share: "Share") -> None:
+        """Let the installation's own project answer for the names of ``share`` again."""
+        for name in share.address.hosts:
+            if self._of_name.get(name) is share.place:
                 del self._of_name[name]
 
 
@@ -97,7 +121,7 @@ class Share:
     """The names of one tenant."""
 
     def __init__(self, place: _Place, address: ServerAddress) -> None:
-        self._place = place
+        self.place = place
         self.address = address
         """How it is reached."""
 
@@ -105,7 +129,7 @@ class Share:
         self, handler: Handler, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Have ``handler`` answer until ``drain`` is set, then wait for requests in flight."""
-        place = self._place
+        place = self.place
         place.handler = handler
         try:
             task_status.started()

@@ -23,6 +23,7 @@ async def serve_deployed(options: ServerOptions, story: Story, stop: trio.Event,
     """Serve until ``stop`` is set; raise what keeps it from starting. ``deploys``: begin with the project's folder."""
     async with open_server(options, story) as server, trio.open_nursery() as nursery:
         tenants = Tenants(server, story)
+        await tenants.read()  # Before a request is taken: it would be answered by the wrong project.
         nursery.start_soon(tenants.run, stop)
         async with trio.open_nursery() as beside:
             beside.start_soon(reload_on_hangup, server.certificate, story)

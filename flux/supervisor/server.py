@@ -91,8 +91,6 @@ class Running:
     host: FunctionHost
     address: ServerAddress
     """Where requests are taken."""
-    hosts: Hosts
-    """Hands over those that are for tenants."""
     take_requests: Callable[[], Awaitable[None]] | None = None
     """Begins to take them, for whoever has code to serve first; None where they are taken already."""
 
@@ -189,6 +187,8 @@ class Server:
         self._database_place = find_place(url) if hosted is None else hosted.database.place
         self._hosted = hosted
         self._tenant = Tenant() if hosted is None else hosted.tenant
+        self.hosts = Hosts()
+        """Whose the requests are that this server takes; a tenant's server takes none by itself."""
         self.turns = Turns()
         """Those of the installation, where this is its own server."""
         self._place = place
@@ -210,11 +210,7 @@ class Server:
         isolation = await self._wait_walls()
         place, siblings, hosted, tenant = self._place, self._siblings, self._hosted, self._tenant
         token = secrets.token_urlsafe(24) if place is None else place.token
-        address = (
-            name_server(self._options.host, self._listeners[0].socket.getsockname()[1], self._scheme)
-            if hosted is None
-            else hosted.hosts.address
-        )
+        address = name_server(self._options.host, self.port, self._scheme) if hosted is None else hosted.hosts.address
         if address.is_open and self.certificate is None and (place is None or place.is_first):
             self.story.note(
                 f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
@@ -288,8 +284,8 @@ class Server:
             )  # fmt: skip
             front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
-            hosts = Hosts(front_door)
-            running = Running(deployments, deployer, host, address, hosts)
+            self.hosts.set_own(front_door)
+            running = Running(deployments, deployer, host, address)
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
@@ -300,7 +296,7 @@ class Server:
             )  # fmt: skip
             cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             async with trio.open_nursery() as serving:
-                handler: Handler = hosts
+                handler: Handler = self.hosts
                 desk: Handler = front_door
                 if place is not None and siblings is not None:
                     handler = CrewDoor(front_door, door, siblings)
@@ -348,6 +344,11 @@ class Server:
                 drain.set()
                 serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
             nursery.cancel_scope.cancel()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._listeners[0].socket.getsockname()[1])
 
     def tell_sandbox(self, running: Running, elapsed_s: float) -> None:
         """Say what stands around the functions that are served."""

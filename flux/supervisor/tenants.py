@@ -20,14 +20,14 @@ from secrets import token_bytes
 import attrs
 import trio
 
-from flux.errors import BrokenInvariantError, FluxError, OperatorError
+from flux.errors import FluxError, OperatorError
 from flux.sealing import NONCE_BYTES, open_sealed, seal
 from flux.store import tenant_database, tenants
 from flux.store.postgres import ConnectOptions, parse_url
 from flux.store.queries import QUERIES
 from flux.store.tenants import Quotas, TenantRow
 from flux.supervisor.deploy import Switch
-from flux.supervisor.hosted import Hosted
+from flux.supervisor.hosted import Hosted, bounded
 from flux.supervisor.hosts import Share
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
@@ -40,6 +40,8 @@ from flux.tenant import Tenant
 RETRY_S_MAX = 60.0
 STORAGE_EVERY_S = 15.0
 """How often a tenant's database is measured."""
+STOP_S_MAX = 30.0
+"""How long a tenant that is told to stop may take for it. Who waits for it are the installation's own operators."""
 START_S_MAX = 300.0
 """How long adding a tenant waits for it to take requests."""
 
@@ -80,7 +82,8 @@ class _Served:
     """A tenant that is in the list."""
 
     row: TenantRow
-    url: str
+    share: Share
+    """Its names, taken for as long as it is in the list."""
     stop: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
     settled: trio.Event = attrs.field(factory=trio.Event)
@@ -97,6 +100,7 @@ class Tenants:
         self._server = server
         self._story = story
         self._pool = server.backing.owner
+        self._hosts = server.hosts
         self._master_key = server.vault.master_key
         self._running: Running | None = None
         self._attached = trio.Event()
@@ -115,13 +119,18 @@ class Tenants:
         self._running = running
         self._attached.set()
 
+    async def read(self) -> None:
+        """Take the names of all, which are answered with 503 until they are served."""
+        for row in await tenants.list_tenants(self._pool):
+            self._take(row)
+
     async def run(self, stop: trio.Event) -> None:
-        """Serve tenants until ``stop`` is set, then drain them."""
+        """Serve tenants until ``stop`` is set, then drain them. Their names stay theirs: more requests may come."""
         await self._attached.wait()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for row in await tenants.list_tenants(self._pool):
-                self._start(row)
+            for served in self._of_name.values():
+                nursery.start_soon(self._serve_forever, served)
             await stop.wait()
             for served in self._of_name.values():
                 served.stop.set()
@@ -137,7 +146,7 @@ class Tenants:
             tenant = Tenant(order.name)
             await tenant_database.close_own_database(self._pool, closes=self._server.is_embedded)
             if order.database_url:
-                await tenant_database.check_given_database(parse_url(order.database_url), tenant)
+                await tenant_database.check_given_database(bounded(parse_url(order.database_url)), tenant)
                 hidden = order.database_url
             else:
                 made = await tenant_database.make_database(self._pool, tenant)
@@ -152,7 +161,9 @@ class Tenants:
                 raise BadTenantError(
                     f'another server of this installation has a tenant "{order.name}"', remedy="start this one again"
                 )
-            served = self._start(row)
+            assert self._nursery is not None
+            served = self._take(row)
+            self._nursery.start_soon(self._serve_forever, served)
         with trio.move_on_after(START_S_MAX):
             await served.settled.wait()
         return _see(served)
@@ -175,6 +186,7 @@ class Tenants:
             await served.ended.wait()
             await tenants.remove_tenant(self._pool, name)
             del self._of_name[name]
+            self._hosts.release(served.share)
             if drops_data:
                 await tenant_database.drop_database(self._pool, Tenant(name))
         return attrs.evolve(_see(served), is_up=False)
@@ -184,7 +196,7 @@ class Tenants:
         if order.name in self._of_name:
             raise BadTenantError(f'there is a tenant "{order.name}" already', remedy="flux tenant list")
         names = (name_local_host(order.name), *order.hosts)
-        if (taken := self._running.hosts.find_taken(names)) is not None:
+        if (taken := self._hosts.find_taken(names)) is not None:
             raise BadTenantError(f'"{taken}" is another tenant\'s host', remedy="flux tenant list")
         if own := self._running.address.hosts & set(names):
             raise BadTenantError(f'"{min(own)}" is the host of the installation\'s own console', remedy="name another")
@@ -192,53 +204,53 @@ class Tenants:
         if order.folder in folders:
             raise BadTenantError(f"{order.folder} is served already", remedy="each tenant has a folder of its own")
 
-    def _start(self, row: TenantRow) -> _Served:
-        assert self._nursery is not None and self._running is not None
-        port = self._running.address.url.rpartition(":")[2]
-        served = _Served(row, f"http://{name_local_host(row.name)}:{port}")
+    def _take(self, row: TenantRow) -> _Served:
+        url = f"http://{name_local_host(row.name)}:{self._server.port}"
+        served = _Served(row, self._hosts.reserve(row.hosts, url, row.quotas.requests_per_minute))
         self._of_name[row.name] = served
-        self._nursery.start_soon(self._serve_forever, served)
         return served
 
     async def _serve_forever(self, served: _Served) -> None:
         """Serve one tenant until it is told to stop, however often it fails."""
-        assert self._running is not None
         pause_s = 1.0
         story = TenantStory(self._story, served.row.name)
         try:
-            with self._running.hosts.reserved(
-                served.row.hosts, served.url, served.row.quotas.requests_per_minute
-            ) as share:
-                while not served.stop.is_set():
-                    began = trio.current_time()
-                    try:
-                        await self._serve(served, share, story)
-                    except* FluxError as group:
-                        served.problem = _first(group).message
-                        story.problem("this tenant", _first(group), is_serving=False)
-                    except* Exception as crash:  # Whatever it is, the others are served on.
-                        served.problem = f"Flux itself failed: {crash.exceptions[0]!r}"
-                        story.crash(crash)
-                    served.is_up = False
-                    served.settled.set()
-                    if trio.current_time() - began > RETRY_S_MAX:
-                        pause_s = 1.0
-                    with trio.move_on_after(pause_s):
-                        await served.stop.wait()
-                    pause_s = min(2 * pause_s, RETRY_S_MAX)
+            while not served.stop.is_set():
+                began = trio.current_time()
+                try:
+                    await self._serve(served, story)
+                except* FluxError as group:
+                    error = _first(group)
+                    assert isinstance(error, FluxError)
+                    served.problem = error.message
+                    story.problem("this tenant", error, is_serving=False)
+                except* Exception as crash:  # Whatever it is, the others are served on.
+                    served.problem = f"Flux itself failed: {_first(crash)!r}"
+                    story.crash(crash)
+                served.is_up = False
+                served.settled.set()
+                if trio.current_time() - began > RETRY_S_MAX:
+                    pause_s = 1.0
+                with trio.move_on_after(pause_s):
+                    await served.stop.wait()
+                pause_s = min(2 * pause_s, RETRY_S_MAX)
         finally:
             served.ended.set()
 
-    async def _serve(self, served: _Served, share: Share, story: Story) -> None:
+    async def _serve(self, served: _Served, story: Story) -> None:
         row, tenant = served.row, Tenant(served.row.name)
         with self._server.turns.opened(row.name, row.quotas) as turns:
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
             hosted = Hosted(
-                tenant, self._open_database(row), repair, share, turns, self._master_key, frozenset(row.allow)
-            )
-            async with open_server(ServerOptions(Path(row.folder)), story, hosted=hosted) as server:
-                work = partial(self._begin, served, server, turns)
-                await server.run(work, served.stop, told=_ignore)
+                tenant, bounded(self._open_database(row)), repair, served.share, turns, self._master_key,
+                frozenset(row.allow),
+            )  # fmt: skip
+            async with trio.open_nursery() as beside:
+                beside.start_soon(_cancel_late, served.stop, beside.cancel_scope)
+                async with open_server(ServerOptions(Path(row.folder)), story, hosted=hosted) as server:
+                    work = partial(self._begin, served, server, turns)
+                    await server.run(work, served.stop, told=_ignore)
+                beside.cancel_scope.cancel()
 
     async def _begin(self, served: _Served, server: Server, turns: TurnsShare, running: Running) -> None:
         switch = await running.deployer.resume()
@@ -259,6 +271,13 @@ class Tenants:
             self._pool.options, user=tenant_database.name_owner(row.name), password=opened,
             database=tenant_database.name_database(row.name),
         )  # fmt: skip
+
+
+async def _cancel_late(stop: trio.Event, scope: trio.CancelScope) -> None:
+    """End what does not end by itself: while it starts, a tenant's server waits for what its database says."""
+    await stop.wait()
+    await trio.sleep(STOP_S_MAX)
+    scope.cancel()
 
 
 def _ignore(_running: Running, _switch: Switch) -> None:
@@ -285,8 +304,9 @@ async def _watch_storage(server: Server, turns: TurnsShare, bytes_max: int) -> N
 def _see(served: _Served) -> TenantSeen:
     row = served.row
     return TenantSeen(
-        row.name, row.folder, row.hosts, served.url, served.is_up, served.problem, row.quotas, row.is_made, row.added_at
-    )
+        row.name, row.folder, row.hosts, served.share.address.url, served.is_up, served.problem, row.quotas,
+        row.is_made, row.added_at,
+    )  # fmt: skip
 
 
 def _place(tenant: str) -> str:
@@ -294,10 +314,8 @@ def _place(tenant: str) -> str:
     return f"database/{tenant}"
 
 
-def _first(group: BaseExceptionGroup[FluxError]) -> FluxError:
+def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if not isinstance(error, FluxError):
-        raise BrokenInvariantError(f"a group of errors of Flux's has {error!r}")
     return error

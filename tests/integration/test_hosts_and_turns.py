@@ -1,7 +1,11 @@
 """Whose a request is, and when an execution's turn comes: what a server with tenants decides, without its parts."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -9,12 +13,17 @@ import trio
 import trio.testing
 
 from flux.message import Admission, HttpRequest, HttpResponse, RawPath, RequestHead
-from flux.store.tenants import Quotas
+from flux.sealing import NONCE_BYTES, seal
+from flux.store.tenants import Quotas, TenantRow
+from flux.supervisor.hosted import ANSWER_BYTES_MAX, ANSWER_S_MAX, Hosted
 from flux.supervisor.hosts import Hosts
+from flux.supervisor.master_key import MasterKey
+from flux.supervisor.tenants import Tenants
 from flux.supervisor.turns import WAITING_MAX, QuotaError, Share, Turns
 
 PATIENCE_S = 60.0
 MIB = 2**20
+TICKET = object()
 
 
 @attrs.define
@@ -24,13 +33,16 @@ class Named:
     name: str
     may_answer: trio.Event = attrs.field(factory=trio.Event)
     asked: int = 0
+    tickets: list[object] = attrs.field(factory=list)
 
     async def admit(self, _head: RequestHead) -> Admission:
         await trio.lowlevel.checkpoint()
-        return Admission(100)
+        return Admission(100, ticket=TICKET)
 
-    async def handle(self, _request: HttpRequest) -> HttpResponse:
+    async def handle(self, request: HttpRequest) -> HttpResponse:
         self.asked += 1
+        if request.admission is not None:
+            self.tickets.append(request.admission.ticket)
         await self.may_answer.wait()
         return HttpResponse(200, (), self.name.encode())
 
@@ -47,19 +59,27 @@ def head(host: str | None, path: str = "/x") -> RequestHead:
     return RequestHead("GET", path, path, RawPath(path), (), headers, "1.1", "10.0.0.1:1")
 
 
+def make_hosts() -> Hosts:
+    hosts = Hosts()
+    hosts.set_own(named("own"))
+    return hosts
+
+
 async def ask(hosts: Hosts, host: str | None, path: str = "/x") -> tuple[int, bytes]:
     """What a client hears, as the gateway asks: the head first."""
-    request = HttpRequest(head(host, path))
-    admission = await hosts.admit(request.head)
-    response = admission.answer or await hosts.handle(request)
+    admission = await hosts.admit(head(host, path))
+    response = admission.answer or await hosts.handle(HttpRequest(head(host, path), admission=admission))
     assert isinstance(response.body, bytes)
     return response.status, response.body
 
 
 async def test_a_request_is_the_tenants_whose_host_it_names_and_else_the_installations() -> None:
-    hosts, drain = Hosts(named("own")), trio.Event()
+    hosts, drain = Hosts(), trio.Event()
     names = ("acme.localhost", "api.acme.test")
-    with trio.fail_after(PATIENCE_S), hosts.reserved(names, "http://acme.localhost") as acme:
+    acme = hosts.reserve(names, "http://acme.localhost")
+    assert [(await ask(hosts, host))[0] for host in ("acme.localhost", "other.test")] == [503, 503]
+    hosts.set_own(named("own"))
+    with trio.fail_after(PATIENCE_S):
         assert (await ask(hosts, "acme.localhost"))[0] == 503, "nobody answers in a tenant's place"
         async with trio.open_nursery() as nursery:
             await nursery.start(acme.serve, named("acme"), drain)
@@ -72,16 +92,43 @@ async def test_a_request_is_the_tenants_whose_host_it_names_and_else_the_install
             assert hosts.find_taken(["free.test", "api.acme.test"]) == "api.acme.test"
             drain.set()
         assert (await ask(hosts, "api.acme.test"))[0] == 503
-    assert await ask(hosts, "api.acme.test") == (200, b"own")
+        other = hosts.reserve(["api.acme.test", "api.acme.test", "other.test"], "http://other.localhost")
+        hosts.release(other)
+        assert (await ask(hosts, "api.acme.test"))[0] == 503, "it was another's before, and still is"
+        assert await ask(hosts, "other.test") == (200, b"own")
+        hosts.release(acme)
+        assert await ask(hosts, "api.acme.test") == (200, b"own")
+
+
+async def test_what_one_project_has_admitted_no_other_one_is_handed() -> None:
+    hosts, drain = make_hosts(), trio.Event()
+    own, acme = named("own"), named("acme")
+    hosts.set_own(own)
+    with trio.fail_after(PATIENCE_S):
+        before = await hosts.admit(head("a.test"))
+        share = hosts.reserve(["a.test"], "http://a.test")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(share.serve, acme, drain)
+            during = await hosts.admit(head("a.test"))
+            assert (await hosts.handle(HttpRequest(head("a.test"), admission=before))).body == b"own"
+            assert (await hosts.handle(HttpRequest(head("a.test"), admission=during))).body == b"acme"
+            assert acme.tickets == [TICKET], "it has its own ticket again"
+            drain.set()
+        # The head has been admitted, the body has come, and the tenant is gone: first stopped, then removed.
+        assert (await hosts.handle(HttpRequest(head("a.test"), b"secret", during))).status == 503
+        hosts.release(share)
+        assert (await hosts.handle(HttpRequest(head("a.test"), b"secret", during))).status == 503
+        assert (own.asked, acme.asked) == (1, 1)
 
 
 async def test_a_tenant_that_drains_finishes_what_it_has_begun() -> None:
-    hosts, slow, drain, heard = Hosts(named("own")), named("acme", waits=True), trio.Event(), []
+    hosts, slow, drain, heard = make_hosts(), named("acme", waits=True), trio.Event(), []
+    share = hosts.reserve(["a.test"], "http://a.test")
 
     async def client() -> None:
         heard.append(await ask(hosts, "a.test"))
 
-    with trio.fail_after(PATIENCE_S), hosts.reserved(["a.test"], "http://a.test") as share:
+    with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(share.serve, slow, drain)
             nursery.start_soon(client)
@@ -98,17 +145,61 @@ async def test_a_tenant_that_drains_finishes_what_it_has_begun() -> None:
 async def test_requests_beyond_a_tenants_rate_are_refused_and_its_console_is_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    hosts = Hosts(named("own"))
-    with hosts.reserved(["a.test"], "http://a.test", requests_per_minute=3) as share:
+    hosts = make_hosts()
+    share = hosts.reserve(["a.test"], "http://a.test", requests_per_minute=3)
+    async with trio.open_nursery() as nursery:
+        drain = trio.Event()
+        await nursery.start(share.serve, named("acme"), drain)
+        assert [(await ask(hosts, "a.test"))[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+        assert (await ask(hosts, "a.test", "/_flux/api/executions"))[0] == 200
+        assert (await ask(hosts, "other.test"))[0] == 200
+        await trio.sleep(21)
+        assert [(await ask(hosts, "a.test"))[0] for _ in range(2)] == [200, 429]
+        drain.set()
+
+
+# --- tenants: of their servers only what they are given ---------------------------------------------
+
+
+async def test_tenants_have_their_names_before_they_are_served_and_until_the_server_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = MasterKey(tmp_path)
+    sealed = seal(key.get_or_make(), bytes(NONCE_BYTES), b"postgres://x@127.0.0.1:1/x", "database/acme")
+    row = TenantRow("acme", str(tmp_path), ("acme.localhost", "api.acme.test"), sealed, False, Quotas(), ())
+    asked, seen = trio.Event(), []
+
+    async def list_tenants(_pool: object) -> list[TenantRow]:
+        await trio.lowlevel.checkpoint()
+        return [row]
+
+    @contextlib.asynccontextmanager
+    async def hang(_options: object, _story: object, hosted: Hosted) -> AsyncIterator[None]:
+        seen.append(hosted)
+        asked.set()
+        await trio.sleep_forever()  # What a database that does not answer comes to.
+        yield
+
+    monkeypatch.setattr("flux.store.tenants.list_tenants", list_tenants)
+    monkeypatch.setattr("flux.supervisor.tenants.open_server", hang)
+    monkeypatch.setattr("flux.supervisor.tenants.STOP_S_MAX", 0.1)
+    hosts, stop = make_hosts(), trio.Event()
+    server = SimpleNamespace(
+        backing=SimpleNamespace(owner=None), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
+        turns=Turns(),
+    )  # fmt: skip
+    tenants = Tenants(cast(Any, server), cast(Any, None))
+    with trio.fail_after(PATIENCE_S):
+        await tenants.read()
+        assert (await ask(hosts, "api.acme.test"))[0] == 503, "nothing has begun, and a request has come"
         async with trio.open_nursery() as nursery:
-            drain = trio.Event()
-            await nursery.start(share.serve, named("acme"), drain)
-            assert [(await ask(hosts, "a.test"))[0] for _ in range(5)] == [200, 200, 200, 429, 429]
-            assert (await ask(hosts, "a.test", "/_flux/api/executions"))[0] == 200
-            assert (await ask(hosts, "other.test"))[0] == 200
-            await trio.sleep(21)
-            assert [(await ask(hosts, "a.test"))[0] for _ in range(2)] == [200, 429]
-            drain.set()
+            nursery.start_soon(tenants.run, stop)
+            tenants.attach(cast(Any, None))
+            await asked.wait()
+            database = seen[0].database
+            assert (database.answer_bytes_max, database.answer_s_max) == (ANSWER_BYTES_MAX, ANSWER_S_MAX)
+            stop.set()
+        assert (await ask(hosts, "api.acme.test"))[0] == 503, "the gateway may not have closed yet"
 
 
 # --- turns -----------------------------------------------------------------------------------------
