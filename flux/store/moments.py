@@ -11,7 +11,7 @@ import attrs
 
 from flux.as_of import Logged, Mark, cut_at, first_later, first_unsure
 from flux.errors import OperatorError
-from flux.store.postgres import Connection, Pool
+from flux.store.postgres import Connection, Pool, Row
 from flux.store.queries import QUERIES
 
 _SNAPSHOT = re.compile(r"([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19}(?:,[0-9]{1,19})*)?")
@@ -57,12 +57,7 @@ async def resolve(connection: Connection, moment: Moment) -> Resolved:
     now = Mark(row["snapshot"], row["since"], row["until"])
     if moment.snapshot is not None:
         snapshot = _check_snapshot(moment.snapshot, now)
-        if start["pruned_xid"] is not None and first_unsure(snapshot) <= int(start["pruned_xid"]):
-            raise MomentOutOfReachError(
-                f"snapshot {snapshot[:80]} is older than what is left of the log of changes, which begins at "
-                f"{_utc(start['pruned_until'])}",
-                remedy="retention_days under [recording] says how long it is kept, and a pinned incident keeps it",
-            )
+        _check_pruned(moment, start)
         return Resolved(snapshot)
     assert moment.time is not None, "a moment is one of the two"
     time = moment.time
@@ -76,12 +71,7 @@ async def resolve(connection: Connection, moment: Moment) -> Resolved:
             f"nothing is known of {_utc(time)}: changes are recorded since {_utc(start['began'])}",
             remedy="ask for a later time",
         )
-    if start["pruned_until"] is not None and time < start["pruned_until"]:
-        raise MomentOutOfReachError(
-            f"nothing is known of {_utc(time)}: what is left of the log of changes begins at "
-            f"{_utc(start['pruned_until'])}",
-            remedy="retention_days under [recording] says how long it is kept, and a pinned incident keeps it",
-        )
+    _check_pruned(moment, start)
     before = await _find_mark(connection, QUERIES.find_mark_before, time)
     after = await _find_mark(connection, QUERIES.find_mark_after, time) or now
     first = first_unsure(before.snapshot) if before is not None else 1
@@ -91,6 +81,39 @@ async def resolve(connection: Connection, moment: Moment) -> Resolved:
     logged = [Logged(int(row["xid"]), row["last_at"], row["committed_at"]) for row in rows]
     cut = cut_at(time, logged, before, after)
     return Resolved(cut.snapshot, cut.open)
+
+
+async def check_log(connection: Connection, *moments: Moment) -> None:
+    """Raise when the log does not reach back to one of ``moments`` any more.
+
+    A day of the log that is dropped is gone for transactions that began before, too, and they do not see that it is
+    noted. So this is asked once more after the log was read, in no transaction that began before that.
+    """
+    start = await connection.fetch_row(QUERIES.get_recording_start)
+    assert start is not None, "it selects constants"
+    for moment in moments:
+        _check_pruned(moment, start)
+
+
+def is_log_gone(start: Row, snapshot: str) -> bool:
+    """Return whether the log lacks anything that a snapshot did not see; ``start`` is of `get_recording_start`."""
+    return start["pruned_xid"] is not None and first_unsure(snapshot) <= int(start["pruned_xid"])
+
+
+def _check_pruned(moment: Moment, start: Row) -> None:
+    if moment.snapshot is not None:
+        if not is_log_gone(start, moment.snapshot):
+            return
+        message = f"snapshot {moment.snapshot[:80]} is older than what is left of the log of changes, which begins at "
+    else:
+        assert moment.time is not None, "a moment is one of the two"
+        if start["pruned_until"] is None or moment.time >= start["pruned_until"]:
+            return
+        message = f"nothing is known of {_utc(moment.time)}: what is left of the log of changes begins at "
+    raise MomentOutOfReachError(
+        f"{message}{_utc(start['pruned_until'])}",
+        remedy="retention_days under [recording] says how long it is kept, and a pinned incident keeps it",
+    )
 
 
 async def _find_mark(connection: Connection, query: str, time: datetime) -> Mark | None:

@@ -17,11 +17,11 @@ import attrs
 import msgspec
 
 from flux import codec
-from flux.as_of import first_unsure
 from flux.codec import Blob
 from flux.execution import Execution, LogLine
 from flux.hostcall import Position
 from flux.mutation import Mutation
+from flux.store.moments import is_log_gone
 from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES, Condition, where
 from flux.store.row_history import (
@@ -181,10 +181,7 @@ async def get_execution(
     mutations = _merge(execution.mutations, logged, calls)
     if execution.mutation_count and not mutations:
         sentences += (ROWS_GONE,)
-    pruned_xid = start["pruned_xid"]
-    if pruned_xid is not None and any(
-        first_unsure(each.snapshot) <= int(pruned_xid) for each in execution.transactions if each.snapshot
-    ):
+    if any(is_log_gone(start, each.snapshot) for each in execution.transactions if each.snapshot):
         sentences += (LOG_GONE,)
     return summary, attrs.evolve(execution, mutations=mutations, completeness=sentences)
 

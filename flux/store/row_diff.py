@@ -11,7 +11,7 @@ from datetime import datetime
 import attrs
 
 from flux.row_shapes import Image, Shown, read_image, show
-from flux.store.moments import Moment, resolve
+from flux.store.moments import Moment, check_log, resolve
 from flux.store.postgres import Connection, Pool, Row, quote_identifier
 from flux.store.queries import QUERIES
 from flux.store.row_history import Table, find_table
@@ -74,10 +74,16 @@ async def find_diff(
     pool: Pool, schema: str, table_text: str, since: Moment, until: Moment, limit: int
 ) -> DiffFound:
     """Return what became of at most ``limit`` rows between two moments."""
-    async with (
-        pool.acquire() as connection,
-        connection.transaction(isolation="repeatable read", read_only=True),
-    ):
+    async with pool.acquire() as connection:
+        found = await _find_diff(connection, schema, table_text, since, until, limit)
+        await check_log(connection, since, until)
+    return found
+
+
+async def _find_diff(
+    connection: Connection, schema: str, table_text: str, since: Moment, until: Moment, limit: int
+) -> DiffFound:
+    async with connection.transaction(isolation="repeatable read", read_only=True):
         await connection.fetch(QUERIES.pin_rendering)
         table = await find_table(connection, schema, table_text)
         earlier = await open_view(connection, table, await resolve(connection, since), None)

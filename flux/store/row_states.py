@@ -18,7 +18,7 @@ import attrs
 from flux.as_of import is_visible
 from flux.errors import OperatorError
 from flux.row_shapes import Shape, Shown, find_shape, is_same, read_image, show
-from flux.store.moments import Moment, Resolved, resolve
+from flux.store.moments import Moment, Resolved, check_log, resolve
 from flux.store.postgres import Connection, DatabaseError, Pool, Row, quote_identifier
 from flux.store.queries import QUERIES
 from flux.store.row_blame import read_live_row
@@ -82,16 +82,16 @@ async def find_state(
     pool: Pool, schema: str, table_text: str, key_text: str | None, moment: Moment, limit: int
 ) -> StateFound:
     """Return the row, or at most ``limit`` rows in the order of their keys, as they were at a moment."""
-    async with (
-        pool.acquire() as connection,
-        connection.transaction(isolation="repeatable read", read_only=True),
-    ):
-        await connection.fetch(QUERIES.pin_rendering)
-        table = await find_table(connection, schema, table_text)
-        key = None if key_text is None else await read_key(connection, table, key_text)
-        resolved = await resolve(connection, moment)
-        view = await open_view(connection, table, resolved, key)
-        return await (view.read_table(limit) if key is None else view.read_row(key))
+    async with pool.acquire() as connection:
+        async with connection.transaction(isolation="repeatable read", read_only=True):
+            await connection.fetch(QUERIES.pin_rendering)
+            table = await find_table(connection, schema, table_text)
+            key = None if key_text is None else await read_key(connection, table, key_text)
+            resolved = await resolve(connection, moment)
+            view = await open_view(connection, table, resolved, key)
+            found = await (view.read_table(limit) if key is None else view.read_row(key))
+        await check_log(connection, moment)
+    return found
 
 
 @attrs.frozen

@@ -57,6 +57,7 @@ from flux.supervisor.replay import (
 )
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import Shelf
+from flux.supervisor.world_build import check_log
 from flux.verdict import Judgement, Replayed, judge
 
 EXECUTIONS_MAX = 1000
@@ -319,7 +320,9 @@ class _Group:
         try:
             began = datetime.fromtimestamp(self._chains[0][0].started_at_ns / 1e9, UTC)
             plan = WorldPlan(self._schema, snapshot, began, frozenset())
-            yield connection, await build_world(connection, self._backing.token, plan)
+            world = await build_world(connection, self._backing.token, plan)
+            await check_log(self._backing.owner, snapshot)
+            yield connection, world
         finally:
             connection.is_dirty = True
             with trio.CancelScope(shield=True):

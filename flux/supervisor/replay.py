@@ -49,7 +49,7 @@ from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.statements import commit_failed
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world
-from flux.supervisor.world_build import plan_world
+from flux.supervisor.world_build import check_log, plan_world
 from flux.supervisor.world_keeper import WorldKeeper
 from flux.supervisor.world_timeline import Timeline
 from flux.synthetic import list_synthetic
@@ -276,6 +276,8 @@ class _Run:
             plan = attrs.evolve(plan, migrations=await self._list_pending(self._backing, plan))
             try:
                 async with self._open_world(self._backing, plan) as world:
+                    # The log was whole when the record was read, and may have been pruned since.
+                    await check_log(self._backing.owner, world.since)
                     replayed = await self._run_in(world)
                     self.notes += world.notes
             except WorldError as error:

@@ -103,6 +103,8 @@ class WorldDatabase:
         isolation: str,
     ) -> None:
         self._connection = connection
+        self.since = built.plan.snapshot
+        """What it was built as of; it may have moved on."""
         self._world = built.world
         self._mover = built.mover
         self._changes = WorldChanges(connection, built.world)

@@ -10,7 +10,10 @@ import trio
 
 from flux.execution import Execution
 from flux.mutation import Operation
-from flux.store.postgres import Connection, DatabaseError, Row
+from flux.store.moments import is_log_gone
+from flux.store.postgres import Connection, DatabaseError, Pool, Row
+from flux.store.queries import QUERIES
+from flux.store.reading import LOG_GONE
 from flux.store.world import World, WorldError, WorldPlan, build_world
 from flux.store.world_moves import WorldMover, list_moves, make_mover
 from flux.supervisor.world_drawn import list_drawn
@@ -94,6 +97,22 @@ async def build(connection: Connection, token: bytes, plan: WorldPlan, span: Spa
             remedy="replay on the code that made the record, which needs no database",
         ) from error
     return Built(plan, world, mover, world.copied, changes)
+
+
+async def check_log(owner: Pool, snapshot: str) -> None:
+    """Raise `WorldError` when a world as of ``snapshot`` was made from a log that does not reach back to it any more.
+
+    It is asked while the world's transaction is open, and by another: what began before a day of the log was dropped
+    does not see that it is noted. No more goes from then on, as the world holds the log until it ends.
+    """
+    async with owner.acquire() as connection:
+        start = await connection.fetch_row(QUERIES.get_recording_start)
+    assert start is not None, "it selects constants"
+    if is_log_gone(start, snapshot):
+        raise WorldError(
+            LOG_GONE,
+            remedy="replay on the code that made the record, which needs no database",
+        )
 
 
 def read_changes(rows: list[Row], timeline: Timeline) -> tuple[RowChange, ...]:

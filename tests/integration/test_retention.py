@@ -2,22 +2,28 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import trio
 
-from flux.execution import Transaction
-from flux.store import incidents, reading
+from flux.execution import Execution, Transaction
+from flux.store import incidents, reading, row_diff, row_states
 from flux.store.incidents import pin_incident
-from flux.store.moments import Moment, MomentOutOfReachError, add_mark
-from flux.store.postgres import Pool
+from flux.store.moments import Moment, MomentOutOfReachError, Resolved, add_mark, resolve
+from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordStore
 from flux.store.retention import SLACK, ClocksApartError, Pruned, PruningElsewhereError, Retention, prune
 from flux.store.row_states import find_state
+from flux.supervisor import replay
+from flux.supervisor.world import WorldDatabase, open_world
+from flux.verdict import Replayed
 from tests.conftest import Database
 from tests.stored_executions import make_execution, raised
+from tests.world_harness import TOKEN, ask, open_guests
+from tests.world_harness import plan as plan_of
 
 NOW = datetime.now(UTC)
 KEEP = Retention(30, 90)
@@ -221,6 +227,80 @@ async def test_what_lies_before_the_log_is_refused(pool: Pool, database: Databas
     assert reading.LOG_GONE in execution.completeness
     late = await pin_incident(pool, "default", "late", NOW - timedelta(days=41), NOW)
     assert late is not None and late.log_since is not None and NOW - late.log_since > timedelta(days=38)
+
+
+async def make_old_change(pool: Pool, database: Database) -> str:
+    """A row that is changed, as if that had been forty days ago; the snapshot of before, which nobody has open."""
+    await add_old(pool, database, 40)
+    database.psql(
+        "create table public.users (id int primary key, plan text); insert into users values (1, 'a')"
+    )
+    snapshot = database.psql("select pg_current_snapshot()")
+    database.psql("update users set plan = 'b'; update flux.mutation set at = at - interval '40 days'")
+    return snapshot
+
+
+async def test_a_log_that_goes_while_it_is_asked_is_no_answer(
+    pool: Pool, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What began before does not see that it is noted, and finds nothing where the log was."""
+    snapshot = await make_old_change(pool, database)
+    moment, now = Moment(snapshot=snapshot), Moment(snapshot=database.psql("select pg_current_snapshot()"))
+
+    async def resolve_and_prune(connection: Connection, asked: Moment) -> Resolved:
+        resolved = await resolve(connection, asked)
+        await prune(pool, KEEP, NOW)
+        return resolved
+
+    monkeypatch.setattr(row_states, "resolve", resolve_and_prune)
+    with pytest.raises(MomentOutOfReachError, match="older than what is left of the log"):
+        await find_state(pool, "public", "users", "1", moment, 1)
+    # The log has gone; by what began before, it was there.
+    monkeypatch.setattr(row_diff, "resolve", without_a_check)
+    with pytest.raises(MomentOutOfReachError, match="older than what is left of the log"):
+        await row_diff.find_diff(pool, "public", "users", moment, now, 5)
+
+
+async def without_a_check(_connection: Connection, asked: Moment) -> Resolved:
+    assert asked.snapshot is not None
+    return Resolved(asked.snapshot)
+
+
+class Run(replay._Run):
+    """A replay that only says which worlds it was given."""
+
+    def __init__(self, original: Execution, guests: Pool, owner: Pool) -> None:
+        self._original = original
+        self._backing = SimpleNamespace(guests=guests, owner=owner, token=TOKEN)  # type: ignore[assignment]
+        self._runnable = SimpleNamespace(function=SimpleNamespace(atomic=True), isolation="")  # type: ignore[assignment]
+        self._schema, self._worlds, self._migrations = "public", None, ()
+        self.notes: tuple[str, ...] = ()
+        self.answers: list[object] = []
+
+    async def _run_in(self, world: WorldDatabase | None) -> Replayed:
+        answer = None if world is None else await ask(world, "select plan from users")
+        self.answers.append(answer)
+        return Replayed(self._original, None)
+
+
+async def test_a_replay_has_no_world_of_a_log_that_went_since_its_record_was_read(
+    pool: Pool, database: Database
+) -> None:
+    snapshot = await make_old_change(pool, database)
+    transaction = Transaction("repeatable read", snapshot, None, True, 1)
+    original = attrs.evolve(make_execution(), transactions=(transaction,))
+    guests = await open_guests(database)
+    run = Run(original, guests, pool)
+    await run.run_changed()
+    assert (run.answers, run.notes) == ([[{"plan": "a"}]], ())
+    async with open_world(guests, TOKEN, plan_of(snapshot)):
+        assert (await prune(pool, KEEP, NOW)).log_days == 0, "a world holds the log until it ends"
+    assert (await prune(pool, KEEP, NOW)).log_days == 1
+    run = Run(original, guests, pool)
+    await run.run_changed()
+    assert run.answers == [None], "the row of now would have been taken for that of then"
+    assert reading.LOG_GONE in run.notes[0]
+    await guests.aclose()
 
 
 async def test_marks_tell_times_where_the_server_notes_no_commits(pool: Pool, database: Database) -> None:
