@@ -86,7 +86,7 @@ class Pruned:
     """From where on the log is kept; None where nothing of it is that old."""
     blobs: int
     waiting: int
-    """Days that somebody holds, and those after them: they go the next time."""
+    """Days that somebody holds: they, and those after them, go the next time."""
 
 
 async def prune(pool: Pool, retention: Retention, now: datetime, *, dry_run: bool = False) -> Pruned:
@@ -132,20 +132,20 @@ async def _prune(connection: Connection, retention: Retention, now: datetime, *,
     executions = counts["executions"]
     if not dry_run:
         executions = 0
-        is_held = False
         for day in await connection.fetch(QUERIES.list_old_partitions, "execution", cutoff):
-            # Whoever reads for long holds other days too, and at each of them requests would wait.
-            taken, left = await _prune_day(connection, day["name"], error_cutoff, only_count=is_held)
-            is_held = is_held or left > 0
+            taken = await _prune_day(connection, day["name"], error_cutoff)
+            if taken is None:
+                waiting += 1
+                break  # Whoever reads for long holds other days too, and at each of them requests would wait.
             executions += taken
-            waiting += left > 0
         async with connection.transaction():
             await connection.fetch(QUERIES.lock_pins)
             log_cutoff = await _find_log_cutoff(connection, cutoff)
             executions += _count(await connection.execute(QUERIES.prune_executions, cutoff, error_cutoff))
+            await connection.execute(QUERIES.prune_moments, log_cutoff - SLACK)
+        async with connection.transaction():
             await connection.execute(QUERIES.prune_replays, error_cutoff)
             await connection.execute(QUERIES.prune_transactions, cutoff)
-            await connection.execute(QUERIES.prune_moments, log_cutoff - SLACK)
             await connection.execute(QUERIES.prune_blobs, error_cutoff - SLACK)
     return Pruned(
         executions, counts["kept_errors"], counts["kept_pinned"], done, rows,
@@ -214,10 +214,8 @@ _KEPT = """\
 """What stays of a day that is old; the same as `QUERIES.prune_executions` leaves in the default partition."""
 
 
-async def _prune_day(
-    connection: Connection, name: str, error_cutoff: datetime, *, only_count: bool = False
-) -> tuple[int, int]:
-    """Take out of a day's partition what is old; return how much went, and how much did not as somebody holds it."""
+async def _prune_day(connection: Connection, name: str, error_cutoff: datetime) -> int | None:
+    """Take out of a day's partition what is old; return how much that was, or None where somebody holds it."""
     partition = f"flux.{quote_identifier(name)}"
     row = await connection.fetch_row(
         f"select count(*) as all, count(*) filter (where {_KEPT}) as kept from {partition} e", error_cutoff
@@ -225,9 +223,7 @@ async def _prune_day(
     assert row is not None, "counts have a row"
     total, kept = int(row["all"]), int(row["kept"])
     if total == kept > 0:
-        return 0, 0
-    if only_count:
-        return 0, total - kept
+        return 0
     try:
         async with connection.transaction():
             await connection.execute(f"set local lock_timeout to '{LOCK_TIMEOUT}'")
@@ -236,12 +232,12 @@ async def _prune_day(
             await connection.execute(f"lock table {partition} in share row exclusive mode")
             if kept > total * _COPIED_PART_MAX:
                 delete = f"delete from {partition} e where not {_KEPT}"
-                return _count(await connection.execute(delete, error_cutoff)), 0
-            return await _copy_day(connection, name, error_cutoff), 0
+                return _count(await connection.execute(delete, error_cutoff))
+            return await _copy_day(connection, name, error_cutoff)
     except DatabaseError as error:
         if error.sqlstate not in _LOCKED:
             raise
-        return 0, total - kept
+        return None
 
 
 def _count(tag: str) -> int:
