@@ -49,7 +49,8 @@ def lines(record: Record) -> list[Line]:
         result.append(
             [
                 Piece(
-                    f"! {waiting} of the days could not be dropped, as somebody reads them: these, and later ones, go next time",
+                    f"! {waiting} of the days could not be dropped, as somebody reads them: these, and "
+                    "later ones, go next time",
                     "yellow",
                 )
             ]
