@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -37,16 +38,19 @@ from flux.store.migrate import ensure_guest
 from flux.store.postgres import Pool, connect
 from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, commit_parameters, make_record
+from flux.supervisor.at_rest import wait_rest
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console import Console, Invoked
 from flux.supervisor.console_deploy import DeployOrder
 from flux.supervisor.console_door import Door
 from flux.supervisor.deploy import Switch
 from flux.supervisor.guard import Progress
+from flux.supervisor.in_flight import InFlight
 from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
 from flux.supervisor.replay import Replay
+from flux.supervisor.siblings import Siblings
 from flux.supervisor.vault import Vault
 from tests.conftest import Database
 
@@ -178,6 +182,7 @@ class World:
     live: Live
     host: WorldHost
     console: Console
+    in_flight: InFlight
 
     async def ask(self, path: str, *, method: str = "GET", body: bytes = b"", headers: Mapping[str, str] | None = None,
                   token: str | None = TOKEN, **query: object) -> HttpResponse:  # fmt: skip
@@ -252,8 +257,9 @@ class World:
 
 @contextlib.asynccontextmanager
 async def open_world(
-    database: Database, *, heartbeat_s: float = 10.0, host: WorldHost | None = None
-) -> AsyncIterator[World]:
+    database: Database, *, heartbeat_s: float = 10.0, host: WorldHost | None = None, live: Live | None = None,
+    siblings: Siblings | None = None,
+) -> AsyncIterator[World]:  # fmt: skip
     """A console over ``database``, and a guest role with a table of its own."""
     pool = database.pool()
     async with pool.acquire() as connection:
@@ -266,14 +272,15 @@ async def open_world(
         "create table if not exists users (id int primary key, email text unique, plan text);"
         "grant all on users to flux_guest_main"
     )
-    live, host = Live(), host or WorldHost()
+    in_flight, live, host = InFlight(), live or Live(), host or WorldHost()
     door = Door(TOKEN, {"shop.example"})
     async with trio.open_nursery() as nursery:
         console = Console(
-            pool, live, host, door, lambda run: nursery.start_soon(run), now=lambda: NOW, heartbeat_s=heartbeat_s
-        )
+            pool, live, host, door, lambda run: nursery.start_soon(run), now=lambda: NOW, heartbeat_s=heartbeat_s,
+            rest=partial(wait_rest, in_flight, live, siblings),
+        )  # fmt: skip
         try:
-            yield World(database, pool, RecordStore(pool), live, host, console)
+            yield World(database, pool, RecordStore(pool), live, host, console, in_flight)
         finally:
             await pool.aclose()
         nursery.cancel_scope.cancel()

@@ -20,6 +20,9 @@ from flux.cli.trace_list import canonical_filter
 from flux.cli.window import find_window
 from flux.sanitize import sanitize_json
 
+MAY_LACK_SOME = "FLX617"
+"""Of an answer that came to its end."""
+
 
 @click.command()
 @click.argument("window", metavar="[WINDOW]", required=False)
@@ -64,12 +67,12 @@ def _write(client: Client, asked: str | None, after: str | None, file: BinaryIO)
                 count += 1
         file.flush()
     except (CutAnswer, ServerUnreachable):
-        _tell(count, last, "the server was lost")
+        _tell(count, last, f"the server was lost: these are not all. {_go_on(last)}")
         raise
     if end is None:
         raise MalformedAnswer("the answer ends without saying that these were all", remedy=_go_on(last))
     problem = end.maybe_record("problem")
-    _tell(count, last, None if problem is None else problem.text("message"))
+    _tell(count, last, None if problem is None else _tell_problem(problem, last))
     not_stored = int(end.number("not_stored"))
     if not_stored:
         screen = Screen.stderr(colour=False if settings().no_color else None)
@@ -80,9 +83,15 @@ def _write(client: Client, asked: str | None, after: str | None, file: BinaryIO)
 def _tell(count: int, last: str | None, problem: str | None) -> None:
     screen = Screen.stderr(colour=False if settings().no_color else None)
     if problem is not None:
-        screen.line(Piece("! ", "yellow"), f"{problem}: these are not all. {_go_on(last)}")
+        screen.line(Piece("! ", "yellow"), problem)
     if not settings().quiet:
         screen.line(f"{count:,} record{'s' * (count != 1)}" + (f" · the last is {last}" if last else ""))
+
+
+def _tell_problem(problem: Record, last: str | None) -> str:
+    if problem.text("code") == MAY_LACK_SOME:
+        return f"{problem.text('message')}. Export again to have them"  # They can lie before the last one.
+    return f"{problem.text('message')}: these are not all. {_go_on(last)}"
 
 
 def _go_on(last: str | None) -> str:

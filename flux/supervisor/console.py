@@ -52,6 +52,7 @@ from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk
 from flux.supervisor.console_state import StateDesk
 from flux.supervisor.evidence import gather_evidence
+from flux.supervisor.in_flight import Unrest
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
 from flux.supervisor.metrics import Metric
 from flux.supervisor.present import (
@@ -160,15 +161,17 @@ class Console:
     """Answers everything under ``/_flux/``."""
 
     def __init__(
-        self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *, schema: str = "public",
+        self, pool: Pool, live: Live, host: ConsoleHost, door: Door, start: Start, *,
+        rest: Callable[[], Awaitable[Unrest]], schema: str = "public",
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
         recording: Callable[[], RecordingConfig] = RecordingConfig, readiness: Readiness | None = None,
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
         checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
     ) -> None:  # fmt: skip
-        """``start`` runs what goes on beside an answer; ``recording`` is what is said of records; ``others`` counts in
-        the other processes of the server, of which this is ``worker``; ``checks_elsewhere`` are known there alone."""
+        """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
+        what is said of records; ``others`` counts in the other processes of the server, of which this is ``worker``;
+        ``checks_elsewhere`` are known there alone."""
         self._checks_elsewhere = checks_elsewhere
         self.machines = MachineDesk(
             pool, live, door, readiness or Readiness(), serves=host.ready, counters=host.counters, others=others,
@@ -187,7 +190,9 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._records = RecordsDesk(pool, tenant, schema, recording, self._find, self._settle, now)
+        self._records = RecordsDesk(
+            pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest
+        )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
         self._heartbeat_s = heartbeat_s

@@ -2,7 +2,7 @@
 
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,6 +17,7 @@ from flux.store.forgetting import forget_row
 from flux.store.postgres import Pool
 from flux.store.retention import Retention, prune
 from flux.supervisor.console_query import BadQueryError, Query, flag, needed
+from flux.supervisor.in_flight import Unrest
 from flux.supervisor.present import Document, show_json, show_moment
 from flux.supervisor.record_stream import RecordStream, list_page
 from flux.supervisor.redact_trial import Tested, try_document, try_execution
@@ -41,8 +42,13 @@ class RecordsDesk:
         find: Callable[[str], Awaitable[reading.Summary]],
         settle: Callable[[], Awaitable[int]],
         now: Callable[[], datetime],
+        unheard: Callable[[], Sequence[int]],
+        rest: Callable[[], Awaitable[Unrest]],
     ) -> None:
-        """``find`` returns the execution that a text means; ``settle`` waits until records are stored."""
+        """``find`` returns the execution that a text means; ``settle`` waits until records are stored, and after it
+        ``unheard`` returns the workers that did not say; ``rest`` waits until what runs now has ended and is stored."""
+        self._unheard = unheard
+        self._rest = rest
         self._pool = pool
         self._tenant = tenant
         self._schema = schema
@@ -81,20 +87,21 @@ class RecordsDesk:
             except ValueError:
                 after = (await self._find(text)).id
         not_stored = await self._settle()
+        unheard = self._unheard()
         first = await list_page(self._pool, filter_, after)
-        return HttpResponse(200, _LINES, RecordStream(self._pool, filter_, first, after, not_stored))
+        problem = _not_all_stored([_tell_unheard(unheard)], "records of there may be missing") if unheard else None
+        stream = RecordStream(self._pool, filter_, first, after, not_stored, problem)
+        return HttpResponse(200, _LINES, stream)
 
     async def forget(self, query: Query) -> Document:
         """Take a row out of the records; with ``dry_run`` only count what would go."""
         table, key = (needed(query, name) for name in ("table", "key"))
         dry_run = flag(query, "dry_run", default=False)
-        waiting = await self._settle()
-        if waiting and not dry_run:
-            raise NotAllStoredError(
-                f"the database did not take {waiting:,} executions yet, so nothing was forgotten: they may hold "
-                "the row, and a second time, nobody would know what to look for",
-                remedy="try again when they are stored: flux doctor says what the database has",
-            )
+        waiting = 0
+        if dry_run:
+            waiting = await self._settle()
+        elif unrest := await self._rest():
+            raise _not_all_stored(_tell_unrest(unrest), "nothing was forgotten")
         # Nobody knows the secret of the tokens once this is done.
         secret = secrets.token_bytes(32)
         done = await forget_row(self._pool, self._tenant, self._schema, table, key, secret, dry_run=dry_run)
@@ -142,6 +149,31 @@ class RecordsDesk:
             "document": None if tested.document is None else show_json(tested.document),
             "taken": [{"part": each.part, "path": each.path} for each in tested.taken],
         }
+
+
+def _not_all_stored(reasons: Sequence[str], so: str) -> NotAllStoredError:
+    return NotAllStoredError(
+        f"{'; '.join(reasons)}: {so}", remedy="try again in a moment; flux doctor says what the database has"
+    )
+
+
+def _tell_unrest(unrest: Unrest) -> list[str]:
+    """Return what keeps the records from being all there, a phrase each."""
+    reasons = []
+    if unrest.running:
+        noun = "execution still runs" if unrest.running == 1 else "executions still run"
+        reasons.append(f"{unrest.running:,} {noun} that began before")
+    if unrest.not_stored:
+        noun = "execution has ended and is" if unrest.not_stored == 1 else "executions have ended and are"
+        reasons.append(f"{unrest.not_stored:,} {noun} not stored yet")
+    if unrest.unheard:
+        reasons.append(_tell_unheard(unrest.unheard))
+    return reasons
+
+
+def _tell_unheard(unheard: Sequence[int]) -> str:
+    workers = "worker " if len(unheard) == 1 else "workers "
+    return f"{workers}{', '.join(map(str, unheard))} did not say what is not stored there"
 
 
 _LINES = (("content-type", "application/x-ndjson"), ("cache-control", "no-store"))

@@ -7,6 +7,7 @@ under ``/_crew/`` what workers ask of each other::
     current      which code is served here
     follow       serve this code too: it was deployed, and is on record, already
     settle       what has ended here and is not stored
+    rest         what runs here, waited for until it is stored
     published    executions as they end
     metrics      what is counted here
     self_check   what its self-check has seen; of the one that does it
@@ -25,12 +26,14 @@ from flux.deploy_history import Deployed
 from flux.errors import FluxError
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
 from flux.scopes import get_needed
+from flux.supervisor.at_rest import wait_own_rest
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_errors import describe_error
 from flux.supervisor.crew_live import SETTLE_S, publish_to_others
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.front_door import FrontDoor
+from flux.supervisor.in_flight import InFlight
 from flux.supervisor.live import Live
 from flux.supervisor.metrics import Metric
 from flux.supervisor.present import encode
@@ -84,6 +87,7 @@ class CrewDesk:
         *,
         metrics: Callable[[], Sequence[Metric]],
         self_check: Callable[[], Mapping[str, Any] | None],
+        in_flight: InFlight,
     ) -> None:
         self._siblings = siblings
         self._front_door = front_door
@@ -92,6 +96,7 @@ class CrewDesk:
         self._deployer = deployer
         self._metrics = metrics
         self._self_check = self_check
+        self._in_flight = in_flight
 
     async def admit(self, head: RequestHead) -> Admission:
         """See `flux.supervisor.gateway.Handler.admit`."""
@@ -117,6 +122,8 @@ class CrewDesk:
                 answer = self._follow
             case "/_crew/settle":
                 answer = self._settle
+            case "/_crew/rest":
+                answer = self._rest
             case "/_crew/metrics":
                 answer = self._tell_metrics
             case "/_crew/self_check":
@@ -144,6 +151,10 @@ class CrewDesk:
         with trio.move_on_after(SETTLE_S):
             await Live.wait_stored(self._live)  # Ours: the others are asked by whoever asks us.
         return {"not_stored": {one.id: str(one.summary["name"]) for one in self._live.not_stored}}
+
+    async def _rest(self, _body: bytes) -> Mapping[str, Any]:
+        unrest = await wait_own_rest(self._in_flight, self._live)
+        return {"running": unrest.running, "not_stored": unrest.not_stored}
 
     async def _tell_metrics(self, _body: bytes) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()

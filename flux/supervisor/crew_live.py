@@ -22,8 +22,11 @@ FIRST_LISTEN_S = 2.0
 """How long a reader waits for the other workers before it begins without those that don't answer."""
 LISTEN_AGAIN_S = 0.5
 """Between two tries to hear a worker that is not there."""
-SETTLE_S = 1.5
+SETTLE_S = 1.0
 """How long another worker waits for what has ended there to be stored, before it says what is not."""
+SETTLE_PATIENCE_S = 1.5
+"""How long it is waited for. Shorter than any question waits (`flux.supervisor.console.SETTLE_TIMEOUT_S`): a worker
+that does not answer is to be told from one that has nothing to say."""
 WAITING_MAX = 2000
 """Executions that are not stored and that a stream begins with; how many there are besides is told."""
 
@@ -39,13 +42,18 @@ class CrewLive(Live):
         super().__init__()
         self._siblings = siblings
         self._nursery = nursery
-        self._not_stored_elsewhere: Mapping[str, str] = {}
-        """Names by id, of what the others could not store when they were asked last."""
+        self._not_stored_elsewhere: dict[int, Mapping[str, str] | None] = {}
+        """By worker: names by id, of what it could not store when it was asked last; None when it did not say."""
 
     @property
     def not_stored_count(self) -> int:
         """See `Live.not_stored_count`."""
-        return super().not_stored_count + len(self._not_stored_elsewhere)
+        return super().not_stored_count + sum(len(names or ()) for names in self._not_stored_elsewhere.values())
+
+    @property
+    def unheard(self) -> Sequence[int]:
+        """See `Live.unheard`."""
+        return sorted(number for number, names in self._not_stored_elsewhere.items() if names is None)
 
     async def complete(self, subscription: Subscription) -> None:
         """See `Live.complete`."""
@@ -60,23 +68,31 @@ class CrewLive(Live):
         """See `Live.wait_stored`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(super().wait_stored)
-            nursery.start_soon(self._settle_others)
+            for number in self._siblings.others:
+                nursery.start_soon(self._settle_other, number)
 
-    async def _settle_others(self) -> None:
-        answers = await self._siblings.ask_all("POST", SETTLE, {}, patience_s=SETTLE_S + 1)
-        found: dict[str, str] = {}
-        for answer in answers.values():
-            if not isinstance(answer, SiblingGoneError):
-                found |= answer["not_stored"]
-        self._not_stored_elsewhere = found
+    async def _settle_other(self, number: int) -> None:
+        names: Mapping[str, str] | None = None
+        try:
+            if not self._siblings.is_there(number):
+                names = {}
+                return
+            with trio.move_on_after(SETTLE_PATIENCE_S):
+                names = (await self._siblings.ask(number, "POST", SETTLE, {}))["not_stored"]
+        except SiblingGoneError:
+            names = None  # It is told as one that did not say: see `unheard`.
+        finally:
+            # Also when the caller's deadline comes first: what was known before is not true any more.
+            self._not_stored_elsewhere[number] = names
 
     def find_not_stored(self, prefix: str) -> Published | None:
         """See `Live.find_not_stored`."""
         if (own := super().find_not_stored(prefix)) is not None:
             return own
-        for id, name in self._not_stored_elsewhere.items():
-            if id.startswith(prefix) or name.startswith(prefix):
-                return Published(id, {"name": name}, ())
+        for names in self._not_stored_elsewhere.values():
+            for id, name in (names or {}).items():
+                if id.startswith(prefix) or name.startswith(prefix):
+                    return Published(id, {"name": name}, ())
         return None
 
     async def _listen(self, number: int, subscription: Subscription, begun: trio.Event) -> None:

@@ -17,9 +17,8 @@ happened (`flux.supervisor.recovery`). Nothing here decides what is replayed or 
 something failed; it waits, and hands values on.
 """
 
-import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -53,6 +52,7 @@ from flux.store.records import RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Driven, drive
+from flux.supervisor.in_flight import InFlight
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.journal import Journal, JournalError
 from flux.supervisor.journal_scribe import JournalScribe
@@ -140,7 +140,7 @@ class Executor:
         self._backing = backing
         self._audience = audience
         self._report = report
-        self.running = 0
+        self.in_flight = InFlight()
         """Executions in progress."""
 
     async def execute(
@@ -152,7 +152,7 @@ class Executor:
         recorded: then nothing ran.
         """
         attempts = ATTEMPTS + runnable.function.retries
-        with self._counted():
+        with self.in_flight.counted():
             await self._wait_room()
             for attempt in range(1, attempts + 1):
                 executed = await self._make_run(runnable, trigger, cause, attempt).run(value)
@@ -165,18 +165,10 @@ class Executor:
 
     async def execute_job(self, runnable: Runnable, trigger: Trigger, value: object, job: JobAttempt) -> Executed:
         """Run one attempt at a job, which says itself what becomes of it; otherwise as `execute`."""
-        with self._counted():
+        with self.in_flight.counted():
             await self._wait_room()
             cause = Cause(parent=job.claimed.parent)
             return await self._make_run(runnable, trigger, cause, job.claimed.attempt, job).run(value)
-
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
 
     def _make_run(
         self, runnable: Runnable, trigger: Trigger, cause: Cause, attempt: int, job: JobAttempt | None = None

@@ -206,6 +206,11 @@ class Live:
         return len(self._not_stored)
 
     @property
+    def unheard(self) -> Sequence[int]:
+        """Workers that did not say what they could not store, when they were asked last."""
+        return ()
+
+    @property
     def counts(self) -> LiveCounts:
         """What there is to count."""
         return LiveCounts(len(self._subscriptions), len(self._not_stored), self._lost, dict(self._ended))

@@ -35,12 +35,14 @@ class RecordStream:
     """
 
     def __init__(
-        self, pool: Pool, filter_: Filter, first: list[reading.Summary], after: uuid.UUID | None, not_stored: int
-    ) -> None:
+        self, pool: Pool, filter_: Filter, first: list[reading.Summary], after: uuid.UUID | None, not_stored: int,
+        doubt: FluxError | None,
+    ) -> None:  # fmt: skip
         """``first`` is the first page, behind ``after``: what fails before the answer begins is an error of its own.
 
-        ``not_stored`` executions have ended, may be meant, and are not in the store.
+        ``not_stored`` executions have ended, may be meant, and are not in the store; ``doubt``: nor may others be.
         """
+        self._doubt = doubt
         self._not_stored = not_stored
         self._pool = pool
         self._filter = filter_
@@ -60,7 +62,7 @@ class RecordStream:
         self, page: list[reading.Summary], last: uuid.UUID | None
     ) -> AsyncGenerator[bytes, None]:
         count = 0
-        problem: Document | None = None
+        problem = self._doubt
         try:
             while page:
                 for summary in page:
@@ -74,9 +76,11 @@ class RecordStream:
                     break
                 page = await list_page(self._pool, self._filter, page[-1].id)
         except FluxError as error:
-            problem = {"code": error.code, "message": error.message, "remedy": error.remedy}
+            problem = error
         end: Document = {"records": count, "last": None if last is None else str(last), "not_stored": self._not_stored}
-        end["problem"] = problem
+        end["problem"] = None
+        if problem is not None:
+            end["problem"] = {"code": problem.code, "message": problem.message, "remedy": problem.remedy}
         yield encode({"end": end}) + b"\n"
 
     async def _read(self, execution_id: uuid.UUID) -> bytes:

@@ -25,6 +25,7 @@ from flux.config import Config
 from flux.project import Project, read_project, read_source_version
 from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
+from flux.supervisor.at_rest import wait_rest
 from flux.supervisor.backing import OWN_CONNECTIONS, OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.client_tls import Certificate, open_certificate
@@ -278,6 +279,7 @@ class Server:
                 self.backing.owner, live, host, door, lambda run: nursery.start_soon(run),
                 schema=tenant.schema, tenant=tenant.name,
                 recording=lambda: get_config().recording, readiness=readiness,
+                rest=partial(wait_rest, executor.in_flight, live, siblings),
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_other_checks, siblings),
@@ -303,6 +305,7 @@ class Server:
                     desk = CrewDesk(
                         siblings, front_door, live, deployments, deployer, metrics=console.machines.count,
                         self_check=lambda: self_check.describe() if watch.leads else None,
+                        in_flight=executor.in_flight,
                     )  # fmt: skip
                     host.spread = partial(spread, siblings)
 

@@ -33,7 +33,7 @@ class ServerChecks:
         writer, journal = self._backing.writer.counts, self._backing.journal.counts
         owner, guests = self._backing.owner.counts, self._backing.guests.counts
         return {
-            "executions_running": float(self._executor.running),
+            "executions_running": float(len(self._executor.in_flight)),
             "records_waiting": float(writer.waiting),
             "records_stored_total": float(writer.stored),
             "records_reduced_total": float(writer.reduced),

@@ -56,6 +56,10 @@ class Siblings:
         """All numbers but ours, in order, whether somebody answers to them or not."""
         return [number for number in range(self._place.count) if number != self._place.number]
 
+    def is_there(self, number: int) -> bool:
+        """Whether a worker has begun to listen and has not ended in an orderly way. It may be dead all the same."""
+        return self._place.socket_path(number).exists()
+
     def knows(self, secret: str | None) -> bool:
         """Whether somebody who shows this is one of us."""
         return secret is not None and hmac.compare_digest(secret.encode("latin-1"), self._place.secret.encode())
@@ -98,7 +102,7 @@ class Siblings:
         answers: dict[int, Any] = {}
 
         async def ask(number: int) -> None:
-            if not self._place.socket_path(number).exists():
+            if not self.is_there(number):
                 return
             try:
                 with trio.fail_after(patience_s):

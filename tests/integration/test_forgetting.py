@@ -1,15 +1,21 @@
 """Taking a row out of what was recorded: all of it, or nothing. Another client asks the tables what is left."""
 
+import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from flux.forget import Forgetter
 from flux.store import forgetting
+from flux.supervisor import console, crew_live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
+from flux.supervisor.siblings import SiblingGoneError, Siblings
 from tests.conftest import Database
 from tests.console_world import START_NS, World, make_execution, open_world, read
 
@@ -80,6 +86,7 @@ async def test_nothing_is_forgotten_while_the_database_lacks_an_execution(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flux.supervisor.console.SETTLE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("flux.supervisor.at_rest.REST_S", 0.05)
     execution = make_execution()
     world.live.publish(summary_of_execution(execution), logs_of_execution(execution), stored=False)
     digest = world.database.psql(DIGEST)
@@ -88,7 +95,99 @@ async def test_nothing_is_forgotten_while_the_database_lacks_an_execution(
     status, counted = await forget(world, dry_run=1)
     assert status == 200 and counted["not_stored"] == 1
     world.live.mark_stored(execution.id)
+    with world.in_flight.counted():
+        status, said = await forget(world)
+    assert (status, said["code"]) == (503, "FLX617") and "1 execution still runs that began before" in str(said)
+    assert world.database.psql(DIGEST) == digest
     assert (await forget(world))[0] == 200
+
+
+async def test_what_ran_when_it_began_is_waited_for_and_what_begins_later_is_not(world: World) -> None:
+    done: list[tuple[int, dict[str, object]]] = []
+
+    async def ask() -> None:
+        done.append(await forget(world))
+
+    async with trio.open_nursery() as nursery:
+        with world.in_flight.counted():
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            later = contextlib.ExitStack()
+            later.enter_context(world.in_flight.counted())
+            await world.add(make_execution(body=json.dumps({"email": EMAIL}).encode()))
+            assert done == []
+    later.close()
+    ((status, said),) = done
+    assert status == 200 and said["executions"] == 2
+
+
+Answers = dict[int, Mapping[str, Any] | SiblingGoneError | None]
+
+
+class Crew(Siblings):
+    """Two other workers: what they say is set, and None is nothing at all."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {}
+
+    @property
+    def others(self) -> list[int]:
+        return [1, 2]
+
+    def is_there(self, number: int) -> bool:
+        return number in self.answers
+
+    async def ask(self, number: int, *_asked: object) -> Any:
+        await trio.lowlevel.checkpoint()
+        answer = self.answers[number]
+        if answer is None:
+            await trio.sleep_forever()
+        if isinstance(answer, SiblingGoneError):
+            raise answer
+        return answer
+
+
+async def test_a_worker_that_does_not_say_is_not_taken_for_one_that_has_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert crew_live.SETTLE_S < crew_live.SETTLE_PATIENCE_S < console.SETTLE_TIMEOUT_S
+    monkeypatch.setattr(crew_live, "SETTLE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("flux.supervisor.at_rest.REST_PATIENCE_S", 0.2)
+    crew = Crew()
+    has_one: Mapping[str, Any] = {"not_stored": {"01a2": "x1"}}
+    has_none: Mapping[str, Any] = {"not_stored": {}}
+    async with trio.open_nursery() as nursery:
+        live = crew_live.CrewLive(crew, nursery)
+        async with open_world(database, live=live, siblings=crew) as world:
+            asked: Sequence[tuple[Answers, int, tuple[int, ...]]] = (
+                ({1: has_one, 2: has_none}, 1, ()),
+                ({1: has_one, 2: None}, 1, (2,)),
+                ({1: SiblingGoneError("it is gone"), 2: has_none}, 0, (1,)),
+                ({2: has_none}, 0, ()),
+            )
+            for answers, count, unheard in asked:
+                crew.answers = answers
+                end = (await world.lines("records/export"))[-1]["end"]
+                assert end["not_stored"] == count, answers
+                problem = end["problem"]
+                assert (problem is not None) == bool(unheard), answers
+                for number in unheard:
+                    assert problem["code"] == "FLX617" and f"worker {number} did not say" in problem["message"]
+            rested: Mapping[str, Any] = {"running": 0, "not_stored": 0}
+            refused: Sequence[tuple[Answers, str]] = (
+                ({1: rested, 2: {**rested, "running": 2}}, "2 executions still run"),
+                ({1: rested, 2: {**rested, "not_stored": 1}}, "1 execution has ended and is not stored"),
+                ({1: rested, 2: None}, "worker 2 did not say"),
+                ({1: rested}, "worker 2 did not say"),
+                ({1: SiblingGoneError("it is gone"), 2: SiblingGoneError("it too")}, "workers 1, 2 did not say"),
+            )
+            for rest, reason in refused:
+                crew.answers = rest
+                status, said = await forget(world)
+                assert (status, said["code"]) == (503, "FLX617") and reason in str(said["detail"]), rest
+            crew.answers = {1: rested, 2: rested}
+            assert (await forget(world))[1]["code"] == "FLX604", "nobody hinders it, and there is no row"
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_record_that_comes_when_its_place_was_passed_is_rewritten_as_well(
