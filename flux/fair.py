@@ -35,6 +35,8 @@ class Turn:
 
     share: str
     memory_bytes: int
+    place: "_Share" = attrs.field(repr=False)
+    """The share itself: another one may have its name by the time at which the turn ends."""
     is_granted: bool = False
 
 
@@ -76,9 +78,8 @@ class FairQueue:
         self._shares[name] = _Share(bounds, had=self._now)
 
     def remove_share(self, name: str) -> None:
-        """Take a share out that nobody waits in and that has no turn."""
-        share = self._shares.pop(name)
-        assert not share.waiting and not share.turns, "whoever has a turn ends it first"
+        """Take a share out. Who waits in it gets no turn any more; turns that it has count until they end."""
+        del self._shares[name]
 
     def count_waiting(self, name: str) -> int:
         """Return how many wait in a share."""
@@ -87,7 +88,7 @@ class FairQueue:
     def ask(self, name: str, memory_bytes: int) -> Turn:
         """Ask for a turn: it is granted by this or a later call of `grant`."""
         share = self._shares[name]
-        turn = Turn(name, memory_bytes)
+        turn = Turn(name, memory_bytes, share)
         if not share.waiting:
             share.had = max(share.had, self._now)
         share.waiting.append(turn)
@@ -113,7 +114,7 @@ class FairQueue:
 
     def end(self, turn: Turn) -> None:
         """End a turn, or give up waiting for it."""
-        share = self._shares[turn.share]
+        share = turn.place
         if not turn.is_granted:
             share.waiting.remove(turn)
             return

@@ -82,14 +82,15 @@ async def open_backing(
             password = derive_guest_password(notice_secret, tenant)
             if repair_guest is not None:
                 await repair_guest(password)
-            role = await ensure_guest(connection, tenant.name, tenant.schema, password)
+            await ensure_guest(connection, tenant.name, tenant.schema, password)
             description = f"{socket.gethostname()}, process {os.getpid()}"
             await connection.execute(QUERIES.add_supervisor, digest, description)
             await drop_leftovers(connection, options)
         stack.push_async_callback(_withdraw_token, owner, digest)
         with trio.fail_after(RECOVERY_S):
             recovered = await recover(journal_folder, DatabaseStore(owner))
-        guest_options = attrs.evolve(options, user=role, password=password)
+        # Not the role that the database named: a function of it may be a tenant's.
+        guest_options = attrs.evolve(options, user=tenant.role, password=password)
         guests = Pool(guest_options, connections[1])
         stack.push_async_callback(guests.aclose)
         journal = Journal(journal_folder)

@@ -97,7 +97,7 @@ class Door:
                 extra={"remedy": "use 127.0.0.1 or localhost, or the host that the server was given"},
             )  # fmt: skip
         origin = head.header("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _get_site(origin) != host.lower():
             return problem(403, "FORBIDDEN", f'requests from the site "{origin[:200]}" are refused')
         if head.header("sec-fetch-site") in ("cross-site", "same-site"):
             return problem(403, "FORBIDDEN", "requests that another site makes are refused")
@@ -135,6 +135,14 @@ def without_port(host: str) -> str:
     if name and port.isdigit() and ":" not in name:
         host = name
     return host.lower().rstrip(".")
+
+
+def _get_site(origin: str) -> str | None:
+    """Return host and port of an ``Origin``; None where it has none, or can't be read."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_loopback_name(name: str) -> bool:

@@ -70,7 +70,9 @@ def read_order(body: bytes) -> TenantOrder:
             f'"{said.name[:100]}" can\'t be a tenant\'s name',
             remedy=f"lower-case letters, digits and _, 41 at most, a letter first; not {Tenant().name}",
         )
-    hosts = tuple(dict.fromkeys(host.lower().rstrip(".") for host in said.hosts))
+    named = dict.fromkeys(host.lower().rstrip(".") for host in said.hosts)
+    named.pop(name_local_host(said.name), None)  # It has that one anyway.
+    hosts = tuple(named)
     for host in hosts:
         if not _HOST.match(host) or _LAST_IS_NUMBER.match(host) or host == "localhost" or len(hosts) > HOSTS_MAX:
             raise BadTenantError(

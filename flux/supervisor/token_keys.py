@@ -36,7 +36,12 @@ KEEP_S = 24 * 3600.0
 FETCH_S = 5.0
 KEYS_BYTES_MAX = 1024 * 1024
 KEYS_MAX = 100
+KEYS_TRIED_MAX = 8
+"""Of a set in which a token names no key; every one costs time in which nobody else is served."""
 RSA_BITS_MIN = 2048
+RSA_BITS_MAX = 8192
+RSA_EXPONENT_MAX = 2**32
+"""Such a signature is checked in a millisecond, one with an exponent as long as the key in a thousand times that."""
 
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _HASH_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -91,9 +96,10 @@ class TokenKeys:
     async def verify(self, token: str, now_s: float) -> Mapping[str, Any]:
         """Return what ``token`` says; raise `TokenRefused`, or `KeysUnreachableError` when that can't be known."""
         header = read_token_header(token, self._config.takes)
-        for key in await self._find(header.key_id):
-            if header.algorithm not in key.algorithms:
-                continue
+        keys = [key for key in await self._find(header.key_id) if header.algorithm in key.algorithms]
+        if len(keys) > KEYS_TRIED_MAX:
+            raise TokenRefused(f"the token could be of {len(keys)} keys, and does not say (kid) of which")
+        for key in keys:
             try:
                 payload = jwt.PyJWS().decode(token, key.key, algorithms=[header.algorithm])
             except jwt.InvalidTokenError:
@@ -181,8 +187,8 @@ def read_public_key(pem: str) -> Key:
     algorithms = list_algorithms(key)
     if not algorithms:
         raise UnusableKeyError(
-            "public_key of [http.auth] is of a kind that signs no tokens, or too short",
-            remedy=f"RSA of {RSA_BITS_MIN} bits or more, P-256, P-384, P-521 or Ed25519",
+            "public_key of [http.auth] is of a kind that signs no tokens, or too short or too long",
+            remedy=f"RSA of {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, P-256, P-384, P-521 or Ed25519",
         )
     return Key(key, algorithms)
 
@@ -213,10 +219,11 @@ def read_secret(name: str, value: str | None) -> Key:
 
 
 def list_algorithms(key: object) -> tuple[str, ...]:
-    """Return what a public key is good for; nothing when it is too weak, or of another kind."""
+    """Return what a public key is good for; nothing when it is too weak, too slow, or of another kind."""
     if isinstance(key, RSAPublicKey):
         families = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-        return families if key.key_size >= RSA_BITS_MIN else ()
+        is_sound = RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX and key.public_numbers().e < RSA_EXPONENT_MAX
+        return families if is_sound else ()
     if isinstance(key, EllipticCurvePublicKey):
         algorithm = _CURVES.get(key.curve.name)
         return () if algorithm is None else (algorithm,)

@@ -62,9 +62,12 @@ class Turns:
         self._queue.add_share(tenant, bounds)
         self._tenants += 1
         self._queue.turns_max = self._turns_max
+        share = Share(self, tenant, quotas.memory_bytes)
         try:
-            yield Share(self, tenant, quotas.memory_bytes)
+            yield share
         finally:
+            # Requests that were taken before are the gateway's, and some may still be on their way here.
+            share.close("its server has ended")
             self._queue.remove_share(tenant)
             self._tenants -= 1
             if not self._tenants:
@@ -126,9 +129,11 @@ class Share:
             )
         if self._closed and not is_patient:
             raise QuotaError(self._closed, remedy="make room, or ask for a larger quota")
-        if self._turns.count_waiting(self._name) >= WAITING_MAX and not is_patient:
+        if not is_patient and self._turns.count_waiting(self._name) >= WAITING_MAX:
             raise QuotaError("too many requests wait already", remedy="ask again later")
-        await self._opened.wait()
+        if is_patient:
+            await self._opened.wait()
+        # Nothing waits between that and the question: a share that is closed is not asked.
         with self._turns.asked(self._name, memory_bytes) as began:
             with trio.move_on_after(wait_s):
                 await began.wait()

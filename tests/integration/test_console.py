@@ -243,6 +243,7 @@ async def test_an_unknown_path_is_404_and_a_wrong_method_405(asked: World, path:
         ({"origin": "http://127.0.0.1:4001"}, TOKEN, 403),
         ({"origin": "https://evil.example"}, TOKEN, 403),
         ({"origin": "null"}, TOKEN, 403),
+        ({"origin": "http://["}, TOKEN, 403),
         ({"sec-fetch-site": "cross-site"}, TOKEN, 403),
         ({"sec-fetch-site": "same-origin"}, TOKEN, 200),
     ],

@@ -1,6 +1,7 @@
 """Whose a request is, and when an execution's turn comes: what a server with tenants decides, without its parts."""
 
 import contextlib
+import json
 import math
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from flux.store.tenants import Quotas, TenantRow
 from flux.supervisor.hosted import ANSWER_BYTES_MAX, ANSWER_S_MAX, Hosted
 from flux.supervisor.hosts import Hosts
 from flux.supervisor.master_key import MasterKey
+from flux.supervisor.tenant_order import read_order
 from flux.supervisor.tenants import Tenants
 from flux.supervisor.turns import WAITING_MAX, QuotaError, Share, Turns
 
@@ -202,6 +204,12 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
         assert (await ask(hosts, "api.acme.test"))[0] == 503, "the gateway may not have closed yet"
 
 
+def test_a_host_that_a_tenant_has_anyway_is_not_its_twice(tmp_path: Path) -> None:
+    (tmp_path / "flux.toml").write_text("")
+    said = {"name": "acme", "folder": str(tmp_path), "hosts": ["Acme.localhost.", "api.acme.com", "API.acme.com"]}
+    assert read_order(json.dumps(said).encode()).hosts == ("api.acme.com",)
+
+
 # --- turns -----------------------------------------------------------------------------------------
 
 
@@ -226,6 +234,26 @@ async def test_without_tenants_nobody_waits_and_with_one_all_share_the_turns() -
                 until.set()
                 await trio.testing.wait_all_tasks_blocked()
                 assert begun[10:] == ["acme"]
+
+
+async def test_what_is_left_of_a_tenant_that_ends_gives_its_turns_back_and_gets_no_new_ones() -> None:
+    turns, until, begun = Turns(turns_max=2), trio.Event(), []
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            with turns.opened("acme", Quotas()) as gone:
+                for _ in range(2):
+                    nursery.start_soon(hold, gone, until, begun.append, "before")
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(QuotaError, match="has ended"):
+                async with gone.taken(MIB, PATIENCE_S):
+                    raise AssertionError("its server has ended")
+            with turns.opened("acme", Quotas()) as again:
+                nursery.start_soon(hold, again, until, begun.append, "after")
+                await trio.testing.wait_all_tasks_blocked()
+                assert begun == ["before", "before"], "both turns are taken"
+                until.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert begun[2:] == ["after"]
 
 
 @pytest.mark.parametrize("quotas", [Quotas(concurrency=3), Quotas(memory_bytes=3 * MIB)], ids=["turns", "memory"])

@@ -25,7 +25,7 @@ from flux.supervisor.token_keys import (
     read_public_key,
 )
 from tests.stub_http import Peer, Stub, serving
-from tests.token_issuer import AUDIENCE, ISSUER, claims, jwk, make_key, public_pem, sign
+from tests.token_issuer import AUDIENCE, ISSUER, b64_int, claims, jwk, make_key, public_pem, sign
 
 NOW_S = 1_800_000_000.0
 RSA, EC, ED, P384, OTHER = (make_key(kind) for kind in ("RSA", "P-256", "Ed25519", "P-384", "RSA"))
@@ -230,3 +230,18 @@ def test_only_keys_that_can_check_a_signature_safely_are_taken() -> None:
     check_public_key(AuthConfig(public_key=public_pem(EC)))
     with pytest.raises(UnusableKeyError, match="ES256"):
         check_public_key(AuthConfig(public_key=public_pem(EC), algorithms=("RS256",)))
+
+
+@pytest.mark.parametrize("exponent", [2**32 + 1, 2**2047 + 1])
+def test_a_key_that_takes_long_to_check_with_is_passed_over(exponent: int) -> None:
+    slow = {**jwk(RSA), "e": b64_int(exponent)}
+    with pytest.raises(UnusableKeyError, match="none of the 1 keys"):
+        read_key_set(json.dumps({"keys": [slow]}).encode())
+
+
+async def test_a_token_that_names_no_key_is_not_tried_on_a_hundred() -> None:
+    token = sign(RSA, "RS256", GOOD)
+    async with issuing(*[jwk(OTHER)] * 7, jwk(RSA)) as world:
+        assert await world.keys().verify(token, NOW_S)
+    async with issuing(*[jwk(OTHER)] * 8, jwk(RSA)) as world:
+        assert "does not say (kid) of which" in await refusal(world.keys(), token)

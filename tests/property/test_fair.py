@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,9 +122,24 @@ def test_who_was_idle_has_saved_up_no_turns() -> None:
     assert all(order[index : index + 2].count("idle") == 1 for index in range(0, 20, 2)), order
 
 
-def test_a_share_that_has_turns_is_not_taken_out() -> None:
-    queue = FairQueue(1)
-    queue.add_share("a", ShareBounds())
-    queue.ask("a", 0)
-    with pytest.raises(AssertionError):
-        queue.remove_share("a")
+def test_turns_of_a_share_that_is_taken_out_count_until_they_end_and_not_for_another_of_its_name() -> None:
+    queue = FairQueue(2)
+    queue.add_share("a", ShareBounds(turns_max=1))
+    queue.add_share("b", ShareBounds())
+    first, late = queue.ask("a", 5), queue.ask("a", 5)
+    assert queue.grant() == [first]
+    queue.remove_share("a")
+    queue.add_share("a", ShareBounds(turns_max=1))
+    own = queue.ask("a", 5)
+    assert queue.grant() == [own], "the turn of before is not the new share's"
+    others = queue.ask("b", 0)
+    assert not queue.grant(), "but it is one of the two"
+    queue.end(first)
+    assert queue.grant() == [others]
+    queue.end(late)
+    queue.end(own)
+    queue.end(others)
+    again = [queue.ask("a", 5), queue.ask("b", 0)]
+    assert set(queue.grant()) == set(again), "all turns are there again, and no more"
+    queue.ask("b", 0)
+    assert not queue.grant()
