@@ -13,6 +13,10 @@ looks at any of it there are two walls around it, for good:
   by seccomp for pip, which runs in this process; for uv, which is a program, by Landlock, as
   the one that can be.
 
+For a tenant there is a third: only the tenant's project, Python, the installer and what a system has
+for all programs can be read. An index, or a package in its list of what it needs, may name a file,
+and it could be somebody else's package.
+
 With ``--allow-sdist`` somebody wants code to be run. Then the second wall is not put up, and
 the cache, from which other projects are served, can't be written.
 
@@ -50,6 +54,8 @@ class Job:
     """Of pip or uv; for ``compile`` the folder, and the name that it will have."""
     programs: list[str] | None
     """Which programs can be started; None for all: builds, and whatever they start."""
+    readable: list[str] | None = None
+    """Files and folders that can be read; None for all. Indexes and packages may name any file of the machine."""
 
     def encode(self) -> str:
         """Return the job as one line."""
@@ -68,7 +74,7 @@ def main(arguments: list[str]) -> int:
     os.umask(0o022)
     try:
         check_machine()
-        restrict_to_writing(job.writable, programs=job.programs)
+        restrict_to_writing(job.writable, programs=job.programs, readable=job.readable)
         if job.programs == []:
             install(make_no_programs_filter())
     except LayerRefusedError as error:

