@@ -271,7 +271,7 @@ def _hash_wheels(requirements: Requirements, root: Path) -> dict[str, str]:
                 found[package.wheel] = hashlib.sha256(read_inside(root, package.wheel)).hexdigest()
             except UnreadableProjectError as error:
                 raise RequirementsError(
-                    f"{package.origin}  {error.message}",
+                    f"{package.origin}  {error.message.removeprefix(f'{root}/')}",
                     remedy="a path is relative to the file that names it",
                 ) from error
     return found
