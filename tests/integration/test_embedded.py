@@ -225,7 +225,7 @@ async def test_a_missing_directory_becomes_a_cluster_that_answers(tmp_path: Path
             "data_checksums", "unix_socket_permissions",
         )}  # fmt: skip
         assert shown == {
-            "fsync": "on", "track_commit_timestamp": "on", "listen_addresses": "", "max_connections": "100",
+            "fsync": "on", "track_commit_timestamp": "on", "listen_addresses": "", "max_connections": "300",
             "timezone": "UTC", "data_checksums": "on", "unix_socket_permissions": "0700",
         }  # fmt: skip
         assert server.first_run and server.initdb_s > 0 and server.start_s > 0
