@@ -9,7 +9,7 @@ from flux.execution import Execution
 from flux.filter import Filter
 from flux.store import reading
 from flux.store.migrate import prepare
-from flux.store.postgres import Pool
+from flux.store.postgres import Pool, connect
 from tests.conftest import Database, create_database
 from tests.console_world import make_execution, open_world, raised
 
@@ -32,8 +32,11 @@ async def test_records_and_the_log_of_changes_are_as_they_were_after_a_restore(
 
     restored = create_database(database.server)
     await trio.to_thread.run_sync(copy, database, restored, tmp_path / "backup")
-    async with restored.pool().acquire() as connection:
+    connection = await connect(restored.options())
+    try:
         prepared = await prepare(connection)
+    finally:
+        await connection.aclose()
     assert prepared.coverage == ()
     assert await read_all(restored) == before
     assert restored.psql(LOG) == log

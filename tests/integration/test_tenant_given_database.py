@@ -13,7 +13,9 @@ from tests.conftest import Database
 from tests.postgres_server import PostgresServer
 
 _numbers = count()
-ACME = Tenant("acme")
+# Roles are the whole cluster's, and other tests have a tenant "acme" there.
+ACME = Tenant("given_acme")
+LAMB = Tenant("given_lamb")
 
 
 @attrs.frozen
@@ -51,7 +53,7 @@ def given(postgres18: PostgresServer) -> Iterator[Given]:
         ("create role other; grant pg_execute_server_program to other; grant other to {role}",
          "other, pg_execute_server_program"),
         ("create role other; grant pg_read_all_data to {role}", "pg_read_all_data"),
-        ("create role other; create role flux_guest_lamb; grant flux_guest_lamb to {role}", "flux_guest_lamb"),
+        (f"create role other; create role {LAMB.role}; grant {LAMB.role} to {{role}}", LAMB.role),
     ],
 )  # fmt: skip
 async def test_a_role_that_could_become_another_is_refused(given: Given, make: str, reaches: str) -> None:
@@ -61,7 +63,7 @@ async def test_a_role_that_could_become_another_is_refused(given: Given, make: s
     try:
         await given.is_refused(f"is a member of {reaches}, ")
     finally:
-        server.psql("drop role if exists flux_guest_lamb; drop role other")
+        server.psql(f"drop role if exists {LAMB.role}; drop role other")
         server.psql(f"revoke pg_read_all_data from {given.role}")
     await given.check()
 
@@ -70,11 +72,13 @@ async def test_the_role_of_the_tenant_s_own_functions_is_none_of_these(given: Gi
     connection = await connect(given.database.options(given.role))
     try:
         await connection.execute(f"create role {ACME.role}")
-        assert given.database.psql("select count(*) from pg_auth_members m join pg_roles r on r.oid = m.member "
-                                   f"where r.rolname = '{given.role}'") == "1"  # fmt: skip
-        await given.check()
+        try:
+            members = "select count(*) from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname = "
+            assert given.database.psql(f"{members} '{given.role}'") == "1"
+            await given.check()
+        finally:
+            await connection.execute(f"drop role {ACME.role}")
     finally:
-        await connection.execute(f"drop role {ACME.role}")
         await connection.aclose()
 
 
@@ -99,7 +103,8 @@ async def test_a_database_in_which_flux_works_for_somebody_else_is_refused(
     postgres18.psql(f"alter database {given.database.name} owner to {given.role}")
     # One that this role keeps, as a tenant's server does, is the tenant's whose guest is written down there.
     given.database.psql(f"create schema flux authorization {given.role}; set role {given.role}; "
-                        "create table flux.guest (tenant text); insert into flux.guest values ('acme')")  # fmt: skip
+                        "create table flux.guest (tenant text)")  # fmt: skip
+    given.database.psql(f"insert into flux.guest values ('{ACME.name}')")
     await given.check()
     given.database.psql("insert into flux.guest values ('lamb')")
     await given.is_refused('"lamb" has its rows and records there')
