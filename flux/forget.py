@@ -133,7 +133,7 @@ class Forgetter:
 
         def replace(match: re.Match[bytes]) -> bytes:
             name = json.loads(match[1].rstrip().removesuffix(b":"))
-            said = _read_scalar(values.decode_json(match[2]))
+            said = values.read_scalar(values.decode_json(match[2]))
             if said is None or said not in self._named[name]:
                 return match[0]
             return match[1] + json.dumps(make_token(self._secret, said)).encode()
@@ -142,7 +142,7 @@ class Forgetter:
 
     def _is_in(self, name: object, value: object) -> str | None:
         """Return the token of a value that the row had in the column ``name``, or None when it had not."""
-        said = _read_scalar(value) if isinstance(name, str) and name in self._named else None
+        said = values.read_scalar(value) if isinstance(name, str) and name in self._named else None
         return None if said is None or said not in self._named[str(name)] else make_token(self._secret, said)
 
 
@@ -260,7 +260,7 @@ class _Part:
         forgetter = self._forgetter
         sensitive = find_sensitive(sql, forgetter._tables, forgetter._named)
         for number in sensitive.parameters:
-            said = _read_scalar(parameters[number - 1]) if number <= len(parameters) else None
+            said = values.read_scalar(parameters[number - 1]) if number <= len(parameters) else None
             if said is not None and said in forgetter._had:
                 parameters[number - 1] = make_token(forgetter._secret, said)
         for start, end in reversed(sensitive.literals):
@@ -323,14 +323,14 @@ def reads_row(execution: Execution, places: Collection[tuple[str, str, str]]) ->
     for schema, table, key in places:
         named = values.decode_json(key.encode("utf-8", "surrogatepass"))
         assert isinstance(named, dict), "the log has keys as objects"
-        keys.setdefault((schema, table), []).append({name: _read_scalar(each) for name, each in named.items()})
+        keys.setdefault((schema, table), []).append({name: values.read_scalar(each) for name, each in named.items()})
     answers = {call.request.seq: call for call in execution.calls}
     for read in execution.reads:
         wanted = keys.get((read.schema, read.table))
         statement = read_statement(answers[read.call]) if wanted and read.call in answers else None
         for row in (statement.rows or ()) if statement is not None else ():
             if all(index < len(row) for _, index in read.key):
-                found = {name: _read_scalar(row[index]) for name, index in read.key}
+                found = {name: values.read_scalar(row[index]) for name, index in read.key}
                 if found in (wanted or ()):
                     return True
     return False
@@ -347,16 +347,3 @@ def _spellings(text: str) -> list[str | bytes]:
     if re.fullmatch(r"\\x(?:[0-9a-f]{2})+", text):  # bytea
         spellings.append(bytes.fromhex(text[2:]))
     return [spelling for spelling in spellings if len(spelling) >= HIDDEN_CHARACTERS_MIN]
-
-
-def _read_scalar(value: object) -> str | None:
-    """Return the text of a text, a number or a tagged value; None for anything else."""
-    match value:
-        case str():
-            return value
-        case int() | float() if not isinstance(value, bool):
-            return json.dumps(value)
-        case dict() if len(value) == 1:
-            ((tag, inner),) = value.items()
-            return inner if tag.startswith("$") and isinstance(inner, str) else None
-    return None

@@ -237,7 +237,7 @@ class Redactor:
 
     def _replacement(self, value: object) -> str:
         """The same for any JSON value, its tags left as they are: the texts in it are hidden too."""
-        scalar = _read_scalar(value)
+        scalar = values.read_scalar(value)
         if scalar is not None:
             return self._replace_text(scalar)
         for text in _list_texts(value):
@@ -551,22 +551,9 @@ def _looks_like_json(data: bytes) -> bool:
     return data.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
 
 
-def _read_scalar(value: object) -> str | None:
-    """Return the text of a text, a number or a tagged value; None for anything else."""
-    match value:
-        case str():
-            return value
-        case int() | float() if not isinstance(value, bool):
-            return json.dumps(value)
-        case dict() if len(value) == 1:
-            ((tag, inner),) = value.items()
-            return inner if tag.startswith("$") and isinstance(inner, str) else None
-    return None
-
-
 def _list_texts(value: object) -> Sequence[str]:
     """Return the texts and numbers in a JSON value."""
-    scalar = _read_scalar(value)
+    scalar = values.read_scalar(value)
     match value:
         case _ if scalar is not None:
             return [scalar]

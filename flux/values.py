@@ -24,6 +24,7 @@ and ``guest-sdk/vectors/values.json`` holds both sides to it.
 import base64
 import binascii
 import datetime
+import json
 import math
 import re
 import uuid
@@ -261,6 +262,19 @@ def decode_json(data: bytes) -> object:
         return _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise ValueFormatError(f"this is not JSON: {error}") from error
+
+
+def read_scalar(value: object) -> str | None:
+    """Return the text of a text, a number or a tagged value, as it is in JSON; None for anything else."""
+    match value:
+        case str():
+            return value
+        case int() | float() if not isinstance(value, bool):
+            return json.dumps(value)
+        case dict() if len(value) == 1:
+            ((tag, inner),) = value.items()
+            return inner if tag.startswith("$") and isinstance(inner, str) else None
+    return None
 
 
 def text_or_bytes(data: bytes) -> str | bytes:
