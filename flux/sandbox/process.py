@@ -300,7 +300,7 @@ class ProcessSandbox:
             match message:
                 case Forked(pid, handle, host_pid) if self._forking and pid not in self._workers:
                     worker = self._forking.popleft()
-                    worker.forked(host_pid, handle)
+                    worker.forked(host_pid, handle, zygote.ask_exits)
                     if handle < 0:
                         worker.close()  # We are out of descriptors; one that can't be killed is not used.
                     elif self._zygote is not zygote:

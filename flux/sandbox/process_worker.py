@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -26,6 +27,10 @@ OUTPUT_BYTES_MAX = 64 * 1024
 OUTPUT_READS_MAX = 32
 """Reads at a time: more than any pipe holds, and an end to it when a guest writes faster than we read."""
 ZYGOTE_DIED = "the process that forks workers was killed, and its workers with it"
+
+
+def _ask_nobody() -> None:
+    """There is no zygote yet."""
 
 
 class ProcessWorker:
@@ -44,13 +49,17 @@ class ProcessWorker:
         self._exited = trio.Event()
         self._closed = False
         self._handle = -1
+        self._ask_exits: Callable[[], None] = _ask_nobody
         self.pid = 0
         self.served = 0
         """Executions that it has finished."""
 
-    def forked(self, pid: int, handle: int) -> None:
-        """The zygote has forked it; ``handle`` is its pidfd, from now on its own."""
-        self.pid, self._handle = pid, handle
+    def forked(self, pid: int, handle: int, ask_exits: Callable[[], None] = _ask_nobody) -> None:
+        """The zygote has forked it; ``handle`` is its pidfd, from now on its own.
+
+        ``ask_exits`` has the zygote say which of its workers have ended.
+        """
+        self.pid, self._handle, self._ask_exits = pid, handle, ask_exits
 
     # The wire
 
@@ -165,6 +174,13 @@ class ProcessWorker:
 
     async def wait_exit(self) -> Exit:
         """See `flux.sandbox.base.Worker.wait_exit`."""
+        if self._exit is None and self._handle >= 0:
+            handle = os.dup(self._handle)  # Ours may be closed meanwhile.
+            try:
+                await trio.lowlevel.wait_readable(handle)
+            finally:
+                os.close(handle)
+            self._ask_exits()
         await self._exited.wait()
         assert self._exit is not None
         return self._exit

@@ -340,6 +340,15 @@ class Zygote:
         """
         socket.send_fds(self._control, [_REQUEST.pack(cpu_s)], [start, output, wire])
 
+    def ask_exits(self) -> None:
+        """Have it tell now which workers have ended; nothing to do where it cannot be asked.
+
+        It tells by itself, but for an end that falls into the moment before it waits for us again.
+        """
+        # Full: it has requests to read, and tells after the first. Broken: its own end says all.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionError):
+            self._control.send(_REQUEST.pack(0))
+
     def print_stack(self) -> None:
         """Have it print where it stands: faulthandler does, even inside an endless loop of C code."""
         if self._jailed >= 0 and self._process.returncode is None:

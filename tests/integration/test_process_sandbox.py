@@ -368,6 +368,23 @@ async def test_a_worker_killed_while_it_runs_is_known_by_its_signal(project: Cal
         await sandbox.release(worker, reusable=False)
 
 
+async def test_an_end_of_which_no_signal_tells_is_known_all_the_same(project: Callable[..., Path]) -> None:
+    # A signal that comes just before the zygote waits for us is heard when we speak. This one never is.
+    deaf = "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])\n"
+    async with running(project(a=deaf + GOOD), idle_target=1) as sandbox:
+        worker, other = await sandbox.acquire(), await sandbox.acquire()
+        await wait_rested(sandbox)  # Nothing is asked of the zygote that would wake it.
+        await worker.start(make_document("hang"))
+        os.kill(worker.pid, signal.SIGKILL)
+        with trio.fail_after(PATIENCE_S):
+            assert (await worker.wait_exit()).signal == signal.SIGKILL
+        assert other.is_running()
+        await sandbox.release(worker, reusable=False)
+        await sandbox.release(other, reusable=False)
+        for _ in range(5):
+            assert is_hello(await run(sandbox))
+
+
 async def test_a_zygote_that_is_killed_is_replaced_and_those_who_wait_are_served(
     project: Callable[..., Path],
 ) -> None:

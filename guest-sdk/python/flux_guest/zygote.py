@@ -14,7 +14,8 @@ the host:
 
 and from the host come four bytes a worker, the seconds of processor time that it may use, with
 three descriptors: the worker's 0 (what to run), its 1 and 2 (what it prints past the SDK), and
-its 3 (the wire).
+its 3 (the wire). Zero seconds, with no descriptors, ask which workers have ended: a signal that
+comes between Python's last look for one and its wait for the host is not heard before the host speaks.
 """
 
 import _signal  # type: ignore[import-not-found]  # without the enums around it, which cost each worker pages
@@ -266,11 +267,13 @@ class Zygote:
             data, ancillary, _flags, _address = self._control.recvmsg(_CPU_S.size, _ANCILLARY_BYTES)
             if not data:
                 return
+            cpu_s = _CPU_S.unpack(data)[0]
             # The end of a worker is told after its beginning.
             self._is_forking = True
-            self._fork(ancillary, _CPU_S.unpack(data)[0], confine)
+            if cpu_s:
+                self._fork(ancillary, cpu_s, confine)
             self._is_forking = False
-            if self._has_missed:
+            if self._has_missed or not cpu_s:
                 self._has_missed = False
                 self._reap()
             del data, ancillary, _address
