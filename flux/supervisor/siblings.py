@@ -32,6 +32,9 @@ _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "trailer", "upgrade", "expect", "date"}
 )
 
+_SAFE = frozenset({"GET", "HEAD"})
+"""Methods that order nothing: to ask again is what a client would do."""
+
 
 class SiblingGoneError(OperatorError):
     """Another worker ended, or does not answer."""
@@ -65,7 +68,10 @@ class Siblings:
         return secret is not None and hmac.compare_digest(secret.encode("latin-1"), self._place.secret.encode())
 
     async def forward(self, request: HttpRequest) -> HttpResponse | None:
-        """Have the lead answer; None when that is us."""
+        """Have the lead answer; None when that is us.
+
+        Of a lead that ends before it answers, the next one takes over what was only asked; an order it does not.
+        """
         head = request.head
         for number in range(self._place.number):
             try:
@@ -76,6 +82,8 @@ class Siblings:
             try:
                 return await _exchange(stream, head.method, head.target, fields, request.body)
             except SiblingGoneError as error:
+                if head.method in _SAFE:
+                    continue
                 # What it has done of it nobody knows: so it is not asked of the next one.
                 refusal = problem(503, error.code, error.message, extra={"remedy": error.remedy, "exit": 5})
                 return HttpResponse(503, (*refusal.headers, ("retry-after", "1")), refusal.body)

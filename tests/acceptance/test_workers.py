@@ -125,7 +125,7 @@ def ask_console(server: DevServer, method: str, question: str) -> Any:
     """Ask the console as the command line does."""
     body = {} if method == "POST" else None
     answer = server.request(method, f"/_flux/api/{question}", body, read_token(server))
-    assert answer.status == 200, answer.body
+    assert answer.status == 200, "\n".join([answer.body.decode(), *server.story])
     return answer.json
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ import trio
 
 from flux.cli.serving import find_first
 from flux.errors import OperatorError
+from flux.message import HttpRequest, RawPath, RequestHead
 from flux.supervisor import crew
 from flux.supervisor.crew import Crew, CrewGivesUpError, WorkerNotStartedError
 from flux.supervisor.crew_place import Place
-from flux.supervisor.listeners import open_shared_listeners
+from flux.supervisor.listeners import open_shared_listeners, open_unix_listener
 from flux.supervisor.server_options import ServerOptions
+from flux.supervisor.siblings import Siblings
 
 PATIENCE_S = 60.0
 WORKER = """
@@ -142,3 +145,32 @@ async def test_a_server_without_any_worker_gives_up_by_name(tmp_path: Path, monk
     error = find_first(caught.value)
     assert "5 starts in a row have failed" in str(error) and "FLX202" in str(error)
     assert len(list_starts(tmp_path)) == 6
+
+
+async def test_what_a_lead_takes_along_is_asked_again_and_what_it_was_told_is_not(tmp_path: Path) -> None:
+    model = Place(
+        number=2, count=3, is_first=False, deploys=False, folder=tmp_path, token="t", secret="s", port=1,
+        descriptors=(), options=ServerOptions(tmp_path), database=None, screen={},
+    )  # fmt: skip
+    asked: list[tuple[int, bytes]] = []
+
+    async def die(number: int, stream: trio.SocketStream) -> None:
+        """Take a part of the request and go, as who is killed does."""
+        async with stream:
+            asked.append((number, await stream.receive_some(4)))
+
+    async with trio.open_nursery() as nursery:
+        for number in (0, 1):
+            listener = open_unix_listener(model.socket_path(number))
+            nursery.start_soon(trio.serve_listeners, partial(die, number), [listener])
+        siblings = Siblings(model)
+        assert await siblings.forward(HttpRequest(make_head("GET"))) is None  # We answer it.
+        assert asked == [(0, b"GET "), (1, b"GET ")]
+        told = await siblings.forward(HttpRequest(make_head("POST")))
+        assert told is not None and told.status == 503 and b"FLX632" in told.body
+        assert asked[2:] == [(0, b"POST")]
+        nursery.cancel_scope.cancel()
+
+
+def make_head(method: str) -> RequestHead:
+    return RequestHead(method, "/a", "/a", RawPath("/a"), (), (("host", "localhost"),), "1.1", "127.0.0.1:1")
