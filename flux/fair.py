@@ -8,6 +8,10 @@ turn of each, however many requests either sends; and within a share it is first
 
 A share that was idle begins where the others are: it has not saved up turns for a burst.
 
+A turn is not taken back, so whoever has turns that last could have them all. Therefore half of the turns are *kept*:
+each share has some, by its weight and one at least, that nobody else is given, also while it wants none. A share that
+has fewer turns than are kept for it waits for nobody but itself. The price is that they stand empty while it is idle.
+
 Pure: no clock and no waiting. `flux.supervisor.turns` waits.
 """
 
@@ -29,6 +33,19 @@ class ShareBounds:
     """What its turns may come to together; None: any."""
 
 
+@attrs.frozen
+class ShareUse:
+    """What a share has just now."""
+
+    turns: int
+    memory_bytes: int
+    """What these come to together."""
+    waiting: int
+    """How many wait for one."""
+    kept: int
+    """Turns that nobody else is given."""
+
+
 @attrs.define(eq=False)
 class Turn:
     """Somebody's place in the queue, and then his turn."""
@@ -48,6 +65,13 @@ class _Share:
     memory_bytes: int = 0
     had: float = 0.0
     """Turns that it has had for its weight, on the scale of `FairQueue._now`."""
+    kept: int = 0
+    """Turns that no other share is given."""
+
+    @property
+    def unused(self) -> int:
+        """How many of those that are kept it does not have."""
+        return max(0, self.kept - self.turns)
 
     def may_run(self) -> bool:
         """Whether its first that waits fits into its own bounds."""
@@ -64,26 +88,42 @@ class FairQueue:
     """See the module."""
 
     def __init__(self, turns_max: int) -> None:
-        """``turns_max``: turns of all shares at once."""
-        self.turns_max = turns_max
-        """May be changed: what is above it ends by itself."""
+        """``turns_max``: turns of all shares at once. With fewer than two for each share none are kept."""
+        self._turns_max = turns_max
         self._turns = 0
         self._now = 0.0
         """What the share that had the last turn had had before it."""
         self._shares: dict[str, _Share] = {}
 
     def add_share(self, name: str, bounds: ShareBounds) -> None:
-        """Add a share."""
+        """Add a share. What is kept for it may be in use by turns of before, until they end."""
         assert name not in self._shares
         self._shares[name] = _Share(bounds, had=self._now)
+        self._keep()
 
     def remove_share(self, name: str) -> None:
         """Take a share out. Who waits in it gets no turn any more; turns that it has count until they end."""
         del self._shares[name]
+        self._keep()
+
+    def set_bounds(self, name: str, bounds: ShareBounds) -> None:
+        """Change what a share may have: what it has above that ends by itself."""
+        self._shares[name].bounds = bounds
+        self._keep()
+
+    def set_turns_max(self, turns_max: int) -> None:
+        """Change how many turns there are: what is above that ends by itself."""
+        self._turns_max = turns_max
+        self._keep()
 
     def count_waiting(self, name: str) -> int:
         """Return how many wait in a share."""
         return len(self._shares[name].waiting)
+
+    def get_use(self, name: str) -> ShareUse:
+        """Return what a share has."""
+        share = self._shares[name]
+        return ShareUse(share.turns, share.memory_bytes, len(share.waiting), share.kept)
 
     def ask(self, name: str, memory_bytes: int) -> Turn:
         """Ask for a turn: it is granted by this or a later call of `grant`."""
@@ -97,8 +137,13 @@ class FairQueue:
     def grant(self) -> Sequence[Turn]:
         """Return the turns that begin now."""
         granted = []
-        while self._turns < self.turns_max:
-            able = [share for share in self._shares.values() if share.may_run()]
+        while (free := self._turns_max - self._turns) > 0:
+            unused = sum(share.unused for share in self._shares.values())
+            able = [
+                share
+                for share in self._shares.values()
+                if share.may_run() and (share.unused > 0 or free > unused)
+            ]
             if not able:
                 break
             share = min(able, key=lambda each: each.had)
@@ -122,3 +167,13 @@ class FairQueue:
         share.turns -= 1
         share.memory_bytes -= turn.memory_bytes
         self._turns -= 1
+
+    def _keep(self) -> None:
+        """Share out half of the turns. With one at least for each they are never more than there are."""
+        shares = self._shares.values()
+        weights = sum(share.bounds.weight for share in shares)
+        is_enough = self._turns_max >= 2 * len(shares)
+        for share in shares:
+            kept = max(1, self._turns_max // 2 * share.bounds.weight // weights) if is_enough else 0
+            most = share.bounds.turns_max
+            share.kept = kept if most is None else min(kept, most)

@@ -1,9 +1,10 @@
 """The turns in which executions of several tenants run, and what a tenant may not have more of.
 
 Without tenants nobody waits here. With them an execution begins when it has a turn (`flux.fair`): of all tenants
-together `TURNS_MAX` run at once, of one as many as its quota says. A request waits for its turn as long as its function
-may run; when too many wait already, or the tenant's storage is used up, it is refused at once with 503, and on record
-nowhere: nothing of it has run. Jobs wait for as long as it takes.
+together `TURNS_MAX` run at once, of one as many as its quota says; some turns are kept for each, so that executions
+that last, whoever's they are, never keep a tenant out that has none. A request waits for its turn as long as its
+function may run; when too many wait already, or the tenant's storage is used up, it is refused at once with 503, and on
+record nowhere: nothing of it has run. Jobs wait for as long as it takes.
 
 What an execution invokes runs in its own turn: were it to wait for another, all turns could be held by executions that
 wait for one.
@@ -25,7 +26,8 @@ from flux.supervisor.other_functions import NOBODY, Cause
 from flux.supervisor.runnable import Runnable
 
 TURNS_MAX = 64
-"""Executions at once, of all tenants together. One that waits for a database or another service has its turn too."""
+"""Executions at once, of all tenants together: more where there are more than `TURNS_MAX / 2` tenants, two for each.
+One that waits for a database or another service has its turn too."""
 WAITING_MAX = 512
 """Requests of one tenant that wait for a turn; more are refused."""
 
@@ -61,7 +63,7 @@ class Turns:
         bounds = ShareBounds(quotas.weight, quotas.concurrency, quotas.memory_bytes)
         self._queue.add_share(tenant, bounds)
         self._tenants += 1
-        self._queue.turns_max = self._turns_max
+        self._count_turns()
         share = Share(self, tenant, quotas.memory_bytes)
         try:
             yield share
@@ -70,8 +72,7 @@ class Turns:
             share.close("its server has ended")
             self._queue.remove_share(tenant)
             self._tenants -= 1
-            if not self._tenants:
-                self._queue.turns_max = _UNBOUNDED
+            self._count_turns()
             self._grant()
 
     def count_waiting(self, share: str) -> int:
@@ -90,6 +91,11 @@ class Turns:
             self._queue.end(turn)
             del self._began[turn]
             self._grant()
+
+    def _count_turns(self) -> None:
+        """Two for each share at least, the installation's own included: else none could be kept."""
+        most = max(self._turns_max, 2 * (self._tenants + 1)) if self._tenants else _UNBOUNDED
+        self._queue.set_turns_max(most)
 
     def _grant(self) -> None:
         for turn in self._queue.grant():

@@ -237,11 +237,12 @@ async def test_without_tenants_nobody_waits_and_with_one_all_share_the_turns() -
 
 
 async def test_what_is_left_of_a_tenant_that_ends_gives_its_turns_back_and_gets_no_new_ones() -> None:
-    turns, until, begun = Turns(turns_max=2), trio.Event(), []
+    turns, until, begun = Turns(turns_max=4), trio.Event(), []
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             with turns.opened("acme", Quotas()) as gone:
-                for _ in range(2):
+                nursery.start_soon(hold, turns.own, until, begun.append, "own")
+                for _ in range(3):
                     nursery.start_soon(hold, gone, until, begun.append, "before")
                 await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(QuotaError, match="has ended"):
@@ -250,10 +251,10 @@ async def test_what_is_left_of_a_tenant_that_ends_gives_its_turns_back_and_gets_
             with turns.opened("acme", Quotas()) as again:
                 nursery.start_soon(hold, again, until, begun.append, "after")
                 await trio.testing.wait_all_tasks_blocked()
-                assert begun == ["before", "before"], "both turns are taken"
+                assert sorted(begun) == ["before"] * 3 + ["own"], "all turns are taken"
                 until.set()
                 await trio.testing.wait_all_tasks_blocked()
-                assert begun[2:] == ["after"]
+                assert begun[4:] == ["after"]
 
 
 @pytest.mark.parametrize("quotas", [Quotas(concurrency=3), Quotas(memory_bytes=3 * MIB)], ids=["turns", "memory"])

@@ -15,10 +15,11 @@ BOUNDS = st.builds(
 )
 
 
-@given(st.lists(st.integers(1, 1000), min_size=2, max_size=5), st.integers(1, 8), st.data())
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=5), st.data())
 def test_who_always_waits_gets_turns_by_weight_whatever_the_others_ask(
-    weights: list[int], turns_max: int, data: st.DataObject
+    weights: list[int], data: st.DataObject
 ) -> None:
+    turns_max = data.draw(st.integers(1, 2 * len(weights) - 1))  # So few that none are kept.
     queue = FairQueue(turns_max)
     had: Counter[str] = Counter()
     running: list[Turn] = []
@@ -75,12 +76,27 @@ class Model:
             mine = [turn for turn in self.running if turn.share == name]
             assert bounds.turns_max is None or len(mine) <= bounds.turns_max
             assert bounds.memory_bytes_max is None or sum(t.memory_bytes for t in mine) <= bounds.memory_bytes_max
-        if len(self.running) < self.turns_max:
-            firsts = {turn.share: turn for turn in reversed(self.waiting)}
-            assert not any(self.fits(turn) for turn in firsts.values()), "nobody waits who could run"
+        unused = {name: self.count_unused(name) for name in self.bounds}
+        free = self.turns_max - len(self.running)
+        assert free >= sum(unused.values()), "what is kept for one is given to nobody else"
+        firsts = {turn.share: turn for turn in reversed(self.waiting)}
+        for name, turn in firsts.items():
+            assert not (unused[name] and self.fits(turn)), "who has fewer than are kept for him waits for nobody else"
+            assert free == sum(unused.values()) or not self.fits(turn), "nobody waits who could run"
+
+    def count_unused(self, name: str) -> int:
+        """How many turns are kept for a share that it does not have: of half of all by weight, one at least."""
+        if self.turns_max < 2 * len(self.bounds):
+            return 0
+        weights = sum(bounds.weight for bounds in self.bounds.values())
+        bounds = self.bounds[name]
+        kept = max(1, self.turns_max // 2 * bounds.weight // weights)
+        if bounds.turns_max is not None:
+            kept = min(kept, bounds.turns_max)
+        return max(0, kept - sum(turn.share == name for turn in self.running))
 
 
-@given(st.lists(BOUNDS, min_size=1, max_size=4), st.integers(1, 6), st.data())
+@given(st.lists(BOUNDS, min_size=1, max_size=4), st.integers(1, 16), st.data())
 def test_no_bound_is_passed_and_nobody_waits_who_could_run(
     bounds: list[ShareBounds], turns_max: int, data: st.DataObject
 ) -> None:
@@ -120,6 +136,39 @@ def test_who_was_idle_has_saved_up_no_turns() -> None:
         queue.end(turn)
     assert order.count("idle") == 10
     assert all(order[index : index + 2].count("idle") == 1 for index in range(0, 20, 2)), order
+
+
+def test_turns_that_never_end_keep_nobody_out() -> None:
+    queue = FairQueue(64)
+    for name in ("slow 1", "slow 2", "slow 3", "slow 4"):
+        queue.add_share(name, ShareBounds(turns_max=16))
+    queue.add_share("late", ShareBounds(turns_max=16))
+    for _ in range(16):
+        for name in ("slow 1", "slow 2", "slow 3", "slow 4"):
+            queue.ask(name, 0)
+    taken = Counter(turn.share for turn in queue.grant())
+    assert taken.total() == 64 - 64 // 2 // 5, "what is kept for the late one stays"
+    for _ in range(1000):
+        turn = queue.ask("late", 0)
+        assert queue.grant() == [turn], "it waits for nobody"
+        queue.end(turn)
+    assert max(taken.values()) - min(taken.values()) <= 1
+
+
+def test_bounds_that_are_changed_hold_from_then_on_and_end_nothing() -> None:
+    queue = FairQueue(8)
+    queue.add_share("a", ShareBounds(turns_max=1))
+    turns = [queue.ask("a", 1) for _ in range(4)]
+    assert queue.grant() == turns[:1]
+    queue.set_bounds("a", ShareBounds(turns_max=3))
+    assert queue.grant() == turns[1:3]
+    queue.set_bounds("a", ShareBounds(turns_max=1))
+    assert (queue.get_use("a").turns, queue.get_use("a").waiting) == (3, 1)
+    for turn in turns[:2]:
+        queue.end(turn)
+        assert not queue.grant()
+    queue.end(turns[2])
+    assert queue.grant() == turns[3:]
 
 
 def test_turns_of_a_share_that_is_taken_out_count_until_they_end_and_not_for_another_of_its_name() -> None:
