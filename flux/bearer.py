@@ -20,10 +20,16 @@ import attrs
 
 from flux.message import RequestHead
 
+BEARER = "Bearer"
+"""The scheme of RFC 6750."""
+
 TOKEN_BYTES_MAX = 16 * 1024
 """Longer ones are refused before they are decoded."""
 
 KID_CHARACTERS_MAX = 256
+
+KINDS = ("none", "jwt", "jwt_optional", "api_key")
+"""What may be asked of a request. ``jwt_optional``: who brings a token needs a good one, and nobody needs to."""
 
 PUBLIC_KEY_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
@@ -39,7 +45,10 @@ class AuthConfig:
     """The table ``[http.auth]``."""
 
     require: str = "none"
-    """What functions ask of a request unless they say otherwise: ``none``, ``jwt`` or ``api_key``."""
+    """What functions ask of a request unless they say otherwise: one of `KINDS`."""
+
+    scheme: str = BEARER
+    """The word in front of a JSON Web Token in ``Authorization``."""
 
     jwks: str = ""
     """URL of the issuer's keys; empty when they are given otherwise."""
@@ -82,7 +91,7 @@ class TokenHeader:
     """Name of the key that has signed it; None when it names none."""
 
 
-def find_bearer(head: RequestHead) -> str | None:
+def find_bearer(head: RequestHead, scheme: str = BEARER) -> str | None:
     """Return the token of a request, None when it has none; raise `TokenRefused` for what could be read twice."""
     given = [value for name, value in head.headers if name == "authorization"]
     if not given:
@@ -90,8 +99,8 @@ def find_bearer(head: RequestHead) -> str | None:
     if len(given) > 1:
         # Which of them counts is a question that two programs answer differently.
         raise TokenRefused("there is more than one authorization header")
-    scheme, _, token = given[0].partition(" ")
-    if scheme.lower() != "bearer":
+    said, _, token = given[0].partition(" ")
+    if said.lower() != scheme.lower():
         return None
     token = token.strip()
     if len(token) > TOKEN_BYTES_MAX:

@@ -208,7 +208,7 @@ class FunctionConfig:
     """How often a client may ask for it, besides what holds for all."""
 
     auth: str | None = None
-    """What it asks of a request: "none", "jwt" or "api_key"; None: what all ask."""
+    """What it asks of a request: one of `flux.bearer.KINDS`; None: what all ask."""
 
     scopes: tuple[str, ...] = ()
     """Scopes that a token or key needs, all of them."""

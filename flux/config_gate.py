@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from flux.bearer import PUBLIC_KEY_ALGORITHMS, SECRET_ALGORITHMS, AuthConfig
+from flux.bearer import KINDS, PUBLIC_KEY_ALGORITHMS, SECRET_ALGORITHMS, AuthConfig
 from flux.caller import ProxyRules, read_network
 from flux.config_values import (
     RefusedValueError,
@@ -80,11 +80,11 @@ def check_function(
 ) -> None:
     """Report what the table of a function asks for that can't be checked."""
     asked = auth if auth is not None else gate.auth.require
-    if asked == "none" and scopes:
+    if asked in ("none", "jwt_optional") and scopes:
         remedy = 'write auth = "jwt" or "api_key" beside them'
         reader.report_wrong((*path, "scopes"), "ask for something of nobody", remedy)
-    elif asked == "jwt" and not gate.auth.has_key:
-        reader.report_wrong((*path, "auth"), 'is "jwt", and there is no key to check one with', _KEY_REMEDY)
+    elif asked in ("jwt", "jwt_optional") and not gate.auth.has_key:
+        reader.report_wrong((*path, "auth"), f'is "{asked}", and there is no key to check one with', _KEY_REMEDY)
 
 
 def read_rate_limit(reader: TableReader, path: KeyPath) -> RateLimit | None:
@@ -107,7 +107,7 @@ def _read_auth(reader: TableReader) -> AuthConfig:
     if "leeway" in values:
         values["leeway_s"] = values.pop("leeway")
     config = AuthConfig(**values)
-    if not values.keys() - {"require"} and config.require != "jwt":
+    if not values.keys() - {"require"} and not config.require.startswith("jwt"):
         return config
     keys = [name for name in ("jwks", "public_key", "secret") if getattr(config, name)]
     if not keys:
@@ -228,6 +228,14 @@ def read_secret_name(value: object) -> str:
     return text
 
 
+def read_scheme(value: object) -> str:
+    """The name of an authentication scheme."""
+    text = read_text(value, _SCHEME_REMEDY)
+    if read_field_name(text) is None or text == "*":  # A token, as header fields are: RFC 9110, section 11.1.
+        raise RefusedValueError(f'is "{text}", which is no word for a header', _SCHEME_REMEDY)
+    return text
+
+
 def read_some_text(value: object) -> str:
     """Any text."""
     return read_text(value)
@@ -253,6 +261,7 @@ _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _SCOPE_REMEDY = 'allowed: scopes in quotes, such as "orders:write"'
 _URL_REMEDY = 'allowed: a URL, such as "https://login.example.com/keys"; http only on this machine'
+_SCHEME_REMEDY = 'allowed: the word in front of the token, such as "Bearer" or "Token"'
 _KEY_REMEDY = "write jwks, public_key or secret under [http.auth]"
 _NETWORK_REMEDY = 'allowed: addresses and networks in quotes, such as "10.0.0.0/8" or "127.0.0.1"'
 _ORIGIN_REMEDY = 'allowed: "https://app.example.com", "https://*.example.com", or "*" for any'
@@ -278,7 +287,8 @@ _CORS_KEYS: Mapping[str, ValueReader] = {
 }
 
 _AUTH_KEYS: Mapping[str, ValueReader] = {
-    "require": one_of("none", "jwt", "api_key"),
+    "require": one_of(*KINDS),
+    "scheme": read_scheme,
     "jwks": read_keys_url,
     "public_key": read_some_text,
     "secret": read_secret_name,
@@ -289,7 +299,7 @@ _AUTH_KEYS: Mapping[str, ValueReader] = {
 }
 
 FUNCTION_KEYS: Mapping[str, ValueReader] = {
-    "auth": one_of("none", "jwt", "api_key"),
+    "auth": one_of(*KINDS),
     "scopes": list_of(read_scope),
 }
 """Keys of a function's table that are the gateway's."""

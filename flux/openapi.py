@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
+from flux.bearer import BEARER
 from flux.config import Config
 from flux.deployment import Function
 
@@ -68,13 +69,6 @@ class _Operation:
     """The parameter that takes all that is left of a path."""
 
 
-_SCHEMES: dict[str, Json] = {
-    "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    "api_key": {"type": "http", "scheme": "bearer", "description": "A key of flux token create --api-key."},
-}
-"""How a client shows who it is, by what the gateway asks for (`flux.config.FunctionConfig.auth`)."""
-
-
 def make_openapi(config: Config, version: str, functions: Sequence[Function]) -> Json:
     """Return the document for ``functions``; ``version`` is that of their code."""
     schemas: dict[str, object] = {"Problem": _PROBLEM}
@@ -98,9 +92,13 @@ def make_openapi(config: Config, version: str, functions: Sequence[Function]) ->
             described = item[operation.method.lower()] = _describe(operation, names, schemas)
             table = config.get_function(function.name)
             asked = table.auth or config.gate.auth.require
-            if asked in _SCHEMES:
-                schemes[asked] = _SCHEMES[asked]
+            if asked == "api_key":
+                schemes[asked] = _API_KEY
                 described["security"] = [{asked: list(table.scopes)}]
+            elif asked != "none":
+                schemes["jwt"] = _describe_jwt(config.gate.auth.scheme)
+                needed = {"jwt": list(table.scopes)}
+                described["security"] = [needed] if asked == "jwt" else [needed, {}]
         else:
             left_out.append({"function": function.name, "route": function.route, "reason": why})
     document: Json = {
@@ -121,6 +119,16 @@ def make_openapi(config: Config, version: str, functions: Sequence[Function]) ->
     if left_out:
         document["x-flux-left-out"] = left_out
     return document
+
+
+_API_KEY: Json = {"type": "http", "scheme": "bearer", "description": "A key of flux token create --api-key."}
+
+
+def _describe_jwt(scheme: str) -> Json:
+    """Return how a client shows its token; OpenAPI knows the schemes that are registered, and any header."""
+    if scheme.lower() == BEARER.lower():
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    return {"type": "apiKey", "in": "header", "name": "authorization", "description": f"{scheme}, a space and a JWT."}
 
 
 def _list_operations(functions: Sequence[Function]) -> Iterator[_Operation]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from flux.bearer import AuthConfig, TokenRefused, find_bearer, list_scopes
+from flux.bearer import BEARER, AuthConfig, TokenRefused, find_bearer, list_scopes
 from flux.caller import Caller, find_caller
 from flux.cors import OWN, answer_preflight, is_preflight, make_headers
 from flux.errors import OperatorError
@@ -47,7 +47,6 @@ _CONFIGS_MAX = 4
 LOOKUPS_AT_ONCE = 4
 API_PREFIX = f"{TOKEN_PREFIX}{API}_"
 _NEEDED = {"jwt": "a bearer token", "api_key": "an API key, as a bearer token,"}
-_CHALLENGE = 'Bearer realm="flux"'
 
 
 @attrs.frozen
@@ -159,11 +158,15 @@ class Gate:
         if kind == "none":
             return ticket
         token = None
+        scheme = BEARER if kind == "api_key" else config.gate.auth.scheme
+        challenge = f'{scheme} realm="flux"'
         try:
-            token = find_bearer(head)
+            token = find_bearer(head, scheme)
+            if token is None and kind == "jwt_optional":
+                return ticket
             if token is None:
                 raise TokenRefused(f"{_NEEDED[kind]} is needed")
-            if kind == "jwt":
+            if kind != "api_key":
                 claims = await self._find_keys(config.gate.auth).verify(token, self._clock.now_ns() / 1e9)
                 auth, scopes = _write_auth(claims), list_scopes(claims)
             else:
@@ -174,7 +177,7 @@ class Gate:
             self._count("UNAUTHORIZED", str(refused))
             # RFC 6750, section 3.1: who brought nothing is told what is needed, and no error.
             error = "" if token is None else f', error="invalid_token", error_description="{refused}"'
-            raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", _CHALLENGE + error)) from refused
+            raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", challenge + error)) from refused
         except (OperatorError, DatabaseError) as error:
             # We don't know, so nobody is let in, and nobody is told that it is the token.
             self._count("OVERLOADED", f"who asked could not be found out, {error.code}")
@@ -183,7 +186,7 @@ class Gate:
         missing = [scope for scope in table.scopes if scope not in scopes]
         if missing:
             self._count("FORBIDDEN", "a scope was missing")
-            challenge = f'{_CHALLENGE}, error="insufficient_scope", scope="{" ".join(table.scopes)}"'
+            challenge += f', error="insufficient_scope", scope="{" ".join(table.scopes)}"'
             raise _refuse(403, "FORBIDDEN", f"this needs the scope {missing[0]}", ("www-authenticate", challenge))
         return attrs.evolve(ticket, claims=claims, auth=auth)
 

@@ -117,13 +117,19 @@ def test_a_client_reads_what_it_has_to_show_and_for_which_routes() -> None:
         [functions.buy]
         auth = "jwt"
         scopes = ["orders:write"]
+        [functions.feed]
+        auth = "jwt_optional"
     """
-    made = document(*(function(name, f"GET /{name}") for name in ("open", "buy", "look")), toml=toml)
+    functions = [function(name, f"GET /{name}") for name in ("open", "buy", "feed", "look")]
+    made = document(*functions, toml=toml)
     assert {path: item["get"].get("security") for path, item in made["paths"].items()} == {
-        "/open": None, "/buy": [{"jwt": ["orders:write"]}], "/look": [{"api_key": []}],
+        "/open": None, "/buy": [{"jwt": ["orders:write"]}], "/feed": [{"jwt": []}, {}], "/look": [{"api_key": []}],
     }  # fmt: skip
     schemes = made["components"]["securitySchemes"]
     assert {name: scheme["scheme"] for name, scheme in schemes.items()} == {"jwt": "bearer", "api_key": "bearer"}
+    other = document(*functions, toml=toml.replace("require", 'scheme = "Token"\nrequire', 1))["components"]
+    assert other["securitySchemes"]["jwt"]["name"] == "authorization"  # A scheme that nobody has registered.
+    assert other["securitySchemes"]["api_key"] == schemes["api_key"]
 
 
 @pytest.mark.parametrize(

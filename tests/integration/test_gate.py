@@ -132,6 +132,22 @@ async def test_what_was_admitted_by_other_code_is_asked_again(database: Database
         assert entrance.world.database.psql("select count(*) from flux.execution") == "1"
 
 
+async def test_who_brings_a_token_that_is_not_needed_needs_a_good_one(database: Database, tmp_path: Path) -> None:
+    good = sign(KEY, "ES256", claims())
+    async with open_entrance(database, tmp_path / "journal") as entrance:
+        entrance.serve(ASKS.replace('"jwt"', '"jwt_optional"').replace("[http.auth]", '[http.auth]\nscheme = "Token"'))
+        given = [None, f"Token {good}", f"token  {good}", f"Bearer {good}", f"Token {good}x"]
+        answers = [
+            await entrance.ask(head() if one is None else head(authorization=one)) for one in given
+        ]
+        assert [answer.status for answer in answers] == [200, 200, 200, 200, 401]
+        challenge = dict(answers[-1].headers)["www-authenticate"]
+        assert challenge.startswith('Token realm="flux", error="invalid_token"')
+        asked_by = [document["request"].get("auth") for document in entrance.documents]
+        # One that stands behind another word is none of the issuer's, and whoever brings it is nobody.
+        assert [one and one["subject"] for one in asked_by] == [None, "ada", "ada", None]
+
+
 async def test_a_limit_counts_by_what_the_token_says_and_by_address_without_one(
     database: Database, tmp_path: Path
 ) -> None:
