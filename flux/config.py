@@ -33,6 +33,7 @@ from flux.config_gate import (
     read_gate,
     read_rate_limit,
 )
+from flux.config_telemetry import TELEMETRY_KEYS, TelemetryConfig
 from flux.config_values import (
     RefusedValueError,
     ValueReader,
@@ -57,7 +58,7 @@ from flux.config_values import (
 from flux.errors import OperatorError
 from flux.limits import Limits
 from flux.rate_limit import RateLimit
-from flux.toml_lines import KeyPath, find_key_lines
+from flux.toml_lines import KeyPath, dotted, find_key_lines
 
 CONFIG_NAME = "flux.toml"
 DEFAULT_ORIGIN = "Flux's default"
@@ -261,6 +262,7 @@ class Config:
     gate: GateConfig = attrs.field(factory=GateConfig)
     queue: QueueConfig = QueueConfig()
     recording: RecordingConfig = RecordingConfig()
+    telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     functions: Mapping[str, FunctionConfig] = attrs.field(factory=lambda: MappingProxyType({}))
     """By function name, only those that have a table."""
     cron: tuple[CronConfig, ...] = ()
@@ -358,6 +360,7 @@ class _ConfigReader:
             gate=gate,
             queue=QueueConfig(**tables["queue"]),
             recording=RecordingConfig(**tables["recording"]),
+            telemetry=TelemetryConfig(**tables["telemetry"]),
             functions=MappingProxyType(functions),
             cron=cron,
             routes=routes,
@@ -419,13 +422,13 @@ class _ConfigReader:
             here = (*path, key)
             if key not in table:
                 if defaults:
-                    self._origins[_dotted(here)] = DEFAULT_ORIGIN
+                    self._origins[dotted(here)] = DEFAULT_ORIGIN
                 continue
             try:
                 values[key] = reader(table[key])
             except RefusedValueError as refused:
                 self._report(WrongValueError, here, refused.problem, refused.remedy)
-            self._origins[_dotted(here)] = f"{self._filename}:{self._line_of(here)}"
+            self._origins[dotted(here)] = f"{self._filename}:{self._line_of(here)}"
         return values
 
     def _get_table(self, path: KeyPath, document: object) -> Mapping[str, object]:
@@ -438,7 +441,7 @@ class _ConfigReader:
                 value = value[part]
         if isinstance(value, dict):
             return value
-        self._report(WrongValueError, path, f"is {name_type(value)}", f"allowed: a table, [{_dotted(path)}]")
+        self._report(WrongValueError, path, f"is {name_type(value)}", f"allowed: a table, [{dotted(path)}]")
         return {}
 
     def has_table(self, path: KeyPath) -> bool:
@@ -457,14 +460,14 @@ class _ConfigReader:
     def _refuse_unknown(self, path: KeyPath, table: Mapping[str, object], known: tuple[str, ...]) -> None:
         for key in table:
             if key not in known:
-                where = f"[{_dotted(path)}]" if path else f"the top of {self._filename}"
+                where = f"[{dotted(path)}]" if path else f"the top of {self._filename}"
                 meant = did_you_mean(key, known) or _find_home(key)
                 remedy = f"{meant}{where} knows {', '.join(known)}"
                 self._report(UnknownKeyError, (*path, key), "is unknown", remedy)
 
     def _report(self, kind: type[ConfigError], path: KeyPath, problem: str, remedy: str) -> None:
         line = self._line_of(path)
-        error = kind(f"{self._filename}:{line}  {_dotted(path)} {problem}", remedy=remedy)
+        error = kind(f"{self._filename}:{line}  {dotted(path)} {problem}", remedy=remedy)
         self._problems.append(_Problem(line, path, error))
 
     def report_missing(self, path: KeyPath, key: str, example: str) -> None:
@@ -473,7 +476,7 @@ class _ConfigReader:
             return
         line = self._lines.get(path)
         where = self._filename if line is None else f"{self._filename}:{line}"
-        error = MissingKeyError(f"{where}  {_dotted((*path, key))} is missing", remedy=f"write: {example}")
+        error = MissingKeyError(f"{where}  {dotted((*path, key))} is missing", remedy=f"write: {example}")
         self._problems.append(_Problem(line or 0, (*path, key), error))
 
     def _has_problem_at(self, path: KeyPath) -> bool:
@@ -542,6 +545,7 @@ _TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "redact": list_of(read_redaction),
         "self_check_s": integer_between(0, 86_400),
     },
+    "telemetry": TELEMETRY_KEYS,
 }
 """The tables whose keys are the fields of their nouns."""
 
@@ -582,15 +586,3 @@ def _find_home(key: str) -> str:
     """A hint for a key that stands in the wrong table."""
     homes = [name for name, keys in {**_TABLES, "limits": _LIMIT_KEYS}.items() if key in keys]
     return f"it belongs under [{homes[0]}]; " if homes else ""
-
-
-def _dotted(path: KeyPath) -> str:
-    """The path as one writes it: places in arrays in brackets, names that are not bare in quotes."""
-    text = ""
-    for part in path:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        else:
-            bare = re.fullmatch(r"[A-Za-z0-9_-]+", part, re.ASCII)
-            text += ("." if text else "") + (part if bare else repr(part))
-    return text

@@ -39,7 +39,8 @@ class Trigger:
     body: bytes = b""
     """Body as it came; for an invoke the JSON of its data, for a job that of its payload."""
     correlation: tuple[tuple[str, str], ...] = ()
-    """``x-request-id`` and ``traceparent`` of the caller: kept, never used as identity."""
+    """``x-request-id``, ``traceparent`` and ``tracestate`` of the client, or the latter two of the execution that
+    caused this one: kept, never used as identity."""
     job: str = ""
     """Id of the job that this is an attempt at; empty unless ``kind`` is ``queue`` or ``cron``."""
     call: int | None = None

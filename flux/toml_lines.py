@@ -10,6 +10,7 @@ integers. ``[[cron]]`` followed by ``schedule = "..."`` gives ``("cron", 0,
 "schedule")``. The grammar is https://toml.io/en/v1.0.0.
 """
 
+import re
 import tomllib
 
 KeyPath = tuple[str | int, ...]
@@ -22,6 +23,18 @@ _BARE_KEY_ENDS = frozenset("=.] \t")
 def find_key_lines(text: str) -> dict[KeyPath, int]:
     """The line, counted from 1, where each table, key and array element of valid TOML first appears."""
     return _Scanner(text).scan()
+
+
+def dotted(path: KeyPath) -> str:
+    """The path as one writes it: places in arrays in brackets, names that are not bare in quotes."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = re.fullmatch(r"[A-Za-z0-9_-]+", part, re.ASCII)
+            text += ("." if text else "") + (part if bare else repr(part))
+    return text
 
 
 class _Scanner:

@@ -16,6 +16,7 @@ from flux import values
 from flux.grants import Grants
 from flux.hostcall import Effect, HostCallError
 from flux.limits import Limits
+from flux.trace_context import OWN_NETWORK, Propagation, Trace
 
 
 class HostCallFailed(Exception):
@@ -146,6 +147,10 @@ class CallContext:
     """The `flux.hostcalls.net_connection.Connections` of the execution, once it has opened one."""
     functions: Functions | None = None
     """None where no other function can be run: during a replay."""
+    trace: Trace | None = None
+    """What is handed on with what leaves; None: nothing is, as during a replay."""
+    propagation: Propagation = OWN_NETWORK
+    """Which hosts it is told to."""
 
 
 Perform = Callable[[CallContext, list[object], int], Awaitable[object]]

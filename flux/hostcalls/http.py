@@ -43,14 +43,15 @@ _ERRORS: dict[Kind, tuple[str, str]] = {
 _OPTIONS = frozenset({"headers", "body", "timeout_s", "redirects"})
 
 
-async def _request(context: CallContext, arguments: list[object], _seq: int) -> object:
+async def _request(context: CallContext, arguments: list[object], seq: int) -> object:
     request = _read_arguments(arguments)
     client = context.http
     assert isinstance(client, HttpClient)
     timeout_s, source = _default_limit(context.limits.timeout_s)
     policy = OutboundPolicy(
-        context.tenant, context.grants, timeout_s=timeout_s, timeout_source=source, ca_file=client.ca_file
-    )
+        context.tenant, context.grants, timeout_s=timeout_s, timeout_source=source, ca_file=client.ca_file,
+        carried=() if context.trace is None else context.trace.carry(seq), carried_to=context.propagation,
+    )  # fmt: skip
     try:
         response = await client.request(request, policy, substitute=context.secrets.substitute)
     except OutboundError as error:

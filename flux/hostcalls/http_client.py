@@ -36,6 +36,7 @@ from flux.hostcalls.http_outbound import (
     check_headers,
     check_method,
     check_timeout,
+    encode_carried,
     encode_headers,
     parse_location,
     parse_url,
@@ -199,7 +200,8 @@ class HttpClient:
                         )
                     )
                 try:
-                    head = await connection.ask(hop.method, url.target, headers, body, hop.tell_phase)
+                    carried = encode_carried(policy, hop.headers, url.origin, is_private=connection.is_private)
+                    head = await connection.ask(hop.method, url.target, headers + carried, body, hop.tell_phase)
                     if follows and head.status in REDIRECT_STATUSES and head.find_header("location"):
                         answer = await _discard_body(connection, hop)
                     else:

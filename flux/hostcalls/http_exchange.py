@@ -14,12 +14,14 @@ are left over behind an answer. It also costs half the CPU
 
 import time
 from collections.abc import Callable
+from functools import cached_property
+from ipaddress import ip_address
 
 import attrs
 import h11
 import trio
 
-from flux.hostcalls.http_network import RECEIVE_BYTES, Opened
+from flux.hostcalls.http_network import RECEIVE_BYTES, Opened, find_refusal
 from flux.hostcalls.http_outbound import Headers, OutboundError
 
 ANSWER_HEADER_BYTES_MAX = 64 * 1024
@@ -71,6 +73,11 @@ class Connection:
     def address(self) -> str:
         """``ip:port`` of the other end."""
         return self._wire.address
+
+    @cached_property
+    def is_private(self) -> bool:
+        """Whether the other end is at an address that only one's own network has."""
+        return find_refusal(ip_address(self.address.rpartition(":")[0].strip("[]"))) is not None
 
     @property
     def asked_before(self) -> bool:

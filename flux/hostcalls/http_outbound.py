@@ -19,6 +19,7 @@ import attrs
 
 from flux import __version__
 from flux.grants import DEFAULT_PORTS, Grants, InvalidHostError, Origin, normalise_host, split_authority
+from flux.trace_context import FIELDS, OWN_NETWORK, Propagation
 
 DEFAULT_TIMEOUT_S = 10.0
 """Flux's own limit of one request, when neither the call nor the function sets one."""
@@ -119,6 +120,10 @@ class OutboundPolicy:
     redirects_max: int = DEFAULT_REDIRECTS_MAX
     ca_file: str | None = None
     """PEM file of certificates to trust beside the system's."""
+    carried: Headers = ()
+    """Fields of the trace that the request belongs to, for requests that have none of their own."""
+    carried_to: Propagation = OWN_NETWORK
+    """Which hosts are sent them."""
 
 
 @attrs.frozen
@@ -267,6 +272,17 @@ def encode_headers(
     if body_bytes or method in ("POST", "PUT", "PATCH"):
         fields.append((b"content-length", b"%d" % body_bytes))
     return fields
+
+
+def encode_carried(
+    policy: OutboundPolicy, headers: Headers, origin: Origin, *, is_private: bool
+) -> list[tuple[bytes, bytes]]:
+    """Return the fields of the trace to send to ``origin``: none where the function has set its own."""
+    if any(name.lower() in FIELDS for name, _value in headers):
+        return []
+    if not policy.carried_to.covers(origin, is_private=is_private):
+        return []
+    return [(name.encode(), value.encode()) for name, value in policy.carried]
 
 
 _DEFAULT_HEADERS = (

@@ -15,6 +15,7 @@ from flux.errors import OperatorError
 from flux.jobs import LOST_MAX, Fate, State
 from flux.store.postgres import Connection, Pool, Row
 from flux.store.queries import QUERIES
+from flux.trace_context import TRACEPARENT, TRACESTATE, Fields
 
 CHANNEL = "flux_job"
 """What is notified of each push, with its COMMIT."""
@@ -54,6 +55,16 @@ class Claimed:
     """See `flux.jobs.Tries`."""
     tick: datetime | None = None
     """The time for which a schedule made it; None: a function pushed it."""
+    traceparent: str | None = None
+    """What tells its attempts which trace they belong to; None: nobody pushed it, or an older Flux did."""
+    tracestate: str | None = None
+    """What came with that."""
+
+    @property
+    def trace(self) -> Fields:
+        """Return the two as header fields."""
+        said = ((TRACEPARENT, self.traceparent), (TRACESTATE, self.tracestate))
+        return tuple((name, value) for name, value in said if value is not None)
 
 
 @attrs.frozen

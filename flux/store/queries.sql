@@ -86,7 +86,7 @@ select flux.commit_record($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
 
 -- name: push_job
 -- A job, pushed inside the guest's own transaction. No casts, for the same reason.
-select flux.push_job($1, $2, $3, $4, $5, $6, $7, $8, $9) as job;
+select flux.push_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) as job;
 
 -- name: add_rolled_back_mutations
 -- Images that were seen in NOTICEs and then rolled back: the execution, then one array a column. Where the time
@@ -479,7 +479,8 @@ with due as materialized (
 update flux.job j
 set state = 'running', worker = $5, claimed_at = pg_catalog.clock_timestamp(), attempt = j.attempt + 1
 from due where j.id = due.id
-returning j.id, j.function, j.payload, j.parent, j.parent_call, j.attempt, j.failures, j.lost, j.tick;
+returning j.id, j.function, j.payload, j.parent, j.parent_call, j.attempt, j.failures, j.lost, j.tick, j.traceparent,
+          j.tracestate;
 
 -- name: find_next_due
 -- In how many seconds the next job of some functions is due; null when none waits.

@@ -1603,7 +1603,9 @@ create table flux.job (
     lost         int not null default 0,    -- of them, those whose supervisor died or was stopped
     execution    uuid,                      -- of the last attempt that has ended
     error        text,                      -- how that one failed
-    tick         timestamptz                -- of a job that a schedule made, its time; null: a function pushed it
+    tick         timestamptz,               -- of a job that a schedule made, its time; null: a function pushed it
+    traceparent  text,                      -- which trace its attempts belong to, as HTTP has it; null: one of their own
+    tracestate   text
 );
 comment on table flux.job is 'What functions have pushed to run later.';
 create unique index job_idempotency on flux.job (tenant, function, idempotency) where idempotency is not null;
@@ -1620,7 +1622,7 @@ create index job_ended on flux.job (ended_at) where state = 'done';
 -- since the transaction began is a serialisation failure: the execution runs again, and finds the job.
 create function flux.push_job(
     token bytea, id uuid, tenant text, function text, payload bytea, idempotency bytea, parent uuid, parent_call int,
-    delay_s double precision
+    delay_s double precision, traceparent text default null, tracestate text default null
 ) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -1628,8 +1630,9 @@ declare
     pushed uuid;
 begin
     perform flux.check_token(token);
-    insert into flux.job as j (id, tenant, function, payload, idempotency, parent, parent_call, run_at)
-    values (id, tenant, function, payload, idempotency, parent, parent_call, clock_timestamp() + make_interval(secs => delay_s))
+    insert into flux.job as j (id, tenant, function, payload, idempotency, parent, parent_call, run_at, traceparent, tracestate)
+    values (id, tenant, function, payload, idempotency, parent, parent_call, clock_timestamp() + make_interval(secs => delay_s),
+            traceparent, tracestate)
     on conflict do nothing
     returning j.id into pushed;
     if pushed is null then

@@ -389,6 +389,7 @@ def make_runnable(
         # An isolate serves once: making it anew costs less than asking whether it is as it was.
         warm=config.sandbox.warm if function.runtime == "python" else 1,
         jobs_max=config.get_function(function.name).concurrency,
+        propagation=config.telemetry.propagate,
     )
 
 

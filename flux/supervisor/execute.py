@@ -64,6 +64,7 @@ from flux.supervisor.start_document import make_document
 from flux.supervisor.statements import commit_failed, describe_failure
 from flux.supervisor.tables import TableCatalog
 from flux.supervisor.undone import TELL_S, Undone, ask_once, insist
+from flux.trace_context import read_trace
 
 ATTEMPTS = 3
 """Runs of one request that is given up by the database each time, the first one included."""
@@ -248,6 +249,8 @@ class _Run:
             parent=cause.parent,
             attempt=attempt,
         )
+        # Of what is on record, so that spans that are made of the record are those that others were told of.
+        self._trace = read_trace(execution_id, self._head.trigger.correlation)
         self._scribe = JournalScribe(backing.journal, execution_id)
         self._session = RecordSession()
         self._changes = Changes(backing.notice_secret, self._redactor, self._scribe.mutated)
@@ -361,8 +364,10 @@ class _Run:
             secrets=self._secrets,
             functions=OtherFunctions(
                 runnable.siblings, self._run_sibling, self._head, self._cause, self._database, backing.token,
-                backing.secrets, backing.clock, backing.entropy,
+                backing.secrets, backing.clock, backing.entropy, self._trace,
             ),
+            trace=self._trace,
+            propagation=runnable.propagation,
         )
 
     async def _run_sibling(

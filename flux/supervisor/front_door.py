@@ -34,6 +34,7 @@ from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.turns import QuotaError
+from flux.trace_context import FIELDS
 from flux.values import decode_json
 
 CONSOLE = "/_flux"
@@ -163,7 +164,7 @@ class FrontDoor:
 def make_trigger(request: HttpRequest, found: Match[Runnable], ticket: Ticket) -> Trigger:
     """Return the HTTP request as a trigger."""
     head = request.head
-    correlation = tuple((name, value) for name, value in head.headers if name in ("x-request-id", "traceparent"))
+    correlation = tuple((name, value) for name, value in head.headers if name in ("x-request-id", *FIELDS))
     return Trigger(
         kind="http",
         method=head.method,

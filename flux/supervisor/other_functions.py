@@ -22,6 +22,7 @@ from flux.store.queries import QUERIES
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_payload import hide_secrets
+from flux.trace_context import TRACEPARENT, TRACESTATE, Trace
 from flux.values import text_or_bytes
 
 STOPPED = "the server was stopped before the function ended"
@@ -61,6 +62,7 @@ class OtherFunctions:
         secrets: TenantSecrets,
         clock: Clock,
         entropy: Entropy,
+        trace: Trace,
     ) -> None:
         """``head`` is the execution that asks, and ``cause`` its own."""
         self._names = names
@@ -72,6 +74,7 @@ class OtherFunctions:
         self._secrets = secrets
         self._clock = clock
         self._entropy = entropy
+        self._trace = trace
 
     def names(self) -> Collection[str]:
         """See `flux.hostcalls.base.Functions.names`."""
@@ -83,11 +86,15 @@ class OtherFunctions:
         """See `flux.hostcalls.base.Functions.push`."""
         job = ids.make_execution_id(self._clock.now_ns() // 1_000_000, self._entropy.take(ids.ENTROPY_BYTES))
         head, stored = self._head, hide_secrets(self._secrets, job, payload)
+        carried = dict(self._trace.carry(call_seq))
         pushed = await self._database.state(
             QUERIES.push_job,
-            (self._token, job, head.tenant, function, stored, hash_key(idempotency_key), head.id, call_seq, delay_s),
+            (
+                self._token, job, head.tenant, function, stored, hash_key(idempotency_key), head.id, call_seq, delay_s,
+                carried[TRACEPARENT], carried.get(TRACESTATE),
+            ),
             call_seq,
-        )
+        )  # fmt: skip
         return str(pushed)
 
     async def invoke(self, function: str, value: bytes, user: bytes, call_seq: int) -> Mapping[str, object]:
@@ -104,7 +111,9 @@ class OtherFunctions:
                 "InvokeTooDeep", f"{len(chain)} functions wait for each other already: {' → '.join(chain)}",
                 code="FLX574", details={"depth_max": INVOKE_DEPTH_MAX},
             )  # fmt: skip
-        trigger = Trigger(kind="invoke", body=value, call=call_seq, user=user)
+        trigger = Trigger(
+            kind="invoke", body=value, call=call_seq, user=user, correlation=self._trace.carry(call_seq)
+        )
         cause = Cause(self._head.id, chain, NOT_AWAITED)
         try:
             execution, outcome = await self._run(function, trigger, parse_json(value), cause)

@@ -212,7 +212,7 @@ class Queue:
             payload = put_secrets_back(self._backing.secrets, claimed.id, claimed.payload)
             trigger = Trigger(
                 kind="queue" if claimed.tick is None else "cron",
-                body=payload, job=str(claimed.id), call=claimed.parent_call,
+                body=payload, job=str(claimed.id), call=claimed.parent_call, correlation=claimed.trace,
             )  # fmt: skip
             try:
                 executed = await self._executor.execute_job(

@@ -15,6 +15,7 @@ from flux.grants import Grants
 from flux.redact import RedactionRules
 from flux.sandbox.base import Sandbox
 from flux.supervisor.drive import Bounds
+from flux.trace_context import OWN_NETWORK, Propagation
 
 
 @attrs.frozen
@@ -35,5 +36,7 @@ class Runnable:
     """Executions that its worker may serve."""
     jobs_max: int | None = None
     """Jobs of it that may run at once, over all servers; None: any number."""
+    propagation: Propagation = OWN_NETWORK
+    """Which hosts are told which trace its requests belong to."""
     siblings: Mapping[str, "Runnable"] = attrs.field(factory=dict, eq=False, repr=False)
     """All functions of its deployment by their names, itself included: what it may push and invoke."""

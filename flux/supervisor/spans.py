@@ -1,18 +1,14 @@
 """An execution as spans, with OpenTelemetry's field names.
 
 Nobody instruments anything for this: the spans follow from the recorded calls. So do their
-ids, so that asking twice gives the same spans, and an exporter that sends them twice does no
-harm. The caller's own trace is linked and not continued: its id is no identity here,
-since a caller may send the same one again.
+ids (`flux.trace_context`), so that asking twice gives the same spans, and an exporter that sends
+them twice does no harm. They belong to the trace of whoever caused the execution, beneath its span.
 
 The form is the JSON of OpenTelemetry's protocol, in which whole numbers of 64 bits are text:
 https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 """
 
-import hashlib
 import json
-import re
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +19,7 @@ from flux.execution import Execution
 from flux.failure import find_failure
 from flux.hostcall import HostCall
 from flux.supervisor.present import Document, show_arguments
+from flux.trace_context import Trace, make_span_id, read_trace
 
 _KIND_INTERNAL, _KIND_SERVER, _KIND_CLIENT, _KIND_PRODUCER, _KIND_CONSUMER = 1, 2, 3, 4, 5
 _KIND_OF_TRIGGER = {"http": _KIND_SERVER, "queue": _KIND_CONSUMER}
@@ -32,7 +29,7 @@ _STATUS_UNSET, _STATUS_ERROR = 0, 2
 def list_spans(execution: Execution) -> list[Document]:
     """Return the execution and its calls, the execution first."""
     trigger = execution.trigger
-    trace_id, root_id = execution.id.hex, make_span_id(execution.id, 0)
+    trace, root_id = _read_trace(execution), make_span_id(execution.id, 0)
     start = execution.started_at_ns
     failure = find_failure(execution)
     failed = failure is not None and not failure.is_answer
@@ -52,30 +49,35 @@ def list_spans(execution: Execution) -> list[Document]:
         }
     kind = _KIND_OF_TRIGGER.get(trigger.kind, _KIND_INTERNAL)
     message = f"{failure.type}: {failure.message}" if failure is not None and failed else ""
+    parent_id = "" if trace.parent is None else trace.parent.span_id
     root = _span(
-        trace_id, root_id, "", name, kind, start, start + execution.elapsed_ns, attributes, failed, message
+        trace.id, root_id, parent_id, name, kind, start, start + execution.elapsed_ns, attributes, failed, message
     )
     root["links"] = _links(execution)
-    return [root, *(_span_of_call(call, execution, trace_id, root_id) for call in execution.calls)]
+    return [root, *(_span_of_call(call, execution, trace.id, root_id) for call in execution.calls)]
 
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
+def _read_trace(execution: Execution) -> Trace:
+    """Return the trace of an execution. A replay has the trigger of what it replayed, and a trace of its own."""
+    return read_trace(execution.id, () if execution.replay_of is not None else execution.trigger.correlation)
 
 
 def _links(execution: Execution) -> list[Document]:
-    """Return the caller's span, when it sent a valid one (https://www.w3.org/TR/trace-context/), and the one that
-    pushed or invoked it."""
+    """Return spans that this one has to do with and that are not above it: what it replayed, the attempt before, and
+    the call that caused it where that did not hand its trace on, as in older records."""
     trigger, parent = execution.trigger, execution.parent
-    found = _TRACEPARENT.fullmatch(dict(trigger.correlation).get("traceparent", ""))
-    links: list[Document] = [{"traceId": found[1], "spanId": found[2]}] if found else []
-    if parent is not None and trigger.call is not None:
-        links.append({"traceId": parent.hex, "spanId": make_span_id(parent, trigger.call)})
-    return links
-
-
-def make_span_id(execution_id: uuid.UUID, seq: int) -> str:
-    """Return the id of the span of call ``seq``; 0 is the execution itself."""
-    return hashlib.sha256(f"{execution_id} {seq}".encode()).hexdigest()[:16]
+    if execution.replay_of is not None:
+        trace = read_trace(execution.replay_of, trigger.correlation)
+        return [{"traceId": trace.id, "spanId": make_span_id(execution.replay_of, 0)}]
+    if parent is None:
+        return []
+    is_again = execution.attempt > 1 and trigger.kind not in ("queue", "cron")  # A job's parent is who pushed it.
+    if is_again:
+        trace = read_trace(parent, trigger.correlation)
+        return [{"traceId": trace.id, "spanId": make_span_id(parent, 0)}]
+    if trigger.call is None or _read_trace(execution).parent is not None:
+        return []
+    return [{"traceId": parent.hex, "spanId": make_span_id(parent, trigger.call)}]
 
 
 def _span_of_call(call: HostCall, execution: Execution, trace_id: str, root_id: str) -> Document:

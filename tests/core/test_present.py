@@ -4,6 +4,7 @@ import base64
 import json
 import uuid
 from typing import Any
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -30,6 +31,7 @@ from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResu
 from flux.mutation import Mutation, Operation
 from flux.supervisor import present
 from flux.supervisor.spans import list_spans
+from flux.trace_context import make_span_id
 
 START_NS = 1_764_079_339_504_000_123
 PLACE = Position("functions/signup.py", 16, "create_user")
@@ -272,11 +274,21 @@ def test_spans_follow_from_the_execution_and_have_opentelemetrys_names() -> None
     )
     root, first, second = trace(subject)["spans"]
     assert trace(subject)["spans"][0]["spanId"] == root["spanId"], "asking twice gives the same"
-    assert root["traceId"] == first["traceId"] == subject.id.hex
-    assert root["parentSpanId"] == "" and first["parentSpanId"] == second["parentSpanId"] == root["spanId"]
+    assert root["traceId"] == first["traceId"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert root["parentSpanId"] == "00f067aa0ba902b7", "it goes on with its caller's trace"
+    assert first["parentSpanId"] == second["parentSpanId"] == root["spanId"]
     assert len({root["spanId"], first["spanId"], second["spanId"]}) == 3
     assert (root["name"], root["status"]) == ("POST /signup", {"code": 2, "message": "KeyError: 'plan'"})
-    assert root["links"] == [{"traceId": "4bf92f3577b34da6a3ce929d0e0e4736", "spanId": "00f067aa0ba902b7"}]
+    assert root["links"] == []
+    again = list_spans(attrs.evolve(subject, attempt=2, parent=UUID(int=7)))[0]
+    assert again["links"] == [{"traceId": root["traceId"], "spanId": make_span_id(UUID(int=7), 0)}]
+    replayed = list_spans(attrs.evolve(subject, id=UUID(int=8), replay_of=subject.id))[0]
+    assert (replayed["traceId"], replayed["parentSpanId"]) == (UUID(int=8).hex, ""), "a replay is nobody's span"
+    assert replayed["links"] == [{"traceId": root["traceId"], "spanId": root["spanId"]}]
+    silent = attrs.evolve(subject, parent=UUID(int=9), trigger=Trigger(kind="queue", call=3))
+    linked = list_spans(silent)[0]
+    assert (linked["traceId"], linked["parentSpanId"]) == (subject.id.hex, "")
+    assert linked["links"] == [{"traceId": UUID(int=9).hex, "spanId": make_span_id(UUID(int=9), 3)}], "older records"
     assert (int(root["startTimeUnixNano"]), int(root["endTimeUnixNano"])) == (START_NS, START_NS + 14_200_000)
     assert int(first["startTimeUnixNano"]) == START_NS + 2_000_000
     assert {"key": "db.query.text", "value": {"stringValue": "select 1"}} in first["attributes"]

@@ -21,6 +21,7 @@ from flux.hostcalls.http_client import HttpClient
 from flux.hostcalls.http_network import Network
 from flux.hostcalls.http_outbound import OutboundError, OutboundPolicy, OutboundRequest
 from flux.limits import Limits
+from flux.trace_context import Propagation
 from tests.stub_http import OK, Behave, Names, Peer, always_ok, answers, failure, get, policy_for, serving
 
 MakeClient = Callable[..., HttpClient]
@@ -426,6 +427,24 @@ async def test_a_redirect_loop_ends(client: HttpClient) -> None:
     assert (error.kind, len(stub.received)) == ("redirects", 8 + 3)
 
 
+async def test_a_trace_is_told_to_those_who_may_hear_of_it_and_no_further_by_a_redirect(client: HttpClient) -> None:
+    carried = (("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01"), ("tracestate", "a=1"))
+    async with serving(always_ok) as other, serving(redirects_to(other.url("/x"))) as stub:
+
+        async def told(propagation: Propagation, *headers: tuple[str, str]) -> list[list[str]]:
+            policy = policy_for(stub.port, other.port, carried=carried, carried_to=propagation)
+            await client.request(get(stub.url(), headers=headers, redirects=1), policy)
+            seen = (stub.received.pop(), other.received.pop())
+            return [one.all("traceparent") + one.all("tracestate") for one in seen]
+
+        ours = [value for _name, value in carried]
+        assert await told(Propagation("private")) == [ours, ours]
+        assert await told(Propagation("listed", Grants.parse([f"127.0.0.1:{stub.port}"]))) == [ours, []]
+        assert await told(Propagation("listed")) == [[], []]
+        assert await told(Propagation("all"), ("TraceParent", "mine")) == [["mine"], ["mine"]]
+        assert await told(Propagation("all"), ("tracestate", "b=2")) == [["b=2"], ["b=2"]]
+
+
 async def test_a_redirect_needs_a_grant_of_its_own(client: HttpClient) -> None:
     async with serving(always_ok) as secret, serving(redirects_to(secret.url("/x"))) as stub:
         error = await failure(client, get(stub.url(), redirects=3), policy_for(stub.port))
@@ -494,6 +513,7 @@ class Context:
     http: HttpClient
     tenant: str = "acme"
     limits: Limits = attrs.Factory(Limits)
+    trace: None = None
 
     @property
     def secrets(self) -> "Context":
