@@ -107,7 +107,7 @@ def _list_left(record: Record, elsewhere: object) -> list[str]:
     return [
         *left,
         "what a function made of a value: a hash, a part of it, other letters",
-        "replays that go on meanwhile, and what runs just then on other servers that use the database",
+        "what runs just then on other servers that use the database",
         "the journal of running servers, until their next start, and journals that are kept as *.damaged",
         "space in the database until it is vacuumed",
         "backups, case files, exported records, other systems that functions have sent it to",

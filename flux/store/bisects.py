@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from flux.store.erasures import is_as_of
 from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
 
@@ -60,9 +61,12 @@ async def find_run(pool: Pool, key: RunKey, code: str | None = None) -> BisectRu
     return None if row is None else BisectRun(**dict(row.items()))
 
 
-async def add_run(pool: Pool, key: RunKey, run: BisectRun) -> None:
-    """Keep a run; it takes the place of one that is there."""
-    async with pool.acquire() as connection:
+async def add_run(pool: Pool, key: RunKey, run: BisectRun, tenant: str, erasures: int) -> None:
+    """Keep a run; it takes the place of one that is there. Not if a row was forgotten since `count_erasures`: it is
+    run again then."""
+    async with pool.acquire() as connection, connection.transaction():
+        if not await is_as_of(connection, tenant, erasures):
+            return
         await connection.execute(
             QUERIES.add_bisect_run,
             *attrs.astuple(key),

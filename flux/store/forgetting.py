@@ -163,6 +163,8 @@ class _Work:
         jobs, waiting = await self._rewrite_jobs(forgetter)
         if not self._dry_run:
             self._refuse_waiting(waiting)
+            # From here on nothing is stored that was made of records as they were: `flux.store.erasures`.
+            await self._connection.fetch(QUERIES.end_erasure)
         await self._rewrite_late(forgetter, images, row, seeds, since)
         changes = await self._rewrite_row(images)
         if not changes and not self._executions:

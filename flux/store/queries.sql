@@ -1687,6 +1687,18 @@ returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at;
 -- Whether nobody else is taking a row out of the records, until the transaction ends; and the time.
 select pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended('flux.forget', 0)) as is_alone, pg_catalog.clock_timestamp() as at;
 
+-- name: count_erasures
+-- A number that is another one once a row of the tenant's has been forgotten.
+select coalesce(pg_catalog.max(f.id), 0) from flux.forgotten f where f.tenant = $1;
+
+-- name: share_erasures
+-- Whether no erasure is just ending, which then waits for this transaction.
+select pg_catalog.pg_try_advisory_xact_lock_shared(pg_catalog.hashtextextended('flux.forget end', 0));
+
+-- name: end_erasure
+-- Waits for what is just being stored of replays, and keeps others from that until the transaction ends.
+select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('flux.forget end', 0));
+
 -- name: list_known_columns
 -- All columns that tables of the users' have or had, under the names of then, oldest first.
 select s.relid, s.schema_name, s.table_name, (c.value ->> 'number')::int as number, c.value ->> 'name' as name,

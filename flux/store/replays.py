@@ -12,7 +12,7 @@ from datetime import datetime
 import attrs
 
 from flux.execution import Execution
-from flux.store.postgres import Pool
+from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
 
 
@@ -48,7 +48,7 @@ class CheckCount:
 
 
 async def add_replay(
-    pool: Pool,
+    connection: Connection,
     execution: Execution,
     *,
     code: str | None,
@@ -59,20 +59,19 @@ async def add_replay(
 ) -> None:
     """Write down what ``execution``, a replay, has shown. ``divergence`` is JSON: where it left the record."""
     assert execution.replay_of is not None, "it is no replay"
-    async with pool.acquire() as connection:
-        await connection.execute(
-            QUERIES.add_replay,
-            execution.id,
-            execution.replay_of,
-            code,
-            execution.deployment,
-            execution.sha,
-            execution.dirty,
-            verdict,
-            reason,
-            divergence,
-            is_check,
-        )
+    await connection.execute(
+        QUERIES.add_replay,
+        execution.id,
+        execution.replay_of,
+        code,
+        execution.deployment,
+        execution.sha,
+        execution.dirty,
+        verdict,
+        reason,
+        divergence,
+        is_check,
+    )
 
 
 async def list_replays(pool: Pool, original: uuid.UUID, limit: int) -> list[ReplayFound]:

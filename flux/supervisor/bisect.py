@@ -11,6 +11,7 @@ commit.
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -39,6 +40,7 @@ from flux.project import NoProjectError, UnnumberedMigrationError, UnreadablePro
 from flux.requirements import PYPROJECT_NAME, REQUIREMENTS_NAME, RequirementsError
 from flux.routes import RouteConflictError, RoutePatternError
 from flux.store.bisects import BisectRun, RunKey, add_run, find_run, list_passing_shas
+from flux.store.erasures import ForgottenMeanwhileError
 from flux.supervisor.bisect_candidates import Candidates, Overlay, Ready
 from flux.supervisor.deployments import Deployments, UnknownFunctionError
 from flux.supervisor.environment_build import InstallFailedError
@@ -49,7 +51,7 @@ from flux.supervisor.present import encode, show_stack
 from flux.supervisor.present import summary_of_execution as summarise
 from flux.supervisor.present_replay import replay_json
 from flux.supervisor.replay import Replay, Replayer, UnreplayableError, check_whole, read_value
-from flux.supervisor.replay_record import keep_replay
+from flux.supervisor.replay_record import ToReplay, keep_replay, to_replay
 from flux.supervisor.runtime import describe_runtime
 from flux.supervisor.shelf import HELD, Shelf
 from flux.verdict import Verdict
@@ -330,25 +332,27 @@ class Bisector:
         if not is_fresh and (found := await find_run(self._backing.owner, key)) is not None:
             return _make_probed(found, is_cached=True)
         began = time.perf_counter_ns()
+        now = await to_replay(self._backing, self._replayer, original.id)
+        keep = partial(add_run, self._backing.owner, key, tenant=self._backing.tenant, erasures=now.erasures)
         code: str | None = None
         try:
             with self._candidates.borrow_kept(source) as kept:
                 if kept is not None:
-                    made, is_kept = await self._run(original, kept, sha)
+                    made, is_kept = await self._run(now, kept, sha)
             if kept is None:
                 async with self._candidates.write(source) as written:
                     code = written.code
                     if not is_fresh and (found := await find_run(self._backing.owner, key, code)) is not None:
-                        await add_run(self._backing.owner, key, found)
+                        await keep(found)
                         return _make_probed(found, is_cached=True)
                     async with self._candidates.borrow(source, written) as ready:
-                        made, is_kept = await self._run(original, ready, sha)
+                        made, is_kept = await self._run(now, ready, sha)
         except NOT_BUILT as error:
             made = _describe_not_built(error, code)
             is_kept = not isinstance(error, InstallFailedError)
         made = attrs.evolve(made, elapsed_ns=time.perf_counter_ns() - began)
         if is_kept:
-            await add_run(self._backing.owner, key, made)
+            await keep(made)
         return _make_probed(made, is_cached=False)
 
     def _describe_runtime(self) -> str:
@@ -357,19 +361,19 @@ class Bisector:
         walls = "" if current is None else f" {current.level.isolation} {current.level.clock}"
         return " ".join(f"{name}={value}" for name, value in describe_runtime().items()) + walls
 
-    async def _run(self, original: Execution, ready: Ready, sha: str) -> tuple[BisectRun, bool]:
+    async def _run(self, now: ToReplay, ready: Ready, sha: str) -> tuple[BisectRun, bool]:
         """Replay on code that is ready; say whether the same would come out again."""
-        code = ready.code
+        original, code = now.execution, ready.code
         if original.function not in ready.live.runnables:
             reason = f"it has no function {original.function}"
             return BisectRun(code, Verdict.UNREPLAYABLE.value, reason, None, 0, None), True
         with self._shelf.hold(ready.live, ready.migrations):
             try:
                 replay = await self._replayer.replay(original, HELD + ready.live.deployment.id, {})
-            except UnreplayableError as error:
+                replay = await keep_replay(self._backing, attrs.evolve(replay, on=sha), now.erasures)
+            except (UnreplayableError, ForgottenMeanwhileError) as error:
                 reason = f"{error.code} {error.message}"
                 return BisectRun(code, Verdict.UNREPLAYABLE.value, reason, None, 0, None), False
-        replay = await keep_replay(self._backing, attrs.evolve(replay, on=sha))
         assert replay.recorded_as is not None, "it was kept"
         judgement = replay.judgement
         made = BisectRun(

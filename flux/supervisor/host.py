@@ -29,7 +29,7 @@ from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
-from flux.supervisor.replay_record import keep_replay
+from flux.supervisor.replay_record import keep_replay, to_replay
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.vault import Vault
 
@@ -195,7 +195,9 @@ class FunctionHost:
         live: frozenset[str],
     ) -> Replay:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
-        return await keep_replay(self._backing, await self._replayer.replay(original, on, answers, live))
+        now = await to_replay(self._backing, self._replayer, original.id)
+        replay = await self._replayer.replay(now.execution, on, answers, live)
+        return await keep_replay(self._backing, replay, now.erasures)
 
     async def interleave(
         self, executions: Sequence[Execution], on: str | None, *, check: str | None, in_turn: bool

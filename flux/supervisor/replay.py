@@ -115,6 +115,11 @@ class Replayer:
                 [original for original in originals if _NO_WORLD.isdisjoint(original.completeness)]
             )
 
+    def take_erasures(self, erasures: int) -> None:
+        """Hear how often rows were forgotten: no world from before the last time serves a replay."""
+        if self._worlds is not None:
+            self._worlds.take_erasures(erasures)
+
     async def replay(
         self,
         original: Execution,

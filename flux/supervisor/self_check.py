@@ -19,13 +19,12 @@ from flux.errors import FluxError
 from flux.escapes import Escape, find_position, judge
 from flux.execution import Execution
 from flux.session import Divergence
-from flux.store.reading import get_execution
 from flux.store.replays import list_unchecked
 from flux.supervisor.deployments import Deployments
 from flux.supervisor.escape_experiment import KIND, experiment
 from flux.supervisor.execute import Backing
 from flux.supervisor.replay import Replayer
-from flux.supervisor.replay_record import keep_check
+from flux.supervisor.replay_record import keep_check, to_replay
 
 LOOKS_BACK = timedelta(hours=1)
 """Only what has just run is checked: its code is the code that is served."""
@@ -85,7 +84,8 @@ class SelfCheck:
         wanted = next((one for one in found if one not in self._refused), None)
         if wanted is None:
             return False
-        _, original = await get_execution(self._backing.owner, wanted)
+        now = await to_replay(self._backing, self._replayer, wanted)
+        original = now.execution
         try:
             replay = await self._replayer.replay(original, None, {})
         except FluxError as error:
@@ -93,7 +93,7 @@ class SelfCheck:
             self._last_error = f"{original.name}: {error.code} {error.message}"
             return False
         self._checked += 1
-        again = await keep_check(self._backing, replay)
+        again = await keep_check(self._backing, replay, now.erasures)
         if again is not None:
             assert replay.replayed.divergence is not None, "what did not do the same left its record somewhere"
             self._escaped += 1

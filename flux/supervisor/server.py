@@ -23,6 +23,7 @@ import trio
 
 from flux.config import Config
 from flux.project import Project, read_project, read_source_version
+from flux.store.erasures import count_erasures
 from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.at_rest import wait_rest
@@ -244,6 +245,7 @@ class Server:
             checks = ServerChecks(self.backing, self._prepared, isolation, executor, get_config)
             shelf = Shelf(deployments, self.root)
             replayer = Replayer(shelf, self.backing, tenant.schema, worlds)
+            replayer.take_erasures(await count_erasures(self.backing.owner, self.backing.tenant))
             interleaver = Interleaver(shelf, self.backing, tenant.schema)
             every_s = self.project.config.recording.self_check_s
             self_check = SelfCheck(

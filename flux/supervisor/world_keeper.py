@@ -11,7 +11,7 @@ unforeseen has happened, is thrown away.
 
 A world's transaction keeps the server from cleaning up behind everybody else, and who would change a table's shape has
 to wait for it. So a world has a greatest age, after which it is not lent again, and one that nobody asks for is closed
-after a moment.
+after a moment. Nor is one lent that was built before a row was forgotten: it has that row.
 """
 
 import contextlib
@@ -68,6 +68,8 @@ class _Kept:
     built: Built
     built_at: float
     """By trio's clock."""
+    erasures: int
+    """As `WorldKeeper.take_erasures` was told before it was built."""
     idle_since: float = 0.0
 
     def find_deadline(self, life_s_max: float) -> float:
@@ -88,6 +90,7 @@ class WorldKeeper:
         self._remembered: deque[_Group] = deque()
         self._idle: list[_Kept] = []
         self._changed = trio.Event()
+        self._erasures = 0
         self.built = 0
         """Worlds built so far."""
         self.lent = 0
@@ -115,6 +118,13 @@ class WorldKeeper:
             if len(self._remembered) > GROUPS_MAX:
                 for key in self._remembered.popleft().plans:
                     del self._groups[key]
+
+    def take_erasures(self, erasures: int) -> None:
+        """Hear how often rows were forgotten (`flux.store.erasures`): what is known from before the last time goes."""
+        if erasures != self._erasures:
+            self._erasures = erasures
+            self._groups.clear()
+            self._remembered.clear()
 
     @contextlib.asynccontextmanager
     async def lend(
@@ -164,6 +174,7 @@ class WorldKeeper:
         for kept in self._idle:
             if (
                 kept.group is group
+                and kept.erasures == self._erasures
                 and kept.built.copied >= group.written
                 and kept.built.plan.whole >= group.whole
                 and kept.built.plan.aside >= group.aside
@@ -178,6 +189,7 @@ class WorldKeeper:
         while self._idle:
             await self._close(self._idle.pop(0))
         connection = await self._pool.take()
+        erasures = self._erasures
         try:
             built = await build(
                 connection, self._token, group.plan(), Span.of(list(group.timelines.values()))
@@ -186,7 +198,7 @@ class WorldKeeper:
             await self._give_back(connection)
             raise
         self.built += 1
-        return _Kept(group, connection, built, trio.current_time())
+        return _Kept(group, connection, built, trio.current_time(), erasures)
 
     async def _reset(self, kept: _Kept) -> bool:
         try:

@@ -13,6 +13,7 @@ import trio.testing
 
 from flux.forget import Forgetter
 from flux.store import forgetting
+from flux.store.erasures import count_erasures, is_as_of
 from flux.supervisor import console, crew_live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.siblings import SiblingGoneError, Siblings
@@ -205,3 +206,20 @@ async def test_a_record_that_comes_when_its_place_was_passed_is_rewritten_as_wel
     assert status == 200 and done["executions"] == 2
     body = (await world.get(f"executions/{late.name}"))["input"]
     assert EMAIL not in json.dumps(body) and "forgotten:" in json.dumps(body)
+
+
+async def test_what_was_made_of_records_before_is_not_stored_once_an_erasure_ends(world: World) -> None:
+    erasures = await count_erasures(world.pool, "main")
+    key = "pg_catalog.hashtextextended('flux.forget end', 0)"
+    async with world.pool.acquire() as ending, ending.transaction():
+        async with world.pool.acquire() as storing, storing.transaction():
+            assert await is_as_of(storing, "main", erasures)
+            held = await ending.fetch_value(f"select pg_catalog.pg_try_advisory_xact_lock({key})")
+            assert not held, "the erasure waits, and finds then what was just stored"
+        await ending.fetch(f"select pg_catalog.pg_advisory_xact_lock({key})")
+        async with world.pool.acquire() as storing, storing.transaction():
+            assert not await is_as_of(storing, "main", erasures)
+    assert (await forget(world))[0] == 200
+    async with world.pool.acquire() as storing, storing.transaction():
+        assert not await is_as_of(storing, "main", erasures)
+        assert await is_as_of(storing, "another", 0), "it is nobody else's business"
