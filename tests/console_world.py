@@ -165,9 +165,6 @@ class WorldHost:
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]
 
-    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
-        return {"records_stored_total": 7, "workers": {"idle": 2, "busy": 1}}
-
     def ready(self) -> bool:
         return self.is_ready
 

@@ -171,6 +171,10 @@ class ProcessSandbox:
         """The zygote's process id while it lives."""
         return None if self._zygote is None else self._zygote.pid
 
+    def count_workers(self) -> tuple[int, int]:
+        """See `flux.sandbox.residency.Resident.count_workers`."""
+        return len(self._workers), len(self._idle)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a zygote alive until cancelled; started once the code is imported.
 
@@ -309,6 +313,7 @@ class ProcessSandbox:
                         worker.close()
                     else:
                         self._workers[pid] = worker
+                        self._residency.count_fork()
                         nursery.start_soon(worker.pump_output)
                         self._offer(worker)
                     self._fill()

@@ -27,6 +27,25 @@ class Resident(Protocol):
     def evict(self) -> None:
         """Let the process go, at once."""
 
+    def count_workers(self) -> tuple[int, int]:
+        """Return how many workers it has, and how many of them wait for an execution."""
+
+
+@attrs.frozen
+class ResidencyCounts:
+    """What is in memory, and what has been."""
+
+    zygotes: int
+    """Residents."""
+    starts: int
+    """How many there have been, those that came again counted again."""
+    workers: int
+    """Processes that residents have forked and that live."""
+    idle: int
+    """Of them, those that wait for an execution."""
+    forks: int
+    """Workers that were ever forked."""
+
 
 @attrs.define
 class Residency:
@@ -38,10 +57,26 @@ class Residency:
     """How long a resident may be idle, in seconds."""
     _residents: dict[Resident, None] = attrs.field(factory=dict, init=False)
     """The one that was used last stands last."""
+    _starts: int = attrs.field(default=0, init=False)
+    _forks: int = attrs.field(default=0, init=False)
+
+    @property
+    def counts(self) -> ResidencyCounts:
+        """What is in memory, and what has been."""
+        pairs = [resident.count_workers() for resident in self._residents]
+        return ResidencyCounts(
+            len(self._residents), self._starts, sum(alive for alive, _ in pairs), sum(idle for _, idle in pairs),
+            self._forks,
+        )  # fmt: skip
+
+    def count_fork(self) -> None:
+        """A resident has forked a worker."""
+        self._forks += 1
 
     def enter(self, resident: Resident) -> None:
         """``resident`` has started a process; others may have to leave for it."""
         self._residents[resident] = None
+        self._starts += 1
         self.settle()
 
     def use(self, resident: Resident) -> None:

@@ -95,6 +95,20 @@ class Job:
     """It was pushed with an idempotency key."""
 
 
+@attrs.frozen
+class Depth:
+    """What the queue holds of one function, but what is done."""
+
+    function: str
+    due: int
+    delayed: int
+    """Jobs that wait for their time."""
+    running: int
+    dead: int
+    oldest_due_s: float
+    """For how long the job has been due that has been due longest; 0: none is."""
+
+
 def hash_key(key: str | None) -> bytes | None:
     """Return what stands for an idempotency key in the table: it may hold what nobody else is to read."""
     return None if key is None else hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
@@ -139,6 +153,13 @@ async def list_jobs(
             QUERIES.list_jobs, tenant, [state.value for state in states], function, limit
         )
     return [_read(row) for row in rows]
+
+
+async def list_depths(pool: Pool, tenant: str) -> list[Depth]:
+    """Return what the queue holds that is not done, by function."""
+    async with pool.acquire() as connection:
+        rows = await connection.fetch(QUERIES.list_queue_depths, tenant)
+    return [Depth(**dict(row.items())) for row in rows]
 
 
 async def count_jobs(pool: Pool, tenant: str) -> dict[State, int]:

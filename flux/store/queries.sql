@@ -538,6 +538,19 @@ order by j.id desc limit $4;
 -- How many jobs there are in each state.
 select state, pg_catalog.count(*) as count from flux.job where tenant = $1 group by state;
 
+-- name: list_queue_depths
+-- How much of each function there is that is not done, and for how long the oldest has been due that is.
+select j.function,
+       pg_catalog.count(*) filter (where j.state = 'waiting' and j.run_at <= t.now) as due,
+       pg_catalog.count(*) filter (where j.state = 'waiting' and j.run_at > t.now) as delayed,
+       pg_catalog.count(*) filter (where j.state = 'running') as running,
+       pg_catalog.count(*) filter (where j.state = 'dead') as dead,
+       coalesce(extract(epoch from t.now - pg_catalog.min(j.run_at)
+           filter (where j.state = 'waiting' and j.run_at <= t.now)), 0)::float8 as oldest_due_s
+from flux.job j cross join (select pg_catalog.clock_timestamp() as now offset 0) t
+where j.tenant = $1 and j.state in ('waiting', 'running', 'dead')
+group by j.function, t.now order by j.function;
+
 -- name: find_jobs
 -- Jobs whose id lies between two: a prefix is such a range.
 select j.id, j.function, j.state, j.attempt, j.failures, j.lost, j.pushed_at, j.run_at, j.claimed_at, j.ended_at, j.error,

@@ -44,7 +44,7 @@ from flux.supervisor.console_door import Door
 from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_guarded import GuardedDeploy
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
-from flux.supervisor.console_machines import MachineDesk, Readiness
+from flux.supervisor.console_machines import MachineDesk, Readiness, Shared, no_metrics
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
@@ -146,9 +146,6 @@ class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, AdminHost, P
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
 
-    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Return what else can be counted: by name, or by name and kind."""
-
     def ready(self) -> bool:
         """Return whether requests are taken."""
 
@@ -166,16 +163,18 @@ class Console:
         tenant: str = Tenant().name,
         now: Callable[[], datetime] = lambda: datetime.now(UTC), heartbeat_s: float = HEARTBEAT_S,
         recording: Callable[[], RecordingConfig] = RecordingConfig, readiness: Readiness | None = None,
+        counters: Callable[[], Sequence[Metric]] = list, shared: Shared = no_metrics,
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
         checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
     ) -> None:  # fmt: skip
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
-        what is said of records; ``others`` counts in the other processes of the server, of which this is ``worker``;
+        what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
+        the other processes of the server, of which this is ``worker``;
         ``checks_elsewhere`` are known there alone."""
         self._checks_elsewhere = checks_elsewhere
         self.machines = MachineDesk(
-            pool, live, door, readiness or Readiness(), serves=host.ready, counters=host.counters, others=others,
-            worker=worker,
+            live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
+            others=others, worker=worker,
         )  # fmt: skip
         self._pool = pool
         self._live = live

@@ -5,22 +5,30 @@ be sent to: it serves code, its database is there, and it is not about to end. N
 and nothing else has to be done about it. The reasons are words and codes: who asks may be anybody.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
+import trio
 
 from flux.errors import FluxError
 from flux.message import HttpResponse, RequestHead
 from flux.scopes import Scope
-from flux.store.postgres import Pool
 from flux.supervisor import metrics
 from flux.supervisor.console_door import Door
 from flux.supervisor.live import Live
-from flux.supervisor.metrics import Metric
+from flux.supervisor.metrics import Metric, each, one
 from flux.supervisor.present import encode
 
 RETRY_AFTER_S = 1
+Shared = Callable[[], Awaitable[Sequence[Metric]]]
+"""Counts what has to be waited for."""
 _JSON = (("content-type", "application/json"), ("cache-control", "no-store"))
+
+
+async def no_metrics() -> Sequence[Metric]:
+    """Count nothing."""
+    await trio.lowlevel.checkpoint()
+    return ()
 
 
 @attrs.define
@@ -38,23 +46,24 @@ class MachineDesk:
 
     def __init__(
         self,
-        pool: Pool,
         live: Live,
         door: Door,
         readiness: Readiness,
         *,
         serves: Callable[[], bool],
-        counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
-        others: Callable[[], Awaitable[Sequence[Metric]]] | None = None,
+        counters: Callable[[], Sequence[Metric]] = list,
+        shared: Shared,
+        others: Shared | None = None,
         worker: str = "",
     ) -> None:
-        """``serves``: whether there is code. ``others`` counts in the other processes of this server."""
-        self._pool = pool
+        """``serves``: whether there is code. ``counters`` counts in this process, ``shared`` what the database holds
+        for all, ``others`` in the other processes of this server."""
         self._live = live
         self._door = door
         self._readiness = readiness
         self._serves = serves
         self._counters = counters
+        self._shared = shared
         self._others = others
         self._worker = worker
 
@@ -81,23 +90,17 @@ class MachineDesk:
         # Numbers only, so a scraper on this machine needs no token. From elsewhere it is as for all else.
         if not self._door.is_from_here(head) and (refusal := await self._door.refuse(head, Scope.READ)) is not None:
             return refusal
-        found = [*self.count(), *(await self._others() if self._others is not None else ())]
+        found = [*self.count(), *await self._shared(), *(await self._others() if self._others is not None else ())]
         return HttpResponse(200, (("content-type", metrics.CONTENT_TYPE),), metrics.render(found))
 
     def count(self) -> Sequence[Metric]:
         """Return what this process counts."""
-        live, pool = self._live.counts, self._pool.counts
+        live = self._live.counts
         found = [
-            Metric("executions_total", "Executions that have ended, by outcome.", live.ended, "outcome"),
-            Metric("executions_not_stored", "Executions that have ended and are not stored yet.",
-                   {"": live.not_stored}),
-            Metric("live_subscribers", "Readers of tail and logs.", {"": live.subscribers}),
-            Metric("live_lines_lost_total", "Lines that such readers were too slow for.", {"": live.lost}),
-            Metric("console_pool_connections", "The console's database connections.",
-                   {"open": pool.open, "idle": pool.idle}, "state"),
-            Metric("console_pool_waiting", "Questions that wait for a connection.", {"": pool.waiting}),
-        ]  # fmt: skip
-        for name, value in self._counters().items():
-            values, label = (value, "kind") if isinstance(value, Mapping) else ({"": value}, "")
-            found.append(Metric(name, f"{name.replace('_', ' ').capitalize()}.", values, label))
+            each("executions_total", "Executions that have ended, by outcome.", "outcome", live.ended),
+            one("executions_not_stored", "Executions that have ended and are not stored yet.", live.not_stored),
+            one("live_subscribers", "Readers of tail and logs.", live.subscribers),
+            one("live_lines_lost_total", "Lines that such readers were too slow for.", live.lost),
+            *self._counters(),
+        ]
         return [attrs.evolve(metric, worker=self._worker) for metric in found]

@@ -35,7 +35,7 @@ from flux.supervisor.deployments import Deployments
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.in_flight import InFlight
 from flux.supervisor.live import Live
-from flux.supervisor.metrics import Metric
+from flux.supervisor.metrics import Metric, decode_metrics, encode_metrics
 from flux.supervisor.present import encode
 from flux.supervisor.siblings import SECRET_HEADER, SiblingGoneError, Siblings
 
@@ -158,7 +158,7 @@ class CrewDesk:
 
     async def _tell_metrics(self, _body: bytes) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {"metrics": [attrs.asdict(metric) for metric in self._metrics()]}
+        return {"metrics": encode_metrics(self._metrics())}
 
     async def _tell_self_check(self, _body: bytes) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()
@@ -204,10 +204,10 @@ async def list_other_metrics(siblings: Siblings) -> Sequence[Metric]:
     """Return what all others count; who does not answer has none."""
     answers = await siblings.ask_all("GET", "/_crew/metrics", patience_s=METRICS_S)
     return [
-        Metric(**metric)
+        metric
         for number, answer in sorted(answers.items())
         if not isinstance(answer, SiblingGoneError)
-        for metric in answer["metrics"]
+        for metric in decode_metrics(answer["metrics"])
     ]
 
 

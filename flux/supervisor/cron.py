@@ -17,7 +17,7 @@ import trio
 
 from flux import ids
 from flux.errors import FluxError
-from flux.schedule import Schedule, find_next
+from flux.schedule import Fate, Schedule, find_next
 from flux.store import cron
 from flux.store.queries import QUERIES
 from flux.supervisor.deployments import Deployments, LiveDeployment, list_schedules
@@ -56,6 +56,8 @@ class Cron:
         self._next: dict[Schedule, datetime | None] = {}
         """When each is due, as far as we know."""
         self._looked_s = self._pruned_s = float("-inf")
+        self.counts = {fate.value: 0 for fate in Fate}
+        """Ticks that were decided on here, by what became of them."""
 
     async def run(self) -> None:
         """Decide on ticks until cancelled."""
@@ -89,6 +91,9 @@ class Cron:
                 continue
             async with self._backing.owner.acquire() as connection:
                 decision = await cron.decide_due(connection, self._backing.tenant, schedule, now, self._make_id)
+            for tick in decision.ticks:
+                self.counts[tick.fate.value] += 1
+                self.counts[Fate.MISSED.value] += tick.left_out
             self._next[schedule] = find_next(schedule, decision.until)
         if trio.current_time() - self._pruned_s >= PRUNE_EVERY_S:
             self._pruned_s = trio.current_time()

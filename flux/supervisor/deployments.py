@@ -150,7 +150,8 @@ class Deployments:
         self._isolation = isolation
         self._addresses_allowed = addresses_allowed
         self._cgroups = cgroups
-        self._residency = Residency()
+        self.residency = Residency()
+        """Which of its processes are in memory."""
         self._environments = environments
         self._tenant = tenant
         self.artifacts = artifacts
@@ -241,7 +242,7 @@ class Deployments:
             self._tenant,
             environment=environment.packages_folder if environment is not None else None,
             idle_workers=self._idle_workers,
-            residency=self._residency,
+            residency=self.residency,
             cgroups=self._cgroups,
             on_output=self._on_output,
             shuffle=shuffle,

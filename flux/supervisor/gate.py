@@ -104,9 +104,10 @@ class Gate:
         self._refused: Counter[str] = Counter()
         self._told: dict[str, tuple[float, int]] = {}
 
-    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Return what can be counted."""
-        return {"requests_refused_total": {code: float(count) for code, count in self._refused.items()}}
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Requests refused so far, by the code that they were answered with."""
+        return self._refused
 
     async def admit(self, live: LiveDeployment, head: RequestHead) -> Admission:
         """Say what becomes of a request that ``live`` is to answer."""

@@ -31,6 +31,7 @@ from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_record import keep_replay, to_replay
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.server_metrics import ReplayCounts
 from flux.supervisor.vault import Vault
 
 READY_S = 10.0
@@ -73,7 +74,7 @@ class FunctionHost:
         backing: Backing,
         vault: Vault,
         checks: Callable[[], Sequence[Mapping[str, Any]]],
-        counters: Callable[[], Mapping[str, float | Mapping[str, float]]],
+        replays: ReplayCounts,
     ) -> None:
         self._deployments = deployments
         self._deployer = deployer
@@ -85,7 +86,7 @@ class FunctionHost:
         self._backing = backing
         self._vault = vault
         self._checks = checks
-        self._counters = counters
+        self._replays = replays
         self.front_door: FrontDoor | None = None
         """Turns outcomes into answers; set once it exists, as it needs the console first."""
         self.tenants: TenantsKeeper | None = None
@@ -197,6 +198,7 @@ class FunctionHost:
         """See `flux.supervisor.console.ConsoleHost.replay`."""
         now = await to_replay(self._backing, self._replayer, original.id)
         replay = await self._replayer.replay(now.execution, on, answers, live)
+        self._replays.count(replay.judgement.verdict)
         return await keep_replay(self._backing, replay, now.erasures)
 
     async def interleave(
@@ -246,10 +248,6 @@ class FunctionHost:
         is_ok = code is not None and self.failure is None
         remedy = "" if is_ok else "mend it and save, or deploy a commit: flux deploy --on REF"
         return {"name": "deployment", "ok": is_ok, "detail": detail, "remedy": remedy}
-
-    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
-        """See `flux.supervisor.console.ConsoleHost.counters`."""
-        return self._counters()
 
     def ready(self) -> bool:
         """See `flux.supervisor.console.ConsoleHost.ready`."""

@@ -72,6 +72,11 @@ class SelfCheck:
                 self._last_error = f"{type(crash).__name__}: {crash}"
                 self._report(crash)
 
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """Executions checked since the start, by whether they did the same again."""
+        return {"same": self._checked - self._escaped, "other": self._escaped}
+
     async def check_one(self) -> bool:
         """Check one execution that is to be checked; False when there is none, or when requests are running."""
         current = self._deployments.current

@@ -27,6 +27,7 @@ from flux.store.erasures import count_erasures
 from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.at_rest import wait_rest
+from flux.supervisor.audiences import Audiences, ExecutionCounts
 from flux.supervisor.backing import OWN_CONNECTIONS, OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.client_tls import Certificate, open_certificate
@@ -62,6 +63,7 @@ from flux.supervisor.replay import Replayer
 from flux.supervisor.self_check import SelfCheck
 from flux.supervisor.server_address import ServerAddress, name_server
 from flux.supervisor.server_checks import ServerChecks
+from flux.supervisor.server_metrics import ReplayCounts, ServerMetrics
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.server_start import (
     open_database,
@@ -223,7 +225,9 @@ class Server:
         ):
             live = Live() if siblings is None else CrewLive(siblings, nursery)
             turns = self.turns.own if hosted is None else hosted.turns
-            executor = FairExecutor(self.backing, Publisher(live), self.story.crash, turns)
+            executions = ExecutionCounts()
+            audience = Audiences([Publisher(live), executions])
+            executor = FairExecutor(self.backing, audience, self.story.crash, turns)
             watch = DatabaseWatch(self.backing.owner.options, tenant.name)
             readiness = Readiness(find_failure=lambda: watch.failure)
             deployments = Deployments(
@@ -242,7 +246,7 @@ class Server:
                 current = deployments.current
                 return self.project.config if current is None else current.config
 
-            checks = ServerChecks(self.backing, self._prepared, isolation, executor, get_config)
+            checks = ServerChecks(self.backing, self._prepared, isolation, get_config)
             shelf = Shelf(deployments, self.root)
             replayer = Replayer(shelf, self.backing, tenant.schema, worlds)
             replayer.take_erasures(await count_erasures(self.backing.owner, self.backing.tenant))
@@ -262,6 +266,11 @@ class Server:
                 self.backing.http, find_made, self.backing.secrets.find, self.story.note, self.backing.clock,
                 scheme=address.url.partition(":")[0],
             )  # fmt: skip
+            cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
+            replays = ReplayCounts()
+            counted = ServerMetrics(
+                self.backing, executor, executions, deployments.residency, gate, cron, self_check, replays
+            )
             guard = Guard(self.backing.owner, replayer, shelf, self.root, tenant.name)
             host = FunctionHost(
                 deployments,
@@ -274,7 +283,7 @@ class Server:
                 self.backing,
                 self.vault,
                 lambda: [self_check.describe(), *checks.checks()],
-                lambda: {**checks.counters(), **gate.counters()},
+                replays,
             )
             door = Door(token, address.hosts, find_made)
             console = Console(
@@ -282,6 +291,7 @@ class Server:
                 schema=tenant.schema, tenant=tenant.name,
                 recording=lambda: get_config().recording, readiness=readiness,
                 rest=partial(wait_rest, executor.in_flight, live, siblings),
+                counters=counted.read, shared=counted.read_shared,
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_other_checks, siblings),
@@ -298,7 +308,6 @@ class Server:
                 self.backing, executor, deployments, concurrency=said.concurrency, lease_s=said.lease,
                 report=self.story.crash, note=self.story.note,
             )  # fmt: skip
-            cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             async with trio.open_nursery() as serving:
                 handler: Handler = self.hosts
                 desk: Handler = front_door

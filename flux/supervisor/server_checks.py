@@ -1,4 +1,4 @@
-"""How a server is: what ``flux doctor`` asks of it, and what its metrics count."""
+"""How a server is: what ``flux doctor`` asks of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from flux.config import Config
 from flux.redact import RedactionRules
 from flux.store.migrate import Prepared
-from flux.supervisor.execute import Backing, Executor
+from flux.supervisor.execute import Backing
 from flux.supervisor.isolation import Isolation
 
 
@@ -18,30 +18,13 @@ class ServerChecks:
         backing: Backing,
         prepared: Prepared,
         isolation: Isolation,
-        executor: Executor,
         get_config: Callable[[], Config],
     ) -> None:
         """``get_config`` returns what is in force just now."""
         self._backing = backing
         self._prepared = prepared
         self._isolation = isolation
-        self._executor = executor
         self._get_config = get_config
-
-    def counters(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Return what can be counted."""
-        writer, journal = self._backing.writer.counts, self._backing.journal.counts
-        owner, guests = self._backing.owner.counts, self._backing.guests.counts
-        return {
-            "executions_running": float(len(self._executor.in_flight)),
-            "records_waiting": float(writer.waiting),
-            "records_stored_total": float(writer.stored),
-            "records_reduced_total": float(writer.reduced),
-            "record_write_retries_total": float(writer.retries),
-            "journal_bytes_total": float(journal.written_bytes),
-            "database_connections": {"owner": float(owner.open), "guests": float(guests.open)},
-            "database_waiting": {"owner": float(owner.waiting), "guests": float(guests.waiting)},
-        }
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what is in force, each with whether it is as it should be."""

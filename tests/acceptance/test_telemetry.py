@@ -1,11 +1,15 @@
 """What programs that watch are told by a server: traces go through it, from its clients to those it asks."""
 
+import re
 from pathlib import Path
 from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Database
 from tests.dev_process import DevServer, counting_stub, running_dev, write_project
 
+METRICS = Path(__file__).parents[2] / "docs" / "metrics.md"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FUNCTIONS = """
 from flux_guest import function
@@ -14,6 +18,7 @@ from flux_guest import function
 @function("POST /orders/{id}")
 async def order(ctx, input):
     job = await ctx.queue.push("mail", {"url": input["url"]})
+    await ctx.queue.push("mail", {}, delay=3600)
     await ctx.http.post(input["url"] + "/pay", json={})
     await ctx.http.get(input["url"] + "/own", headers={"traceparent": "mine"})
     await ctx.invoke("stock", {"url": input["url"]})
@@ -46,6 +51,7 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
             assert answer.status == 200, answer.body
             traces = wait_for_traces(server, {"order", "stock", "mail"})
             told = {seen.path: dict(seen.headers) for seen in stub.seen}
+            check_metrics(server.request("GET", "/_flux/metrics").body.decode())
             replayed = server.json("replay", answer.flux_id)
             assert (replayed["verdict"], len(stub.seen)) == ("identical", 4)
 
@@ -59,6 +65,34 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
         assert told[path]["tracestate"] == "rojo=1"
     assert spans["stock"][0]["parentSpanId"] == span_of(spans["order"], "invoke")
     assert spans["mail"][0]["parentSpanId"] == span_of(spans["order"], "queue.push")
+
+
+def check_metrics(text: str) -> None:
+    """Read as Prometheus does: what is exported is what is described, and says what has just happened."""
+    described = {
+        match[1]: (match[2], set(re.findall(r"`(\w+)`", match[3])))
+        for match in re.finditer(r"^\| `(flux_\w+)` \| (\w+) \| (.*?) \|", METRICS.read_text(), re.MULTILINE)
+    }
+    families = list(text_string_to_metric_families(text))
+    exported = {one.name + "_total" * (one.type == "counter"): one for one in families}
+    assert exported.keys() == described.keys()
+    for name, family in exported.items():
+        kind, labels = described[name]
+        assert family.type == kind
+        assert all(sample.labels.keys() - {"le"} == labels for sample in family.samples), name
+    samples = {
+        (sample.name, *sorted(sample.labels.items())): sample.value for one in families for sample in one.samples
+    }
+    assert samples["flux_database_up",] == 1
+    asked = (("function", "order"), ("outcome", "returned"), ("route", "/orders/{id}"), ("trigger", "http"))
+    assert samples["flux_execution_duration_seconds_count", *asked] == 1, "the route, and not the path"
+    assert samples["flux_execution_duration_seconds_bucket", asked[0], ("le", "+Inf"), *asked[1:]] == 1
+    assert 0 < samples["flux_execution_duration_seconds_sum", *asked] < 600
+    assert samples["flux_queue_attempts_total", ("function", "mail"), ("outcome", "returned")] == 1
+    delayed = (("function", "mail"), ("state", "delayed"))
+    assert samples["flux_queue_jobs", *delayed] == 1
+    assert samples["flux_worker_forks_total",] >= 3
+    assert samples["flux_zygotes",] == samples["flux_zygote_starts_total",] == 1
 
 
 def wait_for_traces(server: DevServer, functions: set[str]) -> dict[str, Any]:
