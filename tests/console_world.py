@@ -52,6 +52,7 @@ from flux.supervisor.present import summary_of_execution
 from flux.supervisor.replay import Replay
 from flux.supervisor.siblings import Siblings
 from flux.supervisor.vault import Vault
+from flux.travel import Tap
 from tests.conftest import Database
 
 TOKEN = "a-token-for-tests"
@@ -129,6 +130,9 @@ class WorldHost:
         self, original: Execution, on: str | None, answers: Mapping[int, BroughtAnswer], live: frozenset[str]
     ) -> Replay:
         raise AssertionError((original, on, answers, live))
+
+    async def follow(self, original: Execution, tap: Tap) -> Replay:
+        raise AssertionError((original, tap))
 
     async def deploy(self, order: DeployOrder, progress: Progress) -> Switch:
         raise AssertionError((order, progress))

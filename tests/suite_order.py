@@ -57,6 +57,7 @@ SECONDS = {
     "integration/test_capture.py": 35,
     "integration/test_capture_hostile.py": 45,
     "integration/test_capture_owner.py": 25,
+    "integration/test_debug.py": 12,
     "integration/test_deploy.py": 20,
     "integration/test_driver.py": 14,
     "integration/test_driver_types.py": 25,

@@ -26,6 +26,7 @@ HELPERS = frozenset(
         "client",
         "complete",
         "database",
+        "debug_values",
         "deployed",
         "export_forms",
         "failures",

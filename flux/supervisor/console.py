@@ -38,6 +38,7 @@ from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_cron import CronDesk
+from flux.supervisor.console_debug import DebugHost, answer_debug
 from flux.supervisor.console_deploy import DeployDesk, DeployHost, DeployOrder
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
@@ -125,7 +126,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DiffHost, InterleaveHost, DeployHost, AdminHost, Protocol):
+class ConsoleHost(ReplayHost, DebugHost, DiffHost, InterleaveHost, DeployHost, AdminHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -236,6 +237,9 @@ class Console:
                 ask = self._for(self._why, name)
             case ["executions", name, "replay"]:
                 ask, method, allowed = partial(self._replays.replay, name, request.body), "POST", ("on",)
+            case ["executions", name, "debug"]:
+                asks = partial(answer_debug, self._pool, self._host, self._find, name)
+                ask, method = self._for(asks, request.body), "POST"
             case ["executions", name, "diff", other]:
                 ask, allowed = partial(self._diffs.compare, name, other), ("all",)
             case ["executions", name, "diff"]:

@@ -33,6 +33,7 @@ from flux.supervisor.replay_record import keep_replay, to_replay
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.server_metrics import ReplayCounts
 from flux.supervisor.vault import Vault
+from flux.travel import Tap
 
 READY_S = 10.0
 """How long an invoke waits for code that can be run."""
@@ -200,6 +201,10 @@ class FunctionHost:
         replay = await self._replayer.replay(now.execution, on, answers, live)
         self._replays.count(replay.judgement.verdict)
         return await keep_replay(self._backing, replay, now.erasures)
+
+    async def follow(self, original: Execution, tap: Tap) -> Replay:
+        """See `flux.supervisor.console_debug.DebugHost.follow`. Nobody asked for a replay, so it is not stored."""
+        return await self._replayer.follow(original, tap)
 
     async def interleave(
         self, executions: Sequence[Execution], on: str | None, *, check: str | None, in_turn: bool

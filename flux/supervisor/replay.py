@@ -39,7 +39,7 @@ from flux.store.reading import LOG_GONE, ROWS_GONE
 from flux.store.world import WorldError, WorldPlan
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
-from flux.supervisor.drive import Bounds, Driven, Host, drive
+from flux.supervisor.drive import REPLAY_PATIENCE_S_MIN, Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
 from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
@@ -48,11 +48,13 @@ from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
 from flux.supervisor.start_document import make_document
 from flux.supervisor.statements import commit_failed
+from flux.supervisor.tapped import TappedWorker
 from flux.supervisor.world import TRIES_MAX, WorldDatabase, open_world
 from flux.supervisor.world_build import check_log, plan_world
 from flux.supervisor.world_keeper import WorldKeeper
 from flux.supervisor.world_timeline import Timeline
 from flux.synthetic import list_synthetic
+from flux.travel import Tap
 from flux.verdict import Judgement, Replayed, Verdict, judge
 
 WORKER_S_MAX = 60.0
@@ -182,6 +184,22 @@ class Replayer:
             notes, judgement = (*notes, *run.secrets.tell()), run.secrets.explain(judgement)
         return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
 
+    async def follow(self, original: Execution, tap: Tap) -> Replay:
+        """Run ``original`` again on its own code, to the letter, with a guest that tells ``tap`` of each step."""
+        check_whole(original, needs_rows=False)
+        value = read_value(original.trigger)
+        async with self._shelf.borrow_recorded(original) as borrowed:
+            runnable = borrowed.runnables[original.function]
+            nobody = LiveRequests(frozenset(), runnable.grants)
+            run = _Run(original, runnable, value, self._backing, self._schema, {}, nobody, None, ())
+            run.tap = tap
+            replayed = await run.run_strictly()
+        synthetic = list_synthetic(original, has_secrets=False)
+        replayed = attrs.evolve(replayed, synthetic=synthetic)
+        judgement = judge(original, replayed)
+        notes = _list_doubts(original, judgement)
+        return Replay(original, None, borrowed.deployment, replayed, judgement, run.sources, notes)
+
     async def observe(self, original: Execution, live: LiveDeployment) -> Divergence | None:
         """Run ``original`` again on ``live``, the code that made it; return where it left its record, if it did."""
         runnable = live.runnables[original.function]
@@ -234,6 +252,8 @@ class _Run:
         self.secrets = ReplayedSecrets(self._secrets, self._redactor)
         self.sources: Mapping[int, Source] = {}
         self.notes: tuple[str, ...] = ()
+        self.tap: Tap | None = None
+        """Hears of each step of the guest, which then gets no secret's value: what its names hold is shown."""
 
     async def run_strictly(self) -> Replayed:
         original = self._original
@@ -398,7 +418,7 @@ class _Run:
         runnable = self._runnable
         return await drive_again(
             self._original, runnable, self._value, session, host, runnable.bounds, self._redactor, self.secrets,
-            tells_waits=tells_waits,
+            tells_waits=tells_waits, tap=self.tap,
         )  # fmt: skip
 
     def _describe_run(
@@ -431,15 +451,22 @@ async def drive_again(
     secrets: ReplayedSecrets,
     *,
     tells_waits: bool,
+    tap: Tap | None = None,
 ) -> Driven:
     """Run ``original`` again in a worker that has served nobody: ``session`` and ``host`` answer it within ``bounds``.
 
-    ``value`` is its input. The limits that the function is told are its own, whatever ``bounds`` are.
+    ``value`` is its input. The limits that the function is told are its own, whatever ``bounds`` are. With a ``tap``
+    it tells of each step, has time for that, and hears of no secret more than is on record.
     """
     limits = runnable.bounds.limits
     document = make_document(
-        original, original.trigger, limits, runnable.chain, value, tells_waits=tells_waits
-    )
+        original, original.trigger, limits, runnable.chain, value,
+        tells_waits=tells_waits, trace=None if tap is None else tap.plan.document(),
+    )  # fmt: skip
+    if tap is not None:
+        bounds = attrs.evolve(
+            bounds, limits=attrs.evolve(bounds.limits, timeout_s=max(bounds.limits.timeout_s, REPLAY_PATIENCE_S_MIN))
+        )
     try:
         with trio.fail_after(WORKER_S_MAX):
             worker = await runnable.sandbox.acquire(fresh=True)
@@ -449,8 +476,8 @@ async def drive_again(
         ) from None
     try:
         return await drive(
-            worker, document, session, host, bounds,
-            redactor=redactor, tells_waits=tells_waits, hears=secrets.hear,
+            worker if tap is None else TappedWorker(worker, tap), document, session, host, bounds,
+            redactor=redactor, tells_waits=tells_waits, hears=secrets.hear if tap is None else None,
         )  # fmt: skip
     finally:
         with trio.CancelScope(shield=True):

@@ -4,12 +4,17 @@ PROTOCOL.md, "The start document". A recording and its replay hand over the same
 what rules have hidden from the record.
 """
 
+from collections.abc import Mapping
+
 from flux import wire
 from flux.composition import Chain
 from flux.execution import Execution, Trigger
-from flux.limits import Limits
+from flux.limits import MIB, Limits
 from flux.supervisor.inputs import parse_json
 from flux.values import text_or_bytes
+
+TRACE_BYTES = 64 * MIB
+"""Memory that a guest may use to tell of its steps, beside its own."""
 
 
 def make_document(
@@ -20,11 +25,13 @@ def make_document(
     value: object,
     *,
     tells_waits: bool = False,
+    trace: Mapping[str, object] | None = None,
 ) -> bytes:
     """Return the document of ``head``, as one line of JSON.
 
     ``trigger`` is not that of ``head`` where the record holds less than the guest is to see. ``value`` is the
-    function's input, and ``chain`` the middleware that it has. ``tells_waits`` asks the guest to say when it waits.
+    function's input, and ``chain`` the middleware that it has. ``tells_waits`` asks the guest to say when it waits;
+    ``trace`` asks it to tell of each step, and gives it memory for that.
     """
     document: dict[str, object] = {
         "function": head.function,
@@ -51,4 +58,7 @@ def make_document(
         document["user"] = parse_json(trigger.user)
     if tells_waits:
         document["tell_waits"] = True
+    if trace is not None:
+        document["trace"] = trace
+        document["memory_bytes_max"] = limits.memory_bytes_max + TRACE_BYTES
     return wire.encode_start(document)

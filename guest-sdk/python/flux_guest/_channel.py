@@ -147,6 +147,15 @@ class Channel:
         """Tell the host that nobody waits for call ``seq`` any more; its answer still comes."""
         self._write(b'["cancel",%d]\n' % seq)
 
+    @property
+    def asked(self) -> int:
+        """Number of the last call."""
+        return self._last_seq
+
+    def trace(self, what: str, text: str) -> None:
+        """Tell the host of the execution that it has asked to follow; ``text`` is JSON."""
+        self._write(f'["trace","{what}",{text}]\n'.encode())
+
     def finish(self, word: str, text: str) -> None:
         """End the execution with ``return`` or ``raise``; ``text`` is JSON."""
         self._write(f'["{word}",{text}]\n'.encode())

@@ -115,6 +115,11 @@ class Worker:
     def _run(self, start: dict[str, Any]) -> None:
         channel = self._channel
         registered = FUNCTIONS.get(start["function"])
+        call = self._call
+        if "trace" in start:  # Of a replay that somebody steps through. No other has this module in its memory.
+            from flux_guest._trace import traced
+
+            call = traced(call, channel, start["trace"])
         limit = start["memory_bytes_max"]
         # A hard limit can't be raised again, and the next execution's may be higher.
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1] if self._warm else limit
@@ -130,7 +135,7 @@ class Worker:
         try:
             if registered is None:
                 raise LookupError(f"there is no function named {start['function']!r}")
-            word, answer = "return", _values.encode(describe_answer(self._call(registered, start)))
+            word, answer = "return", _values.encode(describe_answer(call(registered, start)))
             if len(answer) * 4 > FRAME_BYTES_MAX and len(answer.encode()) > FRAME_BYTES_MAX - 100:
                 raise AnswerError(f"the answer has {len(answer.encode()):,} bytes; {FRAME_BYTES_MAX:,} can travel")
         except SystemExit as request:

@@ -1,0 +1,214 @@
+"""Following a replay step by step: what is asked of the guest, and what it says.
+
+A replay does the same each time, so the number of an event is an address that holds from one run to the next. A
+`TracePlan` says what one run is to tell: which events, what the names held at some of them, where an expression had
+which value. Going back is another run with another plan. So however long an execution is, no run keeps more than a
+window of it.
+
+The guest tells it in frames of its own, between those of the wire. A `Tap` takes them out of the bytes, so that
+whoever speaks the wire never sees them. Their content comes from a process in which the project's code runs:
+it is believed as much as a log line is.
+"""
+
+from collections import deque
+from typing import Any
+
+import attrs
+import msgspec
+
+from flux.expression import Expression
+
+EVENTS_MAX = 5_000
+"""Events that one run lists."""
+FRAMES_MAX = 200
+"""Events of which one run shows the names."""
+VALUES_MAX = 1_000
+"""The last so many are kept, and how many there were."""
+TOLD_BYTES_MAX = 64 * 2**20
+"""Of lists and frames; what comes after is dropped, and that is said."""
+LINE_BYTES_MAX = 4 * 2**20
+VALUE_BYTES_MAX = 256 * 2**10
+"""Longest lines of a guest that is nobody's enemy."""
+_PREFIX = b'["trace",'
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One step of the project's code."""
+
+    number: int
+    """From 1; its address."""
+    kind: str
+    """``call``, ``line`` (about to run), ``pause``, ``resume``, ``exception``, ``return``; of a language that is
+    followed at its host calls only, ``host call``."""
+    file: str
+    line: int
+    function: str
+    frame: int
+    """Of the call of a function that it belongs to; a coroutine that goes on is the same one."""
+    caller: int
+    """The frame of the project's code that it was called from; 0 for none."""
+    asked: int
+    """Number of the last host call by then."""
+    detail: str = ""
+    """Of an exception, its type and message."""
+
+
+class StackEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A function that was running, and where it was."""
+
+    file: str
+    line: int
+    function: str
+    frame: int
+
+
+class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the names of a frame held at an event."""
+
+    event: int
+    stack: list[StackEntry]
+    """The innermost first."""
+    locals: dict[str, Any]
+    """Rendered by ``flux_guest._look``."""
+    returned: Any = msgspec.UNSET
+    """Of a return: the value."""
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A moment at which something was as asked for."""
+
+    event: int
+    file: str
+    line: int
+    """Of a change: the line that made it, which ran before the event."""
+    function: str
+    values: list[Any]
+    """Of each expression."""
+
+
+class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the guest says at the end."""
+
+    events: int
+    raised: list[tuple[str, int, int]]
+    """Where exceptions began: file, line, and the last event at which one did."""
+    files: list[str]
+    """Of the project, that ran."""
+    lines: list[int]
+    """Of the file that was asked about, that ran."""
+    lost: bool
+    """The function has taken the tracer away."""
+
+
+@attrs.frozen
+class TracePlan:
+    """What one run is to tell."""
+
+    events: tuple[int, int] | None = None
+    """First and last that are listed."""
+    frames: tuple[int, int] | None = None
+    """First and last whose names are shown."""
+    place: tuple[str, int] | None = None
+    """File and line where ``expressions`` are looked up."""
+    expressions: tuple[Expression, ...] = ()
+    watches: bool = False
+    """The first of ``expressions`` is looked up at each event, and told where it has changed."""
+    condition: Expression | None = None
+    """Tell of events at which it holds, of those at ``place`` if there is one."""
+    before: int | None = None
+    """Only of values before this event."""
+
+    def document(self) -> dict[str, object]:
+        """Return it as the start document has it; PROTOCOL.md, "Tracing"."""
+        said: dict[str, object] = {
+            "events": self.events,
+            "frames": self.frames,
+            "expressions": [each.tree for each in self.expressions],
+            "watches": self.watches,
+            "condition": None if self.condition is None else self.condition.tree,
+        }
+        if self.place is not None:
+            said["print"] = {"file": self.place[0], "line": self.place[1]}
+        return said
+
+
+_list_decoder = msgspec.json.Decoder(tuple[str, str, list[Event]])
+_shown_decoder = msgspec.json.Decoder(tuple[str, str, Shown])
+_value_decoder = msgspec.json.Decoder(tuple[str, str, Value])
+_end_decoder = msgspec.json.Decoder(tuple[str, str, End])
+
+
+class Tap:
+    """Takes what a followed guest tells out of what it says. One for each run."""
+
+    def __init__(self, plan: TracePlan) -> None:
+        self.plan = plan
+        self.events: list[Event] = []
+        self.shown: dict[int, Shown] = {}
+        self.values: deque[Value] = deque(maxlen=VALUES_MAX)
+        self.values_count = 0
+        self.end: End | None = None
+        """None where the guest was ended before it could say so."""
+        self.dropped_bytes = 0
+        self._told_bytes = 0
+        self._rest = b""
+        self._is_inside = False
+        """What comes next goes on with a line that was handed on before its end."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last event that is known of."""
+        if self.end is not None:
+            return self.end.events
+        return max([0, *self.shown, *(event.number for event in self.events[-1:])])
+
+    def take(self, data: bytes) -> bytes:
+        """Return what of ``data``, and of what was held back before, is the wire's. Empty data is the end."""
+        if not data:
+            rest, self._rest = self._rest, b""
+            return rest
+        kept: list[bytes] = []
+        if self._is_inside:
+            head, newline, data = data.partition(b"\n")
+            kept.append(head + newline)
+            self._is_inside = not newline
+        *lines, rest = (self._rest + data).split(b"\n")
+        kept += [line + b"\n" for line in lines if not self._hear(line)]
+        if rest and (len(rest) > LINE_BYTES_MAX or not _PREFIX.startswith(rest[: len(_PREFIX)])):
+            # A line that is another's is not held back: its size is somebody else's to judge.
+            kept.append(rest)
+            rest, self._is_inside = b"", True
+        self._rest = rest
+        return b"".join(kept)
+
+    def _hear(self, line: bytes) -> bool:
+        """Take a line; return False where it is none of ours."""
+        if not line.startswith(_PREFIX) or len(line) > LINE_BYTES_MAX:
+            return False
+        try:
+            self._keep(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False  # The wire refuses it, and the record of that run says so.
+        return True
+
+    def _keep(self, line: bytes) -> None:
+        what = line[len(_PREFIX) : len(_PREFIX) + 8].partition(b",")[0]
+        if what == b'"end"':
+            self.end = _end_decoder.decode(line)[2]
+            return
+        if what == b'"value"':
+            if len(line) > VALUE_BYTES_MAX:
+                raise msgspec.ValidationError("no value of ours is so long")
+            value = _value_decoder.decode(line)[2]
+            if self.plan.before is None or value.event < self.plan.before:
+                self.values.append(value)
+                self.values_count += 1
+            return
+        self._told_bytes += len(line)
+        if self._told_bytes > TOLD_BYTES_MAX:
+            self.dropped_bytes += len(line)
+        elif what == b'"frame"':
+            shown = _shown_decoder.decode(line)[2]
+            self.shown[shown.event] = shown
+        else:
+            self.events += _list_decoder.decode(line)[2]
