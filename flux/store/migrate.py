@@ -30,6 +30,7 @@ from flux.store.postgres import (
     quote_identifier,
 )
 from flux.store.queries import QUERIES
+from flux.store.rights import Rights, read_rights
 
 SERVER_VERSION_MIN = 140000
 """PostgreSQL 14, as ``server_version_num`` says it."""
@@ -112,8 +113,8 @@ class Prepared:
 
     installed_version: int
     """Version of Flux's schema."""
-    event_triggers: bool
-    """Whether new tables are captured by themselves; else they are at the next start."""
+    rights: Rights
+    """What the role may do there beyond what is needed."""
     coverage: tuple[tuple[str, str, str], ...]
     """(schema, table, reason) of tables whose changes are not wholly captured; empty is what one wants."""
 
@@ -121,11 +122,12 @@ class Prepared:
 async def prepare(connection: Connection) -> Prepared:
     """Bring the database to where Flux needs it, and say how it stands."""
     version = await migrate(connection)
-    has_event_triggers = await connection.fetch_value(QUERIES.install_event_triggers)
+    await connection.fetch_value(QUERIES.install_event_triggers)
     await connection.fetch_value(QUERIES.track_all)
     await connection.fetch_value(QUERIES.ensure_partitions, DAYS_AHEAD)
     coverage = await connection.fetch(QUERIES.list_coverage)
-    return Prepared(version, bool(has_event_triggers), tuple((row[0], row[1], row[2]) for row in coverage))
+    rights = await read_rights(connection)
+    return Prepared(version, rights, tuple((row[0], row[1], row[2]) for row in coverage))
 
 
 # --- Flux's own schema -----------------------------------------------------------------------------

@@ -34,6 +34,14 @@ insert into flux.schema_version (version, name, sha256) values ($1, $2, $3);
 -- Makes new tables captured by themselves; false where this role may not have event triggers.
 select flux.install_event_triggers() as installed;
 
+-- name: find_rights
+-- What this role may do beyond what Flux needs, and whether the server notes when transactions commit.
+select current_user::text as role,
+       exists (select from pg_catalog.pg_event_trigger where evtname = 'flux_ddl' and evtenabled <> 'D') as captures_new_tables,
+       r.rolsuper or r.rolcreatedb as may_create_databases,
+       pg_catalog.current_setting('track_commit_timestamp') = 'on' as notes_commits
+from pg_catalog.pg_roles r where r.rolname = current_user;
+
 -- name: track_all
 -- Installs the capture on every table that lacks it; how many there were.
 select flux.track_all() as changed;

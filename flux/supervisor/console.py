@@ -37,6 +37,7 @@ from flux.store.replays import list_replays
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
+from flux.supervisor.console_checks import ChecksDesk
 from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_debug import DebugHost, answer_debug
 from flux.supervisor.console_deploy import DeployDesk, DeployHost, DeployOrder
@@ -171,8 +172,8 @@ class Console:
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
         what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
         the other processes of the server, of which this is ``worker``;
-        ``checks_elsewhere`` are known there alone."""
-        self._checks_elsewhere = checks_elsewhere
+        ``checks_elsewhere`` are what all processes say together."""
+        self._checks_desk = ChecksDesk(pool, host.checks, checks_elsewhere)
         self.machines = MachineDesk(
             live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
             others=others, worker=worker,
@@ -283,7 +284,7 @@ class Console:
             case ["openapi"]:
                 ask = self._openapi
             case ["checks"]:
-                ask = self._checks
+                ask = self._checks_desk.tell
             case ["errors"]:
                 ask, allowed = self._errors, ("since", "n")
             case ["state", "history"]:
@@ -429,19 +430,6 @@ class Console:
     async def _openapi(self, _query: Query) -> Document:
         await trio.lowlevel.checkpoint()
         return dict(self._host.openapi())
-
-    async def _checks(self, _query: Query) -> Document:
-        known = [await self._check_database(), *(dict(check) for check in self._host.checks())]
-        better = {} if self._checks_elsewhere is None else {one["name"]: one for one in await self._checks_elsewhere()}
-        return {"schema": "flux.checks/1", "checks": [better.get(check["name"], check) for check in known]}
-
-    async def _check_database(self) -> Document:
-        try:
-            async with self._pool.acquire() as connection:
-                version = await connection.fetch_value("select pg_catalog.version()")
-        except FluxError as error:
-            return {"name": "database", "ok": False, "detail": error.message, "remedy": error.remedy}
-        return {"name": "database", "ok": True, "detail": str(version).partition(" on ")[0], "remedy": ""}
 
     async def _invoke(self, name: str, body: bytes) -> Document:
         if name not in (names := self._list_names()):

@@ -10,7 +10,7 @@ under ``/_crew/`` what workers ask of each other::
     rest         what runs here, waited for until it is stored
     published    executions as they end
     metrics      what is counted here
-    self_check   what its self-check has seen; of the one that does it
+    checks       how it is: what became of its records, and of its self-check if it does it
 
 There every request shows the crew's secret. The API asks for the console's token, as it does everywhere.
 """
@@ -37,6 +37,7 @@ from flux.supervisor.in_flight import InFlight
 from flux.supervisor.live import Live
 from flux.supervisor.metrics import Metric, decode_metrics, encode_metrics
 from flux.supervisor.present import encode
+from flux.supervisor.server_checks import RecordingTally, describe_recording
 from flux.supervisor.siblings import SECRET_HEADER, SiblingGoneError, Siblings
 
 API = "/_flux/api"
@@ -86,7 +87,7 @@ class CrewDesk:
         deployer: Deployer,
         *,
         metrics: Callable[[], Sequence[Metric]],
-        self_check: Callable[[], Mapping[str, Any] | None],
+        checks: Callable[[], Mapping[str, Any]],
         in_flight: InFlight,
     ) -> None:
         self._siblings = siblings
@@ -95,7 +96,7 @@ class CrewDesk:
         self._deployments = deployments
         self._deployer = deployer
         self._metrics = metrics
-        self._self_check = self_check
+        self._checks = checks
         self._in_flight = in_flight
 
     async def admit(self, head: RequestHead) -> Admission:
@@ -126,8 +127,8 @@ class CrewDesk:
                 answer = self._rest
             case "/_crew/metrics":
                 answer = self._tell_metrics
-            case "/_crew/self_check":
-                answer = self._tell_self_check
+            case "/_crew/checks":
+                answer = self._tell_checks
             case _:
                 return problem(404, "NOT_FOUND", f"workers are not asked {head.path[:200]}")
         try:
@@ -160,9 +161,9 @@ class CrewDesk:
         await trio.lowlevel.checkpoint()
         return {"metrics": encode_metrics(self._metrics())}
 
-    async def _tell_self_check(self, _body: bytes) -> Mapping[str, Any]:
+    async def _tell_checks(self, _body: bytes) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {"self_check": self._self_check()}
+        return self._checks()
 
 
 def describe_code(deployment: str, sha: str, branch: str | None, *, dirty: bool) -> Mapping[str, Any]:
@@ -190,14 +191,31 @@ async def spread(siblings: Siblings, switch: Switch) -> Sequence[str]:
     ]
 
 
-async def list_other_checks(siblings: Siblings) -> Sequence[Mapping[str, Any]]:
-    """Return what only one of the others can say of how the server is: whoever does its self-check."""
-    answers = await siblings.ask_all("GET", "/_crew/self_check", patience_s=METRICS_S)
-    return [
-        answer["self_check"]
-        for answer in answers.values()
-        if not isinstance(answer, SiblingGoneError) and answer["self_check"] is not None
-    ]
+def describe_own(tally: RecordingTally, self_check: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return how a worker is, as it tells another; ``self_check`` is None for those that do not do it."""
+    return {"recording": attrs.asdict(tally), "self_check": self_check}
+
+
+async def list_crew_checks(siblings: Siblings, tally: Callable[[], RecordingTally]) -> Sequence[Mapping[str, Any]]:
+    """Return how all workers are together; ``tally`` counts our own records.
+
+    One that does not say is named: what it has stored is not in the numbers.
+    """
+    answers = await siblings.ask_all("GET", "/_crew/checks", patience_s=METRICS_S)
+    said = [answer for answer in answers.values() if not isinstance(answer, SiblingGoneError)]
+    heard = {number for number, answer in answers.items() if not isinstance(answer, SiblingGoneError)}
+    unheard = [number for number in siblings.others if number not in heard]
+    recording = describe_recording([tally(), *(RecordingTally(**answer["recording"]) for answer in said)])
+    detail = f"{len(said) + 1} of {len(siblings.others) + 1} answer"
+    if unheard:
+        detail += f"; of {', '.join(map(str, unheard))} nothing is counted here"
+    workers = {
+        "name": "workers",
+        "ok": not unheard,
+        "detail": detail,
+        "remedy": "one that died is started again: ask in a moment, and see what the server says" if unheard else "",
+    }
+    return [recording, workers, *(answer["self_check"] for answer in said if answer["self_check"] is not None)]
 
 
 async def list_other_metrics(siblings: Siblings) -> Sequence[Metric]:

@@ -35,7 +35,14 @@ from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_machines import Readiness
 from flux.supervisor.console_records import retention_of
-from flux.supervisor.crew_desk import CrewDesk, CrewDoor, list_other_checks, list_other_metrics, spread
+from flux.supervisor.crew_desk import (
+    CrewDesk,
+    CrewDoor,
+    describe_own,
+    list_crew_checks,
+    list_other_metrics,
+    spread,
+)
 from flux.supervisor.crew_live import CrewLive
 from flux.supervisor.crew_place import Place
 from flux.supervisor.cron import Cron
@@ -294,7 +301,7 @@ class Server:
                 counters=counted.read, shared=counted.read_shared,
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
-                checks_elsewhere=None if siblings is None else partial(list_other_checks, siblings),
+                checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
             )  # fmt: skip
             front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
@@ -315,7 +322,7 @@ class Server:
                     handler = CrewDoor(front_door, door, siblings)
                     desk = CrewDesk(
                         siblings, front_door, live, deployments, deployer, metrics=console.machines.count,
-                        self_check=lambda: self_check.describe() if watch.leads else None,
+                        checks=lambda: describe_own(checks.tally(), self_check.describe() if watch.leads else None),
                         in_flight=executor.in_flight,
                     )  # fmt: skip
                     host.spread = partial(spread, siblings)

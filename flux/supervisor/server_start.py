@@ -73,8 +73,8 @@ def tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed_
     story.step("recorder", f"whole requests · {describe_redaction(project)}", elapsed_s)
     for schema, table, reason in prepared.coverage:
         story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
-    if not prepared.event_triggers:
-        story.note("this role may not create event triggers: new tables are recorded from the next start on")
+    for sentence in prepared.rights.describe_missing():
+        story.note(f'role "{prepared.rights.role}": {sentence}')
 
 
 def tell_recovered(story: Story, recovered: Recovered) -> None:

@@ -58,6 +58,13 @@ def test_several_processes_are_one_server(project: Path) -> None:
         listed = ask_console(server, "GET", "executions?n=1000")["executions"]
         assert {one["name"] for one in listed} == set(ids)
 
+        # What is counted of records is counted in all of them.
+        told = f"since the start {len(ids)} stored, 0 reduced; 0 waiting"
+        wait_until(lambda: find_check(server, "recording")["detail"] == told)
+        assert ask_database(project, "select count(*) from flux.execution") == [len(ids)]
+        workers_check = find_check(server, "workers")
+        assert (workers_check["ok"], workers_check["detail"]) == (True, "2 of 2 answer")
+
         # A deploy is everybody's, whichever was asked for it, and is on record once.
         (project / "functions" / "item.py").write_text(FUNCTIONS.replace("first", "second"))
         assert ask_console(server, "POST", "deploy")["deployed"]
@@ -127,6 +134,11 @@ def ask_console(server: DevServer, method: str, question: str) -> Any:
     answer = server.request(method, f"/_flux/api/{question}", body, read_token(server))
     assert answer.status == 200, "\n".join([answer.body.decode(), *server.story])
     return answer.json
+
+
+def find_check(server: DevServer, name: str) -> Any:
+    """What ``flux doctor`` says of one thing."""
+    return next(check for check in ask_console(server, "GET", "checks")["checks"] if check["name"] == name)
 
 
 def ask_database(project: Path, sql: str) -> list[Any]:

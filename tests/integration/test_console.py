@@ -335,10 +335,11 @@ async def test_an_unknown_function_is_404_and_the_known_are_named(asked: World) 
 
 
 async def test_checks_begin_with_the_database(asked: World) -> None:
-    first, second = (await asked.get("checks"))["checks"]
+    first, second, third = (await asked.get("checks"))["checks"]
     assert (first["name"], first["ok"]) == ("database", True)
     assert first["detail"].startswith("PostgreSQL 18")
-    assert second["name"] == "isolation"
+    assert (second["name"], second["ok"]) == ("rights", True) and "track_commit_timestamp" in second["detail"]
+    assert third["name"] == "isolation"
 
 
 # --- failures and rows -----------------------------------------------------------------------------
