@@ -65,12 +65,13 @@ def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, output: str | 
 
 
 def _export_text(id: str, output: str | None, *, as_curl: bool) -> int:
-    from flux.cli.export_forms import curl_text, otlp_text
+    from flux.as_curl import write_curl
+    from flux.cli.export_forms import otlp_text
 
     client = open_client()
     answer = client.get("executions", id)
     trace = answer.record.of_schema("flux.trace/1")
-    text = curl_text(trace, answer.text, client.server.url) if as_curl else otlp_text(trace) + "\n"
+    text = write_curl(answer.text, client.server.url) if as_curl else otlp_text(trace) + "\n"
     if output is None or output == "-":
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -47,7 +47,9 @@ class MemberStory(ServerStory):
         is_start = self._place.is_first and not self._is_ready
         super().note(text if is_start else f"worker {self._place.number}: {text}")
 
-    def ready(self, _url: str, routes: "Sequence[Route]", _elapsed_s: float, _watched: Sequence[str]) -> None:
+    def ready(
+        self, _url: str, routes: "Sequence[Route]", _elapsed_s: float, _watched: Sequence[str], _console: str = "", /
+    ) -> None:
         """Tell the parent, which says so once all are."""
         from flux.supervisor.crew_place import encode_ready
 

@@ -119,10 +119,14 @@ class ServerStory:
         """See `Story.note`."""
         self._block(["  ", Piece("!", "yellow"), " "], text)
 
-    def ready(self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str]) -> None:
+    def ready(
+        self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str], console: str = "", /
+    ) -> None:
         """See `Story.ready`."""
         self._line()
         self._line("  api   ", Piece(url, "cyan"))
+        if console:
+            self._line("  ui    ", Piece(console, "cyan"), Piece("  (this machine only)", "dim"))
         self._line()
         self._routes(routes)
         self._served = frozenset(routes)

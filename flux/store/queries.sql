@@ -697,6 +697,17 @@ select * from flux.summary e where true /*filters*/ order by e.id desc limit $1;
 -- Oldest first, with any of the filters below: history for who follows what happens.
 select * from flux.summary e where true /*filters*/ order by e.id limit $1;
 
+-- name: count_activity
+-- How many executions began in each piece of time, and how many of them went wrong. Bounds as the filters since and until.
+select pg_catalog.floor(extract(epoch from e.started_at - $1::timestamptz) / $5::double precision)::int as bucket,
+       pg_catalog.count(*) as executions,
+       pg_catalog.count(*) filter (where e.outcome in ('killed', 'exited', 'interrupted') or e.status >= 500
+           or (e.status is null and (e.outcome = 'raised' or e.error_type is not null))) as failed
+from flux.summary e
+where e.started_at >= $1 and e.started_at < $2 and e.id >= flux.uuid_floor($3) and e.id < flux.uuid_floor($4)
+  and e.trigger <> 'replay'
+group by 1 order by 1;
+
 -- name: list_logs
 -- Recordings of the latest executions, newest first, for what they logged.
 select e.id, e.name, e.function, e.started_at, e.format, e.body from flux.execution e where e.trigger <> 'replay' /*filters*/

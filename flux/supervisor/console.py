@@ -1,10 +1,10 @@
 """The console's JSON API: what ``flux`` asks of a running server, and what it hears.
 
-One `Console` answers everything under ``/_flux/``. It holds no state: executions come from the
-store and from `Live`, functions from the `ConsoleHost` that runs them. Each question
-is one method that returns a document; `handle` does what all have in common: the door,
-the method, the query's names, and the turning of an error into ``application/problem+json``
-with its code, its remedy and the exit code that the command line ends with.
+One `Console` answers everything under ``/_flux/``, the pages for people by its
+`flux.supervisor.web.desk.WebDesk`. It holds no state: executions come from the store and from `Live`,
+functions from the `ConsoleHost` that runs them. Each question is one method that returns a document; `handle`
+does what all have in common: the door, the method, the query's names, and the turning of an error into
+``application/problem+json`` with its code, its remedy and the exit code that the command line ends with.
 
 An error is never turned into an empty answer. A database that is down is 503; so is a
 question about what has just ended and cannot be stored. What a query does not know, it refuses:
@@ -35,6 +35,7 @@ from flux.store.jobs import list_jobs_of
 from flux.store.postgres import Pool
 from flux.store.replays import list_replays
 from flux.supervisor.bisect import Bisector
+from flux.supervisor.console_activity import answer_activity
 from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
 from flux.supervisor.console_checks import ChecksDesk
@@ -70,6 +71,7 @@ from flux.supervisor.present import (
 )
 from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.spans import list_spans
+from flux.supervisor.web.desk import WebDesk
 from flux.supervisor.work_stream import Start, WorkStreams
 from flux.tenant import Tenant
 
@@ -167,12 +169,12 @@ class Console:
         recording: Callable[[], RecordingConfig] = RecordingConfig, readiness: Readiness | None = None,
         counters: Callable[[], Sequence[Metric]] = list, shared: Shared = no_metrics,
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
-        checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
+        checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None, scheme: str = "http",
     ) -> None:  # fmt: skip
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
         what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
         the other processes of the server, of which this is ``worker``;
-        ``checks_elsewhere`` are what all processes say together."""
+        ``checks_elsewhere`` are what all processes say together; ``scheme`` is how it is reached."""
         self._checks_desk = ChecksDesk(pool, host.checks, checks_elsewhere)
         self.machines = MachineDesk(
             live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
@@ -196,6 +198,7 @@ class Console:
         )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
+        self._web = WebDesk(door, self._api, now, scheme)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -222,7 +225,8 @@ class Console:
                 if (refusal := await self._door.refuse(head, needed)) is not None:
                     return refusal
                 return await self._api(path, request)
-        return _no_such_path(head)
+            case path:
+                return await self._web.answer(path, request) or _no_such_path(head)
 
     async def _api(self, path: list[str], request: HttpRequest) -> Answer:
         head = request.head
@@ -232,6 +236,8 @@ class Console:
         match path:
             case ["executions"]:
                 ask, allowed = self._executions, ("q", "n", "before")
+            case ["activity"]:
+                ask, allowed = partial(answer_activity, self._pool, self._now), ("minutes",)
             case ["executions", name]:
                 ask = self._for(self._trace, name)
             case ["executions", name, "why"]:

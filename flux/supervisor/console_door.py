@@ -57,17 +57,20 @@ class Door:
         """Return the answer to a request that may not come in, or None when it may."""
         if (refusal := self.refuse_place(head)) is not None:
             return refusal
-        if (refusal := await self._refuse_token(head, needed)) is not None:
-            return refusal
-        if head.method == "POST" and not _is_json(head):
-            return problem(415, "UNSUPPORTED_MEDIA_TYPE", "a POST to the console is application/json")
-        return None
-
-    async def _refuse_token(self, head: RequestHead, needed: Scope) -> HttpResponse | None:
         scheme, _, given = (head.header("authorization") or "").partition(" ")
         given = given.strip()
         if scheme.lower() != "bearer" or not given:
             return _unauthorised("a bearer token is needed")
+        return await self.refuse_token(given, needed) or self.refuse_body(head)
+
+    def refuse_body(self, head: RequestHead) -> HttpResponse | None:
+        """Return the answer to a body of a kind that pages of other sites can send, or None."""
+        if head.method == "POST" and not _is_json(head):
+            return problem(415, "UNSUPPORTED_MEDIA_TYPE", "a POST to the console is application/json")
+        return None
+
+    async def refuse_token(self, given: str, needed: Scope) -> HttpResponse | None:
+        """Return the answer to who shows a token that is not good for ``needed``, or None."""
         # Compared as bytes: compare_digest takes text only when it is ASCII, and headers are anything.
         if hmac.compare_digest(given.encode("latin-1", "replace"), self.token.encode()):
             return None

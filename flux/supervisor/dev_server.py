@@ -76,7 +76,7 @@ class _Dev:
             return
         self._is_ready = True
         watched = [f"{self._project.config.project.functions}/", "flux.toml", "migrations/"]
-        self._server.tell_ready(running, watched)
+        self._server.tell_ready(running, watched, tells_console=True)
 
     async def _deploy(self, running: Running, project: Project, what: str, cause: Cause) -> bool:
         """Make the project's code current; when it is no good, tell and leave what is.

@@ -102,6 +102,8 @@ class Running:
     host: FunctionHost
     address: ServerAddress
     """Where requests are taken."""
+    console_url: str
+    """Where the console's pages are, with the token that opens them."""
     take_requests: Callable[[], Awaitable[None]] | None = None
     """Begins to take them, for whoever has code to serve first; None where they are taken already."""
 
@@ -302,11 +304,12 @@ class Server:
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
+                scheme=address.url.partition(":")[0],
             )  # fmt: skip
             front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
             host.front_door = front_door
             self.hosts.set_own(front_door)
-            running = Running(deployments, deployer, host, address)
+            running = Running(deployments, deployer, host, address, f"{address.url}/_flux/#t={token}")
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
@@ -383,11 +386,14 @@ class Server:
             detail += f" · {count_packages(environment.packages)} of {environment.source}"
         self.story.step("sandbox", detail, elapsed_s)
 
-    def tell_ready(self, running: Running, watched: Sequence[str] = ()) -> None:
-        """Say that requests are taken."""
+    def tell_ready(self, running: Running, watched: Sequence[str] = (), *, tells_console: bool = False) -> None:
+        """Say that requests are taken; with ``tells_console`` also by which link the console opens, token included."""
         current = running.deployments.current
         assert current is not None
-        self.story.ready(running.address.url, list_routes(current), trio.current_time() - self._began, watched)
+        self.story.ready(
+            running.address.url, list_routes(current), trio.current_time() - self._began, watched,
+            running.console_url if tells_console else "",
+        )  # fmt: skip
 
 
 async def _serve(

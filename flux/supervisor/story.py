@@ -42,8 +42,10 @@ class Story(Protocol):
     def note(self, text: str) -> None:
         """Something that people should know and that stops nothing."""
 
-    def ready(self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str]) -> None:
-        """Requests are taken; ``watched`` is empty where no file is."""
+    def ready(
+        self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str], console: str = "", /
+    ) -> None:
+        """Requests are taken. ``watched`` is empty where no file is; ``console`` opens the pages, if told."""
 
     def reload(self, changed: Sequence[str], code: str, routes: Sequence[Route], elapsed_s: float) -> None:
         """New code is served; ``code`` names it as records do."""

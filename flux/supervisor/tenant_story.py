@@ -25,7 +25,9 @@ class TenantStory:
         """See `Story.note`."""
         self._story.note(f"tenant {self._tenant}: {text}")
 
-    def ready(self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str]) -> None:
+    def ready(
+        self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str], _console: str = "", /
+    ) -> None:
         """See `Story.ready`."""
         assert not watched, "files of tenants are not watched"
         count = f"{len(routes)} function{'s' * (len(routes) != 1)}"

@@ -102,6 +102,7 @@ def masked(text: str, *names: str) -> str:
     """
     for name in names:
         text = text.replace(name, "a0000000")
+    text = re.sub(r"#t=[\w-]+", "#t=TOKEN", text)
     text = re.sub(r"\b(?=[a-z0-9]*[0-9])(?=[a-z0-9]*[a-z])[0-9a-hjkmnp-tv-z]{8}\b", "NAME", text)
     text = re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}([0-9a-f]{5})?\b", "COMMIT", text)
     text = re.sub(r"\b[0-9]+ d ago\b", "N d ago", text)

@@ -1,0 +1,281 @@
+"""Answers for the pages: who may see them, which one is meant, and in which form it is sent.
+
+Everything here is asked for by a browser, so it is careful about who else could make one ask. Host, Origin and
+``Sec-Fetch-Site`` are judged as the API's are; what acts takes an Origin of ours besides, which browsers send with
+every POST and no page of another site can choose: a cookie alone, had by whatever way, acts on nothing.
+
+Jinja is imported with the first page. Most servers never show one.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Container, Mapping
+from datetime import datetime
+from urllib.parse import quote, urlencode
+
+import attrs
+
+from flux.as_curl import write_curl
+from flux.errors import FluxError
+from flux.message import HttpRequest, HttpResponse, RawPath, RequestHead, problem
+from flux.scopes import Scope, get_needed
+from flux.supervisor.console_door import Door
+from flux.supervisor.console_errors import describe_error
+from flux.supervisor.console_query import read_query
+from flux.supervisor.present import Document, encode
+from flux.supervisor.web import gather
+from flux.supervisor.web.events import EventStream
+from flux.supervisor.web.files import find_file
+from flux.supervisor.web.page import Asked
+from flux.supervisor.web.session import Sessions
+
+API = "/_flux/api/"
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
+"""Nothing but what is served from here, no markup made by scripts, in nobody's frame."""
+HEADERS = (
+    ("content-security-policy", POLICY),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("cache-control", "no-store"),
+)
+"""Of each answer."""
+_HTML = ("content-type", "text/html; charset=utf-8")
+_JSON = ("content-type", "application/json")
+_TEXT = ("content-type", "text/plain; charset=utf-8")
+_EVENTS = ("content-type", "text/event-stream")
+
+AskApi = Callable[[list[str], HttpRequest], Awaitable[Document | HttpResponse]]
+"""The API behind its door, by the words of a path."""
+Gather = Callable[..., Awaitable[None]]
+
+
+@attrs.frozen
+class _Place:
+    """An address below ``/_flux/``."""
+
+    page: str
+    """Name of what builds it, in `flux.supervisor.web.pages`."""
+    gather: Gather
+    allowed: tuple[str, ...] = ()
+    """Parameters that it takes."""
+    takes_name: bool = False
+    """Its last word is a name of something."""
+
+
+_PLACES = {
+    "executions": _Place("executions", gather.gather_executions, ("q", "before")),
+    "errors": _Place("errors", gather.gather_errors, ("since",)),
+    "e": _Place("execution", gather.gather_execution, ("from",), takes_name=True),
+}
+
+_FORMS: Mapping[str, Container[str]] = {"json": _PLACES, "events": ("executions",), "curl": ("e",)}
+"""What a page's address may end with, and the pages that have it."""
+
+_ACTS = (("executions", "*", "replay"),)
+"""What pages do beside showing: questions of the API."""
+
+
+class WebDesk:
+    """See the module."""
+
+    def __init__(self, door: Door, ask: AskApi, now: Callable[[], datetime], scheme: str) -> None:
+        """``scheme``: ``http`` or ``https``, by which the server is reached."""
+        self._door = door
+        self._ask = ask
+        self._now = now
+        self._scheme = scheme
+        self._sessions = Sessions()
+
+    async def answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
+        """Answer what is below ``/_flux/`` and not the API's; None when nothing is there."""
+        head = request.head
+        answer = self._door.refuse_place(head) or await self._answer(path, request)
+        if answer is None:
+            return None
+        own = {name for name, _ in answer.headers}
+        return attrs.evolve(answer, headers=(*answer.headers, *(each for each in HEADERS if each[0] not in own)))
+
+    async def _answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
+        head = request.head
+        if path[0] == "static" and len(path) == 2 and head.method in ("GET", "HEAD"):
+            return await find_file(path[1])
+        if path == ["session"]:
+            return await self._open_session(request)
+        if path == ["session", "end"]:
+            return self._refuse_act(head) or self._said({"schema": "flux.session/1"}, self._sessions.close(head))
+        token = self._sessions.find_token(head)
+        if path[0] == "act":
+            return self._refuse_act(head) or await self._act(path[1:], request, token)
+        return await self._show(path, request, token)
+
+    # --- sessions ------------------------------------------------------------------------------------
+
+    async def _open_session(self, request: HttpRequest) -> HttpResponse:
+        if (refusal := self._refuse_act(request.head)) is not None:
+            return refusal
+        try:
+            said = json.loads(request.body)
+        except (ValueError, RecursionError):
+            said = None
+        token = said.get("token") if isinstance(said, dict) else None
+        if not isinstance(token, str):
+            return problem(400, "INPUT_VALIDATION_ERROR", "the body has a token, and nothing else",
+                           extra={"remedy": '{"token": "..."}'})  # fmt: skip
+        if (refusal := await self._door.refuse_token(token, Scope.READ)) is not None:
+            return refusal
+        return self._said({"schema": "flux.session/1"}, self._sessions.open(request.head, token))
+
+    @staticmethod
+    def _said(document: Document, cookie: str) -> HttpResponse:
+        return HttpResponse(200, (_JSON, ("set-cookie", cookie)), encode(document))
+
+    def _refuse_act(self, head: RequestHead) -> HttpResponse | None:
+        """Refuse what does not come from a page of ours. That its Origin is ours was seen at the door."""
+        if head.method != "POST":
+            return _allow("POST", head)
+        if head.header("origin") is None:
+            return problem(403, "FORBIDDEN", "a page of the console says with its Origin where it comes from",
+                           extra={"remedy": "programs use /_flux/api/ and a token"})  # fmt: skip
+        return self._door.refuse_body(head)
+
+    async def _act(self, path: list[str], request: HttpRequest, token: str | None) -> HttpResponse:
+        if not any(_fits(form, path) for form in _ACTS):
+            return problem(404, "NOT_FOUND", f"pages do nothing at {request.head.path[:500]}")
+        if (refusal := await self._refuse(token, get_needed("POST", path[0]))) is not None:
+            return refusal
+        try:
+            answer = await self._ask(path, request)
+        except FluxError as error:
+            return describe_error(error)
+        return answer if isinstance(answer, HttpResponse) else HttpResponse(200, (_JSON,), encode(answer))
+
+    async def _refuse(self, token: str | None, needed: Scope) -> HttpResponse | None:
+        if token is None:
+            return problem(401, "UNAUTHORIZED", "open the console with its link first",
+                           extra={"remedy": "flux dev prints it; the token is in .flux/dev.json too"})  # fmt: skip
+        return await self._door.refuse_token(token, needed)
+
+    # --- pages ---------------------------------------------------------------------------------------
+
+    async def _show(self, path: list[str], request: HttpRequest, token: str | None) -> HttpResponse | None:
+        head = request.head
+        words = path if path != [""] else ["executions"]
+        form = next((end for end in _FORMS if words[-1].endswith(f".{end}")), "html")
+        if form != "html":
+            words = [*words[:-1], words[-1].removesuffix(f".{form}")]
+        place = _PLACES.get(words[0])
+        if place is None or len(words) != 1 + place.takes_name or not all(words):
+            return None
+        if words[0] not in _FORMS.get(form, _PLACES):
+            return None
+        if head.method not in ("GET", "HEAD"):
+            return _allow("GET", head)
+        if (refusal := await self._refuse(token, get_needed("GET", words[0]))) is not None:
+            return refusal if form != "html" else self._ask_for_token(refusal)
+        if form == "events":
+            return await self._follow(head)
+        if form == "curl":
+            return await self._write_curl(words[1], head)
+        return await self._page(place, words, form, head)
+
+    async def _page(self, place: _Place, words: list[str], form: str, head: RequestHead) -> HttpResponse:
+        documents = gather.Documents(self._put)
+        try:
+            query = read_query(head, place.allowed)
+            await place.gather(documents, query, *words[1:])
+        except _RefusedError as refused:
+            return refused.answer if form != "html" else self._show_problem(refused.answer)
+        except FluxError as error:
+            return describe_error(error) if form != "html" else self._show_problem(describe_error(error))
+        if form == "json":
+            return HttpResponse(200, (_JSON,), _join(place.page, documents.written))
+        from flux.supervisor.web import pages
+
+        asked = Asked("/".join(words), query, self._now())
+        return HttpResponse(200, (_HTML,), pages.render_page(place.page, documents.read, asked))
+
+    async def _put(self, path: tuple[str, ...], query: Mapping[str, str]) -> bytes:
+        """Ask the API; what it refuses is raised."""
+        address = API + "/".join(path)
+        head = RequestHead(
+            method="GET", target=f"{address}?{urlencode(query)}", path=address, raw_path=RawPath(quote(address)),
+            query=tuple(query.items()), headers=(), version="1.1", peer="",
+        )  # fmt: skip
+        answer = await self._ask(list(path), HttpRequest(head))
+        if isinstance(answer, HttpResponse):
+            raise _RefusedError(answer)
+        return encode(answer)
+
+    async def _write_curl(self, name: str, head: RequestHead) -> HttpResponse:
+        """Return the request that began an execution as a command."""
+        try:
+            read_query(head, ())
+            text = await self._put(("executions", name), {})
+            command = write_curl(text.decode(), f"{self._scheme}://{head.header('host')}")
+            return HttpResponse(200, (_TEXT,), command.encode("utf-8", "backslashreplace"))
+        except _RefusedError as refused:
+            return refused.answer
+        except FluxError as error:
+            return describe_error(error)
+
+    async def _follow(self, head: RequestHead) -> HttpResponse:
+        """Send executions as they end, as a browser's EventSource reads them."""
+        try:
+            query = read_query(head, ("q", "since"))
+            # A browser that lost the connection says which event was its last; the page knows what it has already.
+            since = head.header("last-event-id") or query.get("since", "")
+            asked = attrs.evolve(head, query=(("q", query.get("q", "")), ("since", since), ("follow", "1")))
+            answer = await self._ask(["tail"], HttpRequest(asked))
+        except FluxError as error:
+            return describe_error(error)
+        assert isinstance(answer, HttpResponse), "a stream is no document"
+        if isinstance(answer.body, bytes):
+            return answer
+        return HttpResponse(200, (_EVENTS,), EventStream(answer.body, self._now))
+
+    @staticmethod
+    def _ask_for_token(refusal: HttpResponse) -> HttpResponse:
+        from flux.supervisor.web import pages
+
+        return HttpResponse(refusal.status, (_HTML,), pages.render_sign_in(_read_problem(refusal)))
+
+    @staticmethod
+    def _show_problem(refusal: HttpResponse) -> HttpResponse:
+        from flux.supervisor.web import pages
+
+        return HttpResponse(refusal.status, (_HTML,), pages.render_problem(_read_problem(refusal)))
+
+
+class _RefusedError(Exception):
+    """The API answered with something else than a document."""
+
+    def __init__(self, answer: HttpResponse) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
+def _read_problem(answer: HttpResponse) -> Document:
+    assert isinstance(answer.body, bytes), "problems are whole"
+    said: Document = json.loads(answer.body)
+    return said
+
+
+def _allow(method: str, head: RequestHead) -> HttpResponse:
+    refusal = problem(405, "METHOD_NOT_ALLOWED", f"{head.path[:500]} is asked with {method}")
+    return attrs.evolve(refusal, headers=(*refusal.headers, ("allow", method)))
+
+
+def _fits(form: tuple[str, ...], path: list[str]) -> bool:
+    return len(form) == len(path) and all(each in ("*", word) for each, word in zip(form, path, strict=True))
+
+
+def _join(page: str, written: Mapping[str, bytes]) -> bytes:
+    """Put documents together as they came: no number in them is read and written again."""
+    members = b",".join(json.dumps(name).encode() + b":" + document for name, document in written.items())
+    return b'{"schema":"flux.page/1","page":%s,"documents":{%s}}' % (json.dumps(page).encode(), members)

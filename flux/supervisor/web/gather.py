@@ -1,0 +1,56 @@
+"""What a page asks of the API: the half that waits.
+
+Each function is one page's questions, in the order in which they are asked; the answers have the names under which
+the page and its ``.json`` know them. An answer that is an error ends the page: there is no page with a part missing.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+
+from flux.supervisor.console_query import Query
+from flux.supervisor.web.values import read
+
+Put = Callable[[tuple[str, ...], Mapping[str, str]], Awaitable[bytes]]
+"""Asks the API a question by its path and query; returns the document as it came, or raises."""
+
+LIST_MAX = "50"
+"""Executions on a page of the list."""
+
+
+@attrs.define
+class Documents:
+    """What has been asked and answered."""
+
+    put: Put
+    written: dict[str, bytes] = attrs.field(factory=dict)
+    """By name, as they came."""
+    read: dict[str, Any] = attrs.field(factory=dict)
+    """By name, as Python has them."""
+
+    async def ask(self, name: str, *path: str, **query: str | None) -> Any:
+        """Ask, keep the answer, and return it; parameters that are None or empty are not sent."""
+        said = {key.rstrip("_"): value for key, value in query.items() if value}
+        self.written[name] = await self.put(path, said)
+        self.read[name] = read(self.written[name])
+        return self.read[name]
+
+
+async def gather_executions(documents: Documents, query: Query, *_path: str) -> None:
+    """The list, and what was going on in the last hour."""
+    await documents.ask("executions", "executions", q=query.get("q"), before=query.get("before"), n=LIST_MAX)
+    if not query.get("before"):
+        await documents.ask("activity", "activity")
+
+
+async def gather_errors(documents: Documents, query: Query, *_path: str) -> None:
+    """Failures by kind."""
+    await documents.ask("errors", "errors", since=query.get("since"), n="200")
+
+
+async def gather_execution(documents: Documents, _query: Query, name: str) -> None:
+    """All of an execution, and why it ended as it did."""
+    trace = await documents.ask("trace", "executions", name)
+    # By its id: "@-1" may mean another one by now.
+    await documents.ask("why", "executions", trace["id"], "why")

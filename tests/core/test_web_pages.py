@@ -1,0 +1,201 @@
+"""The console's pages, made of documents: what they show, and that hostile documents stay text."""
+
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from flux.execution import Execution, LogLine
+from flux.hostcall import HostCallError, Position
+from flux.mutation import Mutation, Operation
+from flux.supervisor.present import encode, summary_of_execution, trace_json
+from flux.supervisor.spans import list_spans
+from flux.supervisor.web import html, pages, values, words
+from flux.supervisor.web.events import write_event
+from flux.supervisor.web.page import Asked
+from tests.console_world import make_call, make_execution, raised
+from tests.hostile_pages import HOSTILE, check_page, poison
+
+NOW = datetime(2025, 11, 25, 14, 3, tzinfo=UTC)
+
+
+def make_failed(**changes: Any) -> Execution:
+    calls = (
+        make_call(1, "db.query", ["select * from users where id = $1", [42]], {"rows": [{"id": 42}]}),
+        make_call(2, "http.request", ["POST", "https://api.stripe.com/v1/charges", {"headers": {"a": "b"}}],
+                  error=HostCallError("Timeout", "no answer in 10 s", "", b"{}")),
+        make_call(3, "queue.push", ["email", {"to": "a@b.com"}, {}], "job"),
+    )  # fmt: skip
+    place = Position("functions/signup.py", 12, "create_user")
+    mutations = (
+        Mutation("public", "users", '{"id": 42}', Operation.UPDATE, '{"id": 42, "plan": "free"}',
+                 '{"id": 42, "plan": null}', False, 7, 1, call=2),
+        Mutation("public", "orders", '{"a": 1, "b": "x y"}', Operation.INSERT, None, '{"a": 1, "b": "x y"}', True, 7, 2,
+                 call=1),
+    )  # fmt: skip
+    logs = (LogLine(1_000_000, "warning", "plan is missing", b'{"user":42}', place),)
+    made = make_execution(raised(), calls=calls, mutations=mutations, logs=logs, completeness=("a body was cut",))
+    return attrs.evolve(made, **changes)
+
+
+def trace_of(execution: Execution, **more: Any) -> Any:
+    summary = summary_of_execution(execution)
+    children = [summary_of_execution(make_execution(at_s=2))]
+    document = trace_json(summary, execution, spans=list_spans(execution), children=children)
+    job = {"id": "j", "function": "email", "state": "done", "execution": "qk3f81xa"}
+    replay = {"execution": "qk3f81xb", "on": ".", "verdict": "same failure", "reason": "as before"}
+    cause = {"execution": "qk3f81xc", "call": 3, "job": "j"}
+    return values.read(encode(document | {"jobs": [job], "replays": [replay], "cause": cause} | more))
+
+
+WHY = {
+    "schema": "flux.why/1",
+    "failure": {"location": {"file": "functions/signup.py", "line": 16, "function": "create_user"}},
+    "verdict_text": ["KeyError: 'plan'", "functions/signup.py:16 in create_user()"],
+    "facts": [
+        {"mark": "●", "rule": "r", "text": 'the input has no "plan"', "call": None},
+        {"mark": "≈", "rule": "input-of-peers", "text": "20 of 20 neighbours have it", "call": 2},
+    ],
+    "mutations": [],
+    "next": ["flux replay qk3 --on ."],
+}
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """Documents for each page."""
+    summaries = [summary_of_execution(make_failed()), summary_of_execution(make_execution(at_s=1))]
+    listed = values.read(encode({"executions": summaries, "not_stored": 2}))
+    buckets = [{"at": f"2025-11-25T14:0{n}:00.000000Z", "executions": n, "failed": n // 2} for n in range(4)]
+    group = {
+        "signature": "s", "count": 1200, "first": "2025-11-25T13:00:00.000000Z", "last": "2025-11-25T14:00:00.000000Z",
+        "sample": "qk3f81xa", "functions": ["create_user"],
+        "error": {"type": "KeyError", "message": "'plan'", "location": {"file": "functions/signup.py", "line": 16}},
+    }  # fmt: skip
+    return {
+        "executions": {
+            "executions": listed,
+            "activity": {"buckets": buckets, "since": "2025-11-25T14:00:00Z", "until": "2025-11-25T14:04:00Z"},
+        },
+        "errors": {"errors": {"groups": [group], "not_stored": 0}},
+        "execution": {"trace": trace_of(make_failed()), "why": WHY},
+    }
+
+
+PATHS = {"executions": "executions", "errors": "errors", "execution": "e/qk3f81xa"}
+
+
+def show(name: str, given: dict[str, Any], **query: str) -> bytes:
+    return pages.render_page(name, given, Asked(PATHS[name], query, NOW))
+
+
+def test_there_are_documents_for_each_page() -> None:
+    assert documents().keys() == pages.BUILDERS.keys() == PATHS.keys()
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("name", PATHS)
+def test_hostile_text_in_every_field_stays_text(name: str, kind: str) -> None:
+    given = poison(documents()[name], HOSTILE[kind])
+    began = time.process_time()
+    page = show(name, given, q=HOSTILE[kind][:500]) if name == "executions" else show(name, given)
+    assert time.process_time() - began < 5, "what is cut off is not worked on"
+    read = check_page(page)
+    assert len(page) < 1_000_000
+    if kind == "template":
+        assert "{{ 7 * 7 }}" in read.text and "49" not in read.text
+    if kind == "terminal":
+        assert "\\x1b]0;owned" in read.text
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_each_page_is_whole_and_names_its_json(name: str) -> None:
+    read = check_page(show(name, documents()[name]))
+    assert f"/_flux/{PATHS[name]}.json" in read.list_values("href")
+
+
+def test_an_execution_shows_what_it_did_and_what_is_left_of_it() -> None:
+    text = " ".join(check_page(show("execution", documents()["execution"])).text.split())
+    for said in (
+        "KeyError: 'plan'", "This record is not whole: a body was cut", "● recorded: the input has no",
+        "≈ inferred: 20 of 20 neighbours have it rule input-of-peers", "✗ http POST api.stripe.com/v1/charges",
+        "Timeout: no answer in 10 s", "users[42] update, rolled back", 'plan "free" null', "orders[a=1,b=x y] insert ·",
+        "warning plan is missing", "job for email: done", "same failure", "$ flux why",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_numbers_keep_their_digits() -> None:
+    digits = "12345678901234567890.10"
+    long = "9" * 5000
+    read = values.read(f'{{"a": {digits}, "b": 1e400, "c": {long}}}'.encode())
+    assert values.show_line(read, 10_000).text == f'{{"a": {digits}, "b": 1e400, "c": {long}}}'
+
+
+def test_what_is_cut_says_how_much_there_is() -> None:
+    shown = values.show("x" * 10_485_760)
+    assert (len(shown.text), shown.whole) == (values.ROOM, 10_485_762)
+    deep: Any = "bottom"
+    for _ in range(200):
+        deep = [deep]
+    assert "bottom" in values.show(deep, 100_000).text
+
+
+def test_an_execution_of_many_calls_is_shown_in_pieces_and_what_went_wrong_is_named() -> None:
+    calls = tuple(make_call(seq, "db.query", ["select 1", []], {"rows": []}) for seq in range(1, 5001))
+    wrong = make_call(4321, "db.query", ["select 1", []], error=HostCallError("DatabaseError", "no", "42P01", b"{}"))
+    calls = (*calls[:4320], wrong, *calls[4321:])
+    given = {"trace": trace_of(make_failed(calls=calls)), "why": WHY}
+    began = time.process_time()
+    first = show("execution", given)
+    assert time.process_time() - began < 5
+    assert len(first) < 1_000_000
+    read = check_page(first)
+    name = given["trace"]["name"]
+    assert f"/_flux/e/{name}?from=4200#call-4321" in read.list_values("href")
+    assert "call-200" in read.list_values("id") and "call-201" not in read.list_values("id")
+    later = check_page(show("execution", given, from_="ignored", **{"from": "4200"}))
+    assert "call-4321" in later.list_values("id") and "#call-4321" in later.list_values("href")
+
+
+@pytest.mark.parametrize("name", ["executions", "errors"])
+def test_an_empty_page_says_what_fills_it(name: str) -> None:
+    empty = {
+        "executions": {"executions": {"executions": [], "not_stored": 0}},
+        "errors": {"errors": {"groups": [], "not_stored": 0}},
+    }[name]
+    words_ = {"executions": "flux invoke NAME", "errors": "A function that raises"}
+    assert words_[name] in check_page(show(name, empty)).text
+
+
+def test_an_event_is_a_row_with_nothing_invisible() -> None:
+    summary = poison(summary_of_execution(make_failed()), HOSTILE["bidi"] + "\n\ndata: {}")
+    event = write_event(summary, NOW)
+    assert event.count(b"\n") == 3 and event.startswith(b"id: 2025-11-25T14:01:49")
+    assert b"\\\\u202e" in event
+    assert write_event({"heartbeat": True}, NOW) == b": here\n\n"
+    assert write_event({"gap": 3}, NOW) == b"event: gap\ndata: 3\n\n"
+
+
+def test_no_template_and_no_script_passes_text_by_the_escaping() -> None:
+    root = html.TEMPLATES.parent
+    for path in root.rglob("*"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\|\s*safe|autoescape|Markup|(inn|out)erHTML|insertAdjacentHTML|eval\(", text), path
+            assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), path
+            if path.suffix == ".html":
+                assert not re.search(r'\sstyle=|\son\w+=|<script(?! type="module" src=)', text), path
+    assert Path(root, "static", "frame.js").exists()
+
+
+def test_words_are_those_of_the_command_line() -> None:
+    from flux.cli import moments, render
+
+    for elapsed in (0, 0.3, 0.95, 14, 999.4, 999.6, 1420, 59_990, 200_000):
+        assert words.duration(elapsed) == moments.duration(elapsed)
+    for sql in ("insert into users values (1)", "delete from only x", "select a from b.c", "begin", 'update "U"'):
+        assert render.statement(sql).startswith(words.statement(sql))

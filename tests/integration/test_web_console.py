@@ -1,0 +1,246 @@
+"""Who may see the console's pages and act on them, over a real database and without a browser."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+
+from flux.message import HttpResponse
+from flux.store.tokens import TokenFound, digest_token
+from flux.supervisor.console_door import Door
+from flux.supervisor.present import summary_of_execution
+from flux.supervisor.web.desk import POLICY, WebDesk
+from flux.supervisor.web.session import SESSION_S, SESSIONS_MAX, Sessions
+from tests.conftest import Database
+from tests.console_world import TOKEN, World, make_execution, make_request, open_world, raised
+from tests.hostile_pages import check_page
+
+HOST = "127.0.0.1:4000"
+OURS = {"origin": f"http://{HOST}"}
+
+
+@pytest.fixture
+async def world(database: Database) -> AsyncIterator[World]:
+    async with open_world(database) as opened:
+        yield opened
+
+
+async def post(world: World, path: str, document: object, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    return await world.ask(path, method="POST", body=json.dumps(document).encode(), headers=headers, token=None)
+
+
+async def sign_in(world: World, token: str = TOKEN) -> dict[str, str]:
+    """Show the token as the page's script does; return the header that a browser sends from then on."""
+    answer = await post(world, "/_flux/session", {"token": token}, OURS)
+    assert answer.status == 200, answer.body
+    cookie = dict(answer.headers)["set-cookie"]
+    name, _, fields = cookie.partition(";")
+    assert name.startswith("flux_session_4000=") and TOKEN not in cookie
+    assert {"Path=/_flux/", "HttpOnly", "SameSite=Strict", f"Max-Age={SESSION_S}"} <= set(fields.strip().split("; "))
+    return {"cookie": f"other=1; {name}"}
+
+
+def code_of(answer: HttpResponse) -> tuple[int, str]:
+    assert isinstance(answer.body, bytes)
+    return answer.status, json.loads(answer.body)["code"]
+
+
+async def test_pages_are_shown_to_who_has_shown_a_token_and_to_nobody_else(world: World) -> None:
+    failed = make_execution(raised())
+    await world.add(failed, make_execution(at_s=1))
+    browser = await sign_in(world)
+    paths = ("/_flux/", "/_flux", "/_flux/executions", "/_flux/errors", f"/_flux/e/{failed.name}", "/_flux/e/@-2")
+    for path in paths:
+        page = await world.ask(path, headers=browser, token=None)
+        assert page.status == 200, page.body
+        headers = dict(page.headers)
+        assert headers["content-security-policy"] == POLICY and headers["cache-control"] == "no-store"
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert isinstance(page.body, bytes)
+        read = check_page(page.body)
+        assert f"/_flux/e/{failed.name}" in read.list_values("href") or failed.name in read.text
+        # Nobody is let in by the API's token in a header, by another port's cookie, or by none.
+        for stranger in ({}, {"cookie": browser["cookie"].replace("4000", "4001")}, {"cookie": "flux_session_4000=x"}):
+            refused = await world.ask(path, headers=stranger, token=TOKEN)
+            assert refused.status == 401 and isinstance(refused.body, bytes)
+            assert failed.name not in refused.body.decode() or failed.name in path
+            assert "sign-in" in check_page(refused.body).list_values("id")
+        for foreign in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            assert code_of(await world.ask(path, headers=browser | foreign, token=None)) == (403, "FORBIDDEN")
+    ended = await post(world, "/_flux/session/end", {}, browser | OURS)
+    assert ended.status == 200 and "Max-Age=0" in dict(ended.headers)["set-cookie"]
+    assert (await world.ask("/_flux/", headers=browser, token=None)).status == 401
+
+
+async def test_a_session_is_opened_by_a_page_of_ours_with_a_good_token_alone(world: World) -> None:
+    good = {"token": TOKEN}
+    for document, headers, refusal in (
+        ({"token": "guessed"}, OURS, (401, "UNAUTHORIZED")),
+        ({"token": ""}, OURS, (401, "UNAUTHORIZED")),
+        ({"token": ["x"]}, OURS, (400, "INPUT_VALIDATION_ERROR")),
+        ([], OURS, (400, "INPUT_VALIDATION_ERROR")),
+        (good, {}, (403, "FORBIDDEN")),
+        (good, {"origin": "http://evil.example"}, (403, "FORBIDDEN")),
+        (good, {"origin": "null"}, (403, "FORBIDDEN")),
+        (good, OURS | {"host": "evil.example"}, (403, "FORBIDDEN")),
+        (good, OURS | {"content-type": "text/plain"}, (415, "UNSUPPORTED_MEDIA_TYPE")),
+    ):
+        answer = await post(world, "/_flux/session", document, headers)
+        assert code_of(answer) == refusal, (document, headers)
+        assert "set-cookie" not in dict(answer.headers)
+    broken = await world.ask("/_flux/session", method="POST", body=b"[" * 100_000, headers=OURS, token=None)
+    assert code_of(broken) == (400, "INPUT_VALIDATION_ERROR")
+    assert (await world.ask("/_flux/session", headers=OURS, token=None)).status == 405
+
+
+async def test_a_cookie_acts_on_nothing_without_the_origin_of_a_page_of_ours(world: World) -> None:
+    failed = make_execution(raised())
+    await world.add(failed)
+    browser = await sign_in(world)
+    act = f"/_flux/act/executions/{failed.name}/replay"
+    for headers, refusal in (
+        (browser, (403, "FORBIDDEN")),
+        (browser | {"origin": "http://evil.example"}, (403, "FORBIDDEN")),
+        (browser | {"origin": "http://127.0.0.1:4001"}, (403, "FORBIDDEN")),
+        (browser | OURS | {"content-type": "text/plain"}, (415, "UNSUPPORTED_MEDIA_TYPE")),
+        (OURS, (401, "UNAUTHORIZED")),
+    ):
+        assert code_of(await post(world, act, {}, headers)) == refusal, headers
+    assert (await world.ask(act, headers=browser | OURS, token=None)).status == 405
+    for other in ("deploy", "secrets/x", f"executions/{failed.name}", "tokens", "records/prune"):
+        assert code_of(await post(world, f"/_flux/act/{other}", {}, browser | OURS)) == (404, "NOT_FOUND")
+    # And it means nothing to the API.
+    assert code_of(await post(world, f"executions/{failed.name}/replay", {}, browser | OURS)) == (401, "UNAUTHORIZED")
+    # What the page sends arrives: the host of this world, which replays nothing, is asked.
+    with pytest.raises(AssertionError, match="KeyError"):
+        await post(world, act, {}, browser | OURS)
+
+
+async def test_a_page_is_the_documents_of_its_json(world: World) -> None:
+    body = b'{"amount": 12345678901234567890.10}'
+    failed = make_execution(raised(), body=body)
+    await world.add(failed)
+    browser = await sign_in(world)
+    twin = await world.ask(f"/_flux/e/{failed.name}.json", headers=browser, token=None)
+    assert isinstance(twin.body, bytes) and b"12345678901234567890.10" in twin.body
+    document = json.loads(twin.body)
+    assert (document["schema"], document["page"]) == ("flux.page/1", "execution")
+    assert document["documents"] == {
+        "trace": await world.get(f"executions/{failed.name}"), "why": await world.get(f"executions/{failed.name}/why"),
+    }  # fmt: skip
+    page = await world.ask(f"/_flux/e/{failed.name}", headers=browser, token=None)
+    assert isinstance(page.body, bytes) and "12345678901234567890.10" in check_page(page.body).text
+    curl = await world.ask(f"/_flux/e/{failed.name}.curl", headers=browser, token=None)
+    assert isinstance(curl.body, bytes) and dict(curl.headers)["content-type"].startswith("text/plain")
+    command = curl.body.decode()
+    assert command.startswith("curl -i -X POST http://127.0.0.1:4000/signup") and body.decode() in command
+    listed = json.loads((await world.ask("/_flux/executions.json", headers=browser, token=None, q="status:500")).body)
+    assert listed["documents"]["executions"] == await world.get("executions", q="status:500", n=50)
+
+
+async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:
+    browser = await sign_in(world)
+    for path, query, status, said in (
+        ("/_flux/", {"q": "statsu:500"}, 400, "FLX105"),
+        ("/_flux/", {"limit": "5"}, 400, "FLX621"),
+        ("/_flux/e/zzzzzzzz", {}, 404, "FLX101"),
+        ("/_flux/e/<script>alert(1)", {}, 404, "<script>alert(1)"),
+        ("/_flux/errors", {"since": "yesterdayish"}, 400, "FLX110"),
+    ):
+        page = await world.ask(path, headers=browser, token=None, **query)
+        assert page.status == status and isinstance(page.body, bytes)
+        assert said in check_page(page.body).text
+        twin = await world.ask((path.rstrip("/") if path != "/_flux/" else "/_flux/executions") + ".json",
+                               headers=browser, token=None, **query)  # fmt: skip
+        assert dict(twin.headers)["content-type"] == "application/problem+json" and twin.status == status
+    for path in ("/_flux/nothing", "/_flux/e", "/_flux/e/a/b", "/_flux/errors.events", "/_flux/static/../desk.py",
+                 "/_flux/static/none.js"):  # fmt: skip
+        assert code_of(await world.ask(path, headers=browser, token=None)) == (404, "NOT_FOUND"), path
+
+
+async def test_a_list_grows_by_events_and_goes_on_after_the_last_one(world: World) -> None:
+    browser = await sign_in(world)
+    await world.add(stored := make_execution(at_s=0))
+    head = browser | {"last-event-id": "2025-11-25T14:02:00Z"}
+    query = "status:>=500 function:create_user"
+    answer = await world.ask("/_flux/executions.events", headers=head, token=None, q=query)
+    assert dict(answer.headers)["content-type"] == "text/event-stream" and not isinstance(answer.body, bytes)
+    failed, passed = make_execution(raised(), at_s=1), make_execution(at_s=2)
+    for execution in (passed, failed):
+        world.live.publish(summary_of_execution(execution), stored=True)
+    with trio.fail_after(60):
+        while not (event := await anext(answer.body)):
+            pass
+    told = json.loads(event.partition(b"data: ")[2])
+    assert (told["name"], told["status"], told["href"]) == (failed.name, "500", f"/_flux/e/{failed.name}")
+    assert stored.name.encode() not in event
+    await answer.body.aclose()  # type: ignore[attr-defined]
+    assert world.live.counts.subscribers == 0
+    refused = await world.ask("/_flux/executions.events", headers=browser, token=None, q="statsu:500")
+    assert code_of(refused) == (400, "FLX105")
+
+
+async def test_the_chart_counts_what_began_in_each_minute(world: World) -> None:
+    await world.add(make_execution(raised(), at_s=0), make_execution(at_s=1), make_execution(at_s=-90),
+                    make_execution(at_s=-3700))  # fmt: skip
+    activity = await world.get("activity")
+    counted = {bucket["at"][11:16]: (bucket["executions"], bucket["failed"]) for bucket in activity["buckets"]}
+    assert len(counted) == 60
+    assert {at: found for at, found in counted.items() if found != (0, 0)} == {"14:02": (2, 1), "14:00": (1, 0)}
+    assert (await world.get("activity", minutes=120))["buckets"][-1]["executions"] == 2
+    assert (await world.refused("activity", minutes=0))[:2] == (400, "FLX621")
+
+
+async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_acts_on_nothing() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    found = TokenFound(
+        name="ci", kind="console", scopes=("read",), created_at=now, expires_at=now + timedelta(hours=1),
+        revoked_at=None, last_used_at=None,
+    )  # fmt: skip
+    given = "flux_" + "x" * 20
+    tokens: dict[bytes, TokenFound] = {digest_token(given): found}
+
+    async def find(digest: bytes, _now: datetime) -> TokenFound | None:
+        await trio.lowlevel.checkpoint()
+        return tokens.get(digest)
+
+    async def ask(path: list[str], _request: Any) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return {"groups": [], "not_stored": 0}
+
+    desk = WebDesk(Door(TOKEN, (), find, lambda: now), ask, lambda: now, "http")
+
+    async def send(path: str, **more: Any) -> HttpResponse:
+        request = make_request(f"/_flux/{path}", token=None, **more)
+        answer = await desk.answer(path.split("/"), request)
+        assert answer is not None
+        return answer
+
+    opened = await send("session", method="POST", body=json.dumps({"token": given}).encode(), headers=OURS)
+    browser = {"cookie": dict(opened.headers)["set-cookie"].partition(";")[0]}
+    assert (await send("errors", headers=browser)).status == 200
+    assert (await send("act/executions/x/replay", method="POST", body=b"{}", headers=browser | OURS)).status == 403
+    tokens.clear()
+    assert (await send("errors", headers=browser)).status == 401
+
+
+def test_sessions_end_by_themselves_and_are_not_without_number() -> None:
+    now = 0.0
+    sessions = Sessions(lambda: now)
+    https = make_request("/_flux/session", headers={"host": "shop.example", "origin": "https://shop.example"}).head
+    first = sessions.open(https, "one")
+    assert first.startswith("flux_session_0=") and "Secure" in first.split("; ")
+
+    def come_back(cookie: str) -> str | None:
+        headers = {"host": "shop.example", "cookie": cookie.partition(";")[0]}
+        return sessions.find_token(make_request("/_flux/", headers=headers).head)
+
+    assert come_back(first) == "one"
+    for number in range(SESSIONS_MAX):
+        last = sessions.open(https, str(number))
+    assert come_back(first) is None and come_back(last) == str(SESSIONS_MAX - 1)
+    now = SESSION_S
+    assert come_back(last) is None
