@@ -20,6 +20,7 @@ from hypothesis import settings
 from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
 from flux.store.postgres import Pool, connect
+from tests.forks import Forker
 from tests.postgres_server import PostgresServer, find_memory, older_bin_dir, running_postgres
 from tests.suite_order import put_longest_first
 
@@ -46,6 +47,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes longest where several processes share the tests; else leave them as they stand."""
     if hasattr(config, "workerinput"):
         put_longest_first(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def flux_is_forked() -> Iterator[Forker]:
+    """Have `tests.dev_process` fork its processes from one that has imported Flux: `tests.forks` says how, and why."""
+    from tests import dev_process  # It needs this module, for `Database`.
+
+    forker = Forker()
+    dev_process.forker = None if os.environ.get("FLUX_TESTS_EXEC") else forker
+    yield forker
+    dev_process.forker = None
+    forker.close()
 
 
 @attrs.frozen

@@ -1,6 +1,6 @@
 """``flux dev`` as people run it: a real process, asked over HTTP and by the real command line.
 
-``running_dev(project)`` starts ``python -m flux dev`` in a project's folder and waits for
+``running_dev(project)`` starts ``flux dev`` as a process in a project's folder and waits for
 its ``ready`` line. Everything that a test then learns comes from outside: from
 `http.client`, from ``flux`` as a process of its own, from a second ``psql``, from a
 `CountingStub`'s list of what reached it.
@@ -25,6 +25,7 @@ from urllib.parse import quote
 import attrs
 
 from tests.conftest import Database
+from tests.forks import Forked, Forker
 
 START_S_MAX = 180.0
 STOP_S_MAX = 90.0
@@ -32,6 +33,9 @@ COMMAND_S_MAX = 180.0
 REQUEST_S_MAX = 120.0
 NETLESS = Path(__file__).with_name("netless.py")
 """Runs a program without any network."""
+
+forker: Forker | None = None
+"""Starts ``flux`` without importing it again (`tests.forks`); None: ``python -m flux`` is started as it is typed."""
 
 
 def write_project(
@@ -79,7 +83,7 @@ class DevServer:
     """A running ``flux dev`` or ``flux serve``."""
 
     project: Path
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     story: list[str]
     """Lines of its stderr so far."""
     port: int = 0
@@ -142,12 +146,16 @@ class DevServer:
 
 
 def run_flux(
-    folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX, via: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
-    """Run ``flux ARGUMENTS`` in ``folder``; ``via`` a program that runs it."""
+    folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX, via: Sequence[str] = (), stdin: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run ``flux ARGUMENTS`` in ``folder``, in its own `environment` unless told; ``via`` a program that runs it."""
+    environ = environment() if environ is None else environ
+    if forker is not None and not via:
+        return forker.run(folder, arguments, environ, stdin, timeout_s)
     return subprocess.run(
-        [*via, sys.executable, "-m", "flux", *arguments], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
-        env=environment(), check=False,
+        [*via, sys.executable, "-m", "flux", *arguments], cwd=folder, input=stdin, capture_output=True, text=True,
+        timeout=timeout_s, env=environ, check=False,
     )  # fmt: skip
 
 
@@ -164,12 +172,15 @@ def start_dev(project: Path, *arguments: str, port: int = 0, is_netless: bool = 
 
 def start_server(project: Path, *arguments: str, is_netless: bool = False) -> DevServer:
     """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything."""
-    via = [sys.executable, str(NETLESS), "own"] if is_netless else []
-    process = subprocess.Popen(
-        [*via, sys.executable, "-m", "flux", *arguments],
-        cwd=project, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
+    process: subprocess.Popen[bytes] | Forked
+    if forker is not None and not is_netless:
+        process = forker.start_server(project, arguments, environment())
+    else:
+        via = [sys.executable, str(NETLESS), "own"] if is_netless else []
+        process = subprocess.Popen(
+            [*via, sys.executable, "-m", "flux", *arguments], cwd=project, env=environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
     server = DevServer(project, process, [], is_netless=is_netless)
 
     def read() -> None:

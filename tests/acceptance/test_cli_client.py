@@ -21,6 +21,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.dev_process import run_flux
+
 API = "/_flux/api"
 TOKEN = "a-token-for-tests"
 
@@ -456,12 +458,7 @@ def flux(stub: Stub, tmp_path: Path) -> Callable[..., Ran]:
 
     def run(*arguments: str, stdin: str = "", **environment: str) -> Ran:
         known = {"FLUXRT_URL": stub.url, "FLUXRT_TOKEN": TOKEN, "PATH": os.environ["PATH"], "TZ": "UTC"}
-        command = [sys.executable, "-m", "flux", *arguments]
-        return Ran(
-            subprocess.run(
-                command, cwd=tmp_path, env=known | environment, input=stdin, capture_output=True, text=True, timeout=60
-            )
-        )
+        return Ran(run_flux(tmp_path, *arguments, stdin=stdin, environ=known | environment))
 
     return run
 

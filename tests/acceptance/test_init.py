@@ -13,6 +13,7 @@ import pytest
 from flux.config import parse_config
 from flux.project import list_function_files, list_migrations, read_project, read_source_version
 from flux.tutorial.history import BAD, COMMITS, GOOD, Commit, write_repository
+from tests.dev_process import run_flux
 
 NOW = datetime.datetime(2026, 11, 24, 14, 0, tzinfo=datetime.UTC)
 
@@ -49,15 +50,7 @@ print(json.dumps(sorted(registered.route for registered in _registry.FUNCTIONS.v
 
 
 def flux(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flux", *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    return run_flux(folder, *arguments, environ={**os.environ, **environment})
 
 
 def run(folder: Path, *command: str) -> str:

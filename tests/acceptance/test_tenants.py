@@ -8,7 +8,6 @@ looked at with a superuser's psql.
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ import attrs
 import pytest
 
 from tests.conftest import Database
-from tests.dev_process import Answer, DevServer, environment, run_flux, running_serve, write_project
+from tests.dev_process import Answer, DevServer, run_flux, running_serve, write_project
 from tests.postgres_server import PostgresServer
 
 FUNCTIONS = {
@@ -79,10 +78,7 @@ class Two:
         return self.ask(tenant, method, f"/_flux/api/{path}", body, authorization=f"Bearer {token}")
 
     def flux(self, tenant: str, *arguments: str, value: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "flux", *arguments], cwd=getattr(self, tenant), input=value, capture_output=True,
-            text=True, timeout=300, env=environment(), check=False,
-        )  # fmt: skip
+        return run_flux(getattr(self, tenant), *arguments, stdin=value)
 
     def as_guest(self, sql: str) -> str:
         """What the wolf's function hears of its SQL."""

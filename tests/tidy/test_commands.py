@@ -1,6 +1,8 @@
 """Each command has its line of help, its place in docs/cli.md, and flags that do something."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -27,6 +29,24 @@ def test_a_command_has_a_line_of_help_and_the_global_flags(words: tuple[str, ...
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{parameter.opts[0]} of flux {' '.join(words)} has no help"
+
+
+EACH_FIRST = """
+import importlib, os
+from flux.cli import registry
+for module in registry.command_files().values():
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(f"flux.cli.{module}")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, module
+"""
+
+
+def test_each_command_may_be_the_first_thing_that_is_imported() -> None:
+    """Processes of the other tests have imported them all (`tests.forks`): there, a circle would not show."""
+    done = subprocess.run([sys.executable, "-c", EACH_FIRST], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_group_has_its_line_of_help() -> None:
