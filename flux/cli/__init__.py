@@ -9,7 +9,7 @@ door to the terminal, which sanitises what passes.
 
 Classes here are frozen dataclasses and named tuples rather than attrs classes,
 and heavy imports stand inside functions: this package's start-up is felt at
-each command (``benchmarks/cli_start.py``).
+each command (``benchmarks/start.py``).
 """
 
 import os

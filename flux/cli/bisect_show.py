@@ -7,7 +7,6 @@ from flux.bisect import Found, Purpose, Range, Refusal
 from flux.cli import moments, render
 from flux.cli.bisect_drive import Outcome, Run
 from flux.cli.record import Record
-from flux.cli.replay import MARKS
 from flux.cli.screen import Line, Piece, cut, pad, spread, wrap
 
 SHA_SHOWN = 7
@@ -123,7 +122,7 @@ def run_line(run: Run, number: int, width: int) -> Line:
 
 def _mark(run: Run) -> tuple[str, str]:
     if run.mark == "skip":
-        return MARKS.get(run.verdict, ("?", "yellow"))[0], "yellow"
+        return render.VERDICT_MARKS.get(run.verdict, ("?", "yellow"))[0], "yellow"
     return ("✗", "bold red") if run.mark == "bad" else ("✓", "bold green")
 
 

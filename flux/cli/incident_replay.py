@@ -20,7 +20,7 @@ from flux.cli.client import Client, open_client
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
-from flux.cli.replay import FINE, GRADE_WORDS, MARKS, STRICTLY_FINE
+from flux.cli.replay import FINE, GRADE_WORDS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, cut, wrap
 from flux.cli.settings import settings
 from flux.cli.together import replay_together
@@ -230,7 +230,7 @@ def lines(
         said = cut(failure, max(20, width - len(number) - 5))
         result += [[], ["  ", Piece(said, "bold"), Piece(f"   {number}", "dim")]]
         for verdict, reasons in _by_verdict(ones):
-            mark, style = MARKS.get(verdict, ("?", "bold yellow"))
+            mark, style = render.VERDICT_MARKS.get(verdict, ("?", "bold yellow"))
             count = sum(len(names) for names in reasons.values())
             result.append(["    ", Piece(f"{mark} {count:>4}  {verdict}", style)])
             for reason, names in reasons.items():

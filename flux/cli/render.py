@@ -39,6 +39,19 @@ TIMELINE_ROWS_MAX = 15
 NOISE = frozenset({"clock", "entropy", "random", "log"})
 """Interfaces whose calls every execution makes; a timeline counts them instead of listing them."""
 
+VERDICT_MARKS = {
+    "passed": ("✓", "bold green"),
+    "past it": ("✓", "bold green"),
+    "identical": ("=", "bold green"),
+    "changed": ("≠", "bold yellow"),
+    "same failure": ("✗", "bold red"),
+    "other failure": ("≠", "bold red"),
+    "diverged": ("⤳", "bold yellow"),
+    "outside": ("⏻", "bold yellow"),
+    "unfaithful": ("!", "bold red"),
+}
+"""How each verdict on a replay is shown."""
+
 
 # --- names -----------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import click
 
-from flux.brought import Status, Timeout, read_answer
 from flux.cli import moments, render
 from flux.cli.client import INVOKE_TIMEOUT_S, Answer, open_client
 from flux.cli.complete import execution_ids
@@ -22,17 +21,6 @@ from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cut, json_text, pad, spread, wrap
 from flux.cli.settings import settings
 
-MARKS = {
-    "passed": ("✓", "bold green"),
-    "past it": ("✓", "bold green"),
-    "identical": ("=", "bold green"),
-    "changed": ("≠", "bold yellow"),
-    "same failure": ("✗", "bold red"),
-    "other failure": ("≠", "bold red"),
-    "diverged": ("⤳", "bold yellow"),
-    "outside": ("⏻", "bold yellow"),
-    "unfaithful": ("!", "bold red"),
-}
 FINE = frozenset({"passed", "past it", "identical"})
 """Verdicts that are no finding."""
 STRICTLY_FINE = FINE - {"past it"}
@@ -171,6 +159,11 @@ def _ask_consent(hosts: list[str]) -> None:
 def _read_answers(answers: tuple[str, ...]) -> dict[str, object]:
     """What each ``N=ANSWER`` means."""
     said: dict[str, object] = {}
+    if not answers:
+        return said
+    # It knows all calls: that takes as long as the command.
+    from flux.brought import Status, Timeout, read_answer
+
     for text in answers:
         number, separator, answer = text.partition("=")
         if not separator or not number.isdecimal() or not int(number):
@@ -201,7 +194,7 @@ def _read_answers(answers: tuple[str, ...]) -> dict[str, object]:
 def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | None = None) -> list[Line]:
     """The whole answer."""
     summary, verdict = replay.record("execution"), replay.text("verdict")
-    mark, style = MARKS.get(verdict, ("?", "bold"))
+    mark, style = render.VERDICT_MARKS.get(verdict, ("?", "bold"))
     replayed = replay.record("replayed")
     took = moments.duration(replayed.number("elapsed_ms"))
     result: list[Line] = [

@@ -15,7 +15,6 @@ from flux.cli.client import open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import NoSuchId
 from flux.cli.record import Record
-from flux.cli.replay import MARKS
 from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, pad, spread, wrap, wrap_hanging
 from flux.cli.settings import settings
 
@@ -370,7 +369,7 @@ def _replays(trace: Record, width: int, *, whole: bool) -> list[Line]:
     result: list[Line] = [[], [Piece("  replays", "bold")]]
     for replay in replays if whole else replays[:REPLAYS_SHOWN]:
         verdict = replay.text("verdict")
-        mark, style = MARKS.get(verdict, ("?", "bold"))
+        mark, style = render.VERDICT_MARKS.get(verdict, ("?", "bold"))
         code = {None: "its own code", ".": "the project's folder"}.get(replay.maybe_text("on"), "commit")
         sha = replay.text("sha").removeprefix("nogit-")[:7] + "+" * replay.flag("dirty")
         at = moments.read_moment(replay.text("at"), "at").strftime("%H:%M:%S")

@@ -487,11 +487,9 @@ def test_a_replay_is_an_execution_that_is_shown_when_it_is_asked_for(shop: Shop)
     assert replayed in [
         one["name"] for one in shop.server.json("trace", "list", "-q", "trigger:replay")["executions"]
     ]
-    shown = shop.server.json("trace", name)["replays"]
-    assert [(one["verdict"], one["on"], one["is_check"]) for one in shown] == [
-        ("same failure", None, False),
-        ("passed", ".", False),
-    ]
+    # The server looks by itself, when it has the time, whether what failed can be replayed.
+    shown = [one for one in shop.server.json("trace", name)["replays"] if not one["is_check"]]
+    assert [(one["verdict"], one["on"]) for one in shown] == [("same failure", None), ("passed", ".")]
     assert shown[1]["execution"] == replayed
     assert f"replay of {name}" in shop.server.command("trace", replayed).stdout
     failures = shop.server.json("errors")["groups"]
