@@ -121,16 +121,31 @@ class Counterparts:
         waiting = self._by_key.get(make_key(request).exact)
         if not waiting:
             return None
-        # Two tasks that ask the same may swap their turns; each is to hear its own answer all the same.
-        call = next((call for call in waiting if call.request.task == request.task), waiting[0])
-        waiting.remove(call)
-        self._taken.add(call.request.seq)
+        call = _choose(waiting, request)
+        self.take_out(call)
         return call
+
+    def find(self, request: HostCallRequest) -> HostCall | None:
+        """Return what `take` would, or `find_similar` where that is nothing; it stays."""
+        waiting = self._by_key.get(make_key(request).exact)
+        if not waiting:
+            return self.find_similar(request)
+        return _choose(waiting, request)
+
+    def take_out(self, call: HostCall) -> None:
+        """Take a call that `find` has returned."""
+        self._by_key[make_key(call.request).exact].remove(call)
+        self._taken.add(call.request.seq)
 
     def find_similar(self, request: HostCallRequest) -> HostCall | None:
         """Return the first call left that asks the same kind of thing; it stays."""
         similar = self._by_shape.get(make_key(request).shape, ())
         return next((call for call in similar if call.request.seq not in self._taken), None)
+
+
+def _choose(waiting: Sequence[HostCall], request: HostCallRequest) -> HostCall:
+    # Two tasks that ask the same may swap their turns; each is to hear its own answer all the same.
+    return next((call for call in waiting if call.request.task == request.task), waiting[0])
 
 
 @attrs.frozen

@@ -35,7 +35,7 @@ from flux import values
 from flux.brought import Borrowed, BroughtAnswer, make_result
 from flux.execution import LogLine
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
-from flux.matching import Counterparts, is_stream
+from flux.matching import Counterparts, is_stream, make_key
 from flux.session import CANCELLED, Answer, Cut, Decision, Diverge, Divergence, Perform, Reply
 from flux.sql_rules import get_first_word
 
@@ -110,6 +110,8 @@ class MatchingSession:
         timeout_s: float = math.inf,
         brought: Mapping[int, BroughtAnswer] | None = None,
         live: frozenset[str] = frozenset(),
+        given: Mapping[int, HostCallResult] | None = None,
+        lends: Sequence[HostCall] = (),
         functions: frozenset[str] | None = None,
         is_comparable: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -117,6 +119,9 @@ class MatchingSession:
 
         ``brought`` is by the call's number in the replay; ``live`` names hosts as `calls.find_host` does; ``functions``
         are those of the code that is replayed, None when that is not known.
+
+        ``given`` answers whatever asks like a recorded call, by that one's number, and ``lends`` are calls of others
+        that answer what the record does not: of an experiment (`flux.prove`), which changes what was heard.
 
         ``tells_waits``: the guest says when it waits. One that does not must do one thing at a time.
         """
@@ -130,6 +135,8 @@ class MatchingSession:
         self._has_world = has_world
         self._brought = dict(brought or {})
         self._live = live
+        self._given = dict(given or {})
+        self._lends = Counterparts(lends)
         self._functions = functions
         self._made_up = 0
         """Ids of jobs that were made up."""
@@ -162,6 +169,8 @@ class MatchingSession:
             return self._answer_from_stream(request)
         if request.seq in self._brought:
             return self._give_brought(request)
+        if self._given and (call := self._recorded.find(request)) is not None and call.request.seq in self._given:
+            return self._give(request, call)
         if request.name.startswith("db."):
             return self._decide_statement(request)
         if request.name == PUSH:
@@ -326,6 +335,19 @@ class MatchingSession:
         source = Source.BORROWED if isinstance(answer, Borrowed) else Source.FIXTURE
         return self._hold(request, self._now_ns + result.elapsed_ns, source, result)
 
+    def _give(self, request: HostCallRequest, call: HostCall) -> Decision:
+        """Answer what asks like ``call`` otherwise than that was answered, and nothing else about it."""
+        given = self._given.pop(call.request.seq)
+        is_same = make_key(request) == make_key(call.request)
+        self._recorded.take_out(call)
+        self._follow(request.task, call if is_same else None)
+        self._follow_writes(request, call)
+        # No world has done it, whatever the answer says.
+        self._writes_differ |= _may_write(request)
+        was_answered = call.result is not None and call.result.error is None
+        due_ns = self._find_due_ns(call) if was_answered else self._now_ns
+        return self._hold(request, due_ns + given.elapsed_ns, Source.FIXTURE, given, call)
+
     def _decide_statement(self, request: HostCallRequest) -> Decision:
         similar = self._recorded.find_similar(request)
         call = self._recorded.take(request)
@@ -348,6 +370,9 @@ class MatchingSession:
         http = recorded_calls.read_http(HostCall(request, None, 0))
         if http is not None and http.host in self._live:
             return self._hold(request, self._now_ns, Source.LIVE, None)
+        lent = self._lends.take(request) if call is None else None
+        if lent is not None and lent.result is not None:
+            return self._hold(request, self._now_ns + lent.result.elapsed_ns, Source.BORROWED, lent.result)
         return self._diverge(request, call or similar)
 
     def _decide_push(self, request: HostCallRequest) -> Decision:

@@ -49,6 +49,7 @@ from flux.supervisor.in_flight import InFlight
 from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
+from flux.supervisor.prove import Prover
 from flux.supervisor.replay import Replay
 from flux.supervisor.siblings import Siblings
 from flux.supervisor.vault import Vault
@@ -162,6 +163,9 @@ class WorldHost:
 
     def bisector(self) -> Bisector:
         raise AssertionError("nothing is bisected here")
+
+    def prover(self) -> Prover:
+        raise AssertionError("nothing is proved here")
 
     def vault(self) -> Vault:
         raise AssertionError("no secrets here")

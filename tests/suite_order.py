@@ -78,6 +78,7 @@ SECONDS = {
     "integration/test_world.py": 20,
     "integration/test_world_overtaken.py": 10,
     "integration/test_zygotes.py": 25,
+    "proofs/test_seeded.py": 12,
     "queue/test_jobs.py": 25,
     "secrets/test_planted.py": 20,
     "states/test_at.py": 8,

@@ -34,6 +34,7 @@ HELPERS = frozenset(
         "guarded",
         "moments",
         "offline",
+        "proof",
         "record",
         "registry",
         "render",

@@ -6,12 +6,15 @@ question was answered, also when the answer is that the execution failed or that
 cannot tell.
 """
 
+import json
+
 import click
 
 from flux.cli import render
 from flux.cli.client import Client, open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import MalformedAnswer
+from flux.cli.proof import add_proof, run_lines, run_proof
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, spread, wrap
 from flux.cli.settings import settings
@@ -25,7 +28,13 @@ _MARK_WORDS = {"recorded": "●", "fact": "●", "replayed": "↻", "replay": "�
 
 @click.command()
 @click.argument("id", metavar="ID", shell_complete=execution_ids)
-def command(id: str) -> None:
+@click.option(
+    "--prove",
+    is_flag=True,
+    help="Make an experiment: run it again with one thing that it heard flipped, and then another, and say which "
+    "make it pass.",
+)
+def command(id: str, prove: bool) -> None:
     """Why did this execution end as it did?
 
     ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
@@ -34,12 +43,21 @@ def command(id: str) -> None:
     client = open_client()
     answer = client.get("executions", id, "why")
     why = answer.record.of_schema("flux.why/1")
+    text = answer.text
+    runs: list[Record] = []
+    if prove:
+        # By its name: @-1 would be one of the runs by the time that it is asked for again.
+        name = why.record("execution").text("name")
+        proof, runs = run_proof(client, name, None if said.quiet else Screen.stderr())
+        why = Record(add_proof(why.data, proof))
+        text = json.dumps(why.data, ensure_ascii=False)
     screen = Screen.stdout()
     if said.json:
-        screen.write_raw_json(answer.text)
+        screen.write_raw_json(text)
         return
     trace = _trace(client, why)
-    screen.page(lines(why, trace, screen.width, whole=said.verbose, quiet=said.quiet))
+    shown = lines(why, trace, screen.width, whole=said.verbose, quiet=said.quiet)
+    screen.page([*shown, *(run_lines(runs, screen.width) if runs and said.verbose else [])])
 
 
 def _trace(client: Client, why: Record) -> Record | None:

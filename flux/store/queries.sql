@@ -731,6 +731,26 @@ select e.* from (
 join flux.execution e on e.id = near.id
 where near.sha = $3 and e.signature is null and e.status < 400 and e.trigger <> 'replay' order by near.id desc limit $5;
 
+-- name: list_passing
+-- Executions of a function that passed, on any code, for an experiment on this one: up to $4 of the nearest $3 before it,
+-- the nearest first, and then up to $4 of the nearest $3 after it.
+(select e.* from (select p.id from flux.execution p where p.function = $1 and p.id < $2 order by p.id desc limit $3) near
+ join flux.execution e on e.id = near.id
+ where e.signature is null and e.status < 400 and e.trigger <> 'replay' order by near.id desc limit $4)
+union all
+(select e.* from (select p.id from flux.execution p where p.function = $1 and p.id > $2 order by p.id limit $3) near
+ join flux.execution e on e.id = near.id
+ where e.signature is null and e.status < 400 and e.trigger <> 'replay' order by near.id limit $4);
+
+-- name: find_passing_on_earlier_code
+-- The last execution of a function that passed before this one on another deployment, among the nearest $4.
+select e.* from (
+    select p.id from flux.execution p where p.function = $1 and p.id < $2 order by p.id desc limit $4
+) near
+join flux.execution e on e.id = near.id
+where e.deployment <> $3 and e.signature is null and e.status < 400 and e.trigger <> 'replay'
+order by near.id desc limit 1;
+
 -- filter: status_is
 e.status = ?
 -- filter: status_min

@@ -48,6 +48,7 @@ from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_guarded import GuardedDeploy
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_machines import MachineDesk, Readiness, Shared, no_metrics
+from flux.supervisor.console_prove import answer_prove
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
@@ -69,6 +70,7 @@ from flux.supervisor.present import (
     trace_json,
     why_json,
 )
+from flux.supervisor.prove import Prover
 from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.spans import list_spans
 from flux.supervisor.web.desk import WebDesk
@@ -146,6 +148,9 @@ class ConsoleHost(ReplayHost, DebugHost, DiffHost, InterleaveHost, DeployHost, A
 
     def bisector(self) -> Bisector:
         """Return who runs executions on commits."""
+
+    def prover(self) -> Prover:
+        """Return who makes experiments on executions."""
 
     def checks(self) -> Sequence[Mapping[str, Any]]:
         """Return what ``flux doctor`` asks: ``name``, ``ok``, ``detail``, ``remedy``."""
@@ -242,6 +247,8 @@ class Console:
                 ask = self._for(self._trace, name)
             case ["executions", name, "why"]:
                 ask = self._for(self._why, name)
+            case ["executions", name, "prove"]:
+                ask, method = self._for(self._prove, name), "POST"
             case ["executions", name, "replay"]:
                 ask, method, allowed = partial(self._replays.replay, name, request.body), "POST", ("on",)
             case ["executions", name, "debug"]:
@@ -370,6 +377,9 @@ class Console:
         summary, execution = await reading.get_execution(self._pool, (await self._find(name)).id)
         evidence = await gather_evidence(self._pool, summary, execution)
         return why_json(summary_json(summary), why.explain(evidence))
+
+    async def _prove(self, name: str) -> HttpResponse:
+        return await answer_prove(self._host.prover(), self._works, self._find, name)
 
     async def _case(self, name: str) -> HttpResponse:
         _, execution = await reading.get_execution(self._pool, (await self._find(name)).id)

@@ -28,6 +28,7 @@ from flux.supervisor.interleave import Interleaved, Interleaver
 from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
+from flux.supervisor.prove import Prover
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_record import keep_replay, to_replay
 from flux.supervisor.runnable import Runnable
@@ -223,6 +224,10 @@ class FunctionHost:
     def bisector(self) -> Bisector:
         """See `flux.supervisor.console.ConsoleHost.bisector`."""
         return self._bisector
+
+    def prover(self) -> Prover:
+        """See `flux.supervisor.console.ConsoleHost.prover`."""
+        return Prover(self._replayer, self._backing)
 
     def vault(self) -> Vault:
         """See `flux.supervisor.console_secrets.SecretsHost.vault`."""

@@ -26,6 +26,7 @@ from flux.deployment import Deployment
 from flux.errors import OperatorError
 from flux.execution import Execution, Interrupted, Killed, Outcome, Raised, Returned, Trigger
 from flux.failure import find_failure
+from flux.hostcall import HostCall, HostCallResult
 from flux.hostcalls.base import CallContext
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
@@ -130,6 +131,8 @@ class Replayer:
         live: frozenset[str] = frozenset(),
         *,
         rehearses: bool = False,
+        given: Mapping[int, HostCallResult] | None = None,
+        lends: Sequence[HostCall] = (),
     ) -> Replay:
         """Run ``original`` again: on its own code, on the folder as it is (``on`` is `WORKING_TREE`), on a commit, or
         on code that somebody holds and that is not served yet (`flux.supervisor.shelf.HELD` and its id).
@@ -137,6 +140,7 @@ class Replayer:
         ``original`` has its committed mutations too. ``answers`` are brought, by the call's number in the replay.
         ``live`` names hosts, as `flux.calls.find_host` does, that may be asked what the record does not answer.
         ``rehearses``: its own code is run as other code is, in the database as it was, to show what differs by itself.
+        ``given`` and ``lends`` are an experiment's: see `flux.matching_session`.
         """
         check_whole(original, needs_rows=False)
         value = read_value(original.trigger)
@@ -174,6 +178,7 @@ class Replayer:
                 self._worlds,
                 migrations,
             )
+            run.given, run.lends = given or {}, lends
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         has_secrets = self._backing is not None and run.secrets.are_whole
         replayed = attrs.evolve(replayed, synthetic=list_synthetic(original, has_secrets=has_secrets))
@@ -250,6 +255,8 @@ class _Run:
         self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
         self.secrets = ReplayedSecrets(self._secrets, self._redactor)
+        self.given: Mapping[int, HostCallResult] = {}
+        self.lends: Sequence[HostCall] = ()
         self.sources: Mapping[int, Source] = {}
         self.notes: tuple[str, ...] = ()
         self.tap: Tap | None = None
@@ -354,6 +361,8 @@ class _Run:
             timeout_s=limits.timeout_s,
             brought=self._answers,
             live=self._live.hosts,
+            given=self.given,
+            lends=self.lends,
             functions=frozenset(runnable.siblings),
             is_comparable=lambda: world is None or world.is_comparable,
         )
