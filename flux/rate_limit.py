@@ -89,6 +89,11 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def get_spent(self, limit: RateLimit, who: Hashable, now_s: float) -> float:
+        """Return how many tokens are taken out of a bucket."""
+        tokens, at_s = self._buckets.get((limit, who), (limit.capacity, now_s))
+        return max(0.0, limit.capacity - tokens - max(0.0, now_s - at_s) * limit.tokens_per_s)
+
     def take(self, limit: RateLimit, who: Hashable, now_s: float) -> float:
         """Take a token of ``who``; return 0, or the seconds after which there will be one."""
         key = (limit, who)

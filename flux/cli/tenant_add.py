@@ -23,11 +23,13 @@ from flux.cli.tenant_list import lines
 @click.option("--memory", metavar="SIZE", help="What their memory limits may come to together (default: 2GiB).")
 @click.option("--requests", type=int, metavar="N", help="HTTP requests that it may get in a minute (default: any).")
 @click.option("--storage", metavar="SIZE", help="How large its database may grow, records included (default: any).")
+@click.option("--cpu", metavar="TIME", help="Processor time that it may use in a minute: 30s (default: any).")
 @click.option("--weight", type=int, metavar="N", help="Its share of the turns when many wait (default: 100).")
 @click.option("--allow", multiple=True, metavar="ADDRESS:PORT", help="An address that its flux.toml may grant.")
 def command(
     name: str, folder: str, hosts: tuple[str, ...], database_url: str | None, concurrency: int | None,
-    memory: str | None, requests: int | None, storage: str | None, weight: int | None, allow: tuple[str, ...],
+    memory: str | None, requests: int | None, storage: str | None, cpu: str | None, weight: int | None,
+    allow: tuple[str, ...],
 ) -> int:
     # fmt: on
     """Serve the project in a folder for somebody else, with a database, roles, secrets, tokens and workers of its own.
@@ -36,7 +38,7 @@ def command(
     """
     said = {
         "database_url": database_url, "concurrency": concurrency, "memory": memory, "requests": requests,
-        "storage": storage, "weight": weight,
+        "storage": storage, "cpu": cpu, "weight": weight,
     }  # fmt: skip
     order: dict[str, object] = {"name": name, "folder": str(Path(folder).resolve())}
     order |= {"hosts": list(hosts), "allow": list(allow)}

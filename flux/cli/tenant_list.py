@@ -1,4 +1,4 @@
-"""``flux tenant list``: who else this server serves, and how each stands."""
+"""``flux tenant list``: who else this server serves, how each stands, and what it uses of what it may."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ INDENT = "    "
 
 @click.command()
 def command() -> None:
-    """Tenants by name: where each is reached, what it may use, and why one is not up."""
+    """Tenants by name: where each is reached, what it uses of what it may, and why one is not up."""
     answer = open_client().get("tenants")
     tenants = answer.record.of_schema("flux.tenants/1").records("tenants")
     said = settings()
@@ -46,18 +46,30 @@ def lines(tenants: Sequence[Record], width: int) -> list[Line]:
 
 
 def _describe_quotas(tenant: Record) -> str:
-    quotas = tenant.record("quotas")
+    """What it uses beside what it may; of one that is not served only the latter."""
+    quotas, use = tenant.record("quotas"), tenant.maybe_record("use")
+
+    def beside(used: str, most: str) -> str:
+        return most if use is None else f"{used} of {most}"
+
+    running = "" if use is None else f"{use.number('running'):g}"
+    memory = "" if use is None else _size(use.number("memory_bytes"))
     parts = [
-        f"{quotas.number('concurrency'):g} at once",
-        f"{_size(quotas.number('memory_bytes'))} of memory",
+        f"{beside(running, format(quotas.number('concurrency'), 'g'))} at once",
+        f"{beside(memory, _size(quotas.number('memory_bytes')))} of memory",
         f"weight {quotas.number('weight'):g}",
     ]
     if (requests := quotas.maybe_number("requests_per_minute")) is not None:
-        parts.append(f"{requests:g} requests a minute")
+        spent = "" if use is None else f"{use.number('requests'):g}"
+        parts.append(f"{beside(spent, format(requests, 'g'))} requests a minute")
+    if (cpu := quotas.maybe_number("cpu_ms_per_minute")) is not None:
+        spent = "" if use is None else f"{use.number('cpu_ms') / 1000:.1f}"
+        parts.append(f"{beside(spent, format(cpu / 1000, 'g'))} s of processor time a minute")
     if (storage := quotas.maybe_number("storage_bytes")) is not None:
-        parts.append(f"{_size(storage)} of storage")
+        size = None if use is None else use.maybe_number("storage_bytes")
+        parts.append(f"{beside('?' if size is None else _size(size), _size(storage))} of storage")
     return " · ".join(parts)
 
 
 def _size(size: float) -> str:
-    return f"{size / 2**30:g} GiB" if size >= 2**30 else f"{size / 2**20:g} MiB"
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

@@ -35,6 +35,7 @@ from flux.sandbox.cgroups import Cgroups, Group
 from flux.sandbox.declared import Declared
 from flux.sandbox.demand import Demand
 from flux.sandbox.process_worker import ProcessWorker
+from flux.sandbox.processor import ProcessorTime
 from flux.sandbox.residency import Residency
 from flux.sandbox.zygote import (
     ClockTaken,
@@ -102,6 +103,7 @@ class ProcessSandbox:
         shuffle: int = 0,
         residency: Residency | None = None,
         cgroups: Cgroups | None = None,
+        processor: ProcessorTime | None = None,
         on_output: Callable[[str], None] = lambda _text: None,
         import_deadline_s: float = IMPORT_DEADLINE_S,
     ) -> None:
@@ -111,8 +113,8 @@ class ProcessSandbox:
         time that a function may have, but for what its decorator says; ``idle_target`` and ``idle_max`` how many
         workers may wait at least and at most; ``warm`` is how many executions a worker may serve; with
         ``shuffle``, objects lie in another order (`flux.escapes`); ``residency`` says how long a zygote may be
-        idle (without: for ever); ``cgroups`` is where it gets a group of its own, if anywhere; ``on_output``
-        hears what modules print."""
+        idle (without: for ever); ``cgroups`` is where it gets a group of its own, if anywhere; ``processor``
+        counts the time of its processes; ``on_output`` hears what modules print."""
         self.level = Level("process", isolation, "python")
         """The clock's is the zygote's to say, when it is started."""
         self._project = project
@@ -128,6 +130,7 @@ class ProcessSandbox:
         self._import_deadline_s = import_deadline_s
         self._residency = Residency(zygotes_max=2**31, idle_s_max=math.inf) if residency is None else residency
         self._cgroups = cgroups
+        self._processor = ProcessorTime() if processor is None else processor
         self._zygote: Zygote | None = None
         self._forking: deque[ProcessWorker] = deque()
         """Asked for, in the order in which the zygote will answer."""
@@ -245,21 +248,22 @@ class ProcessSandbox:
                 nursery.start_soon(zygote.end_with_leader)
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
-                try:
-                    declared = await self._wait_ready(zygote)
-                    self._zygote, self._nursery, self._failure = zygote, nursery, None
-                    self._used_at_s = trio.current_time()
-                    self._residency.enter(self)
-                    nursery.start_soon(self._end_surplus)
-                    nursery.start_soon(self._leave_when_idle)
-                    nursery.start_soon(self._leave_when_told, nursery)
-                    if self._declared is None:
-                        self._declared = declared
-                        task_status.started()
-                    self._fill()
-                    await self._serve(zygote, nursery)
-                except FluxError as error:
-                    failure = error
+                with self._processor.counted(lambda: zygote.pid, self._list_workers):
+                    try:
+                        declared = await self._wait_ready(zygote)
+                        self._zygote, self._nursery, self._failure = zygote, nursery, None
+                        self._used_at_s = trio.current_time()
+                        self._residency.enter(self)
+                        nursery.start_soon(self._end_surplus)
+                        nursery.start_soon(self._leave_when_idle)
+                        nursery.start_soon(self._leave_when_told, nursery)
+                        if self._declared is None:
+                            self._declared = declared
+                            task_status.started()
+                        self._fill()
+                        await self._serve(zygote, nursery)
+                    except FluxError as error:
+                        failure = error
                 nursery.cancel_scope.cancel()
         finally:
             self._zygote = self._nursery = None
@@ -376,6 +380,9 @@ class ProcessSandbox:
                     worker = self._idle.pop()
                     worker.kill()
                     worker.close()
+
+    def _list_workers(self) -> list[int]:
+        return [worker.pid for worker in self._workers.values()]
 
     def _count_cpu_s(self) -> int:
         """Return how much processor time a worker may use: a backstop to the deadlines of its executions."""

@@ -38,6 +38,7 @@ from flux.sandbox.base import ImportFailedError, SandboxUnavailableError, Worker
 from flux.sandbox.cgroups import Cgroups, Group
 from flux.sandbox.declared import Declared
 from flux.sandbox.jail_plan import Plan
+from flux.sandbox.processor import ProcessorTime
 from flux.sandbox.wasm_cache import CompiledCode
 from flux.sandbox.wasm_process import Compiled, Failed, Importing, Ready, WasmProcess, keep_compiled
 from flux.sandbox.wasm_worker import WasmWorker, make_pair
@@ -81,6 +82,7 @@ class WasmSandbox:
         all_memory_bytes_max: int | None = None,
         guests_max: int = GUESTS_MAX,
         cgroups: Cgroups | None = None,
+        processor: ProcessorTime | None = None,
         on_output: Callable[[str], None] = lambda _text: None,
         load_deadline_s: float = LOAD_DEADLINE_S,
         release_grace_s: float = RELEASE_GRACE_S,
@@ -90,7 +92,7 @@ class WasmSandbox:
         ``cache`` is where compiled code may be kept, and ``tenant`` whose that of modules is.
         ``memory_bytes_max`` is what no limit of a function exceeds; from it and from the machine follows what
         all guests together may hold, unless it is given. ``cgroups`` is where the process gets a group of its own,
-        if anywhere. ``on_output`` hears what modules print as they load.
+        if anywhere, and ``processor`` counts its time. ``on_output`` hears what modules print as they load.
         """
         self.level = Level("wasm", isolation, "wasm")
         if all_memory_bytes_max is None:
@@ -115,6 +117,7 @@ class WasmSandbox:
         )
         self._resident_bytes_max = OWN_BYTES // 2 + all_memory_bytes_max + 2 * memory_bytes_max
         self._cgroups = cgroups
+        self._processor = ProcessorTime() if processor is None else processor
         self._functions_folder = functions_folder
         self._places = trio.Semaphore(guests_max, max_value=guests_max)
         self._guests_max = guests_max
@@ -199,22 +202,23 @@ class WasmSandbox:
                 nursery.start_soon(self._watch_memory, process)
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
-                try:
-                    declared = await self._wait_ready(process)
-                    self._process, self._nursery, self._failure = process, nursery, None
-                    self._tell()
-                    if self._declared is None:
-                        self._declared = declared
-                        task_status.started()
-                    if (message := await process.receive()) is not None:
-                        raise SandboxUnavailableError(
-                            f"the process of wasm functions spoke out of turn: {message}"
-                        )
-                except FluxError as error:
-                    failure = error
-                finally:
-                    # In here, as the nursery takes nobody any more once its block is left.
-                    self._process = self._nursery = None
+                with self._processor.counted(lambda: process.pid):
+                    try:
+                        declared = await self._wait_ready(process)
+                        self._process, self._nursery, self._failure = process, nursery, None
+                        self._tell()
+                        if self._declared is None:
+                            self._declared = declared
+                            task_status.started()
+                        if (message := await process.receive()) is not None:
+                            raise SandboxUnavailableError(
+                                f"the process of wasm functions spoke out of turn: {message}"
+                            )
+                    except FluxError as error:
+                        failure = error
+                    finally:
+                        # In here, as the nursery takes nobody any more once its block is left.
+                        self._process = self._nursery = None
                 nursery.cancel_scope.cancel()
         finally:
             await process.end()

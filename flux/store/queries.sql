@@ -1890,14 +1890,21 @@ select $2::boolean or pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextende
 -- name: list_tenants
 -- Who else is served here.
 select name, folder, hosts, database_sealed, is_made, weight, concurrency, memory_bytes, requests_per_minute,
-       storage_bytes, allow, added_at
+       storage_bytes, cpu_ms_per_minute, allow, added_at
 from flux.tenant order by name;
 
 -- name: add_tenant
 -- Adds one, unless its name is taken.
 insert into flux.tenant (name, folder, hosts, database_sealed, is_made, weight, concurrency, memory_bytes,
-                         requests_per_minute, storage_bytes, allow)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (name) do nothing returning name;
+                         requests_per_minute, storage_bytes, cpu_ms_per_minute, allow)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (name) do nothing returning name;
+
+-- name: set_tenant
+-- Changes what one may use, and how its database is reached; its name, if there is one.
+update flux.tenant
+set database_sealed = $2, weight = $3, concurrency = $4, memory_bytes = $5, requests_per_minute = $6, storage_bytes = $7,
+    cpu_ms_per_minute = $8
+where name = $1 returning name;
 
 -- name: remove_tenant
 -- Takes one out.

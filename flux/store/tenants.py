@@ -23,6 +23,8 @@ class Quotas:
     """HTTP requests, or None for any number."""
     storage_bytes: int | None = None
     """What its database may hold, records included, or None for any size."""
+    cpu_ms_per_minute: int | None = None
+    """Milliseconds of a processor that its code may use in a minute, or None for any."""
 
 
 @attrs.frozen
@@ -65,6 +67,15 @@ async def add_tenant(pool: Pool, row: TenantRow) -> bool:
             *_list_quotas(row.quotas), list(row.allow),
         )  # fmt: skip
     return added is not None
+
+
+async def set_tenant(pool: Pool, row: TenantRow) -> bool:
+    """Change what it may use, and how its database is reached; False when there is none of this name."""
+    async with pool.acquire() as connection:
+        found = await connection.fetch_value(
+            QUERIES.set_tenant, row.name, row.database_sealed, *_list_quotas(row.quotas)
+        )
+    return found is not None
 
 
 async def remove_tenant(pool: Pool, name: str) -> None:

@@ -56,6 +56,10 @@ class AdminDesk:
                 return AdminQuestion("POST", _with(self._tenants.add, body))
             case ["tenants"]:
                 return AdminQuestion("GET", self._tenants.list_tenants)
+            case ["tenants", name]:
+                return AdminQuestion("GET", _with(self._tenants.show, name))
+            case ["tenants", name, "set"]:
+                return AdminQuestion("POST", _with(self._tenants.set, name, body))
             case ["tenants", name, "remove"]:
                 return AdminQuestion("POST", _with(self._tenants.remove, name, body))
             case _:

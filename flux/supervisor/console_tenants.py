@@ -1,5 +1,6 @@
-"""The console's questions about tenants: who else is served, adding one, removing one. Only the installation's own."""
+"""The console's questions about tenants: who else is served, and what each uses. Only the installation's own."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -8,10 +9,14 @@ import msgspec
 from flux.errors import OperatorError
 from flux.supervisor.console_query import BadQueryError, Query
 from flux.supervisor.present import Document, show_moment
-from flux.supervisor.tenant_order import TenantOrder, read_order
+from flux.supervisor.tenant_order import TenantChange, TenantOrder, read_change, read_order
 
 if TYPE_CHECKING:  # A tenant's server is one like ours, so the module that serves tenants stands above this one.
-    from flux.supervisor.tenants import TenantSeen
+    from flux.supervisor.tenants import TenantSeen, TenantUse
+
+
+QUOTAS = ("turns", "memory", "requests", "cpu", "storage", "stopped")
+"""What a request may have been refused for; the last is no quota: its tenant's server was ending."""
 
 
 class NoTenantsHereError(OperatorError):
@@ -25,6 +30,12 @@ class TenantsKeeper(Protocol):
 
     def list(self) -> "Sequence[TenantSeen]":
         """Return all, by name."""
+
+    def show(self, name: str) -> "TenantSeen":
+        """Return one."""
+
+    async def set(self, name: str, change: TenantChange) -> "TenantSeen":
+        """Change what one may use."""
 
     async def add(self, order: TenantOrder) -> "TenantSeen":
         """Add one and serve it."""
@@ -53,6 +64,15 @@ class TenantsDesk:
     async def list_tenants(self, _query: Query) -> Document:
         """Return all."""
         return _document(self._keeper().list())
+
+    async def show(self, name: str) -> Document:
+        """Return one."""
+        return _document([self._keeper().show(name)])
+
+    async def set(self, name: str, body: bytes) -> Document:
+        """Change what one may use."""
+        keeper = self._keeper()
+        return _document([await keeper.set(name, read_change(body))])
 
     async def add(self, body: bytes) -> Document:
         """Add one."""
@@ -95,9 +115,25 @@ def _document(found: "Sequence[TenantSeen]") -> Document:
                     "memory_bytes": each.quotas.memory_bytes,
                     "requests_per_minute": each.quotas.requests_per_minute,
                     "storage_bytes": each.quotas.storage_bytes,
+                    "cpu_ms_per_minute": each.quotas.cpu_ms_per_minute,
                 },
+                "use": None if each.use is None else _show_use(each.use),
                 "added_at": None if each.added_at is None else show_moment(each.added_at),
             }
             for each in found
         ],
+    }
+
+
+def _show_use(use: "TenantUse") -> Document:
+    return {
+        "running": use.turns.turns,
+        "waiting": use.turns.waiting,
+        "turns_kept": use.turns.kept,
+        "memory_bytes": use.turns.memory_bytes,
+        "requests": None if use.requests_spent is None else math.ceil(use.requests_spent),
+        "storage_bytes": use.storage_bytes,
+        "cpu_ms": use.cpu_ms_spent,
+        "cpu_ms_total": use.cpu_ms,
+        "refused": {quota: use.refused.get(quota, 0) for quota in QUOTAS},
     }

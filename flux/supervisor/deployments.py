@@ -37,6 +37,7 @@ from flux.redact import RedactionRules
 from flux.routes import RouteTable
 from flux.sandbox.base import ImportFailedError, ImportFailure, Sandbox
 from flux.sandbox.cgroups import Cgroups
+from flux.sandbox.processor import ProcessorTime
 from flux.sandbox.residency import Residency
 from flux.schedule import BadScheduleError, CatchUp, Schedule, check_schedule, choose_schedules
 from flux.supervisor.artifacts import ID_DIGITS, Artifacts, describe_changing
@@ -152,6 +153,8 @@ class Deployments:
         self._cgroups = cgroups
         self.residency = Residency()
         """Which of its processes are in memory."""
+        self.processor = ProcessorTime()
+        """What all of its code has used, replays included."""
         self._environments = environments
         self._tenant = tenant
         self.artifacts = artifacts
@@ -244,6 +247,7 @@ class Deployments:
             idle_workers=self._idle_workers,
             residency=self.residency,
             cgroups=self._cgroups,
+            processor=self.processor,
             on_output=self._on_output,
             shuffle=shuffle,
         )

@@ -24,6 +24,7 @@ from flux.execution import (
     get_user_frame,
 )
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem
+from flux.rate_limit import retry_after
 from flux.routes import Match, answer_unmatched
 from flux.supervisor.console import Console
 from flux.supervisor.console_machines import RETRY_AFTER_S
@@ -39,9 +40,6 @@ from flux.values import decode_json
 
 CONSOLE = "/_flux"
 CONSOLE_BODY_BYTES_MAX = 16 * 2**20
-
-QUOTA_RETRY_AFTER_S = "5"
-"""After a refusal because of a tenant's quota."""
 
 _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
 
@@ -103,8 +101,8 @@ class FrontDoor:
             else:
                 executed = await self._executor.execute(runnable, trigger, value)
         except QuotaError as error:
-            refusal = problem(503, "OVERLOADED", error.message)
-            return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", QUOTA_RETRY_AFTER_S)))
+            refusal = problem(error.status, "OVERLOADED" if error.status == 503 else "RATE_LIMITED", error.message)
+            return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", retry_after(error.retry_s))))
         except (JournalError, StoreStalledError) as error:
             # Unrecorded work is what Flux exists to prevent, so it is refused.
             why = f"{error.code} {error.message}" if self._tells_why else error.code

@@ -32,6 +32,8 @@ class _Place:
     rate: RateLimit | None = None
     """Requests that may come, from wherever; those to the console not counted."""
     buckets: Buckets = attrs.field(factory=Buckets)
+    refused: int = 0
+    """Requests that came too fast."""
     in_flight: int = 0
     idle: trio.Event = attrs.field(factory=trio.Event)
 
@@ -63,6 +65,7 @@ class Hosts:
             return Admission(0, answer=_unavailable())
         rate = None if is_console(head.path) else place.rate
         if rate is not None and (wait_s := place.buckets.take(rate, None, trio.current_time())):
+            place.refused += 1
             await trio.lowlevel.checkpoint()
             return Admission(0, answer=_refuse_rate(rate, wait_s))
         admission = await place.handler.admit(head)
@@ -104,11 +107,12 @@ class Hosts:
 
         A name that another one has stays that one's.
         """
-        rate = None if requests_per_minute is None else RateLimit(requests_per_minute, 60.0)
-        place, names = _Place(rate=rate), frozenset(names)
+        place, names = _Place(), frozenset(names)
         for name in names:
             self._of_name.setdefault(name, place)
-        return Share(place, ServerAddress(url, names, is_open=False))
+        share = Share(place, ServerAddress(url, names, is_open=False))
+        share.set_rate(requests_per_minute)
+        return share
 
     def release(self, share: "Share") -> None:
         """Let the installation's own project answer for the names of ``share`` again."""
@@ -124,6 +128,22 @@ class Share:
         self.place = place
         self.address = address
         """How it is reached."""
+
+    def set_rate(self, requests_per_minute: int | None) -> None:
+        """Change how many requests may come in a minute, from now on; None: any number."""
+        rate = None if requests_per_minute is None else RateLimit(requests_per_minute, 60.0)
+        if rate != self.place.rate:
+            self.place.rate, self.place.buckets = rate, Buckets()
+
+    def find_requests_spent(self) -> float | None:
+        """Return how much of the quota of requests is used; None without one."""
+        place = self.place
+        return None if place.rate is None else place.buckets.get_spent(place.rate, None, trio.current_time())
+
+    @property
+    def refused(self) -> int:
+        """Requests that were refused because too many came."""
+        return self.place.refused
 
     async def serve(
         self, handler: Handler, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

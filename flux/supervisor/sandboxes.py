@@ -18,6 +18,7 @@ from flux.sandbox.base import BadFunctionError, Sandbox
 from flux.sandbox.cgroups import Cgroups
 from flux.sandbox.jail import find_guest_uid
 from flux.sandbox.process import DATA_BYTES_MAX, ProcessSandbox
+from flux.sandbox.processor import ProcessorTime
 from flux.sandbox.residency import Residency
 from flux.sandbox.wasm import WasmSandbox, default_folder
 from flux.tenant import Tenant
@@ -35,13 +36,14 @@ class Sandboxes:
         idle_workers: int,
         residency: Residency,
         cgroups: Cgroups | None,
+        processor: ProcessorTime,
         on_output: Callable[[str], None],
         shuffle: int = 0,
     ) -> None:
         """``project`` is the artifact, not the folder that people edit; ``environment`` holds its packages.
 
-        ``residency`` and ``cgroups`` are those of the server, for all of its deployments. With ``shuffle``, objects of
-        Python's lie in another order (`flux.escapes`).
+        ``residency``, ``cgroups`` and ``processor`` are those of the server, for all of its deployments. With
+        ``shuffle``, objects of Python's lie in another order (`flux.escapes`).
         """
         config = project.config
         runtimes = {file.runtime for file in list_function_files(project)}
@@ -59,6 +61,7 @@ class Sandboxes:
                     idle_target=idle_workers,
                     residency=residency,
                     cgroups=cgroups,
+                    processor=processor,
                     warm=config.sandbox.warm,
                     on_output=on_output,
                     shuffle=shuffle,
@@ -75,6 +78,7 @@ class Sandboxes:
                     cache=default_folder(),
                     memory_bytes_max=max(_list_memory_limits(config)),
                     cgroups=cgroups,
+                    processor=processor,
                     on_output=on_output,
                 )
             )

@@ -1,15 +1,17 @@
-"""What is asked of ``flux tenant add``, read strictly: a name, a folder, hosts, a database, quotas."""
+"""What is asked of ``flux tenant add`` and ``set``, read strictly: a name, a folder, hosts, a database, quotas."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import attrs
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from flux.config import CONFIG_NAME
 from flux.errors import OperatorError
 from flux.grants import parse_grant
-from flux.limits import UnreadableQuantityError, parse_size_bytes
+from flux.limits import UnreadableQuantityError, parse_duration_s, parse_size_bytes
 from flux.store.tenants import Quotas
 from flux.supervisor.console_query import BadQueryError
 from flux.tenant import NAME, Tenant
@@ -17,6 +19,8 @@ from flux.tenant import NAME, Tenant
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\Z", re.ASCII)
 _LAST_IS_NUMBER = re.compile(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\Z")
 HOSTS_MAX = 50
+CPU_S_MAX = 60_000.0
+"""A thousand processors."""
 
 
 class BadTenantError(OperatorError):
@@ -25,16 +29,20 @@ class BadTenantError(OperatorError):
     code = "FLX810"
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
+class _Quotas(msgspec.Struct, forbid_unknown_fields=True):
+    database_url: str = ""
+    weight: int | UnsetType = UNSET
+    concurrency: int | UnsetType = UNSET
+    memory: str | UnsetType = UNSET
+    requests: int | UnsetType | None = UNSET
+    storage: str | UnsetType | None = UNSET
+    cpu: str | UnsetType | None = UNSET
+
+
+class _Body(_Quotas, kw_only=True):
     name: str
     folder: str
     hosts: list[str] = []
-    database_url: str = ""
-    weight: int | None = None
-    concurrency: int | None = None
-    memory: str | None = None
-    requests: int | None = None
-    storage: str | None = None
     allow: list[str] = []
 
 
@@ -52,6 +60,23 @@ class TenantOrder:
     quotas: Quotas
     allow: tuple[str, ...]
     """Private addresses that its ``flux.toml`` may grant."""
+
+
+@attrs.frozen
+class TenantChange:
+    """What is to be otherwise with a tenant."""
+
+    said: _Quotas = attrs.field(repr=False)
+    """As it was said: what was not stays as it is."""
+
+    @property
+    def database_url(self) -> str:
+        """By which its database is reached from now on; empty: as before."""
+        return self.said.database_url
+
+    def apply(self, quotas: Quotas) -> Quotas:
+        """Return what it may use from now on; raise `BadTenantError`."""
+        return _read_quotas(self.said, quotas)
 
 
 def name_local_host(tenant: str) -> str:
@@ -87,27 +112,56 @@ def read_order(body: bytes) -> TenantOrder:
             remedy="make one there: flux init DIR",
         )
     return TenantOrder(
-        said.name, folder.resolve(), hosts, said.database_url, _read_quotas(said), tuple(said.allow)
+        said.name, folder.resolve(), hosts, said.database_url, _read_quotas(said, Quotas()), tuple(said.allow)
     )
 
 
-def _read_quotas(said: _Body) -> Quotas:
-    default = Quotas()
-    quotas = Quotas(
-        weight=default.weight if said.weight is None else said.weight,
-        concurrency=default.concurrency if said.concurrency is None else said.concurrency,
-        memory_bytes=default.memory_bytes if said.memory is None else _read_size("memory", said.memory),
-        requests_per_minute=said.requests,
-        storage_bytes=None if said.storage is None else _read_size("storage", said.storage),
-    )
-    for name, value, most in (
-        ("weight", quotas.weight, 1000),
-        ("concurrency", quotas.concurrency, 10_000),
-        ("requests", quotas.requests_per_minute, 10**9),
-    ):
-        if value is not None and not 1 <= value <= most:
-            raise BadTenantError(f"{name} is {value}", remedy=f"write a number from 1 to {most:,}")
-    return quotas
+def read_change(body: bytes) -> TenantChange:
+    """Return what is asked for; raise `BadQueryError` where it has no meaning."""
+    try:
+        said = msgspec.json.decode(body, type=_Quotas)
+    except (msgspec.DecodeError, UnicodeDecodeError):  # As above.
+        raise BadQueryError("the body is no change of a tenant", remedy="see docs/console-api.md") from None
+    if said == _Quotas():
+        raise BadTenantError("nothing is said that is to be otherwise", remedy="name a quota: --cpu 30s")
+    return TenantChange(said)
+
+
+def _read_quotas(said: _Quotas, before: Quotas) -> Quotas:
+    """Return ``before`` with what was said in its place."""
+    new: dict[str, Any] = {}
+    if said.weight is not UNSET:
+        new["weight"] = _check_number("weight", said.weight, 1000)
+    if said.concurrency is not UNSET:
+        new["concurrency"] = _check_number("concurrency", said.concurrency, 10_000)
+    if said.memory is not UNSET:
+        new["memory_bytes"] = _read_size("memory", said.memory)
+    if said.requests is not UNSET:
+        new["requests_per_minute"] = None if said.requests is None else _check_number("requests", said.requests, 10**9)
+    if said.storage is not UNSET:
+        new["storage_bytes"] = None if said.storage is None else _read_size("storage", said.storage)
+    if said.cpu is not UNSET:
+        new["cpu_ms_per_minute"] = None if said.cpu is None else _read_cpu(said.cpu)
+    return attrs.evolve(before, **new)
+
+
+def _check_number(name: str, value: int, most: int) -> int:
+    if not 1 <= value <= most:
+        raise BadTenantError(f"{name} is {value}", remedy=f"write a number from 1 to {most:,}")
+    return value
+
+
+def _read_cpu(text: str) -> int:
+    """Return milliseconds of processor time."""
+    try:
+        seconds = parse_duration_s(text)
+    except UnreadableQuantityError as error:
+        raise BadTenantError(f"cpu {error.message}", remedy=error.remedy) from error
+    if not 0.1 <= seconds <= CPU_S_MAX:
+        raise BadTenantError(
+            f'cpu is "{text[:100]}"', remedy="write processor time in a minute, 100ms or more: 60s is one processor"
+        )
+    return round(seconds * 1000)
 
 
 def _read_size(name: str, text: str) -> int:

@@ -10,8 +10,7 @@ A tenant that can't be started, or that fails, is tried again after a while, and
 then. It never takes the others along.
 """
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,10 @@ import attrs
 import trio
 
 from flux.errors import FluxError, OperatorError
+from flux.fair import ShareUse
 from flux.sealing import NONCE_BYTES, open_sealed, seal
 from flux.store import tenant_database, tenants
 from flux.store.postgres import ConnectOptions, parse_url
-from flux.store.queries import QUERIES
 from flux.store.tenants import Quotas, TenantRow
 from flux.supervisor.deploy import Switch
 from flux.supervisor.hosted import Hosted, bounded
@@ -32,14 +31,13 @@ from flux.supervisor.hosts import Share
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.story import Story
-from flux.supervisor.tenant_order import BadTenantError, TenantOrder, name_local_host
+from flux.supervisor.tenant_order import BadTenantError, TenantChange, TenantOrder, name_local_host
 from flux.supervisor.tenant_story import TenantStory
+from flux.supervisor.tenant_watch import TenantWatch
 from flux.supervisor.turns import Share as TurnsShare
 from flux.tenant import Tenant
 
 RETRY_S_MAX = 60.0
-STORAGE_EVERY_S = 15.0
-"""How often a tenant's database is measured."""
 STOP_S_MAX = 30.0
 """How long a tenant that is told to stop may take for it. Who waits for it are the installation's own operators."""
 START_S_MAX = 300.0
@@ -60,6 +58,23 @@ class KeptDataError(OperatorError):
 
 
 @attrs.frozen
+class TenantUse:
+    """What a tenant uses just now; what has no quota has no number of what is used of it."""
+
+    turns: ShareUse
+    cpu_ms: int
+    """Processor time since its server has started."""
+    cpu_ms_spent: int | None
+    """Of its quota in a minute; above the quota where it is in debt."""
+    requests_spent: float | None
+    """Of its quota in a minute."""
+    storage_bytes: int | None
+    """None: not measured yet."""
+    refused: Mapping[str, int]
+    """Requests that were refused since its server has started, by the quota that they met."""
+
+
+@attrs.frozen
 class TenantSeen:
     """A tenant and how it stands."""
 
@@ -72,6 +87,8 @@ class TenantSeen:
     problem: str
     """Why it is not up; empty when it is, or starts."""
     quotas: Quotas
+    use: TenantUse | None
+    """None while it is not served."""
     is_made: bool
     """Flux made its database."""
     added_at: datetime | None
@@ -88,6 +105,10 @@ class _Served:
     ended: trio.Event = attrs.field(factory=trio.Event)
     settled: trio.Event = attrs.field(factory=trio.Event)
     """Set once it is known for the first time whether it can be served."""
+    turns: TurnsShare | None = None
+    """While its server runs."""
+    watch: TenantWatch | None = None
+    """While it is served."""
     is_up: bool = False
     problem: str = ""
 
@@ -168,15 +189,37 @@ class Tenants:
             await served.settled.wait()
         return _see(served)
 
+    def show(self, name: str) -> TenantSeen:
+        """Return one."""
+        return _see(self._find(name))
+
+    async def set(self, name: str, change: TenantChange) -> TenantSeen:
+        """Change what a tenant may use, from now on."""
+        async with self._lock:
+            served = self._find(name)
+            quotas = change.apply(served.row.quotas)
+            row = attrs.evolve(served.row, quotas=quotas)
+            if not await tenants.set_tenant(self._pool, row):
+                raise NoSuchTenantError(f'tenant "{name}" was removed by another server', remedy="flux tenant list")
+            served.row = row
+            served.share.set_rate(quotas.requests_per_minute)
+            if served.watch is not None:
+                served.watch.set_quotas(quotas)
+            elif served.turns is not None:
+                served.turns.set_quotas(quotas)
+        return _see(served)
+
+    def _find(self, name: str) -> _Served:
+        served = self._of_name.get(name)
+        if served is None:
+            known = ", ".join(sorted(self._of_name)) or "none"
+            raise NoSuchTenantError(f'no tenant is named "{name[:100]}"; there is {known}', remedy="flux tenant list")
+        return served
+
     async def remove(self, name: str, *, drops_data: bool) -> TenantSeen:
         """Stop serving a tenant; with ``drops_data`` remove its database and roles too."""
         async with self._lock:
-            served = self._of_name.get(name)
-            if served is None:
-                known = ", ".join(sorted(self._of_name)) or "none"
-                raise NoSuchTenantError(
-                    f'no tenant is named "{name[:100]}"; there is {known}', remedy="flux tenant list"
-                )
+            served = self._find(name)
             if drops_data and not served.row.is_made:
                 raise KeptDataError(
                     f'the database of tenant "{name}" was given with --database-url, so Flux does not remove it',
@@ -227,7 +270,7 @@ class Tenants:
                 except* Exception as crash:  # Whatever it is, the others are served on.
                     served.problem = f"Flux itself failed: {_first(crash)!r}"
                     story.crash(crash)
-                served.is_up = False
+                served.is_up, served.turns, served.watch = False, None, None
                 served.settled.set()
                 if trio.current_time() - began > RETRY_S_MAX:
                     pause_s = 1.0
@@ -240,6 +283,7 @@ class Tenants:
     async def _serve(self, served: _Served, story: Story) -> None:
         row, tenant = served.row, Tenant(served.row.name)
         with self._server.turns.opened(row.name, row.quotas) as turns:
+            served.turns = turns
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
             hosted = Hosted(
                 tenant, bounded(self._open_database(row)), repair, served.share, turns, self._master_key,
@@ -259,8 +303,10 @@ class Tenants:
         served.is_up, served.problem = True, ""
         served.settled.set()
         server.tell_ready(running)
-        if (most := served.row.quotas.storage_bytes) is not None:
-            await _watch_storage(server, turns, most)
+        served.watch = TenantWatch(
+            running.deployments.processor, server.backing.owner, turns, served.row.quotas, server.story
+        )
+        await served.watch.run()
 
     def _open_database(self, row: TenantRow) -> ConnectOptions:
         opened = open_sealed(self._master_key.get(), row.database_sealed, _place(row.name)).decode()
@@ -284,28 +330,25 @@ def _ignore(_running: Running, _switch: Switch) -> None:
     """A tenant's deploys are its own affair, and not told on the installation's terminal."""
 
 
-async def _watch_storage(server: Server, turns: TurnsShare, bytes_max: int) -> None:
-    """Give no more turns while the tenant's database is larger than it may be. Never returns."""
-    was_full = False
-    while True:
-        with contextlib.suppress(FluxError):  # A database that is away is told by whoever needs it.
-            async with server.backing.owner.acquire() as connection:
-                size = int(await connection.fetch_value(QUERIES.get_database_bytes))
-            if is_full := size > bytes_max:
-                turns.close(f"the storage quota is used up: {size:,} of {bytes_max:,} bytes")
-            else:
-                turns.open()
-            if is_full and not was_full:
-                server.story.note(f"the storage quota is used up: {size:,} of {bytes_max:,} bytes; nothing is run")
-            was_full = is_full
-        await trio.sleep(STORAGE_EVERY_S)
-
-
 def _see(served: _Served) -> TenantSeen:
     row = served.row
     return TenantSeen(
         row.name, row.folder, row.hosts, served.share.address.url, served.is_up, served.problem, row.quotas,
-        row.is_made, row.added_at,
+        _see_use(served), row.is_made, row.added_at,
+    )  # fmt: skip
+
+
+def _see_use(served: _Served) -> TenantUse | None:
+    turns, watch = served.turns, served.watch
+    if turns is None or watch is None:
+        return None
+    refused = dict(turns.refused)
+    if served.share.refused:
+        refused["requests"] = served.share.refused
+    spent_s = turns.find_cpu_spent_s()
+    return TenantUse(
+        turns.get_use(), round(watch.cpu_s * 1000), None if spent_s is None else round(spent_s * 1000),
+        served.share.find_requests_spent(), watch.storage_bytes, refused,
     )  # fmt: skip
 
 

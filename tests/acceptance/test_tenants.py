@@ -8,6 +8,7 @@ looked at with a superuser's psql.
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
+from flux.supervisor.turns import TURNS_MAX
 from tests.conftest import Database
 from tests.dev_process import Answer, DevServer, run_flux, running_serve, write_project
 from tests.postgres_server import PostgresServer
@@ -48,6 +50,11 @@ async def add(ctx: Context, input):
     return {"ok": True}
 
 
+@function("POST /burn")
+async def burn(ctx: Context, input):
+    return {"sum": sum(n * n for n in range(input["n"]))}
+
+
 @function()
 async def later(ctx: Context, input):
     return None
@@ -56,6 +63,7 @@ async def later(ctx: Context, input):
 MIGRATIONS = {"001.sql": "create table notes (id int generated always as identity primary key, text text)"}
 TREASURE = "the lamb's own 4711"
 LOCK = 4711
+PATIENCE_S = 120.0
 
 
 @attrs.frozen
@@ -92,6 +100,16 @@ class Two:
             return "rows: " + self.database.server.psql(sql, database, user="flux_owner_wolf")
         except subprocess.CalledProcessError as error:
             return str(error.stderr)
+
+    def wait_use(self, tenant: str, *, running: int, waiting: int) -> None:
+        """Wait until so many of a tenant's executions run and so many wait for a turn."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            [seen] = self.server.json("tenant", "show", tenant)["tenants"]
+            if (seen["use"]["running"], seen["use"]["waiting"]) == (running, waiting):
+                return
+            assert time.monotonic() < deadline, seen["use"]
+            time.sleep(0.2)
 
     def in_lamb(self, sql: str) -> str:
         """What a superuser sees in the lamb's database."""
@@ -227,24 +245,57 @@ def test_locks_and_notifications_of_a_tenant_are_its_own(two: Two) -> None:
     assert "wolf" not in said and said.startswith("t\n") and '"lamb"' in said
 
 
-def test_a_flood_of_one_tenant_waits_behind_itself(two: Two) -> None:
+def test_a_flood_of_executions_that_last_leaves_the_turns_that_are_kept_for_others(two: Two) -> None:
     # Held from outside until the lamb has been answered: nothing here depends on how fast anything is.
     with subprocess.Popen(
         [two.database.server.bin_dir / "psql", "-XAtq", "-h", two.database.server.host, "-p",
          str(two.database.server.port), "-U", two.database.server.user, "-d", "flux_tenant_wolf"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as holder, ThreadPoolExecutor(24) as clients:  # fmt: skip
+    ) as holder, ThreadPoolExecutor(TURNS_MAX) as clients:  # fmt: skip
         assert holder.stdin is not None and holder.stdout is not None
         holder.stdin.write("select pg_advisory_lock(1); select 'held';\n")
         holder.stdin.flush()
         assert [holder.stdout.readline(), holder.stdout.readline()][-1] == "held\n"
         body = {"sql": "select pg_advisory_lock_shared(1), pg_advisory_unlock_shared(1)"}
-        flood = [clients.submit(two.ask, "wolf", "POST", "/sql", body) for _ in range(24)]
+        flood = [clients.submit(two.ask, "wolf", "POST", "/sql", body) for _ in range(TURNS_MAX)]
+        two.wait_use("wolf", running=2, waiting=TURNS_MAX - 2)
+        # Its quota is raised above all that there is, and of that it does not get what is kept for two others.
+        two.server.json("tenant", "set", "wolf", "--concurrency", "100", "--memory", "100GiB")
+        kept = TURNS_MAX // 2 // 3
+        two.wait_use("wolf", running=TURNS_MAX - 2 * kept, waiting=2 * kept)
         answers = [two.ask("lamb", "POST", "/sql", {"sql": "select 1"}) for _ in range(5)]
         assert [answer.json for answer in answers] == [{"rows": [["1"]]}] * 5
         assert not any(each.done() for each in flood)
+        two.server.json("tenant", "set", "wolf", "--concurrency", "2", "--memory", "2GiB")
         holder.stdin.close()
         assert {each.result().status for each in flood} == {200}
+
+
+def test_processor_time_is_counted_and_above_the_quota_requests_are_refused_by_name(two: Two) -> None:
+    two.server.json("tenant", "set", "lamb", "--cpu", "100ms")
+    assert two.ask("lamb", "POST", "/burn", {"n": 5_000_000}).status == 200
+    deadline = time.monotonic() + PATIENCE_S
+    while (refused := two.ask("lamb", "POST", "/sql", {"sql": "select 1"})).status == 200:
+        assert time.monotonic() < deadline, "what it has used is never counted"
+        time.sleep(0.1)
+    assert (refused.status, refused.json["code"]) == (429, "RATE_LIMITED")
+    assert "processor time" in refused.json["detail"] and int(refused.headers["retry-after"]) >= 1
+    assert two.ask("wolf", "POST", "/sql", {"sql": "select 1"}).status == 200
+    [lamb] = two.server.json("tenant", "show", "lamb")["tenants"]
+    assert lamb["quotas"]["cpu_ms_per_minute"] == 100 < lamb["use"]["cpu_ms"]
+    assert lamb["use"]["refused"] == {"turns": 0, "memory": 0, "requests": 0, "cpu": 1, "storage": 0, "stopped": 0}
+    two.server.json("tenant", "set", "lamb", "--cpu", "any", "--requests", "1")
+    assert [two.ask("lamb", "POST", "/sql", {"sql": "select 1"}).status for _ in range(2)] == [200, 429]
+    shown = two.server.command("tenant", "show", "lamb").stdout
+    assert "1 refused: too many in a minute" in shown
+    two.server.json("tenant", "set", "lamb", "--requests", "any")
+    assert two.ask("lamb", "POST", "/sql", {"sql": "select 1"}).status == 200
+    for words, code in (
+        (["nobody", "--cpu", "1s"], "FLX811"), (["lamb"], "FLX810"), (["lamb", "--cpu", "1ms"], "FLX810"),
+        (["lamb", "--weight", "0"], "FLX810"), (["lamb", "--requests", "x"], "FLX100"),
+    ):  # fmt: skip
+        wrong = two.server.command("tenant", "set", *words)
+        assert wrong.returncode in (2, 3) and code in wrong.stderr, (words, wrong.stderr)
 
 
 def test_no_token_id_host_or_name_of_a_tenant_is_good_for_another(two: Two) -> None:

@@ -21,7 +21,7 @@ from flux.supervisor.hosts import Hosts
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.tenant_order import read_order
 from flux.supervisor.tenants import Tenants
-from flux.supervisor.turns import WAITING_MAX, QuotaError, Share, Turns
+from flux.supervisor.turns import WAITING_MAX, CpuQuotaError, QuotaError, Share, Turns
 
 PATIENCE_S = 60.0
 MIB = 2**20
@@ -307,10 +307,67 @@ async def test_a_request_that_gets_no_turn_is_refused_by_name_and_a_job_waits(
         assert begun == ["first", "job"]
 
 
+async def test_quotas_that_are_changed_hold_for_who_waits_already(autojump_clock: trio.testing.MockClock) -> None:
+    turns, until, begun = Turns(), trio.Event(), []
+    with turns.opened("wolf", Quotas(concurrency=1)) as wolf:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(hold, wolf, until, begun.append, "wolf")
+            await trio.testing.wait_all_tasks_blocked()
+            wolf.set_quotas(Quotas(concurrency=3))
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(begun) == 3
+
+            async def client() -> None:
+                with pytest.raises(QuotaError, match="memory limit"):
+                    async with wolf.taken(2 * MIB, math.inf):
+                        raise AssertionError("it has no turn")
+                begun.append("refused")
+
+            nursery.start_soon(client)
+            await trio.testing.wait_all_tasks_blocked()
+            wolf.set_quotas(Quotas(concurrency=3, memory_bytes=MIB))
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun[3:] == ["refused"], "what can't have a turn any more is in nobody's way"
+            until.set()
+        assert begun[4:] == ["wolf"]
+
+
+async def test_who_has_used_his_processor_time_is_refused_and_his_jobs_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    turns, begun = Turns(), []
+    with turns.opened("wolf", Quotas(cpu_ms_per_minute=6000)) as wolf, turns.opened("lamb", Quotas()) as lamb:
+        wolf.charge_cpu(9)
+        lamb.charge_cpu(9000)
+
+        async def job() -> None:
+            async with wolf.taken(MIB, math.inf):
+                begun.append(trio.current_time())
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            with pytest.raises(CpuQuotaError, match=r"9\.0 of 6 s") as refused:
+                async with wolf.taken(MIB, 5):
+                    raise AssertionError("it has nothing left")
+            async with lamb.taken(MIB, 5):
+                pass
+        assert (refused.value.status, wolf.refused, lamb.refused) == (429, {"cpu": 1}, {})
+        assert begun[0] - began == pytest.approx(30, abs=0.1)
+        wolf.charge_cpu(600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            await trio.sleep(1)
+            wolf.set_quotas(Quotas())
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(begun) == 2, "a quota that is taken away lets it go on at once"
+
+
 async def test_a_tenant_without_room_gets_no_turns_until_it_has_some(autojump_clock: trio.testing.MockClock) -> None:
     turns, begun = Turns(), []
     with turns.opened("wolf", Quotas()) as wolf:
-        wolf.close("the storage quota is used up")
+        wolf.close("storage", "the storage quota is used up")
         with pytest.raises(QuotaError, match="storage"):
             async with wolf.taken(MIB, 5):
                 raise AssertionError("there is no room")
@@ -322,7 +379,7 @@ async def test_a_tenant_without_room_gets_no_turns_until_it_has_some(autojump_cl
         async with trio.open_nursery() as nursery:
             nursery.start_soon(job)
             await trio.sleep(1000)
-            wolf.close("the storage quota is used up: more")
+            wolf.close("storage", "the storage quota is used up: more")
             await trio.sleep(1000)
             assert begun == []
             wolf.open()
