@@ -33,7 +33,8 @@ from flux.store.queries import QUERIES
 from flux.store.reading import decode_recording
 from flux.store.records import COLUMNS, make_record
 from flux.store.row_blame import read_live_row
-from flux.store.row_history import Table, find_table, make_mutation, read_key
+from flux.store.row_history import Table, make_mutation, read_key
+from flux.store.row_partitions import find_row_table
 from flux.store.table_shapes import TableHistory, read_table_history
 
 PAGE = 200
@@ -118,7 +119,7 @@ async def forget_row(
             raise ForgettingElsewhereError(
                 "another row is just being taken out of the records", remedy="try again when that is done"
             )
-        table = await find_table(connection, schema, table_text)
+        table = await find_row_table(connection, schema, table_text)
         key = await read_key(connection, table, key_text)
         history = await read_table_history(connection, table)
         work = _Work(connection, tenant, history, key, secret, dry_run=dry_run)

@@ -905,6 +905,32 @@ order by m.seq limit $4;
 select u.relid, u.schema_name, u.table_name, (flux.capture_arguments(u.relid))[2:] as key_columns
 from flux.user_tables() u where u.table_name = any ($1::text[]) order by u.schema_name;
 
+-- name: find_partitioned
+-- The table that one is a partition of, the outermost: as list_tables has it.
+select u.relid, u.schema_name, u.table_name, (flux.capture_arguments(u.relid))[2:] as key_columns
+from flux.user_tables() u where u.relid = pg_catalog.pg_partition_root($1::oid::regclass) and u.relid <> $1::oid;
+
+-- name: list_maybe_partitioned
+-- Partitioned tables with the columns of a table, that were altered since a snapshot: it may have been one of theirs.
+select u.schema_name, u.table_name, pg_catalog.max(d.at) as at
+from flux.user_tables() u
+join flux.ddl d on d.command = 'ALTER TABLE' and d.object_type = 'table'
+               and d.object_identity = pg_catalog.format('%I.%I', u.schema_name, u.table_name)
+               and not pg_catalog.pg_visible_in_snapshot(d.xid, $2::text::pg_snapshot)
+where u.relkind = 'p' and u.relid <> $1::oid
+  and (select pg_catalog.array_agg(a.attname::text || ' ' || a.atttypid order by a.attname) from pg_catalog.pg_attribute a
+       where a.attrelid = u.relid and a.attnum > 0 and not a.attisdropped)
+    = (select pg_catalog.array_agg(a.attname::text || ' ' || a.atttypid order by a.attname) from pg_catalog.pg_attribute a
+       where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped)
+group by 1, 2 order by 1, 2;
+
+-- name: find_key_change
+-- The keys that one statement took out of a table and brought into it, two of each at most: table, transaction, ordinal.
+select (select pg_catalog.array_agg(o.key) from (select m.key from flux.mutation m where m.xid = $2::text::xid8 and m.relid = $1::oid
+            and m.ordinal = $3 and m.committed and m.op = 'D' and m.key is not null limit 2) o) as gone,
+       (select pg_catalog.array_agg(n.key) from (select m.key from flux.mutation m where m.xid = $2::text::xid8 and m.relid = $1::oid
+            and m.ordinal = $3 and m.committed and m.op = 'I' and m.key is not null limit 2) n) as come;
+
 -- name: list_table_names
 -- All of the users' tables, for a message that says what there is.
 select u.schema_name, u.table_name from flux.user_tables() u order by 1, 2 limit 50;

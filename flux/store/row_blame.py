@@ -10,7 +10,8 @@ from flux.errors import OperatorError
 from flux.row_shapes import read_image
 from flux.store.postgres import Connection, Pool, Row, quote_identifier
 from flux.store.queries import QUERIES
-from flux.store.row_history import RowVersion, Table, find_table, make_mutation, make_version, read_key
+from flux.store.row_history import RowVersion, Table, make_mutation, make_version, read_key
+from flux.store.row_partitions import find_row_table
 from flux.store.table_shapes import Place, read_table_history
 
 PAGE = 200
@@ -53,7 +54,7 @@ async def find_blame(pool: Pool, schema: str, table_text: str, key_text: str) ->
         connection.transaction(isolation="repeatable read", read_only=True),
     ):
         await connection.fetch(QUERIES.pin_rendering)
-        table = await find_table(connection, schema, table_text)
+        table = await find_row_table(connection, schema, table_text)
         key = await read_key(connection, table, key_text)
         history = await read_table_history(connection, table)
         places = history.list_places(key)

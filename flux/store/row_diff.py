@@ -15,6 +15,7 @@ from flux.store.moments import Moment, check_log, resolve
 from flux.store.postgres import Connection, Pool, Row, quote_identifier
 from flux.store.queries import QUERIES
 from flux.store.row_history import Table, find_table
+from flux.store.row_partitions import check_no_partition
 from flux.store.row_states import StateNotKnownError, View, open_view
 
 WRITERS_MAX = 5
@@ -86,6 +87,7 @@ async def _find_diff(
     async with connection.transaction(isolation="repeatable read", read_only=True):
         await connection.fetch(QUERIES.pin_rendering)
         table = await find_table(connection, schema, table_text)
+        await check_no_partition(connection, table)
         earlier = await open_view(connection, table, await resolve(connection, since), None)
         later = await open_view(connection, table, await resolve(connection, until), None)
         if not table.key_columns:

@@ -23,6 +23,7 @@ from flux.store.postgres import Connection, DatabaseError, Pool, Row, quote_iden
 from flux.store.queries import QUERIES
 from flux.store.row_blame import read_live_row
 from flux.store.row_history import RowVersion, Table, find_table, make_version, read_key
+from flux.store.row_partitions import check_no_partition, find_row_table, list_maybe_parted
 from flux.store.table_shapes import Place, TableHistory, read_table_history
 from flux.store.world_rows import literal
 
@@ -85,8 +86,12 @@ async def find_state(
     async with pool.acquire() as connection:
         async with connection.transaction(isolation="repeatable read", read_only=True):
             await connection.fetch(QUERIES.pin_rendering)
-            table = await find_table(connection, schema, table_text)
-            key = None if key_text is None else await read_key(connection, table, key_text)
+            if key_text is None:
+                table, key = await find_table(connection, schema, table_text), None
+                await check_no_partition(connection, table)
+            else:
+                table = await find_row_table(connection, schema, table_text)
+                key = await read_key(connection, table, key_text)
             resolved = await resolve(connection, moment)
             view = await open_view(connection, table, resolved, key)
             found = await (view.read_table(limit) if key is None else view.read_row(key))
@@ -341,6 +346,12 @@ async def open_view(connection: Connection, table: Table, resolved: Resolved, ke
             "it had before is not known",
             remedy="ask for a later time",
         )
+    for maybe in await list_maybe_parted(connection, table, resolved.snapshot):
+        raise StateNotKnownError(
+            f"{table} may have been a partition of {maybe.name} then, which was altered since, last at {maybe.at}: "
+            f"changes of its rows until then are recorded as those of {maybe.name}",
+            remedy=f"ask for a later time, or for {maybe.name}",
+        )
     then = seen[-1]
     await _check_keys(connection, history, then, resolved.snapshot)
     return View(
@@ -386,7 +397,7 @@ async def _note_alterations(connection: Connection, history: TableHistory, snaps
         raise StateNotKnownError(
             f"ALTER TABLE changed {history.table} at {found[0].isoformat()}: rows of a partition that was "
             "attached or detached are in no log",
-            remedy="ask for a later time, or for a partition by its own name",
+            remedy="ask for a later time",
         )
     return (
         f"ALTER TABLE changed {history.table} at {found[0].isoformat()}: rows that it rewrote are not taken back",
