@@ -41,6 +41,7 @@ HELPERS = frozenset(
         "screen",
         "serve_worker",
         "serving",
+        "serving_json",
         "settings",
         "table",
         "target_files",

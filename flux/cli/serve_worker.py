@@ -8,31 +8,34 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from flux.cli.serving import ServerStory, calm_collector, find_first
+from flux.cli.serving import calm_collector, find_first, make_story
 from flux.errors import FluxError
 
 if TYPE_CHECKING:
     import trio
 
     from flux.supervisor.crew_place import Place
+    from flux.supervisor.deploy import Switch
     from flux.supervisor.listeners import Borrowed
-    from flux.supervisor.story import Route
+    from flux.supervisor.story import Route, Story
 
 
-class MemberStory(ServerStory):
+class MemberStory:
     """Tells what one worker of several has to tell: of the start only the first one does, and of signals none."""
 
     def __init__(self, place: "Place", control: socket.socket) -> None:
-        from flux.cli.screen import Screen
-
-        screen = Screen.stderr(colour=False if place.screen["no_color"] else None)
-        super().__init__(screen, quiet=place.screen["quiet"], json_schema=None)
+        self._story = make_story(**place.screen)
+        self._named = self._story.named(worker=place.number)
         self._place = place
         self._control = control
         self._is_ready = False
+
+    def named(self, **who: str | int) -> "Story":
+        """See `Story.named`."""
+        return self._named.named(**who)
 
     def begin(self, *_arguments: object) -> None:
         """The parent has said so."""
@@ -40,12 +43,12 @@ class MemberStory(ServerStory):
     def step(self, name: str, detail: str, elapsed_s: float) -> None:
         """See `Story.step`."""
         if self._place.is_first:
-            super().step(name, detail, elapsed_s)
+            self._story.step(name, detail, elapsed_s)
 
     def note(self, text: str) -> None:
         """See `Story.note`."""
         is_start = self._place.is_first and not self._is_ready
-        super().note(text if is_start else f"worker {self._place.number}: {text}")
+        (self._story if is_start else self._named).note(text)
 
     def ready(
         self, _url: str, routes: "Sequence[Route]", _elapsed_s: float, _watched: Sequence[str], _console: str = "", /
@@ -53,8 +56,37 @@ class MemberStory(ServerStory):
         """Tell the parent, which says so once all are."""
         from flux.supervisor.crew_place import encode_ready
 
-        self._served, self._is_ready = frozenset(routes), True
+        self._named.remember(routes)
+        self._is_ready = True
         self._control.sendall(encode_ready(routes))
+
+    def remember(self, routes: "Sequence[Route]") -> None:
+        """See `Story.remember`."""
+        self._named.remember(routes)
+
+    def reload(self, changed: Sequence[str], code: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
+        """See `Story.reload`."""
+        self._named.reload(changed, code, routes, elapsed_s)
+
+    def switched(self, switch: "Switch", routes: "Sequence[Route]", *, held: bool) -> None:
+        """See `Story.switched`."""
+        self._named.switched(switch, routes, held=held)
+
+    def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
+        """See `Story.problem`."""
+        self._named.problem(what, error, is_serving=is_serving)
+
+    def crash(self, error: BaseException) -> None:
+        """See `Story.crash`."""
+        self._named.crash(error)
+
+    def output(self, text: str) -> None:
+        """See `Story.output`."""
+        self._named.output(text)
+
+    def executed(self, summary: Mapping[str, Any]) -> None:
+        """See `Story.executed`."""
+        self._named.executed(summary)
 
     def stopping(self) -> None:
         """The parent has said so."""

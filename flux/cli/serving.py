@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from flux import __version__
 from flux.cli.screen import Line, Piece, Screen, cells, json_text, line_cells, pad, wrap, wrap_hanging
@@ -22,16 +24,54 @@ if TYPE_CHECKING:
 
     from flux.project import Project
     from flux.supervisor.deploy import Switch
-    from flux.supervisor.story import Route
+    from flux.supervisor.story import Route, Story
 
 
-def run_server(serve: "Callable[[ServerStory, trio.Event], Awaitable[None]]", schema: str) -> int:
-    """Run ``serve`` until a signal stops it; ``schema`` is that of the document that ``--json`` asks for."""
+LOG_FORMATS = ("text", "json")
+
+
+def log_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command that serves the options that say how it tells its story."""
+    command = click.option("--log-requests", is_flag=True, help="Tell of each execution in a line.")(command)
+    return click.option(
+        "--log-format", type=click.Choice(LOG_FORMATS), default="text",
+        help="How the story on stderr is told: for people, or a JSON object a line.",
+    )(command)  # fmt: skip
+
+
+def run_server(
+    prepare: "Callable[[], Callable[[Story, trio.Event], Awaitable[None]]]", schema: str, log_format: str
+) -> int:
+    """Run what ``prepare`` returns until a signal stops it; what keeps it from starting is told in ``log_format``.
+
+    ``schema`` is that of the document that ``--json`` asks for.
+    """
+    try:
+        return _run(prepare(), schema, log_format)
+    except FluxError as error:
+        if log_format != "json":
+            raise
+        from flux.cli.serving_json import tell_failure
+
+        return tell_failure(error)
+
+
+def make_story(log_format: str, *, no_color: bool, quiet: bool, json_schema: str | None = None) -> "Story":
+    """Return who tells what happens, in the way that was asked for."""
+    if log_format == "json":
+        from flux.cli.serving_json import JsonStory
+
+        return JsonStory(quiet=quiet, json_schema=json_schema)
+    return ServerStory(Screen.stderr(colour=False if no_color else None), quiet=quiet, json_schema=json_schema)
+
+
+def _run(serve: "Callable[[Story, trio.Event], Awaitable[None]]", schema: str, log_format: str) -> int:
     import trio
 
     said = settings()
-    screen = Screen.stderr(colour=False if said.no_color else None)
-    story = ServerStory(screen, quiet=said.quiet, json_schema=schema if said.json else None)
+    story = make_story(
+        log_format, no_color=said.no_color, quiet=said.quiet, json_schema=schema if said.json else None
+    )
 
     async def main() -> None:
         stop = trio.Event()
@@ -85,12 +125,23 @@ INDENT = " " * 10
 class ServerStory:
     """Writes what happens to stderr. A `flux.supervisor.story.Story`."""
 
-    def __init__(self, screen: Screen, *, quiet: bool, json_schema: str | None) -> None:
+    def __init__(self, screen: Screen, *, quiet: bool, json_schema: str | None, who: str = "") -> None:
+        """``who`` stands before what is told of a tenant, or of one process of several."""
+        self._who = who
         self._screen = screen
         self._quiet = quiet
         self._json_schema = json_schema
         """Unless None: also say on stdout, once, where requests are taken, the only answer that these commands have."""
         self._served: frozenset[Route] = frozenset()
+
+    def named(self, **who: str | int) -> "ServerStory":
+        """See `Story.named`."""
+        said = self._who + "".join(f"{kind} {name}: " for kind, name in who.items())
+        return ServerStory(self._screen, quiet=self._quiet, json_schema=None, who=said)
+
+    def remember(self, routes: "Sequence[Route]") -> None:
+        """Know what is served without a word: what comes and goes is told from then on."""
+        self._served = frozenset(routes)
 
     def begin(self, project: "Project", branch: str | None, sha: str, changed_files: int) -> None:
         """See `Story.begin`."""
@@ -117,7 +168,7 @@ class ServerStory:
 
     def note(self, text: str) -> None:
         """See `Story.note`."""
-        self._block(["  ", Piece("!", "yellow"), " "], text)
+        self._block(["  ", Piece("!", "yellow"), " "], self._who + text)
 
     def ready(
         self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str], console: str = "", /
@@ -136,17 +187,7 @@ class ServerStory:
         self._screen.line(Piece("ready", "bold green"), f" in {elapsed_s:.1f} s{watching} · ctrl-c to stop")
         sys.stderr.flush()
         if self._json_schema is not None:
-            served = [
-                {
-                    "trigger": route.trigger,
-                    "path": route.path,
-                    "function": route.function,
-                    "grants": route.grants,
-                }
-                for route in routes
-            ]
-            document = {"schema": self._json_schema, "url": url, "pid": os.getpid(), "functions": served}
-            Screen.stdout().write_raw_json(json_text(document))
+            tell_ready_on_stdout(self._json_schema, url, routes)
 
     def reload(self, changed: Sequence[str], code: str, routes: "Sequence[Route]", elapsed_s: float) -> None:
         """See `Story.reload`."""
@@ -179,7 +220,7 @@ class ServerStory:
     def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """See `Story.problem`."""
         self._screen.line(
-            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {what}   ", Piece(error.code, "bold")
+            Piece(_now(), "dim"), "  ", Piece("✗", "red bold"), f" {self._who}{what}   ", Piece(error.code, "bold")
         )
         for line in error.message.split("\n"):
             self._block([INDENT], line)
@@ -206,6 +247,10 @@ class ServerStory:
         """See `Story.output`."""
         for line in text.rstrip("\n").split("\n"):
             self._screen.line("  ", Piece("│", "dim"), f" {line}")
+
+    def executed(self, summary: Mapping[str, Any]) -> None:
+        """See `Story.executed`."""
+        self._screen.line(Piece(_now(), "dim"), f"  {summary['name']}  {self._who}{describe_execution(summary)}")
 
     def stopping(self) -> None:
         """See `Story.stopping`."""
@@ -244,6 +289,28 @@ class ServerStory:
     def _line(self, *pieces: Piece | str) -> None:
         if not self._quiet:
             self._screen.line(*pieces)
+
+
+def describe_execution(summary: Mapping[str, Any]) -> str:
+    """Return an execution in a line, without its name."""
+    what = summary["function"]
+    if summary["trigger"] == "http":
+        what = f"{summary['method']} {summary['path']}"
+    elif summary["trigger"] != "invoke":
+        what = f"{summary['trigger']} {what}"
+    error = summary["error"]
+    failed = f"  {error['type']}: {error['message']}" if error is not None else ""
+    return f"{what} → {summary['status'] or summary['outcome']} in {summary['elapsed_ms']:,.1f} ms{failed}"
+
+
+def tell_ready_on_stdout(schema: str, url: str, routes: "Sequence[Route]") -> None:
+    """Write where requests are taken: the only answer that commands which serve have."""
+    served = [
+        {"trigger": route.trigger, "path": route.path, "function": route.function, "grants": route.grants}
+        for route in routes
+    ]
+    document = {"schema": schema, "url": url, "pid": os.getpid(), "functions": served}
+    Screen.stdout().write_raw_json(json_text(document))
 
 
 def _now() -> str:

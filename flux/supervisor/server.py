@@ -27,7 +27,7 @@ from flux.store.erasures import count_erasures
 from flux.store.tokens import find_token
 from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.at_rest import wait_rest
-from flux.supervisor.audiences import Audiences, ExecutionCounts
+from flux.supervisor.audiences import Audiences, ExecutionCounts, RequestLog
 from flux.supervisor.backing import OWN_CONNECTIONS, OpenedBacking, open_backing
 from flux.supervisor.bisect import Bisector
 from flux.supervisor.client_tls import Certificate, open_certificate
@@ -51,6 +51,7 @@ from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments, with_isolation
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
 from flux.supervisor.environments import Environments, count_packages
+from flux.supervisor.execute import Audience
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
 from flux.supervisor.front_door import FrontDoor
 from flux.supervisor.gate import Gate
@@ -188,7 +189,8 @@ class Server:
         self.backing = opened.backing
         self.vault = vault
         self.story = story
-        self._options = options
+        self.options = options
+        """What the command line said."""
         self._prepared = opened.prepared
         self._flux_folder = flux_folder
         self._wait_walls = wait_walls
@@ -223,10 +225,10 @@ class Server:
         isolation = await self._wait_walls()
         place, siblings, hosted, tenant = self._place, self._siblings, self._hosted, self._tenant
         token = secrets.token_urlsafe(24) if place is None else place.token
-        address = name_server(self._options.host, self.port, self._scheme) if hosted is None else hosted.hosts.address
+        address = name_server(self.options.host, self.port, self._scheme) if hosted is None else hosted.hosts.address
         if address.is_open and self.certificate is None and (place is None or place.is_first):
             self.story.note(
-                f"listening on {self._options.host}, where others may reach it, without TLS: docs/security.md says what"
+                f"listening on {self.options.host}, where others may reach it, without TLS: docs/security.md says what"
             )
         async with (
             open_keeper(self.backing.guests, self.backing.token, tenant.schema) as worlds,
@@ -235,7 +237,10 @@ class Server:
             live = Live() if siblings is None else CrewLive(siblings, nursery)
             turns = self.turns.own if hosted is None else hosted.turns
             executions = ExecutionCounts()
-            audience = Audiences([Publisher(live), executions])
+            audiences: list[Audience] = [Publisher(live), executions]
+            if self.options.logs_requests:
+                audiences.append(RequestLog(self.story.executed))
+            audience = Audiences(audiences)
             executor = FairExecutor(self.backing, audience, self.story.crash, turns)
             watch = DatabaseWatch(self.backing.owner.options, tenant.name)
             readiness = Readiness(find_failure=lambda: watch.failure)
@@ -306,7 +311,7 @@ class Server:
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
                 scheme=address.url.partition(":")[0],
             )  # fmt: skip
-            front_door = FrontDoor(deployments, gate, executor, console, tells_why=self._options.tells_why)
+            front_door = FrontDoor(deployments, gate, executor, console, tells_why=self.options.tells_why)
             host.front_door = front_door
             self.hosts.set_own(front_door)
             running = Running(deployments, deployer, host, address, f"{address.url}/_flux/#t={token}")
@@ -348,7 +353,7 @@ class Server:
                 with contextlib.ExitStack() as told_where:
                     if place is None:
                         where = server_file(
-                            self._flux_folder, address.url, token, self._database_place, self._options.tls_certificate
+                            self._flux_folder, address.url, token, self._database_place, self.options.tls_certificate
                         )
                         told_where.enter_context(where)
                     async with trio.open_nursery() as working:

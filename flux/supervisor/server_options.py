@@ -27,5 +27,7 @@ class ServerOptions:
     """Begin with an empty embedded database."""
     pg_user: str | None = None
     """Who the embedded Postgres runs as when we are root."""
+    logs_requests: bool = False
+    """Each execution is told of."""
     tells_why: bool = False
     """Error answers say what failed: for a machine on which whoever asks wrote the code."""

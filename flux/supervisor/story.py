@@ -4,8 +4,8 @@ A server does things and says so to a `Story`; whoever started it decides what b
 ``flux serve`` write it on a terminal.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
@@ -47,6 +47,9 @@ class Story(Protocol):
     ) -> None:
         """Requests are taken. ``watched`` is empty where no file is; ``console`` opens the pages, if told."""
 
+    def remember(self, routes: Sequence[Route]) -> None:
+        """These are served, and somebody else has told so."""
+
     def reload(self, changed: Sequence[str], code: str, routes: Sequence[Route], elapsed_s: float) -> None:
         """New code is served; ``code`` names it as records do."""
 
@@ -62,8 +65,14 @@ class Story(Protocol):
     def output(self, text: str) -> None:
         """Code printed something while it was imported."""
 
+    def executed(self, summary: Mapping[str, Any]) -> None:
+        """An execution has ended; told only where that was asked for."""
+
     def stopping(self) -> None:
         """The server drains."""
+
+    def named(self, **who: str | int) -> "Story":
+        """Return who is told what happens to a tenant, or in one process of several: each line says whose it is."""
 
 
 def list_routes(live: LiveDeployment) -> list[Route]:

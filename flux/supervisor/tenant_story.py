@@ -1,6 +1,7 @@
 """What a tenant's server tells, on the terminal of the installation: each line says whose it is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from flux.errors import FluxError
 from flux.project import Project
@@ -12,7 +13,7 @@ class TenantStory:
     """A `flux.supervisor.story.Story` that passes on what an operator wants to hear of a tenant."""
 
     def __init__(self, story: Story, tenant: str) -> None:
-        self._story = story
+        self._story = story.named(tenant=tenant)
         self._tenant = tenant
 
     def begin(self, project: Project, branch: str | None, sha: str, changed_files: int) -> None:
@@ -23,7 +24,7 @@ class TenantStory:
 
     def note(self, text: str) -> None:
         """See `Story.note`."""
-        self._story.note(f"tenant {self._tenant}: {text}")
+        self._story.note(text)
 
     def ready(
         self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str], _console: str = "", /
@@ -33,6 +34,9 @@ class TenantStory:
         count = f"{len(routes)} function{'s' * (len(routes) != 1)}"
         self._story.step("tenant", f"{self._tenant} · {url} · {count}", elapsed_s)
 
+    def remember(self, routes: Sequence[Route]) -> None:
+        """Its deploys are its own affair."""
+
     def reload(self, changed: Sequence[str], code: str, routes: Sequence[Route], elapsed_s: float) -> None:
         """No files are watched."""
 
@@ -41,15 +45,23 @@ class TenantStory:
 
     def problem(self, what: str, error: FluxError, *, is_serving: bool) -> None:
         """See `Story.problem`."""
-        self._story.problem(f"tenant {self._tenant}: {what}", error, is_serving=is_serving)
+        self._story.problem(what, error, is_serving=is_serving)
 
     def crash(self, error: BaseException) -> None:
         """See `Story.crash`."""
-        self._story.note(f"tenant {self._tenant}: Flux itself failed")
+        self._story.note("Flux itself failed")
         self._story.crash(error)
 
     def output(self, text: str) -> None:
         """What its code prints while it is imported belongs to it, and not on the installation's terminal."""
+
+    def executed(self, summary: Mapping[str, Any]) -> None:
+        """See `Story.executed`."""
+        self._story.executed(summary)
+
+    def named(self, **who: str | int) -> Story:
+        """See `Story.named`."""
+        return self._story.named(**who)
 
     def stopping(self) -> None:
         """The installation says so for all."""

@@ -289,9 +289,10 @@ class Tenants:
                 tenant, bounded(self._open_database(row)), repair, served.share, turns, self._master_key,
                 frozenset(row.allow),
             )  # fmt: skip
+            options = ServerOptions(Path(row.folder), logs_requests=self._server.options.logs_requests)
             async with trio.open_nursery() as beside:
                 beside.start_soon(_cancel_late, served.stop, beside.cancel_scope)
-                async with open_server(ServerOptions(Path(row.folder)), story, hosted=hosted) as server:
+                async with open_server(options, story, hosted=hosted) as server:
                     work = partial(self._begin, served, server, turns)
                     await server.run(work, served.stop, told=_ignore)
                 beside.cancel_scope.cancel()

@@ -1,5 +1,6 @@
 """What programs that watch are told by a server: traces go through it, from its clients to those it asks."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ allow = ["127.0.0.1:PORT"]
 def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database) -> None:
     with counting_stub() as stub:
         project = write_project(tmp_path, {"shop.py": FUNCTIONS}, toml=TOML.replace("PORT", str(stub.port)))
-        with running_dev(project, database) as server:
+        with running_dev(project, database, "--log-format", "json", "--log-requests") as server:
             sent = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "rojo=1"}
             answer = server.request("POST", "/orders/7", {"url": stub.url("")}, sent)
             assert answer.status == 200, answer.body
@@ -55,6 +56,7 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
             replayed = server.json("replay", answer.flux_id)
             assert (replayed["verdict"], len(stub.seen)) == ("identical", 4)
 
+    check_lines(server.story, {trace["name"] for trace in traces.values()})
     assert told["/own"]["traceparent"] == "mine"
     spans = {name: trace["spans"] for name, trace in traces.items()}
     assert {span["traceId"] for some in spans.values() for span in some} == {TRACE}
@@ -65,6 +67,20 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
         assert told[path]["tracestate"] == "rojo=1"
     assert spans["stock"][0]["parentSpanId"] == span_of(spans["order"], "invoke")
     assert spans["mail"][0]["parentSpanId"] == span_of(spans["order"], "queue.push")
+
+
+def check_lines(lines: list[str], names: set[str]) -> None:
+    """Each line of the log is a JSON object, and those of executions are the executions that are on record."""
+    said = [json.loads(line) for line in lines]
+    assert all({"time", "level", "event", "message"} <= one.keys() and one["level"] == "info" for one in said)
+    events = [one["event"] for one in said]
+    assert [event for event in events if event not in ("step", "execution")] == ["begin", "ready", "stopping"]
+    executions = [one for one in said if one["event"] == "execution"]
+    assert {one["name"] for one in executions} == names and len(executions) == len(names)
+    order = next(one for one in executions if one["function"] == "order")
+    assert (order["path"], order["route"], order["status"], order["calls"]) == ("/orders/7", "/orders/{id}", 200, 5)
+    mail = next(one for one in executions if one["function"] == "mail")
+    assert (mail["trigger"], mail["parent"]) == ("queue", order["id"])
 
 
 def check_metrics(text: str) -> None:
