@@ -66,7 +66,7 @@ class JsonStory:
     def ready(
         self, url: str, routes: "Sequence[Route]", elapsed_s: float, watched: Sequence[str], _console: str = "", /
     ) -> None:
-        """See `Story.ready`. The console's link is not told: its token is for a terminal, and not for a log's readers."""
+        """See `Story.ready`. The console's link is not told: its token is not for those who read logs."""
         from flux.cli.serving import tell_ready_on_stdout
 
         self._tell("ready", f"ready at {url}", is_answer=True, url=url, functions=len(routes), pid=os.getpid(),
