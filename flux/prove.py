@@ -94,7 +94,9 @@ class Finding:
     untried: tuple[Flip, ...] = ()
     """Flips that were never alone in force, for want of runs."""
     is_smallest: bool = True
-    """Every smaller set was tried; else it is only known that no part of the set that was found is enough."""
+    """Every smaller set was tried."""
+    is_needed: bool = True
+    """Of a set, each flip was left out once, and then it did not pass."""
 
 
 Trial = tuple[Flip, ...]
@@ -118,8 +120,9 @@ def search(flips: Sequence[Flip], runs_max: int = RUNS_MAX) -> Generator[Trial, 
     causes = [Cause(trial, lab.find_passing(trial)) for trial in found]
     untried = tuple(flip for flip in flips if (flip,) not in lab.tried and flip.site not in {one.site for one in alone})
     is_smallest = is_smallest and not (untried and any(len(cause.flips) > 1 for cause in causes))
+    is_needed = all(lab.has_tried_without(flip, trial) for trial in found if len(trial) > 1 for flip in trial)
     causes.sort(key=lambda cause: min(_when(flip) for flip in cause.flips))
-    return Finding(True, tuple(causes), tuple(lab.runs), untried, is_smallest)
+    return Finding(True, tuple(causes), tuple(lab.runs), untried, is_smallest, is_needed)
 
 
 class _Lab:
@@ -149,6 +152,10 @@ class _Lab:
             if (yield from self.run(flips)).is_passing:
                 self.tried[flips] = (yield from self.run(flips)).is_passing
         return self.tried.get(flips, False)
+
+    def has_tried_without(self, flip: Flip, trial: Trial) -> bool:
+        """Whether a set was tried with ``flip`` left out of it."""
+        return tuple(one for one in trial if one is not flip) in self.tried
 
     def find_passing(self, trial: Trial) -> tuple[int, ...]:
         """Return which runs had exactly these in force."""
@@ -242,16 +249,14 @@ def list_facts(
         seq = next((flip.call for flip in cause.flips if flip.call is not None), None)
         facts.append(Fact(REPLAYED, RULE, f"{effect} when {when}: {shown}", seq))
         if len(cause.flips) > 1:
-            alone = "no smaller set is enough" if finding.is_smallest else "no part of that is enough"
-            facts.append(Fact(REPLAYED, RULE, f"all {len(cause.flips)} are needed: {alone}"))
+            facts.append(Fact(REPLAYED, RULE, _tell_size(finding, len(cause.flips))))
     if len(finding.causes) > SETS_SHOWN:
         facts.append(Fact(REPLAYED, RULE, f"{len(finding.causes) - SETS_SHOWN} other flips make it pass too: --json"))
     if not finding.causes:
         facts.append(Fact(REPLAYED, RULE, _tell_nothing(finding)))
     controls = ", ".join(name for name in names[:CONTROLS] if name is not None)
     facts.append(Fact(REPLAYED, RULE, f"with nothing flipped it fails as it did: {controls}"))
-    if vain := _count_vain(finding):
-        facts.append(Fact(REPLAYED, RULE, f"{vain} that did not make it pass: -v lists them"))
+    facts += [Fact(REPLAYED, RULE, sentence) for sentence in _count_vain(finding)]
     if finding.untried:
         count = len(finding.untried)
         made = f"{len(finding.runs)} runs were made, and there are no more"
@@ -266,13 +271,27 @@ def _tell_nothing(finding: Finding) -> str:
     return "no cause in the record: it never passed, whatever of what it heard was flipped"
 
 
-def _count_vain(finding: Finding) -> str:
-    """``12 flips and 3 sets of flips``."""
+def _tell_size(finding: Finding, size: int) -> str:
+    if not finding.is_needed:
+        return f"whether all {size} are needed is not known: there were no runs left to find out"
+    alone = "no smaller set is enough" if finding.is_smallest else "whether another, smaller set is enough is not known"
+    return f"all {size} are needed: {alone}"
+
+
+def _count_vain(finding: Finding) -> list[str]:
+    """``12 flips and 3 sets did not make it pass``, and how many were not decided."""
     needed = {cause.flips for cause in finding.causes}
-    vain = {run.flips for run in finding.runs if run.flips and run.flips not in needed and not run.effect.is_passing}
-    alone = sum(len(flips) == 1 for flips in vain)
-    counts = [_plural(alone, "flip")] * bool(alone) + [_plural(len(vain) - alone, "set")] * (len(vain) > alone)
-    return " and ".join(counts)
+    effects = {run.flips: run.effect for run in finding.runs if run.flips and run.flips not in needed}
+    undecided = [flips for flips, effect in effects.items() if effect is Effect.UNDECIDED]
+    vain = [flips for flips, effect in effects.items() if not effect.is_passing and flips not in undecided]
+    told = [f"{_count(vain)} did not make it pass: -v lists them"] if vain else []
+    return [*told, f"{_count(undecided)} decided nothing: -v has the reasons"] if undecided else told
+
+
+def _count(trials: Sequence[Trial]) -> str:
+    alone = sum(len(flips) == 1 for flips in trials)
+    counts = [_plural(alone, "flip")] * bool(alone)
+    return " and ".join([*counts, *[_plural(len(trials) - alone, "set")] * (len(trials) > alone)])
 
 
 def _plural(count: int, noun: str) -> str:

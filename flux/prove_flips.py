@@ -12,7 +12,6 @@ Nothing is run here. `list_flips` says what there is to try, the likeliest first
 hear with some of them in force.
 """
 
-import enum
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from flux.execution import Execution, Trigger
 from flux.failure import Failure, Kind
 from flux.hostcall import HostCall, HostCallResult
 from flux.matching import align, is_stream
+from flux.trace_values import ABSENT
 from flux.why_case import clean, find_input, name_call, short_sha, show
 
 DEPTH_MAX = 6
@@ -35,6 +35,8 @@ VALUES_MAX = 2
 PARTS_MAX = 8
 """An answer that differs from a peer's in more places is flipped whole or not at all."""
 ROWS_MAX = 20
+CALLS_MAX = 100
+"""Of more calls, the last ones are flipped: an experiment has not the runs for all."""
 STAND_IN = "stand-in"
 """The value of a secret that has none."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -45,15 +47,6 @@ _NOT_FLIPPED = ("db.begin", "db.commit", "db.rollback", "net.")
 """What opens or ends a transaction, and the bytes of a library's own connection."""
 
 
-class Absent(enum.Enum):
-    """Stands for a field that is not there."""
-
-    ABSENT = "absent"
-
-
-ABSENT = Absent.ABSENT
-
-
 @attrs.frozen
 class Field:
     """A field of the input is another one, or is not there."""
@@ -61,7 +54,7 @@ class Field:
     path: tuple[str, ...]
     """Names from the outermost to the innermost."""
     value: object
-    """As JSON, or `ABSENT`."""
+    """As JSON, or `flux.trace_values.ABSENT`."""
 
 
 @attrs.frozen
@@ -145,10 +138,15 @@ def list_flips(
     ``peers`` passed, the nearest first; ``earlier`` is the last that passed on the deployment before, if one did.
     """
     left_out: list[str] = []
-    by_call = {call.request.seq: tuple(_flip_answer(call, peers, original)) for call in original.calls}
+    flipped = [call for call in original.calls if not _is_left_alone(call)]
+    last = [call for call in flipped[-CALLS_MAX:] if call.request.seq != failure.call]
+    behind = [call for call in flipped if call.request.seq == failure.call]
+    if len(flipped) > len(last) + len(behind):
+        left_out.append(f"of its {len(flipped):,} answers only the last {len(last) + len(behind)} are flipped")
+    theirs = [(peer, _find_counterparts(original, peer)) for peer in peers]
     if any(call.request.name.startswith("net.") for call in original.calls):
         left_out.append("what a library read from a connection of its own is not flipped")
-    found = list(by_call.pop(failure.call, ())) if failure.call is not None else []
+    found = [flip for call in behind for flip in _flip_answer(call, theirs)]
     if earlier is not None:
         text = f"the code is that of {short_sha(earlier.sha)}, deployment {earlier.deployment}, as in {earlier.name}"
         found.append(Flip("code", Code(earlier.deployment, earlier.sha, earlier.dirty), text, earlier))
@@ -157,8 +155,8 @@ def list_flips(
         left_out.append("the input is no JSON object, so it has no fields to flip")
     else:
         found += _flip_fields(own, original.trigger, peers, makes_up=failure.kind is Kind.UNIQUE_VIOLATION)
-    for seq in sorted(by_call, reverse=True):
-        found += by_call[seq]
+    for call in reversed(last):
+        found += _flip_answer(call, theirs)
     return Flips(tuple(found), tuple(left_out))
 
 
@@ -187,15 +185,26 @@ def alter(original: Execution, flips: Sequence[Flip]) -> Altered:
 # --- answers ---------------------------------------------------------------------------------------
 
 
-def _flip_answer(call: HostCall, peers: Sequence[Execution], original: Execution) -> Iterator[Flip]:
+_Theirs = Sequence[tuple[Execution, Mapping[int, HostCall]]]
+"""Each peer, and its calls by the seq of the own call that they are like."""
+
+
+def _is_left_alone(call: HostCall) -> bool:
+    return is_stream(call.request.name) or call.request.one_way or call.request.name.startswith(_NOT_FLIPPED)
+
+
+def _find_counterparts(original: Execution, peer: Execution) -> dict[int, HostCall]:
+    pairs = align(original.calls, peer.calls)
+    return {pair.left.request.seq: pair.right for pair in pairs if pair.left is not None and pair.right is not None}
+
+
+def _flip_answer(call: HostCall, peers: _Theirs) -> Iterator[Flip]:
     """Yield other answers to ``call``: those of peers, and then the plainest."""
     request = call.request
-    if is_stream(request.name) or request.one_way or request.name.startswith(_NOT_FLIPPED):
-        return
     site, named, was = f"call {request.seq}", name_call(call), _tell_answer(call)
     seen = [_essence(call)]
-    for peer in peers:
-        theirs = _find_counterpart(call, original, peer)
+    for peer, counterparts in peers:
+        theirs = counterparts.get(request.seq)
         if len(seen) > VALUES_MAX:
             break
         if theirs is None or theirs.result is None or _has_failed(theirs) or _essence(theirs) in seen:
@@ -206,11 +215,6 @@ def _flip_answer(call: HostCall, peers: Sequence[Execution], original: Execution
         yield Flip(site, Answered(request.seq, result), text, peer, tuple(_list_parts(call, theirs, peer)))
     for result, words in _list_plain(call):
         yield Flip(site, Answered(request.seq, result), f"{named} is answered {words} (it was {was})")
-
-
-def _find_counterpart(call: HostCall, original: Execution, peer: Execution) -> HostCall | None:
-    pairs = align(original.calls, peer.calls)
-    return next((pair.right for pair in pairs if pair.left is call), None)
 
 
 def _has_failed(call: HostCall) -> bool:
@@ -375,15 +379,17 @@ def _flip_fields(
                 continue
             values_seen.append(yours)
             text = f"{_name_field(path)} is {_show(yours)}, as in {peer.name} (it was {_show(mine)})"
-            found.setdefault(path, []).append(Flip(_site(path), Field(path, yours), text, peer))
+            found.setdefault(path, []).append(Flip(f"input.{_name(path)}", Field(path, yours), text, peer))
     for path, mine in _list_leaves(own) if makes_up else ():
         if (new := _make_up(mine)) is not None:
             text = f"{_name_field(path)} is {_show(new)}, which is made up (it was {_show(mine)})"
-            found.setdefault(path, []).append(Flip(_site(path), Field(path, new), text))
+            found.setdefault(path, []).append(Flip(f"input.{_name(path)}", Field(path, new), text))
+    inner = {path[0] for path in found if len(path) > 1}
     for name, mine in own.items():
-        if name not in dict(trigger.params) and ABSENT not in seen.get((name,), []):
+        # A field and one inside it can't both be flipped, and what is inside says more.
+        if name not in dict(trigger.params) and name not in inner and ABSENT not in seen.get((name,), []):
             text = f"{_name_field((name,))} is absent (it was {_show(mine)})"
-            found.setdefault((name,), []).append(Flip(_site((name,)), Field((name,), ABSENT), text))
+            found.setdefault((name,), []).append(Flip(f"input.{name}", Field((name,), ABSENT), text))
 
     def rank(path: tuple[str, ...]) -> int:
         mine = _get(own, path)
@@ -468,11 +474,6 @@ def _name(path: Sequence[str]) -> str:
 
 def _name_field(path: Sequence[str]) -> str:
     return clean(f"input.{_name(path)}", 100)
-
-
-def _site(path: Sequence[str]) -> str:
-    # A field and one inside it can't both be flipped: they are one site.
-    return f"input.{path[0]}" if len(path) == 1 else f"input.{_name(path)}"
 
 
 def _show(value: object) -> str:

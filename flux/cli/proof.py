@@ -51,7 +51,8 @@ def run_lines(runs: list[Record], width: int) -> list[Line]:
         effect = run.text("effect")
         flips = run.records("flips")
         what = " and ".join(flip.text("text") for flip in flips) or "nothing flipped"
-        first, *rest = wrap(f"{effect}: {what}", width - 10)
+        why = f" ({run.text('reason')})" if effect == "undecided" else ""
+        first, *rest = wrap(f"{effect}: {what}{why}", width - 10)
         result.append([f"  {run.number('number'):>4g} ", Piece(EFFECTS.get(effect, "?"), "cyan"), f" {first}"])
         result += [["         " + line] for line in rest]
     return result

@@ -13,7 +13,7 @@ A reader that goes ends it, and so does the end of the server.
 from collections.abc import Awaitable, Callable
 
 from flux.message import HttpResponse
-from flux.prove import RUNS_MAX, list_facts
+from flux.prove import CONTROLS, RUNS_MAX, list_facts
 from flux.prove_flips import Flip
 from flux.sanitize import sanitize
 from flux.store import reading
@@ -64,9 +64,9 @@ class _ProveWork:
 
 def _show_proof(proof: Proof, subject: Subject) -> Document:
     finding, shown = proof.finding, proof.shown
-    facts = list_facts(
-        finding, [one.name for one in shown], [one.status for one in shown], subject.flips.left_out
-    )
+    # What was not as it was in a control was so in each run.
+    doubts = tuple(dict.fromkeys([*subject.flips.left_out, *(note for one in shown[:CONTROLS] for note in one.notes)]))
+    facts = list_facts(finding, [one.name for one in shown], [one.status for one in shown], doubts)
     return {
         "causes": [
             {
@@ -78,11 +78,12 @@ def _show_proof(proof: Proof, subject: Subject) -> Document:
             for cause in finding.causes
         ],
         "is_smallest": finding.is_smallest,
+        "is_needed": finding.is_needed,
         "control": {"runs": [one.name for one in shown if not one.run.flips], "effect": "same failure"},
         "runs": len(finding.runs),
         "runs_max": RUNS_MAX,
         "untried": [_show_flip(flip) for flip in finding.untried],
-        "left_out": list(subject.flips.left_out),
+        "left_out": list(doubts),
         "facts": [{"mark": fact.mark, "rule": fact.rule, "text": fact.text, "call": fact.call} for fact in facts],
     }
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 import attrs
+import trio
 
 from flux.errors import FluxError, OperatorError
 from flux.execution import Execution
@@ -65,6 +66,8 @@ class Shown:
     name: str | None
     """Of its execution; None when it was not kept."""
     reason: str
+    notes: tuple[str, ...] = ()
+    """What of the database was not as it was."""
 
 
 @attrs.frozen
@@ -101,7 +104,9 @@ class Prover:
         peers = await list_passing(self._backing.owner, original, LOOKED_AT, PEERS_MAX)
         earlier = await find_passing_on_earlier_code(self._backing.owner, original, LOOKED_AT)
         self._replayer.expect([original])
-        return Subject(original, now.erasures, list_flips(original, failure, peers, earlier))
+        # Long lists of calls are compared with those of each peer.
+        flips = await trio.to_thread.run_sync(list_flips, original, failure, peers, earlier)
+        return Subject(original, now.erasures, flips)
 
     async def prove(self, subject: Subject, watch: Watch, runs_max: int = RUNS_MAX) -> Proof:
         """Run the experiment; raise `NoControlError` where it can't be made."""
@@ -139,7 +144,7 @@ class Prover:
             replay = await keep_replay(self._backing, _describe(replay, len(run.flips)), subject.erasures)
             assert replay.recorded_as is not None, "it was kept"
             name = replay.recorded_as.name
-        return Shown(number, attrs.evolve(run, effect=effect), status, name, replay.judgement.reason)
+        return Shown(number, attrs.evolve(run, effect=effect), status, name, replay.judgement.reason, replay.notes)
 
 
 def _is_of_code(error: FluxError) -> bool:

@@ -20,6 +20,7 @@ class Planted:
 
     server: DevServer
     stub: CountingStub
+    database: Database
     names: dict[str, str]
     """Executions that failed, by the fault's name."""
 
@@ -33,9 +34,10 @@ def planted(
     faults = [fault for fault in FAULTS if fault.name in SMALL]
     with counting_stub() as stub:
         project = make_project(tmp_path_factory.mktemp("proofs"), faults, stub)
-        with running_dev(project, make_database(postgres18)) as server:
+        database = make_database(postgres18)
+        with running_dev(project, database) as server:
             names = fail_all(server, stub, faults)
-            yield Planted(server, stub, {fault.name: name for fault, name in zip(faults, names, strict=True)})
+            yield Planted(server, stub, database, {fault.name: name for fault, name in zip(faults, names, strict=True)})
 
 
 def find(name: str) -> Fault:
@@ -82,3 +84,13 @@ def test_a_proof_stands_in_the_first_lines_with_its_mark_and_its_progress_on_std
     assert "it answers 200 when path of row 1" in first
     assert "nothing flipped" in done.stdout.partition("  runs\n")[2]
     assert "flips to try" in done.stderr
+
+
+def test_what_does_not_fail_again_by_itself_is_no_experiment(planted: Planted) -> None:
+    failed = planted.server.request("POST", "/wrong_place", {})
+    assert failed.status == 500
+    # As after a restore from elsewhere: the row is another one, and the log of changes knows nothing of it.
+    planted.database.psql("set session_replication_role = replica; update places set path = '/elsewhere'")
+    refused = planted.server.command("why", failed.flux_id, "--prove")
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert "FLX691" in refused.stderr and "undecided" in refused.stderr
