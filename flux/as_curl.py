@@ -27,6 +27,11 @@ class NotARequestError(OperatorError):
     code = "FLX607"
 
 
+class _Streamed(msgspec.Struct):
+    bytes: int
+    sha256: str
+
+
 class _Input(msgspec.Struct):
     method: str = ""
     path: str = ""
@@ -34,6 +39,7 @@ class _Input(msgspec.Struct):
     headers: dict[str, Any] = {}
     body: msgspec.Raw = msgspec.Raw(b"null")
     body_format: str = "empty"
+    streamed: _Streamed | None = None
 
 
 class _Head(msgspec.Struct):
@@ -75,13 +81,17 @@ def write_curl(text: str, url: str) -> str:
         else:  # Not for a terminal, nor for a shell.
             before = f"echo {base64.b64encode(body).decode()} | base64 -d | "
             words += ["--data-binary", "@-"]
+    if said.streamed is not None:
+        words += ["--data-binary", "@BODY"]
     line = before + " ".join(map(shlex.quote, words))
-    return sanitize("".join(f"# {each}\n" for each in _list_doubts(trace, line)) + line + "\n", newlines=True)
+    return sanitize("".join(f"# {each}\n" for each in _list_doubts(trace, said, line)) + line + "\n", newlines=True)
 
 
-def _list_doubts(trace: _Head, line: str) -> Iterator[str]:
+def _list_doubts(trace: _Head, said: _Input, line: str) -> Iterator[str]:
     if trace.completeness != "whole":
         yield "the record is not whole: " + trace.completeness.replace("\n", "; ")
+    if (body := said.streamed) is not None:
+        yield f"the body is not on record: BODY is to be the file of {body.bytes} bytes whose SHA-256 is {body.sha256}"
     if STAND_IN.search(line):
         yield "redacted:..., forgotten:... and flux-secret:... stand for values that are not on record"
 
@@ -93,7 +103,7 @@ def _as_list(values: Any) -> list[Any]:
 def _read_body(said: _Input) -> bytes | None:
     raw = bytes(said.body)
     match said.body_format:
-        case "empty":
+        case "empty" | "streamed":
             return None
         case "json":
             return raw

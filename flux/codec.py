@@ -53,6 +53,7 @@ from flux.execution import (
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult, Position
 from flux.limits import MIB, format_size
 from flux.mutation import Mutation
+from flux.streamed import StreamedBody
 
 FORMAT_VERSION = 1
 """What new records are written in; `decode_execution` reads this one and all before it."""
@@ -273,7 +274,7 @@ def _no_blobs(_digest: bytes) -> bytes:
 _FIELDS_OF_VERSION_1: dict[type, int] = {
     Trigger: 9, Frame: 5, Returned: 3, Raised: 8, Killed: 4, Exited: 3, Interrupted: 1, LogLine: 5,
     Transaction: 6, Read: 5, Level: 3, LimitInForce: 3, Execution: 23, Position: 3, HostCallError: 4,
-    HostCallRequest: 6, HostCallResult: 4, HostCall: 4, Mutation: 12, StatementSnapshot: 3,
+    HostCallRequest: 6, HostCallResult: 4, HostCall: 4, Mutation: 12, StatementSnapshot: 3, StreamedBody: 2,
 }  # fmt: skip
 """How many fields each noun has in version 1 (or had when it came), ``kind`` aside: these must be there, later ones
 may lack."""
@@ -474,8 +475,9 @@ def _payload_shape(hint: Any, what: str) -> _Shape:
 
 
 for _noun_class in (
-    Position, Frame, Trigger, Returned, Raised, Killed, Exited, Interrupted, HostCallError, HostCallRequest,
-    HostCallResult, HostCall, LogLine, StatementSnapshot, Transaction, Read, Level, LimitInForce, Mutation,
+    Position, Frame, StreamedBody, Trigger, Returned, Raised, Killed, Exited, Interrupted, HostCallError,
+    HostCallRequest, HostCallResult, HostCall, LogLine, StatementSnapshot, Transaction, Read, Level, LimitInForce,
+    Mutation,
 ):  # fmt: skip
     _add(_noun_class)
 _shapes[Outcome] = _union(Outcome)

@@ -522,6 +522,7 @@ _LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
     "body": ("body_bytes_max", read_size_bytes),
     "response": ("response_bytes_max", read_size_bytes),
     "log": ("log_bytes_max", read_size_bytes),
+    "stream": ("stream_bytes_max", read_size_bytes),
 }
 """Key in the file: the field of `Limits` and how its value is read."""
 

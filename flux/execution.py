@@ -16,6 +16,7 @@ import attrs
 from flux import ids
 from flux.hostcall import HostCall, Position
 from flux.mutation import Mutation
+from flux.streamed import StreamedBody
 
 
 @attrs.frozen
@@ -56,6 +57,8 @@ class Trigger:
     """``http`` or ``https``, as the client used it; empty as ``client`` is."""
     host: str = ""
     """Host, with its port if it was given, as the client wrote it; empty as ``client`` is."""
+    streamed: StreamedBody | None = None
+    """The body, where it was larger than what is held: ``body`` is empty then, and its bytes are on no record."""
 
 
 @attrs.frozen
@@ -80,6 +83,8 @@ class Returned:
     """HTTP status of the answer."""
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    streamed: StreamedBody | None = None
+    """The body, where the function wrote it piece by piece: ``body`` is empty then, and its bytes are on no record."""
     kind: Literal["returned"] = "returned"
 
 

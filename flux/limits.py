@@ -73,6 +73,9 @@ class Limits:
     log_bytes_max: int = 1 * MIB
     """What the function may log, in bytes. More is dropped and counted, and ends nothing."""
 
+    stream_bytes_max: int = 0
+    """What of a request or of an answer may travel piece by piece, in bytes; 0: bodies are held, or refused."""
+
 
 def parse_duration_s(text: str) -> float:
     """Seconds in a duration such as "30s", "500ms", "1.5m"; raise `UnreadableQuantityError` otherwise."""

@@ -10,6 +10,8 @@ it, on purpose. So here each question looks for its counterpart by content
                           unless the caller brought an answer or allows it for real
     invoke                the same, as what it runs is not taken back
     queue.push            held: nothing is pushed, and the answer is the recorded one, or an id that is made up
+    response.*            held: what is written is digested, and sent to nobody
+    request.read          of an upload no bytes are on record: the replay stops
     clock.*, entropy.*    streams: recorded values in their order, then what follows from them
 
 Time is simulated. An answer takes as long as it took when it was recorded, a timer as long
@@ -31,7 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from flux import calls as recorded_calls
-from flux import values
+from flux import streamed, values
 from flux.brought import Borrowed, BroughtAnswer, make_result
 from flux.execution import LogLine
 from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResult
@@ -62,7 +64,7 @@ class Source(enum.StrEnum):
     LIVE = "live"
     """Asked for real, with consent."""
     HELD = "held"
-    """Made up: the id of a job that was never recorded, and was not pushed."""
+    """The id of a job that was never recorded and was not pushed; what was written as an answer, and not sent."""
 
 
 @attrs.frozen
@@ -175,6 +177,8 @@ class MatchingSession:
             return self._decide_statement(request)
         if request.name == PUSH:
             return self._decide_push(request)
+        if request.name in streamed.WRITES:
+            return self._decide_written(request)
         return self._decide_outbound(request)
 
     def completed(self, seq: int, result: HostCallResult) -> HostCall:
@@ -365,6 +369,8 @@ class MatchingSession:
         similar = self._recorded.find_similar(request)
         call = self._recorded.take(request)
         self._follow(request.task, call)
+        if request.name == streamed.READ and (call is None or call.result is None or call.result.error is None):
+            return Diverge(Divergence(streamed.UNHEARD, request.seq, None if call is None else call.request, request))
         if call is not None and not _waits_otherwise(call, request):
             return self._hold_recorded(request, call)
         http = recorded_calls.read_http(HostCall(request, None, 0))
@@ -374,6 +380,15 @@ class MatchingSession:
         if lent is not None and lent.result is not None:
             return self._hold(request, self._now_ns + lent.result.elapsed_ns, Source.BORROWED, lent.result)
         return self._diverge(request, call or similar)
+
+    def _decide_written(self, request: HostCallRequest) -> Decision:
+        """A piece of the answer is taken as it was then, and sent to nobody: only the digest of all is asked for."""
+        call = self._recorded.take(request)
+        self._follow(request.task, call)
+        if call is not None and call.result is not None and call.result.error is not None:
+            return self._hold_recorded(request, call)
+        due_ns = self._now_ns if call is None or call.result is None else self._find_due_ns(call)
+        return self._hold(request, due_ns, Source.HELD, None, call)
 
     def _decide_push(self, request: HostCallRequest) -> Decision:
         call = self._recorded.take(request)

@@ -12,8 +12,8 @@ asks a recipient to treat bytes above 0x7F as opaque data.
 
 import http
 import json
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, NewType
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, NewType, Protocol
 
 import attrs
 
@@ -73,6 +73,9 @@ class HttpRequest:
     admission: "Admission | None" = None
     """What the handler said when it had seen the head; None for a request that came by no gateway."""
 
+    upload: "Upload | None" = None
+    """The body, where it is larger than is held: ``body`` is empty then. The gateway closes it, once it is answered."""
+
 
 @attrs.frozen
 class HttpResponse:
@@ -88,6 +91,16 @@ class HttpResponse:
     """All of it, or a stream that is sent piece by piece as it comes (events, NDJSON)."""
 
 
+class Upload(Protocol):
+    """Where a body goes that is too large to hold."""
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next piece; raise `HttpRefusal` where there is no room for it."""
+
+    def close(self) -> None:
+        """Let go of it. Once is enough, and twice does no harm."""
+
+
 @attrs.frozen
 class Admission:
     """What a handler says of a request whose head is there, before a byte of its body is read."""
@@ -97,6 +110,12 @@ class Admission:
 
     answer: HttpResponse | None = None
     """The answer, where the head is enough for it: the body is not read then."""
+
+    upload_bytes_max: int = 0
+    """How large the body may be where it goes to ``open_upload``; 0: nowhere."""
+
+    open_upload: "Callable[[], Upload] | None" = None
+    """Makes a place for a body that is larger than ``body_bytes_max``."""
 
     headers: tuple[tuple[str, str], ...] = ()
     """What is added to whatever is answered, refusals by the gateway included."""

@@ -30,7 +30,7 @@ from urllib.parse import unquote_plus
 import attrs
 import msgspec
 
-from flux import values
+from flux import streamed, values
 from flux.execution import (
     Exited,
     Frame,
@@ -158,6 +158,8 @@ class Redactor:
             arguments = self._database_arguments(arguments)
         elif request.name == "invoke":
             arguments = self._invoke_arguments(arguments)
+        elif request.name == streamed.WRITE:
+            arguments = streamed.describe_written(arguments, self._hidden.hide)
         arguments = self._hidden.hide_json(arguments)
         return request if arguments is request.arguments else attrs.evolve(request, arguments=arguments)
 
@@ -174,6 +176,8 @@ class Redactor:
             value = self._http_answer(value)
         elif request.name == "net.recv":
             value = self._plaintext.received(request.arguments, value)
+        elif request.name == streamed.READ:
+            value = streamed.describe_read(value, self._hidden.hide)
         elif self._rules.columns and request.name == "db.query":
             value = self._rows(value)
         value = self._hidden.hide_json(value)

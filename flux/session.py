@@ -33,6 +33,7 @@ import attrs
 
 from flux.execution import Killed, LogLine
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
+from flux.streamed import READ, UNHEARD
 
 CANCELLED = "Cancelled"
 """Name of the error that answers a call which the guest has cancelled."""
@@ -44,7 +45,8 @@ class Divergence:
 
     kind: str
     """``changed``: another question; ``extra``: one more; ``missing``: one less; ``fuel``: the same call, or the
-    same end, come to by another way; ``log`` or ``outcome``: it said or ended something else."""
+    same end, come to by another way; ``unheard``: it asked for bytes that are on no record (`flux.streamed`);
+    ``log`` or ``outcome``: it said or ended something else."""
     seq: int
     """Number of the host call, or of the log line for ``log``; 0 for ``outcome``, and for ``fuel`` at the end."""
     expected: HostCallRequest | LogLine | str | None
@@ -238,6 +240,8 @@ class ReplaySession:
             return Diverge(Divergence("changed", request.seq, expected, request))
         if self._compares_fuel and _differ(expected.fuel, request.fuel):
             return Diverge(Divergence("fuel", request.seq, expected, request))
+        if request.name == READ and recorded.result is not None and recorded.result.error is None:
+            return Diverge(Divergence(UNHEARD, request.seq, expected, request))
         self._asked[request.seq] = HostCall(request, recorded.result, at_ns, recorded.answered)
         return Answer(recorded.result)
 

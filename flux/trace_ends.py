@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from flux.execution import Execution, Exited, Killed, Raised, Returned, Trigger
 from flux.failure import find_failure, normalise_message
+from flux.streamed import StreamedBody
 from flux.trace_values import Difference, by_name, find_differences, read
 
 
@@ -19,6 +20,7 @@ def compare_triggers(a: Trigger, b: Trigger) -> Iterator[Difference]:
     yield from find_differences(by_name(a.params), by_name(b.params), "params")
     yield from find_differences(by_name(a.query), by_name(b.query), "query")
     yield from find_differences(by_name(a.headers), by_name(b.headers), "headers")
+    yield from find_differences(_describe(a.streamed), _describe(b.streamed), "body", fixed=True)
     for what, one, other in (("body", a.body, b.body), ("auth", a.auth, b.auth), ("user", a.user, b.user)):
         if one != other:
             yield from find_differences(read(one), read(other), what)
@@ -32,6 +34,7 @@ def compare_outcomes(a: Execution, b: Execution) -> Iterator[Difference]:
     match a.outcome, b.outcome:
         case Returned() as one, Returned() as other:
             yield from find_differences(by_name(one.headers), by_name(other.headers), "headers")
+            yield from find_differences(_describe(one.streamed), _describe(other.streamed), "body", fixed=True)
             if one.body != other.body:
                 yield from find_differences(read(one.body), read(other.body), "body")
         case Raised() as one, Raised() as other:
@@ -63,3 +66,7 @@ def _list_functions(raised: Raised) -> list[object]:
 def _tell_failure(execution: Execution) -> object:
     failure = find_failure(execution)
     return None if failure is None else f"{failure.type}: {failure.message}"
+
+
+def _describe(streamed: StreamedBody | None) -> object:
+    return None if streamed is None else {"sha256": streamed.sha256, "bytes": streamed.size_bytes}

@@ -29,6 +29,7 @@ from flux.matching_session import Fidelity
 from flux.session import Divergence
 from flux.sql_rules import get_first_word
 from flux.sql_world import find_names
+from flux.streamed import UNHEARD
 
 
 class Verdict(enum.StrEnum):
@@ -120,6 +121,11 @@ def _judge(original: Execution, replayed: Replayed, pairs: Sequence[Pair]) -> tu
         return (
             Verdict.UNFAITHFUL,
             f"the rebuilt database answers call {call.request.seq} otherwise than it was answered then",
+        )
+    if (divergence := replayed.divergence) is not None and divergence.kind == UNHEARD:
+        return (
+            Verdict.OUTSIDE,
+            f"call {divergence.seq} reads the request's body, of which the SHA-256 is on record and not the bytes",
         )
     failure = find_failure(original)
     if failure is None or failure.is_answer:

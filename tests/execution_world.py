@@ -31,6 +31,7 @@ from flux.supervisor.backing import open_backing
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Backing, Executed, Executor
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.spool import Spool
 from flux.tenant import Tenant
 from tests.conftest import Database
 from tests.postgres_server import PostgresServer
@@ -84,6 +85,7 @@ class ExecutionWorld:
         value: object = None,
         limits: Limits | None = None,
         allow: tuple[str, ...] = (),
+        upload: Spool | None = None,
     ) -> Executed:
         """Play ``script`` as a function."""
         function = Function("play", None, Position("script.py", 1, "play"), atomic=atomic, retries=retries)
@@ -98,7 +100,7 @@ class ExecutionWorld:
             chain=NO_CHAIN,
             rules=rules,
         )
-        return await self.executor.execute(runnable, trigger, value)
+        return await self.executor.execute(runnable, trigger, value, upload=upload)
 
     async def settle(self) -> None:
         """Wait until every record that was handed to the writer is in the database, and every session is clean."""

@@ -124,11 +124,7 @@ def _input(value: Any, width: int, *, whole: bool) -> list[Line]:
     """The body first, then what else a request has; what the view's first line says is not said again."""
     if whole or not isinstance(value, dict) or "headers" not in value:
         return render.block("input", value, width, whole=whole)
-    result = (
-        [[Piece("  input    ", "bold"), Piece("no body", "dim")]]
-        if value.get("body_format") == "empty"
-        else render.block("input", value.get("body"), width, whole=False)
-    )
+    result = _body("input", value, width)
     for key in ("params", "query"):
         if value.get(key):
             result += render.block(key, value[key], width, whole=False)
@@ -140,17 +136,22 @@ def _output(value: Any, width: int, *, whole: bool) -> list[Line]:
     if whole or not isinstance(value, dict):
         return render.block("output", value, width, whole=whole)
     if "headers" in value:
-        result = (
-            [[Piece("  output   ", "bold"), Piece("no body", "dim")]]
-            if value.get("body_format") == "empty"
-            else render.block("output", value.get("body"), width, whole=False)
-        )
-        return [*result, *_headers(value["headers"], width)]
+        return [*_body("output", value, width), *_headers(value["headers"], width)]
     kept = {key: _without_nothing(item) for key, item in value.items()}
     if isinstance(raised := kept.get("raised"), dict):
         # What was raised stands at the top of the view; what it came from does not.
         kept["raised"] = {key: item for key, item in raised.items() if key not in ("type", "message")}
     return render.block("output", _without_nothing(kept), width, whole=False)
+
+
+def _body(label: str, value: dict[str, Any], width: int) -> list[Line]:
+    match value.get("body_format"), value.get("streamed"):
+        case "empty", _:
+            return [[Piece(f"  {label:<9}", "bold"), Piece("no body", "dim")]]
+        case "streamed", {"bytes": int(size), "sha256": str(digest)}:
+            said = f"{size:,} bytes, streamed; SHA-256 {digest}"
+            return [[Piece(f"  {label:<9}", "bold"), Piece(said, "dim")]]
+    return render.block(label, value.get("body"), width, whole=False)
 
 
 def _headers(headers: Any, width: int) -> list[Line]:

@@ -16,6 +16,7 @@ from flux import values
 from flux.grants import Grants
 from flux.hostcall import Effect, HostCallError
 from flux.limits import Limits
+from flux.streamed import StreamedBody
 from flux.trace_context import OWN_NETWORK, Propagation, Trace
 
 
@@ -111,6 +112,22 @@ class Functions(Protocol):
         """
 
 
+class Streams(Protocol):
+    """What an execution writes and reads piece by piece: its answer, and the body of its request."""
+
+    async def write(self, piece: bytes) -> None:
+        """Take the next piece of the answer; raise `HostCallFailed` where none is taken (any more)."""
+
+    async def end(self) -> StreamedBody:
+        """End the answer and return what it is; raise `HostCallFailed` where it has ended, or can't."""
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Return at most ``size`` bytes of the request's body from ``offset``; nothing behind its end.
+
+        Raises `HostCallFailed` where the request has no body that is read by pieces.
+        """
+
+
 class LogLevel(enum.StrEnum):
     """Levels of log lines; ``stdout`` and ``stderr`` are what the function printed."""
 
@@ -151,6 +168,8 @@ class CallContext:
     """What is handed on with what leaves; None: nothing is, as during a replay."""
     propagation: Propagation = OWN_NETWORK
     """Which hosts it is told to."""
+    streams: Streams | None = None
+    """None where nobody takes an answer in pieces: what runs answers no request."""
 
 
 Perform = Callable[[CallContext, list[object], int], Awaitable[object]]

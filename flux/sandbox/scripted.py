@@ -133,8 +133,8 @@ class ScriptedGuest:
         self._outward.close()
 
 
-Script = Callable[[ScriptedGuest, dict[str, Any]], Awaitable[bytes | str | None]]
-"""Plays one execution: takes the guest's side and the start document, returns the answer's body."""
+Script = Callable[[ScriptedGuest, dict[str, Any]], Awaitable[bytes | str | dict[str, Any] | None]]
+"""Plays one execution: takes the guest's side and the start document; returns the answer's body, or a whole answer."""
 
 
 class ScriptedWorker:
@@ -188,7 +188,8 @@ class ScriptedWorker:
         except Exception as error:
             frame = ["raise", {"type": type(error).__name__, "message": str(error)}]
         else:
-            frame = ["return", {"status": 200, "headers": [], "body": body or ""}]
+            answer = body if isinstance(body, dict) else {"status": 200, "headers": [], "body": body or ""}
+            frame = ["return", answer]
         await guest.write(json.dumps(frame).encode() + b"\n")
 
     async def receive(self) -> bytes:

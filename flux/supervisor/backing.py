@@ -33,6 +33,7 @@ from flux.supervisor.execute import Backing
 from flux.supervisor.journal import Journal
 from flux.supervisor.recovery import Recovered, recover
 from flux.supervisor.recovery_store import DatabaseStore
+from flux.supervisor.spool import SPOOL_BYTES_MAX, SpoolFolder
 from flux.supervisor.tables import TableCatalog
 from flux.tenant import Tenant
 
@@ -43,6 +44,7 @@ OWNER_CONNECTIONS = 8
 GUEST_CONNECTIONS = 32
 OWN_CONNECTIONS = (OWNER_CONNECTIONS, GUEST_CONNECTIONS)
 RECOVERY_S = 120.0
+SPOOL_FOLDER = "spool"
 
 
 @attrs.frozen
@@ -64,11 +66,13 @@ async def open_backing(
     report: Callable[[BaseException], None],
     connections: tuple[int, int] = OWN_CONNECTIONS,
     repair_guest: Callable[[str], Awaitable[None]] | None = None,
+    spool_bytes_max: int = SPOOL_BYTES_MAX,
 ) -> AsyncIterator[OpenedBacking]:
     """Open what the functions of ``tenant`` run on; ``options`` are those of Flux's own role.
 
     ``connections``: how many of Flux's own at most, and of the functions'. ``repair_guest`` gives the functions' role
-    the password that it is handed, where Flux's own role may not.
+    the password that it is handed, where Flux's own role may not. ``spool_bytes_max`` is for bodies that are too large
+    to hold; they lie beside the journal.
     """
     owner = Pool(options, connections[0])
     token = randomness.token_bytes(32)
@@ -105,6 +109,7 @@ async def open_backing(
                 writer=writer,
                 journal=journal,
                 http=http,
+                spools=SpoolFolder(journal_folder.parent / SPOOL_FOLDER, bytes_max=spool_bytes_max),
                 secrets=TenantSecrets(secrets, hashlib.sha256(b"handles" + notice_secret.encode()).digest()),
                 tables=TableCatalog(owner),
                 clock=SystemClock(),

@@ -398,7 +398,7 @@ def make_runnable(
     )
 
 
-LIMIT_KEYS = ("timeout", "memory", "host_calls", "body", "response", "log")
+LIMIT_KEYS = ("timeout", "memory", "host_calls", "body", "response", "log", "stream")
 
 
 def make_bounds(function: Function, config: Config) -> Bounds:
@@ -421,6 +421,7 @@ def describe_limits(bounds: Bounds) -> tuple[LimitInForce, ...]:
         "body": format_size(limits.body_bytes_max),
         "response": format_size(limits.response_bytes_max),
         "log": format_size(limits.log_bytes_max),
+        "stream": format_size(limits.stream_bytes_max) if limits.stream_bytes_max else "none",
     }
     return tuple(LimitInForce(key, texts[key], bounds.origins.get(key, DEFAULT_ORIGIN)) for key in LIMIT_KEYS)
 

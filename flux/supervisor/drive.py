@@ -24,11 +24,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import attrs
-import msgspec
 import trio
 
 from flux import values
-from flux.errors import FluxError
 from flux.execution import (
     Exited,
     Frame,
@@ -41,13 +39,13 @@ from flux.execution import (
 )
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.hostcalls import log, user
-from flux.http_rules import check_response
 from flux.limits import Limits, format_duration, format_size
-from flux.message import HttpResponse
 from flux.redact import Redactor
 from flux.sandbox.base import Exit, Reading, Worker
 from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, Session
 from flux.store.postgres import is_away
+from flux.supervisor.guest_answer import read_answer
+from flux.supervisor.spool import SpoolError, SpoolFullError
 from flux.wire import (
     CallReceived,
     CancelReceived,
@@ -331,7 +329,11 @@ class _Conversation:
                 self._session.waits()
                 self._collect_replies()
             case ReturnReceived(value):
-                raise _Stop(self._read_answer(value))
+                raise _Stop(
+                    read_answer(
+                        value, self._bounds.limits.response_bytes_max, self._session.calls, self._bounds.kill
+                    )
+                )
             case RaiseReceived(report):
                 raise _Stop(self._read_report(report))
 
@@ -452,26 +454,6 @@ class _Conversation:
 
     # The end
 
-    def _read_answer(self, value: bytes) -> Outcome:
-        if len(value) > self._bounds.limits.response_bytes_max:
-            allowed = format_size(self._bounds.limits.response_bytes_max)
-            return self._bounds.kill("response", allowed, f"the function returned {len(value):,} bytes")
-        try:
-            answer = _answer_decoder.decode(value)
-            body = values.decode(answer.body)
-        except (msgspec.MsgspecError, values.ValueFormatError, RecursionError) as error:
-            return self._bounds.kill("protocol", "PROTOCOL.md", f"a malformed answer: {error}")
-        content = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
-        if not isinstance(content, bytes):
-            return self._bounds.kill("protocol", "PROTOCOL.md", "an answer's body is text or bytes")
-        headers = tuple((name, item) for name, item in answer.headers)
-        try:
-            check_response(HttpResponse(answer.status, headers, content), "GET")
-        except FluxError as error:
-            # The function's own mistake, found where it can still be rolled back and recorded.
-            return Raised("InvalidResponse", error.message)
-        return Returned(answer.status, headers, content)
-
     def _read_report(self, report: RaisedReport) -> Outcome:
         if report.status < 400:
             return self._bounds.kill("protocol", "PROTOCOL.md", f"{report.status} is no status of a failure")
@@ -480,9 +462,9 @@ class _Conversation:
             where = next((frame for frame in reversed(report.frames) if frame.user), None)
             detail = f"MemoryError at {where.file}:{where.line} in {where.function}" if where else "MemoryError"
             return self._bounds.kill("memory", limit, detail)
-        # Of a database that is away nobody is told that the function has a fault. It is read from the call's answer,
-        # so a replay comes to the same.
-        is_away = report.type == "DatabaseError" and self._is_database_away(report.call)
+        # Of a database that is away, or a disk without room, nobody is told that the function has a fault. It is read
+        # from the call's answer, so a replay comes to the same.
+        is_away = self._is_host_away(report)
         return Raised(
             type=report.type,
             message=report.message,
@@ -494,10 +476,12 @@ class _Conversation:
             cause=report.cause,
         )
 
-    def _is_database_away(self, seq: int | None) -> bool:
-        call = next((call for call in self._session.calls if call.request.seq == seq), None)
+    def _is_host_away(self, report: RaisedReport) -> bool:
+        call = next((call for call in self._session.calls if call.request.seq == report.call), None)
         error = None if call is None or call.result is None else call.result.error
-        return error is not None and is_away(error.code)
+        if error is None or report.type not in (error.name, "HostCallError"):
+            return False
+        return is_away(error.code) if error.name == "DatabaseError" else error.code in _NO_DISK
 
     async def _read_meter(self) -> Reading | None:
         meter = self._worker.meter
@@ -579,11 +563,5 @@ def _get_fuel(event: Event) -> int | None:
     return event.request.fuel if isinstance(event, CallReceived) else event.fuel
 
 
-class _Answer(msgspec.Struct, forbid_unknown_fields=True):
-    status: int
-    headers: list[tuple[str, str]]
-    body: msgspec.Raw
-
-
+_NO_DISK = (SpoolError.code, SpoolFullError.code)
 _OVER = HostCallError(CANCELLED, "the execution is over")
-_answer_decoder = msgspec.json.Decoder(_Answer)

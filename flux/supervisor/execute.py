@@ -60,8 +60,10 @@ from flux.supervisor.other_functions import NOBODY, Cause, OtherFunctions
 from flux.supervisor.perform import HostTable
 from flux.supervisor.recovery_store import DatabaseStore
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.spool import Spool, SpoolFolder
 from flux.supervisor.start_document import make_document
 from flux.supervisor.statements import commit_failed, describe_failure
+from flux.supervisor.streams import ExecutionStreams
 from flux.supervisor.tables import TableCatalog
 from flux.supervisor.undone import TELL_S, Undone, ask_once, insist
 from flux.trace_context import read_trace
@@ -95,6 +97,8 @@ class Executed:
     """What the caller gets, unredacted."""
     stored: bool
     """The database has its record; otherwise the journal has it, and the writer is on it."""
+    stream: Spool | None = attrs.field(default=None, eq=False)
+    """The answer's body, where the function has streamed it: the caller's to send, and to close."""
 
 
 class Audience(Protocol):
@@ -119,6 +123,8 @@ class Backing:
     writer: RecordWriter
     journal: Journal
     http: HttpClient
+    spools: SpoolFolder
+    """Where bodies lie that are too large to hold."""
     secrets: TenantSecrets
     tables: TableCatalog
     clock: Clock
@@ -145,18 +151,23 @@ class Executor:
         """Executions in progress."""
 
     async def execute(
-        self, runnable: Runnable, trigger: Trigger, value: object, cause: Cause = NOBODY
+        self,
+        runnable: Runnable,
+        trigger: Trigger,
+        value: object,
+        cause: Cause = NOBODY,
+        upload: Spool | None = None,
     ) -> Executed:
         """Run the function, again if the database gave it up for others' sake; return the last attempt.
 
-        ``value`` is the function's input. Raises `JournalError` or `StoreStalledError` when nothing can be
-        recorded: then nothing ran.
+        ``value`` is the function's input, ``upload`` the request's body where it was too large to hold. Raises
+        `JournalError` or `StoreStalledError` when nothing can be recorded: then nothing ran.
         """
         attempts = ATTEMPTS + runnable.function.retries
         with self.in_flight.counted():
             await self._wait_room()
             for attempt in range(1, attempts + 1):
-                executed = await self._make_run(runnable, trigger, cause, attempt).run(value)
+                executed = await self._make_run(runnable, trigger, cause, attempt).run(value, upload)
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
                 cause = attrs.evolve(cause, parent=executed.execution.id)
@@ -266,6 +277,8 @@ class _Run:
             tell=self._scribe.transaction,
         )
         self._undone = Undone(self._head, self._database, backing.owner, backing.writer)
+        self._streams: ExecutionStreams[Spool] | None = None
+        """None where nobody waits for an answer in pieces."""
         self._driven: Driven | None = None
         self._served_before: int | None = None
         """See `Execution.served_before`: known once there is a worker."""
@@ -274,9 +287,12 @@ class _Run:
         self._must_flush = False
         """The journal could not take the record."""
 
-    async def run(self, value: object) -> Executed:
+    async def run(self, value: object, upload: Spool | None = None) -> Executed:
         """Run the function, settle its transaction and record it."""
         self._backing.journal.begin(self._head)
+        limits = self._runnable.bounds.limits
+        if self._trigger.kind == "http":
+            self._streams = ExecutionStreams(self._backing.spools.open, limits, self._head.function, upload)
         try:
             outcome: Outcome | None = None
             try:
@@ -293,8 +309,13 @@ class _Run:
                 executed = await self._settle(outcome)
             if self._must_flush:
                 await self._backing.writer.flush()
+            is_streamed = isinstance(executed.outcome, Returned) and executed.outcome.streamed is not None
+            if is_streamed and self._streams is not None:
+                executed = attrs.evolve(executed, stream=self._streams.take_answer())
             return executed
         finally:
+            if self._streams is not None:
+                self._streams.close()
             connection = self._database.take_connection()
             if connection is not None:
                 self._backing.give_back(self._backing.guests, connection)
@@ -362,6 +383,7 @@ class _Run:
             database=self._database,
             http=backing.http,
             secrets=self._secrets,
+            streams=self._streams,
             functions=OtherFunctions(
                 runnable.siblings, self._run_sibling, self._head, self._cause, self._database, backing.token,
                 backing.secrets, backing.clock, backing.entropy, self._trace,

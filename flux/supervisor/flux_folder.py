@@ -54,7 +54,8 @@ def prepare_flux_folder(root: Path, *, for_tenant: bool = False) -> Path:
         if for_tenant:
             _check_own(folder)
         _write_gitignore(folder)
-        (folder / "journal").mkdir(mode=0o700, exist_ok=True)
+        for name in ("journal", "spool"):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
     return folder

@@ -7,7 +7,7 @@ it; what went wrong inside stays inside, except on a development machine, where
 the person who asks is the one who wrote the code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -34,6 +34,8 @@ from flux.supervisor.gate import UNMATCHED_BODY_BYTES_MAX, Gate, Ticket
 from flux.supervisor.inputs import UnreadableInputError, read_input
 from flux.supervisor.journal import JournalError
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.spool import SpooledAnswer
+from flux.supervisor.streams import SpooledUpload
 from flux.supervisor.turns import QuotaError
 from flux.trace_context import FIELDS
 from flux.values import decode_json
@@ -48,13 +50,22 @@ class FrontDoor:
     """See the module."""
 
     def __init__(
-        self, deployments: Deployments, gate: Gate, executor: Executor, console: Console, *, tells_why: bool
+        self,
+        deployments: Deployments,
+        gate: Gate,
+        executor: Executor,
+        console: Console,
+        *,
+        tells_why: bool,
+        open_upload: Callable[[], SpooledUpload] | None = None,
     ) -> None:
+        """``open_upload`` makes a place for a body that is too large to hold; None: such bodies are refused."""
         self._deployments = deployments
         self._gate = gate
         self._executor = executor
         self._console = console
         self._tells_why = tells_why
+        self._open_upload = open_upload
 
     async def admit(self, head: RequestHead) -> Admission:
         """See `flux.supervisor.gateway.Handler.admit`."""
@@ -63,7 +74,12 @@ class FrontDoor:
         current = self._deployments.current
         if current is None:
             return Admission(UNMATCHED_BODY_BYTES_MAX)
-        return await self._gate.admit(current, head)
+        admission = await self._gate.admit(current, head)
+        ticket = admission.ticket
+        if self._open_upload is None or not isinstance(ticket, Ticket) or not isinstance(ticket.found, Match):
+            return admission
+        bytes_max = ticket.found.target.bounds.limits.stream_bytes_max
+        return attrs.evolve(admission, upload_bytes_max=bytes_max, open_upload=self._open_upload)
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """See `flux.supervisor.gateway.Handler.handle`."""
@@ -99,7 +115,8 @@ class FrontDoor:
             except UnreadableInputError as error:
                 executed = self._executor.refuse(runnable, trigger, _unreadable(error))
             else:
-                executed = await self._executor.execute(runnable, trigger, value)
+                upload = request.upload.spool if isinstance(request.upload, SpooledUpload) else None
+                executed = await self._executor.execute(runnable, trigger, value, upload=upload)
         except QuotaError as error:
             refusal = problem(error.status, "OVERLOADED" if error.status == 503 else "RATE_LIMITED", error.message)
             return attrs.evolve(refusal, headers=(*refusal.headers, ("retry-after", retry_after(error.retry_s))))
@@ -115,8 +132,12 @@ class FrontDoor:
         ids = (("x-request-id", str(execution.id)), ("flux-id", execution.name))
         if isinstance(outcome, Returned):
             # There is one id of an answer, and it is not the function's to give.
-            headers = (header for header in outcome.headers if header[0].lower() not in _OWN_HEADERS)
-            return HttpResponse(outcome.status, (*headers, *ids), outcome.body)
+            headers = [header for header in outcome.headers if header[0].lower() not in _OWN_HEADERS]
+            if outcome.streamed is None:
+                return HttpResponse(outcome.status, (*headers, *ids), outcome.body)
+            assert executed.stream is not None, "what was streamed to an HTTP request lies in a spool"
+            headers.append(("content-length", str(outcome.streamed.size_bytes)))
+            return HttpResponse(outcome.status, (*headers, *ids), SpooledAnswer(executed.stream))
         response = problem(
             execution.status or 503,
             _code_of(outcome),
@@ -172,6 +193,7 @@ def make_trigger(request: HttpRequest, found: Match[Runnable], ticket: Ticket) -
         query=head.query,
         headers=head.headers,
         body=request.body,
+        streamed=request.upload.spool.body if isinstance(request.upload, SpooledUpload) else None,
         correlation=correlation,
         client=ticket.caller.client,
         scheme=ticket.caller.scheme,

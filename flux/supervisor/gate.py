@@ -125,7 +125,7 @@ class Gate:
                     return attrs.evolve(admission, answer=unknown, headers=headers)
                 answer = answer_preflight(config.cors, head, methods)
                 if answer.status == 403:
-                    self._count("FORBIDDEN", "another site's page asked, and [http.cors] does not name it")
+                    self.count_refusal("FORBIDDEN", "another site's page asked, and [http.cors] does not name it")
                 return attrs.evolve(admission, answer=answer, headers=headers)
             admission = attrs.evolve(admission, headers=headers, drops=OWN)
         ticket = Ticket(live, found, find_caller(head, config.proxies, scheme=self._scheme))
@@ -145,7 +145,7 @@ class Gate:
                 continue
             wait_s = self._buckets.take(limit, (place, _who(ticket, limit.by)), self._now())
             if wait_s:
-                self._count("RATE_LIMITED", f"more than {limit.text} of one {limit.by}, by {place}")
+                self.count_refusal("RATE_LIMITED", f"more than {limit.text} of one {limit.by}, by {place}")
                 detail = f"asked too often: {limit.text} are answered; try again in {retry_after(wait_s)} s"
                 raise _refuse(429, "RATE_LIMITED", detail, ("retry-after", retry_after(wait_s)))
 
@@ -175,18 +175,18 @@ class Gate:
                 claims, scopes = {"sub": found.name}, found.scopes
                 auth = json.dumps({"kind": "api_key", "subject": found.name, "scopes": list(scopes)}).encode()
         except TokenRefused as refused:
-            self._count("UNAUTHORIZED", str(refused))
+            self.count_refusal("UNAUTHORIZED", str(refused))
             # RFC 6750, section 3.1: who brought nothing is told what is needed, and no error.
             error = "" if token is None else f', error="invalid_token", error_description="{refused}"'
             raise _refuse(401, "UNAUTHORIZED", str(refused), ("www-authenticate", challenge + error)) from refused
         except (OperatorError, DatabaseError) as error:
             # We don't know, so nobody is let in, and nobody is told that it is the token.
-            self._count("OVERLOADED", f"who asked could not be found out, {error.code}")
+            self.count_refusal("OVERLOADED", f"who asked could not be found out, {error.code}")
             detail = f"who asks can't be found out at present: {error.code}"
             raise _refuse(503, "OVERLOADED", detail, ("retry-after", "10")) from error
         missing = [scope for scope in table.scopes if scope not in scopes]
         if missing:
-            self._count("FORBIDDEN", "a scope was missing")
+            self.count_refusal("FORBIDDEN", "a scope was missing")
             challenge += f', error="insufficient_scope", scope="{" ".join(table.scopes)}"'
             raise _refuse(403, "FORBIDDEN", f"this needs the scope {missing[0]}", ("www-authenticate", challenge))
         return attrs.evolve(ticket, claims=claims, auth=auth)
@@ -214,7 +214,8 @@ class Gate:
             self._keys[config] = keys
         return keys
 
-    def _count(self, code: str, why: str) -> None:
+    def count_refusal(self, code: str, why: str) -> None:
+        """Count a request that was not let in, and tell it. ``why`` is not the client's to choose."""
         self._refused[code] += 1
         now = self._now()
         told_at, count = self._told.get(why, (-TELL_AGAIN_S, 0))

@@ -46,6 +46,7 @@ from flux.http_rules import (
 from flux.message import Admission, HttpRequest, HttpResponse, RequestHead, problem, reason_of
 from flux.supervisor.client_socket import RECEIVE_BYTES, ClientGone, ClientLate, ClientSocket
 from flux.supervisor.client_tls import Certificate, TlsClientSocket
+from flux.supervisor.gateway_body import BodyCollector, get_bytes_max
 from flux.supervisor.http_date import HttpDate
 
 
@@ -259,7 +260,11 @@ class Connection:
                 # A body that was not read stands between us and the next request.
                 response, close = request, self._h11.their_state is not h11.DONE
             else:
-                response, close = await self._handle(request)
+                try:
+                    response, close = await self._handle(request)
+                finally:
+                    if request.upload is not None:
+                        request.upload.close()
             del request
             self._phase = _Phase.WRITE
             if self._server.draining or self._requests >= limits.requests_per_connection_max:
@@ -323,38 +328,40 @@ class Connection:
         if framing.length == 0:
             return HttpRequest(head, admission=admission)
         self._phase = _Phase.BODY
-        body_bytes_max = admission.body_bytes_max
+        body_bytes_max = get_bytes_max(admission)
         if framing.length is not None and framing.length > body_bytes_max:
             refuse_body(body_bytes_max)
         if framing.expects_continue:
             await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
-        return HttpRequest(head, await self._receive_body(framing, body_bytes_max), admission)
+        collector = BodyCollector(admission, framing.length, self._hold_body)
+        try:
+            await self._receive_body(framing, collector)
+        except BaseException:
+            collector.close()
+            raise
+        return HttpRequest(head, collector.finish(), admission, collector.upload)
 
-    async def _receive_body(self, framing: BodyFraming, body_bytes_max: int) -> bytes:
+    async def _receive_body(self, framing: BodyFraming, collector: BodyCollector) -> None:
         limits = self._server.limits
         buffer = self._socket.buffer
-        chunked = ChunkedBody(body_bytes_max, self._server.head_limits) if framing.length is None else None
+        chunked = ChunkedBody(collector.bytes_max, self._server.head_limits) if framing.length is None else None
         remaining = framing.length or 0
-        body = bytearray()
         # What came in one piece with the head counts for the rate as well.
         received_bytes = len(buffer) if framing.length is None else min(framing.length, len(buffer))
         started = trio.current_time()
         while True:
             if chunked is not None:
-                piece = chunked.feed(buffer)
-                body += piece
-                self._hold_body(len(piece))
+                await collector.take(chunked.feed(buffer))
                 if chunked.done:
                     self._h11.receive_data(b"0\r\n\r\n")
                     break
             elif taken := min(remaining, len(buffer)):
-                self._hold_body(taken)
                 self._h11.receive_data(bytes(buffer[:taken]))
                 del buffer[:taken]
                 remaining -= taken
                 event = self._next_event()
                 if isinstance(event, h11.Data):
-                    body += event.data
+                    await collector.take(bytes(event.data))
             if chunked is None and not remaining:
                 break
             if self._socket.ended:
@@ -362,7 +369,6 @@ class Connection:
             allowed_s = limits.body_timeout_s + received_bytes / limits.body_bytes_per_s_min
             received_bytes += await self._socket.receive(started + allowed_s)
         self._next_event()
-        return bytes(body)
 
     def _next_event(self) -> object:
         """Let h11 read what it was given. It can only be stricter than our rules, never laxer."""
@@ -432,23 +438,27 @@ class Connection:
                 await self._write(head)
                 await self._write(body)
         else:
-            await self._write(head)
-            await self._send_stream(response, response.body)
+            is_finite = any(name == b"content-length" for name, _ in headers)
+            await self._send_stream(head, response, response.body, is_finite=is_finite)
 
-    async def _send_stream(self, response: HttpResponse, body: AsyncIterator[bytes]) -> None:
-        """Send ``body`` piece by piece as it comes.
+    async def _send_stream(
+        self, head: bytes | None, response: HttpResponse, body: AsyncIterator[bytes], *, is_finite: bool
+    ) -> None:
+        """Send ``head``, then ``body`` piece by piece as it comes.
 
         Beside it we listen. A reset ends the stream at once. A client that closes its
         side may be one that half-closed and still reads, or a browser tab that is gone:
-        TCP does not tell them apart. So the stream goes on for ``hang_up_grace_s``, in
-        which any finite answer ends, and an endless one does not leak a task for ever.
+        TCP does not tell them apart. So a stream of unknown length goes on for ``hang_up_grace_s``,
+        and an endless one does not leak a task for ever. One whose length was told is sent to its end,
+        as long as somebody takes it.
         """
         failure: BaseException | None = None
         whole = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_hang_up, nursery.cancel_scope)
+                nursery.start_soon(self._watch_hang_up, nursery.cancel_scope, is_finite)
                 try:
+                    await self._write(head)
                     async for piece in body:
                         if not isinstance(piece, bytes):
                             raise ResponseBodyError(
@@ -474,7 +484,7 @@ class Connection:
             self._socket.abort()
             raise ClientGone
 
-    async def _watch_hang_up(self, stream_scope: trio.CancelScope) -> None:
+    async def _watch_hang_up(self, stream_scope: trio.CancelScope, is_finite: bool) -> None:
         connected = self._socket
         while len(connected.buffer) < RECEIVE_BYTES and not connected.ended:
             await connected.wait_readable()
@@ -483,7 +493,7 @@ class Connection:
             except ClientGone:
                 stream_scope.cancel()
                 return
-        if connected.ended:
+        if connected.ended and not is_finite:
             await trio.sleep(self._server.limits.hang_up_grace_s)
             stream_scope.cancel()
 

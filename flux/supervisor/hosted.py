@@ -47,5 +47,7 @@ class Hosted:
     """In which its executions run."""
     master_key: MasterKey
     """What opens its key."""
+    spool_bytes_max: int
+    """What its bodies that are too large to hold may take on the disk."""
     addresses_allowed: frozenset[str]
     """Addresses that its ``flux.toml`` may grant."""

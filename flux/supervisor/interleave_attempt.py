@@ -13,7 +13,7 @@ from flux.supervisor.execute import Backing
 from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
 from flux.supervisor.replay import TELLING_RUNTIMES, describe_again, drive_again
-from flux.supervisor.replay_hosts import RefusingHost
+from flux.supervisor.replay_hosts import AnswerHost, RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.statements import commit_failed
@@ -70,7 +70,8 @@ class Attempt:
         )
         # The session ends it by the time of the record. Being held back takes none of that.
         patient = attrs.evolve(runnable.bounds, limits=attrs.evolve(limits, timeout_s=HELD_S_MAX))
-        host = _GatedHost(self._context, self._redactor, self._database, recorded)
+        gated = _GatedHost(self._context, self._redactor, self._database, recorded)
+        host = AnswerHost(gated, self._context, answers_http=recorded.trigger.kind == "http")
         driven = await drive_again(
             recorded, runnable, self._value, session, host, patient, self._redactor, self.secrets,
             tells_waits=tells_waits,

@@ -34,6 +34,7 @@ from flux.execution import (
     LogLine,
     Raised,
     Returned,
+    Trigger,
 )
 from flux.hostcall import HostCall, HostCallError, Position
 from flux.mutation import Mutation
@@ -130,6 +131,14 @@ def show_body(body: bytes, headers: Iterable[tuple[str, str]]) -> Document:
             return {"body": raw, "body_format": "json"}
     shown = show_text(body)
     return {"body": shown, "body_format": "text" if isinstance(shown, str) else "bytes"}
+
+
+def _show_body_of(noun: Trigger | Returned) -> Document:
+    """Return the body as `show_body`; of one that was streamed ``body_format: "streamed"`` and what it was."""
+    if noun.streamed is None:
+        return show_body(noun.body, noun.headers)
+    what = {"sha256": noun.streamed.sha256, "bytes": noun.streamed.size_bytes}
+    return {"body": None, "body_format": "streamed", "streamed": what}
 
 
 def show_time(at_ns: int) -> str:
@@ -320,15 +329,15 @@ def show_input(execution: Execution) -> Any:
         "headers": show_pairs(trigger.headers),
         "client": trigger.client or None,
         "auth": show_json(trigger.auth) if trigger.auth else None,
-        **show_body(trigger.body, trigger.headers),
+        **_show_body_of(trigger),
     }
 
 
 def show_output(execution: Execution) -> Document | None:
     """Return what went out, or why the function had no answer of its own; None when it was cut off."""
     match execution.outcome:
-        case Returned(status=status, headers=headers, body=body):
-            return {"status": status, "headers": show_pairs(headers), **show_body(body, headers)}
+        case Returned(status=status, headers=headers) as returned:
+            return {"status": status, "headers": show_pairs(headers), **_show_body_of(returned)}
         case Raised() as raised:
             return {
                 "status": raised.status,

@@ -28,6 +28,8 @@ from flux.execution import Execution, Interrupted, Killed, Outcome, Raised, Retu
 from flux.failure import find_failure
 from flux.hostcall import HostCall, HostCallResult
 from flux.hostcalls.base import CallContext
+from flux.hostcalls.clock import SystemClock
+from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
 from flux.matching_session import MatchingSession, Source
@@ -43,7 +45,7 @@ from flux.supervisor.deployments import LiveDeployment
 from flux.supervisor.drive import REPLAY_PATIENCE_S_MIN, Bounds, Driven, Host, drive
 from flux.supervisor.execute import Backing
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
-from flux.supervisor.replay_hosts import LiveRequests, OpenHost, RefusingHost
+from flux.supervisor.replay_hosts import AnswerHost, LiveRequests, OpenHost, RefusingHost
 from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
@@ -372,6 +374,7 @@ class _Run:
         host: Host = RefusingHost()
         if world is not None or self._live.hosts:
             host = OpenHost(self._make_context(world), self._live, has_world=world is not None)
+        host = AnswerHost(host, self._make_context(world), answers_http=original.trigger.kind == "http")
         driven = await self._drive(session, host, tells_waits=tells_waits)
         waited_for = session.stalled_on if driven.outcome is None and driven.divergence is None else None
         outcome = driven.outcome or runnable.bounds.kill("timeout", format_duration(limits.timeout_s))
@@ -410,16 +413,15 @@ class _Run:
 
     def _make_context(self, world: WorldDatabase | None) -> CallContext:
         backing, runnable = self._backing, self._runnable
-        assert backing is not None, "a world is of its database"
         return CallContext(
-            tenant=backing.tenant,
+            tenant=self._original.tenant,
             function=runnable.function.name,
             grants=self._live.grants,
             limits=runnable.bounds.limits,
-            clock=backing.clock,
-            entropy=backing.entropy,
+            clock=SystemClock() if backing is None else backing.clock,
+            entropy=SystemEntropy() if backing is None else backing.entropy,
             database=world,
-            http=backing.http if self._live.hosts else None,
+            http=backing.http if backing is not None and self._live.hosts else None,
             secrets=self._secrets,
         )
 

@@ -7,6 +7,8 @@ So that a host here is asked for anything else is a mistake of Flux's, and ends 
 
 from collections import Counter
 
+import attrs
+
 from flux import calls
 from flux.calls import find_host
 from flux.errors import BrokenInvariantError
@@ -14,7 +16,10 @@ from flux.grants import DEFAULT_PORTS, Grants, Origin, parse_grant
 from flux.hostcall import HostCall, HostCallRequest, HostCallResult
 from flux.hostcalls.base import CallContext
 from flux.matching import make_key
+from flux.streamed import WRITES
+from flux.supervisor.drive import Host
 from flux.supervisor.perform import HostTable
+from flux.supervisor.streams import Digest, ExecutionStreams
 
 
 class ReplayPerformedError(BrokenInvariantError):
@@ -37,6 +42,32 @@ class RefusingHost:
     def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:  # noqa: ARG002 - the protocol's
         """Refuse."""
         raise ReplayPerformedError(f"call {request.seq}, {request.name}, was being performed during a replay")
+
+
+class AnswerHost:
+    """Takes what a replay of changed code writes as its answer, digests it and sends it to nobody.
+
+    Whatever else is to be performed is another host's to perform.
+    """
+
+    def __init__(self, inner: Host, context: CallContext, *, answers_http: bool) -> None:
+        """``context`` is touched by nothing but what the function writes, and only to an HTTP request may it write."""
+        streams = ExecutionStreams(Digest, context.limits, context.function) if answers_http else None
+        self._table = HostTable(attrs.evolve(context, streams=streams))
+        self._inner = inner
+
+    def is_immediate(self, name: str) -> bool:
+        """See `flux.supervisor.drive.Host.is_immediate`."""
+        return name in WRITES or self._inner.is_immediate(name)
+
+    async def perform(self, request: HostCallRequest) -> HostCallResult:
+        """Take a piece; hand on anything else."""
+        performer: Host = self._table if request.name in WRITES else self._inner
+        return await performer.perform(request)
+
+    def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:
+        """See `flux.supervisor.drive.Host.cancelled`."""
+        return self._inner.cancelled(request, elapsed_ns)
 
 
 class LiveRequests:

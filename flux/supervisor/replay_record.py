@@ -21,6 +21,7 @@ from flux.store.postgres import Connection
 from flux.store.reading import get_execution
 from flux.store.records import RecordStore, make_record
 from flux.store.replays import add_replay
+from flux.streamed import UNHEARD
 from flux.supervisor.execute import Backing
 from flux.supervisor.present import encode
 from flux.supervisor.present_replay import divergence_json, is_stopped
@@ -77,7 +78,9 @@ async def keep_check(backing: Backing, replay: Replay, erasures: int) -> Executi
     """Store what Flux's own check has shown, and its execution where it did not do the same again."""
     execution = make_replay_execution(backing, replay)
     add = partial(_add, backing.tenant, erasures, execution, replay, is_check=True)
-    if replay.replayed.divergence is not None:
+    divergence = replay.replayed.divergence
+    # Bytes that are on no record say nothing of the function.
+    if divergence is not None and divergence.kind != UNHEARD:
         await RecordStore(backing.owner).insert(make_record(execution), add)
         return execution
     async with backing.owner.acquire() as connection, connection.transaction():

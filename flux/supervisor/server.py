@@ -82,7 +82,9 @@ from flux.supervisor.server_start import (
 )
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.siblings import Siblings
+from flux.supervisor.spool import SPOOL_BYTES_MAX
 from flux.supervisor.story import Story, list_routes
+from flux.supervisor.streams import SpooledUpload
 from flux.supervisor.turns import FairExecutor, Turns
 from flux.supervisor.upkeep import Upkeep
 from flux.supervisor.vault import Vault
@@ -148,6 +150,7 @@ async def open_server(
                 database, tenant, flux_folder / "journal", secret_values, report=story.crash,
                 connections=OWN_CONNECTIONS if hosted is None else CONNECTIONS,
                 repair_guest=None if hosted is None else hosted.repair_guest,
+                spool_bytes_max=SPOOL_BYTES_MAX if hosted is None else hosted.spool_bytes_max,
             )
         )
         if place is None or place.is_first:
@@ -311,7 +314,10 @@ class Server:
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
                 scheme=address.url.partition(":")[0],
             )  # fmt: skip
-            front_door = FrontDoor(deployments, gate, executor, console, tells_why=self.options.tells_why)
+            front_door = FrontDoor(
+                deployments, gate, executor, console, tells_why=self.options.tells_why,
+                open_upload=partial(SpooledUpload, self.backing.spools, gate.count_refusal),
+            )  # fmt: skip
             host.front_door = front_door
             self.hosts.set_own(front_door)
             running = Running(deployments, deployer, host, address, f"{address.url}/_flux/#t={token}")

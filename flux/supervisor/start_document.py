@@ -33,6 +33,20 @@ def make_document(
     function's input, and ``chain`` the middleware that it has. ``tells_waits`` asks the guest to say when it waits;
     ``trace`` asks it to tell of each step, and gives it memory for that.
     """
+    request: dict[str, object] = {
+        "method": trigger.method,
+        "path": trigger.path,
+        "params": [list(pair) for pair in trigger.params],
+        "query": [list(pair) for pair in trigger.query],
+        "headers": [list(pair) for pair in trigger.headers],
+        "body": text_or_bytes(trigger.body),
+        "client": trigger.client or None,
+        "scheme": trigger.scheme or None,
+        "host": trigger.host or None,
+        "auth": parse_json(trigger.auth) if trigger.auth else None,
+    }
+    if trigger.streamed is not None:
+        request["upload"] = {"bytes": trigger.streamed.size_bytes, "sha256": trigger.streamed.sha256}
     document: dict[str, object] = {
         "function": head.function,
         "execution": head.name,
@@ -40,18 +54,7 @@ def make_document(
         "seed": head.seed.hex(),
         "memory_bytes_max": limits.memory_bytes_max,
         "middleware": list(chain.list_for(trigger.kind)),
-        "request": {
-            "method": trigger.method,
-            "path": trigger.path,
-            "params": [list(pair) for pair in trigger.params],
-            "query": [list(pair) for pair in trigger.query],
-            "headers": [list(pair) for pair in trigger.headers],
-            "body": text_or_bytes(trigger.body),
-            "client": trigger.client or None,
-            "scheme": trigger.scheme or None,
-            "host": trigger.host or None,
-            "auth": parse_json(trigger.auth) if trigger.auth else None,
-        },
+        "request": request,
         "input": value,
     }
     if trigger.user:

@@ -30,6 +30,7 @@ from flux.supervisor.hosted import Hosted, bounded
 from flux.supervisor.hosts import Share
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
+from flux.supervisor.spool import SPOOL_BYTES_MAX
 from flux.supervisor.story import Story
 from flux.supervisor.tenant_order import BadTenantError, TenantChange, TenantOrder, name_local_host
 from flux.supervisor.tenant_story import TenantStory
@@ -287,7 +288,7 @@ class Tenants:
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
             hosted = Hosted(
                 tenant, bounded(self._open_database(row)), repair, served.share, turns, self._master_key,
-                frozenset(row.allow),
+                min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
             )  # fmt: skip
             options = ServerOptions(Path(row.folder), logs_requests=self._server.options.logs_requests)
             async with trio.open_nursery() as beside:

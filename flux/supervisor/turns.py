@@ -28,6 +28,7 @@ from flux.supervisor.execute import Audience, Backing, Executed, Executor
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.other_functions import NOBODY, Cause
 from flux.supervisor.runnable import Runnable
+from flux.supervisor.spool import Spool
 
 TURNS_MAX = 64
 """Executions at once, of all tenants together: more where there are more than `TURNS_MAX / 2` tenants, two for each.
@@ -262,14 +263,19 @@ class FairExecutor(Executor):
         self._share = share
 
     async def execute(
-        self, runnable: Runnable, trigger: Trigger, value: object, cause: Cause = NOBODY
+        self,
+        runnable: Runnable,
+        trigger: Trigger,
+        value: object,
+        cause: Cause = NOBODY,
+        upload: Spool | None = None,
     ) -> Executed:
         """See `Executor.execute`; raises `QuotaError` when it gets no turn: then nothing ran."""
         if cause.parent is not None:  # It has its caller's.
-            return await super().execute(runnable, trigger, value, cause)
+            return await super().execute(runnable, trigger, value, cause, upload)
         limits = runnable.bounds.limits
         async with self._share.taken(limits.memory_bytes_max, limits.timeout_s):
-            return await super().execute(runnable, trigger, value, cause)
+            return await super().execute(runnable, trigger, value, cause, upload)
 
     async def execute_job(self, runnable: Runnable, trigger: Trigger, value: object, job: JobAttempt) -> Executed:
         """See `Executor.execute_job`."""

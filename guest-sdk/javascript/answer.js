@@ -1,5 +1,6 @@
 // What a function returned, as the host wants it: status, headers, body.
 
+import { isStream, Streamed, writeBody } from "./bodies.js";
 import { Response } from "./fetch.js";
 import { Answer, HttpResponse } from "./response.js";
 
@@ -58,6 +59,15 @@ export function makeAnswer(value, { status, headers = {} } = {}) {
   return new Answer(body, { status: status ?? made, headers: { ...kept, ...headers } });
 }
 
+/** Return `value` with its body written, where that is an iterator. */
+export async function writeAnswer(value) {
+  const body = value instanceof Answer ? value.body : value;
+  if (!isStream(body)) return value;
+  const { status, headers } = value instanceof Answer ? value : { status: 200, headers: {} };
+  if (BODY_FREE.includes(status)) throw new TypeError(`a response with status ${status} has no body`);
+  return new Answer(await writeBody(body), { status, headers });
+}
+
 /** Return the answer's status, headers and body; throw for what can't be answered. */
 export function describeAnswer(value) {
   let status = 200;
@@ -85,6 +95,11 @@ export function describeAnswer(value) {
   }
   if (value === undefined || value === null || BODY_FREE.includes(status)) return { status, headers, body: "" };
   let type = "application/json";
+  if (value instanceof Streamed) {
+    type = value.isText ? "text/plain; charset=utf-8" : "application/octet-stream";
+    if (!headers.some(([name]) => name === "content-type")) headers.push(["content-type", type]);
+    return { status, headers, body: "", streamed: true };
+  }
   if (typeof value === "string") {
     type = "text/plain; charset=utf-8";
     if (!value.isWellFormed()) throw new TypeError("the answer has half a character (a lone surrogate), which no UTF-8 has");

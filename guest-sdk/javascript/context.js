@@ -1,6 +1,7 @@
 // ctx: everything a function may ask of the host. Each method sends one host call.
 
 import { makeAnswer } from "./answer.js";
+import { readBody } from "./bodies.js";
 import { HTTPError } from "./errors.js";
 import { show } from "./report.js";
 import { HttpResponse, joined } from "./response.js";
@@ -65,6 +66,7 @@ class Random {
 
 class Request {
   #body;
+  #isHeld;
   constructor(described) {
     this.method = described.method;
     this.path = described.path;
@@ -75,6 +77,9 @@ class Request {
     /** Header fields, names in lower case; repeated ones joined by a comma. */
     this.headers = joined(described.headers);
     this.#body = fromWire(described.body);
+    this.#isHeld = described.upload === undefined;
+    /** How many bytes the body has. */
+    this.size = this.#isHeld ? this.body.length : described.upload.bytes;
     /** The address of who made the request, through the proxies that flux.toml declares. */
     this.client = described.client ?? null;
     /** "http" or "https", as the client used it. */
@@ -87,14 +92,32 @@ class Request {
      */
     this.auth = fromWire(described.auth ?? null);
   }
-  /** The body as it came, in bytes. */
+  /** The body is too large to hold, so `stream` is the only way to it. */
+  get isStreamed() {
+    return !this.#isHeld;
+  }
+  #check() {
+    if (!this.#isHeld) {
+      throw new Error(
+        `the request's body has ${this.size} bytes, more than is held (body under [limits]): read it with ctx.request.stream()`,
+      );
+    }
+  }
+  /** The body piece by piece, whatever its size: `for await (const piece of ctx.request.stream())`. */
+  stream() {
+    return readBody(this.#isHeld ? this.body : undefined, this.size);
+  }
+  /** The body as it came, in bytes; an error where it is too large to hold: see `stream`. */
   get body() {
+    this.#check();
     return typeof this.#body === "string" ? toBytes(this.#body) : this.#body;
   }
   text() {
+    this.#check();
     return typeof this.#body === "string" ? this.#body : toText(this.#body);
   }
   json() {
+    this.#check();
     try {
       return JSON.parse(this.text());
     } catch (error) {

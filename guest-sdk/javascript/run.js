@@ -3,7 +3,7 @@
 // The host calls run() once and then pump() whenever nothing is left to run, until it returns false. So a frame is
 // read only when the function can do nothing without it, which is what makes a recording replayable.
 
-import { describeAnswer } from "./answer.js";
+import { describeAnswer, writeAnswer } from "./answer.js";
 import { makeContext, seed } from "./context.js";
 import { DeadlockError } from "./errors.js";
 import { describe, functions, load, middleware, sources } from "./registry.js";
@@ -47,7 +47,7 @@ async function invoke(start) {
     index === start.middleware.length
       ? handle()
       : middleware.get(start.middleware[index]).handler({ ctx, input, next: next(index + 1) });
-  return next(0)();
+  return writeAnswer(await next(0)());
 }
 
 function run() {

@@ -268,7 +268,7 @@ const FORM = "application/x-www-form-urlencoded";
 function tellTexts(value, request) {
   const kind = (request.headers["content-type"] ?? "").split(";", 1)[0].trim().toLowerCase();
   // A form whose body is JSON after all is read as JSON.
-  if (kind === FORM && !/^\s*[{[]/.test(request.text())) return (name) => typeof value[name] === "string";
+  if (kind === FORM && !request.isStreamed && !/^\s*[{[]/.test(request.text())) return (name) => typeof value[name] === "string";
   return (name) => typeof value[name] === "string" && value[name] === (own(request.query, name) ?? own(request.params, name));
 }
 

@@ -142,9 +142,9 @@ export function hear() {
 }
 
 /** End the execution with an answer, which has been checked: nothing of it is looked at again. */
-export function finish({ status, headers, body }) {
+export function finish({ status, headers, body, streamed = false }) {
   const content = typeof body === "string" ? JSON.stringify(body) : encode(body);
-  const text = `{"status":${status},"headers":${JSON.stringify(headers)},"body":${content}}`;
+  const text = `{"status":${status},"headers":${JSON.stringify(headers)},"body":${content}${streamed ? ',"streamed":true' : ""}}`;
   checkSize("the answer", text);
   write(WIRE, `["return",${text}]`);
 }

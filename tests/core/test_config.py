@@ -138,7 +138,7 @@ def test_a_functions_limits_are_its_own_then_the_projects_then_fluxs() -> None:
 
 def test_every_limit_can_be_set_and_has_a_key() -> None:
     keys = [describe_limit_key(field.name) for field in attrs.fields(Limits)]
-    assert keys == ["timeout", "memory", "host_calls", "body", "response", "log"]
+    assert keys == ["timeout", "memory", "host_calls", "body", "response", "log", "stream"]
 
 
 def test_a_function_reaches_the_projects_hosts_and_its_own_each_once() -> None:

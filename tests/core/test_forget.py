@@ -35,7 +35,7 @@ NAMES_OF_CODE = {
     "Transaction.now", "StatementSnapshot.before", "StatementSnapshot.after", "Read.schema", "Read.table", "Read.key",
     "Read.columns", "Level.kind", "Level.isolation", "Level.clock", "Level.meter", "LimitInForce.name",
     "LimitInForce.value", "LimitInForce.origin", "Execution.tenant", "Execution.function", "Execution.deployment",
-    "Execution.sha", "Execution.seed", "Mutation.schema", "Mutation.table",
+    "Execution.sha", "Execution.seed", "Mutation.schema", "Mutation.table", "StreamedBody.sha256",
 }  # fmt: skip
 """Fields that hold what code or Flux calls something, and nothing that was said to a function. A new field is none."""
 

@@ -100,4 +100,5 @@ def test_the_default_limits_are_the_documented_ones() -> None:
         "body_bytes_max": 8388608,
         "response_bytes_max": 8388608,
         "log_bytes_max": 1048576,
+        "stream_bytes_max": 0,
     }

@@ -4,6 +4,7 @@ Mistakes are found here, where the message can say what stands where, and are
 raised as the function's own.
 """
 
+import copy
 import json
 import math
 import re
@@ -11,10 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from flux_guest import _values
+from flux_guest._bodies import (
+    BODY_FREE,
+    AnswerError,
+    Door,
+    Streamed,
+    check_status,
+    is_stream,
+    write,
+    write_blocking,
+)
 from flux_guest._context import HttpResponse, Response
 
-BODY_FREE = (204, 205, 304)
-"""Statuses whose answers have no body (RFC 9110, sections 15.3.5, 15.3.6, 15.4.5)."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HALVES = re.compile("[\ud800-\udfff]")
 _VALUE_REFUSED = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
@@ -25,8 +34,33 @@ _OF_THE_CONNECTION = frozenset(
 """Header fields that spoke of the connection to another server, and mean nothing on ours."""
 
 
-class AnswerError(Exception):
-    """A function returned what can't be answered; the message says what and where."""
+_TEXT, _BYTES = "text/plain; charset=utf-8", "application/octet-stream"
+
+
+def write_answer_blocking(door: Door, value: Any) -> Any:
+    """Return ``value`` with its body written, where that is an iterator; for functions that are ``def`` throughout."""
+    body = value.body if isinstance(value, Response) else value
+    if not is_stream(body):
+        return value
+    check_status(value.status if isinstance(value, Response) else 200)
+    return _with_body(value, write_blocking(door, body))
+
+
+async def write_answer(door: Door, value: Any) -> Any:
+    """As `write_answer_blocking`, where there is an event loop."""
+    body = value.body if isinstance(value, Response) else value
+    if not is_stream(body):
+        return value
+    check_status(value.status if isinstance(value, Response) else 200)
+    return _with_body(value, await write(door, body))
+
+
+def _with_body(value: Any, body: Streamed) -> Any:
+    if not isinstance(value, Response):
+        return body
+    answer = copy.copy(value)
+    answer.body = body
+    return answer
 
 
 def describe_answer(value: Any) -> dict[str, Any]:
@@ -40,13 +74,17 @@ def describe_answer(value: Any) -> dict[str, Any]:
             raise AnswerError(f"a response with status {status} has no body; this one has {_shown(value)}")
     elif value is None:
         status = 204
+    if isinstance(value, Streamed):
+        if not any(name == "content-type" for name, _ in headers):
+            headers.append(["content-type", _TEXT if value.is_text else _BYTES])
+        return {"status": status, "headers": headers, "body": "", "streamed": True}
     if value is None or status in BODY_FREE:
         return {"status": status, "headers": headers, "body": ""}
     body: str | bytes
     if isinstance(value, bytes | bytearray | memoryview):
-        body, content_type = bytes(value), "application/octet-stream"
+        body, content_type = bytes(value), _BYTES
     elif isinstance(value, str):
-        body, content_type = str(value), "text/plain; charset=utf-8"
+        body, content_type = str(value), _TEXT
     else:
         body, content_type = encode_body(value), "application/json"
     if isinstance(body, str) and not body.isascii() and (found := _HALVES.search(body)):

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from flux_guest import _values
+from flux_guest._bodies import RequestStream
 from flux_guest._channel import Channel
 from flux_guest._errors import HTTPError
 from flux_guest._loop import HostLoop
@@ -83,7 +84,8 @@ def _same(value: Any) -> Any:
 class Request:
     """The HTTP request (or what stands for it) that made the function run."""
 
-    def __init__(self, described: dict[str, Any]) -> None:
+    def __init__(self, described: dict[str, Any], door: _Door) -> None:
+        upload: dict[str, Any] | None = described.get("upload")
         self.method: str = described["method"]
         self.path: str = described["path"]
         self.params: dict[str, str] = dict(described["params"])
@@ -97,8 +99,10 @@ class Request:
         for key, value in described["headers"]:
             self.headers[key] = f"{self.headers[key]}, {value}" if key in self.headers else value
         body = _values.from_json(described["body"])
-        self.body: bytes = body.encode() if isinstance(body, str) else body
-        """The body as it came."""
+        self._body: bytes | None = None if upload else body.encode() if isinstance(body, str) else body
+        self._door = door
+        self.size: int = upload["bytes"] if upload else len(self._body or b"")
+        """How many bytes the body has."""
         self.client: str | None = described.get("client")
         """The address of who made the request, through the proxies that ``flux.toml`` declares."""
         self.scheme: str | None = described.get("scheme")
@@ -108,6 +112,32 @@ class Request:
         self.auth: dict[str, Any] | None = _values.from_json(described.get("auth"))
         """Who asks, as Flux has verified it before the function ran: ``kind`` ("jwt" or "api_key"), ``subject``, and
         ``claims`` or ``scopes``. None: nobody was verified."""
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came; RuntimeError where it is too large to hold: see `stream`."""
+        if self._body is None:
+            raise RuntimeError(
+                f"the request's body has {self.size:,} bytes, more than is held (body under [limits]): "
+                "read it with ctx.request.stream()"
+            )
+        return self._body
+
+    @body.setter
+    def body(self, body: bytes) -> None:
+        self._body, self.size = body, len(body)
+
+    @property
+    def is_streamed(self) -> bool:
+        """The body is too large to hold, so `stream` is the only way to it."""
+        return self._body is None
+
+    def stream(self) -> RequestStream:
+        """Return the body piece by piece, whatever its size: ``async for piece in ctx.request.stream()``.
+
+        In a ``def`` handler it is ``for piece in ctx.request.stream()``.
+        """
+        return RequestStream(self._door, self._body, self.size)
 
     def json(self) -> Any:
         """Return the body as JSON; raise `HTTPError` 400 when it is not."""
@@ -526,7 +556,7 @@ class Context:
     def __init__(
         self, channel: Channel, door: _Door, described: dict[str, Any], generator: random.Random
     ) -> None:
-        self.request = Request(described)
+        self.request = Request(described, door)
         self.db = Database(door)
         self.http = Http(door)
         self.queue = Queue(door)
@@ -571,9 +601,10 @@ class Context:
     ) -> Response:
         """Return an answer with its own status and headers.
 
-        ``body`` may be whatever a handler returns, such an answer too: of that, ``status`` and ``headers`` take the
-        place of what it has. So middleware makes one of what ``call_next()`` has returned. Without a status it is 200,
-        or 204 where there is no body.
+        ``body`` may be whatever a handler returns: an iterator of text or bytes too (a generator, ``async`` or not),
+        which is written as it is made, whatever its size. It may also be such an answer: of that, ``status`` and
+        ``headers`` take the place of what it has. So middleware makes one of what ``call_next()`` has returned. Without
+        a status it is 200, or 204 where there is no body.
         """
         if isinstance(body, Response):
             answer = copy.copy(body)

@@ -53,7 +53,8 @@ def find_place(handler: Any, decorator: str = "@function") -> tuple[str, int]:
 
 def is_async(handler: Callable[..., Any]) -> bool:
     """Whether it is ``async def``. A decorator in between that says what it wraps speaks for that."""
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(inspect.unwrap(handler))
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    return any(is_kind(one) for is_kind in kinds for one in (handler, inspect.unwrap(handler)))
 
 
 def _find_mistake(registered: Any) -> str:

@@ -41,7 +41,7 @@ def _list_texts(value: dict[str, Any], request: Request) -> Collection[str]:
     """Return the names whose values were text on the way: of the path, the query, or a form."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # A form whose body is JSON after all is read as JSON.
-    if kind == _FORM and request.body.lstrip()[:1] not in (b"{", b"["):
+    if kind == _FORM and not request.is_streamed and request.body.lstrip()[:1] not in (b"{", b"["):
         return {name for name, said in value.items() if isinstance(said, str)}
     return {
         name

@@ -21,8 +21,9 @@ import traceback
 from typing import Any
 
 from flux_guest import _values
-from flux_guest._answer import AnswerError, describe_answer
-from flux_guest._chain import call_async, call_blocking, make_chain
+from flux_guest._answer import describe_answer, write_answer, write_answer_blocking
+from flux_guest._bodies import AnswerError, Door
+from flux_guest._chain import Chain, call_async, call_blocking, make_chain
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
 from flux_guest._digests import sha256
@@ -167,14 +168,15 @@ class Worker:
         chain = make_chain(registered, start["middleware"])
         value = _values.from_json(start["input"])
         if chain.blocking_from == 0:
-            context = Context(channel, make_sync_door(channel), described, generator)
-            return call_blocking(chain, context, value)
+            door: Any = make_sync_door(channel)
+            context = Context(channel, door, described, generator)
+            return write_answer_blocking(door, call_blocking(chain, context, value))
         loop, self._next_loop = self._next_loop or HostLoop(channel), None
         asyncio.set_event_loop(loop)
         door = make_async_door(loop, channel)
         context = Context(channel, door, described, generator)
         try:
-            answer = loop.run_until_complete(call_async(chain, context, value, door))
+            answer = loop.run_until_complete(_answer(chain, context, value, door))
         except SystemExit:
             raise  # Nothing is ended in order then, as with os._exit.
         except BaseException:
@@ -183,6 +185,10 @@ class Worker:
         loop.finish(well=True)
         asyncio.set_event_loop(None)
         return answer
+
+
+async def _answer(chain: Chain, context: Context, value: Any, door: Door) -> Any:
+    return await write_answer(door, await call_async(chain, context, value, door))
 
 
 def _let_go(error: BaseException) -> None:
