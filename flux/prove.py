@@ -272,10 +272,11 @@ def _tell_nothing(finding: Finding) -> str:
 
 
 def _tell_size(finding: Finding, size: int) -> str:
+    them = "both" if size == 2 else f"all {size}"
     if not finding.is_needed:
-        return f"whether all {size} are needed is not known: there were no runs left to find out"
+        return f"whether {them} are needed is not known: there were no runs left to find out"
     alone = "no smaller set is enough" if finding.is_smallest else "whether another, smaller set is enough is not known"
-    return f"all {size} are needed: {alone}"
+    return f"{them} are needed: {alone}"
 
 
 def _count_vain(finding: Finding) -> list[str]:

@@ -43,6 +43,8 @@ def command(id: str, prove: bool) -> None:
     client = open_client()
     answer = client.get("executions", id, "why")
     why = answer.record.of_schema("flux.why/1")
+    # Asked for first: a stream that has told its end leaves the connection unfinished.
+    trace = None if said.json else _trace(client, why)
     text = answer.text
     runs: list[Record] = []
     if prove:
@@ -55,7 +57,6 @@ def command(id: str, prove: bool) -> None:
     if said.json:
         screen.write_raw_json(text)
         return
-    trace = _trace(client, why)
     shown = lines(why, trace, screen.width, whole=said.verbose, quiet=said.quiet)
     screen.page([*shown, *(run_lines(runs, screen.width) if runs and said.verbose else [])])
 

@@ -83,7 +83,8 @@ def test_a_proof_stands_in_the_first_lines_with_its_mark_and_its_progress_on_std
     first = next(line for line in done.stdout.splitlines() if "↻" in line)
     assert "it answers 200 when path of row 1" in first
     assert "nothing flipped" in done.stdout.partition("  runs\n")[2]
-    assert "flips to try" in done.stderr
+    assert "flips to try" in done.stderr and "no timeline" not in done.stderr
+    assert "  timeline\n" in done.stdout
 
 
 def test_what_does_not_fail_again_by_itself_is_no_experiment(planted: Planted) -> None:
