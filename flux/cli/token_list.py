@@ -41,7 +41,7 @@ def describe(token: Record) -> str:
     kind = "api key" if token.text("kind") == "api" else "token"
     parts = [f"{kind}: {', '.join(map(str, token.items('scopes'))) or 'no scopes'}"]
     if (revoked := token.maybe_text("revoked_at")) is not None:
-        parts.append(f"revoked {_day(revoked)}")
+        parts.append(f"{'its old value, refused from' if token.flag('good') else 'revoked'} {_day(revoked)}")
     elif (expires := token.maybe_text("expires_at")) is not None:
         parts.append(f"{'expires' if token.flag('good') else 'expired'} {_day(expires)}")
     else:

@@ -1738,7 +1738,7 @@ delete from flux.secret where tenant = $1 and name = $2 returning name;
 -- The token of a digest. One that is good is noted as used, once a minute at most.
 with used as (
     update flux.token set last_used_at = $3
-    where tenant = $1 and sha256 = $2 and revoked_at is null and (expires_at is null or expires_at > $3)
+    where tenant = $1 and sha256 = $2 and (revoked_at is null or revoked_at > $3) and (expires_at is null or expires_at > $3)
       and (last_used_at is null or last_used_at < $3::timestamptz - interval '1 minute')
 )
 select kind, name, scopes, created_at, expires_at, revoked_at, last_used_at
@@ -1756,8 +1756,24 @@ select kind, name, scopes, created_at, expires_at, revoked_at, last_used_at
 from flux.token where tenant = $1 order by created_at desc, name;
 
 -- name: revoke_token
--- Has a token refused from now on.
-update flux.token set revoked_at = $4 where tenant = $1 and kind = $2 and name = $3 and revoked_at is null
+-- Has a token refused from now on, and those that were good beside it since it was rotated; the latest first.
+with revoked as (
+    update flux.token set revoked_at = $4
+    where tenant = $1 and kind = $2 and name = $3 and (revoked_at is null or revoked_at > $4)
+    returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at
+)
+select * from revoked order by created_at desc limit 1;
+
+-- name: rotate_token
+-- Puts a new value in a token's place: tenant, kind, name, digest, now, when the old value is refused. The new one has the
+-- scopes of the old one, and its end. A token is revoked from ``revoked_at`` on, so one of before goes on until then.
+with old as (
+    update flux.token set revoked_at = $6
+    where tenant = $1 and kind = $2 and name = $3 and revoked_at is null and (expires_at is null or expires_at > $5)
+    returning tenant, kind, name, scopes, expires_at
+)
+insert into flux.token (tenant, kind, name, sha256, scopes, created_at, expires_at)
+select tenant, kind, name, $4, scopes, $5, expires_at from old
 returning kind, name, scopes, created_at, expires_at, revoked_at, last_used_at;
 
 

@@ -32,13 +32,13 @@ class TokenFound:
     expires_at: datetime | None
     """None: it does not expire."""
     revoked_at: datetime | None
-    """None: it was not revoked."""
+    """From when on it is refused, which may be later: it was rotated. None: it was not revoked."""
     last_used_at: datetime | None
     """To a minute; None: never."""
 
     def is_good(self, now: datetime) -> bool:
         """Say whether it may be used at ``now``."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        return all(end is None or now < end for end in (self.revoked_at, self.expires_at))
 
 
 def digest_token(text: str) -> bytes:
@@ -76,6 +76,15 @@ async def revoke_token(pool: Pool, tenant: str, kind: str, name: str, now: datet
     """Have a token refused from now on; None when none of this name is left to revoke."""
     async with pool.acquire() as connection:
         row = await connection.fetch_row(QUERIES.revoke_token, tenant, kind, name, now)
+    return None if row is None else _read(dict(row.items()))
+
+
+async def rotate_token(
+    pool: Pool, tenant: str, kind: str, name: str, digest: bytes, now: datetime, old_ends_at: datetime
+) -> TokenFound | None:
+    """Keep another value for a token that is good, and have the old one refused later; None when there is none."""
+    async with pool.acquire() as connection:
+        row = await connection.fetch_row(QUERIES.rotate_token, tenant, kind, name, digest, now, old_ends_at)
     return None if row is None else _read(dict(row.items()))
 
 

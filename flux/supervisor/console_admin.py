@@ -52,6 +52,8 @@ class AdminDesk:
                 return AdminQuestion("GET", self._tokens.list_tokens)
             case ["tokens", "revoke"]:
                 return AdminQuestion("POST", _with(self._tokens.revoke, body))
+            case ["tokens", "rotate"]:
+                return AdminQuestion("POST", _with(self._tokens.rotate, body))
             case ["tenants"] if method == "POST":
                 return AdminQuestion("POST", _with(self._tenants.add, body))
             case ["tenants"]:

@@ -1,4 +1,4 @@
-"""The console's questions about tokens: making one, which is the only time that it is shown, listing, revoking."""
+"""The console's questions about tokens: making one, which is the only time that it is shown, rotating, revoking."""
 
 import re
 import secrets
@@ -19,6 +19,7 @@ from flux.supervisor.console_query import BadQueryError, Query
 from flux.supervisor.present import Document, show_moment
 
 EXPIRES_S_MAX = 3650 * 86_400.0
+GRACE_S_MAX = 30 * 86_400.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}\Z", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/*-]{0,99}\Z", re.ASCII)
 _SCOPES_MAX = 50
@@ -58,6 +59,10 @@ class _Which(msgspec.Struct, forbid_unknown_fields=True):
     kind: str = CONSOLE
 
 
+class _Rotation(_Which):
+    grace: str | None = None
+
+
 class TokensDesk:
     """Answers them, for one tenant."""
 
@@ -78,7 +83,7 @@ class TokensDesk:
         scopes = order.scopes or (["read"] if order.kind == CONSOLE else [])
         now = self._now().astimezone(UTC)
         expires_at = None if order.expires is None else now + timedelta(seconds=_read_duration(order.expires))
-        text = f"{TOKEN_PREFIX}{order.kind}_{secrets.token_urlsafe(32)}"
+        text = _draw(order.kind)
         kept = await tokens.add_token(
             self._pool, self._tenant, order.kind, order.name, digest_token(text), scopes, now, expires_at
         )
@@ -88,6 +93,22 @@ class TokensDesk:
                 remedy="give this one another name, or revoke that one first: flux token revoke " + order.name,
             )
         return {"schema": "flux.token/1", "token": text, **self._token_json(kept)}
+
+    async def rotate(self, body: bytes) -> Document:
+        """Give one another value; the old one is good for a while, if that is said, or is refused from now on."""
+        said = _decode(body, _Rotation)
+        now = self._now().astimezone(UTC)
+        grace_s = 0.0 if said.grace is None else _read_grace(said.grace)
+        text = _draw(said.kind)
+        found = await tokens.rotate_token(
+            self._pool, self._tenant, said.kind, said.name, digest_token(text), now, now + timedelta(seconds=grace_s)
+        )
+        if found is None:
+            raise NoSuchTokenError(
+                f'no {said.kind[:20]} token named "{said.name[:200]}" can be used',
+                remedy=f"flux token list; make one: flux token create {said.name[:200]}",
+            )
+        return {"schema": "flux.token/1", "token": text, **self._token_json(found)}
 
     async def revoke(self, body: bytes) -> Document:
         """Have one refused from now on."""
@@ -133,6 +154,20 @@ def _check_order(order: _Order) -> None:
             )
     elif len(scopes) > _SCOPES_MAX or not all(_SCOPE.match(scope) for scope in scopes):
         raise BadTokenError("these can't be scopes", remedy=f"words without spaces, {_SCOPES_MAX} at most: orders:read")
+
+
+def _draw(kind: str) -> str:
+    return f"{TOKEN_PREFIX}{kind}_{secrets.token_urlsafe(32)}"
+
+
+def _read_grace(text: str) -> float:
+    try:
+        seconds = parse_duration_s(text)
+    except UnreadableQuantityError as error:
+        raise BadTokenError(f"grace {error.message}", remedy=error.remedy) from error
+    if seconds > GRACE_S_MAX:
+        raise BadTokenError(f'"{text}" is too long for both values to be good', remedy="30d at most")
+    return seconds
 
 
 def _read_duration(text: str) -> float:

@@ -286,13 +286,16 @@ class Tenants:
         with self._server.turns.opened(row.name, row.quotas) as turns:
             served.turns = turns
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
+            database = bounded(self._open_database(row))
             hosted = Hosted(
-                tenant, bounded(self._open_database(row)), repair, served.share, turns, self._master_key,
+                tenant, database, repair, served.share, turns, self._master_key,
                 min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
             )  # fmt: skip
             options = ServerOptions(Path(row.folder), logs_requests=self._server.options.logs_requests)
             async with trio.open_nursery() as beside:
                 beside.start_soon(_cancel_late, served.stop, beside.cancel_scope)
+                if not row.is_made:  # Its role and its walls are somebody else's to change, and may be others by now.
+                    await tenant_database.check_given_database(database, tenant)
                 async with open_server(options, story, hosted=hosted) as server:
                     work = partial(self._begin, served, server, turns)
                     await server.run(work, served.stop, told=_ignore)

@@ -15,6 +15,8 @@ import trio.testing
 
 from flux.message import Admission, HttpRequest, HttpResponse, RawPath, RequestHead
 from flux.sealing import NONCE_BYTES, seal
+from flux.store.postgres import ConnectOptions
+from flux.store.tenant_database import TenantDatabaseError
 from flux.store.tenants import Quotas, TenantRow
 from flux.supervisor.hosted import ANSWER_BYTES_MAX, ANSWER_S_MAX, Hosted
 from flux.supervisor.hosts import Hosts
@@ -22,6 +24,7 @@ from flux.supervisor.master_key import MasterKey
 from flux.supervisor.tenant_order import read_order
 from flux.supervisor.tenants import Tenants
 from flux.supervisor.turns import WAITING_MAX, CpuQuotaError, QuotaError, Share, Turns
+from flux.tenant import Tenant
 
 PATIENCE_S = 60.0
 MIB = 2**20
@@ -182,15 +185,25 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
         await trio.sleep_forever()  # What a database that does not answer comes to.
         yield
 
+    checked, problems = [], []
+
+    async def check(options: ConnectOptions, tenant: Tenant) -> None:
+        await trio.lowlevel.checkpoint()
+        checked.append((options, tenant.name))
+        if len(checked) == 1:
+            raise TenantDatabaseError("everybody may connect", remedy="revoke")
+
     monkeypatch.setattr("flux.store.tenants.list_tenants", list_tenants)
+    monkeypatch.setattr("flux.store.tenant_database.check_given_database", check)
     monkeypatch.setattr("flux.supervisor.tenants.open_server", hang)
     monkeypatch.setattr("flux.supervisor.tenants.STOP_S_MAX", 0.1)
     hosts, stop = make_hosts(), trio.Event()
+    story = SimpleNamespace(problem=lambda what, error, is_serving: problems.append((what, error.code, is_serving)))
     server = SimpleNamespace(
         backing=SimpleNamespace(owner=None), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
-        turns=Turns(),
+        turns=Turns(), options=SimpleNamespace(logs_requests=False),
     )  # fmt: skip
-    tenants = Tenants(cast(Any, server), cast(Any, None))
+    tenants = Tenants(cast(Any, server), cast(Any, story))
     with trio.fail_after(PATIENCE_S):
         await tenants.read()
         assert (await ask(hosts, "api.acme.test"))[0] == 503, "nothing has begun, and a request has come"
@@ -198,7 +211,10 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
             nursery.start_soon(tenants.run, stop)
             tenants.attach(cast(Any, None))
             await asked.wait()
+            assert problems == [("tenant acme: this tenant", "FLX812", False)]
+            assert len(checked) == 2, "a database that was given is looked at before each start"
             database = seen[0].database
+            assert checked[1] == (database, "acme")
             assert (database.answer_bytes_max, database.answer_s_max) == (ANSWER_BYTES_MAX, ANSWER_S_MAX)
             stop.set()
         assert (await ask(hosts, "api.acme.test"))[0] == 503, "the gateway may not have closed yet"

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import os
 import stat
 import threading
@@ -277,6 +278,45 @@ async def test_a_token_allows_what_its_scope_says_until_it_is_revoked_or_expires
         now[0] = NOW + timedelta(days=30)
         expired = await world.ask("executions", token=made["admin"])
         assert (expired.status, read(expired)["detail"]) == (401, 'the token "admin" has expired')
+
+
+async def test_a_token_that_is_rotated_has_another_value_and_the_old_one_ends_when_it_was_said(
+    database: Database, tmp_path: Path
+) -> None:
+    async with console_world(database, tmp_path) as world:
+        clock = [NOW]
+        world.console._door = Door(
+            TOKEN, {"shop.example"}, lambda digest, at: tokens.find_token(world.pool, "main", digest, at),
+            now=lambda: clock[0],
+        )  # fmt: skip
+
+        async def rotate(**more: str) -> str:
+            order = json.dumps({"name": "ci", **more}).encode()
+            made = read(await post(world, "tokens/rotate", order))
+            assert (made["scopes"], made["expires_at"][:10], made["good"]) == (["deploy"], "2025-12-25", True)
+            return str(made["token"])
+
+        async def statuses(*values: str) -> list[int]:
+            return [(await world.ask("executions", token=value)).status for value in values]
+
+        order = b'{"name": "ci", "scopes": ["deploy"], "expires": "30d"}'
+        first = read(await post(world, "tokens", order))["token"]
+        second = await rotate()
+        assert await statuses(first, second) == [401, 200]
+        third = await rotate(grace="1h")
+        assert await statuses(first, second, third) == [401, 200, 200]
+        told = read(await world.ask("tokens"))["tokens"]
+        assert sorted(each["good"] for each in told) == [False, True, True]
+        clock[0] = NOW + timedelta(hours=1)
+        assert await statuses(second, third) == [401, 200]
+        clock[0] = NOW
+        assert (await post(world, "tokens/revoke", b'{"name": "ci"}')).status == 200
+        assert await statuses(second, third) == [401, 401], "who revokes a token means its old value too"
+        for wrong, code in (
+            (b'{"name": "ci"}', "FLX804"), (b'{"name": "ci", "grace": "soon"}', "FLX806"),
+            (b'{"name": "ci", "grace": "31d"}', "FLX806"), (b'{"grace": "1h"}', "FLX621"),
+        ):  # fmt: skip
+            assert read(await post(world, "tokens/rotate", wrong))["code"] == code
 
 
 STRANGE_TOKENS = [
