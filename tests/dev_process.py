@@ -170,15 +170,16 @@ def start_dev(project: Path, *arguments: str, port: int = 0, is_netless: bool = 
     return start_server(project, "dev", "--port", str(port), *arguments, is_netless=is_netless)
 
 
-def start_server(project: Path, *arguments: str, is_netless: bool = False) -> DevServer:
-    """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything."""
+def start_server(project: Path, *arguments: str, is_netless: bool = False, flux: Path | None = None) -> DevServer:
+    """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything; of the Flux in folder ``flux``."""
     process: subprocess.Popen[bytes] | Forked
-    if forker is not None and not is_netless:
+    if forker is not None and not is_netless and flux is None:
         process = forker.start_server(project, arguments, environment())
     else:
         via = [sys.executable, str(NETLESS), "own"] if is_netless else []
         process = subprocess.Popen(
-            [*via, sys.executable, "-m", "flux", *arguments], cwd=project, env=environment(),
+            [*via, sys.executable, "-m", "flux", *arguments], cwd=project,
+            env=environment() | ({} if flux is None else {"PYTHONPATH": str(flux)}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     server = DevServer(project, process, [], is_netless=is_netless)

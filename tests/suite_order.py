@@ -26,6 +26,7 @@ SECONDS = {
     "acceptance/test_libraries.py": 20,
     "acceptance/test_migration_rows.py": 15,
     "acceptance/test_queue.py": 20,
+    "acceptance/test_rolling.py": 25,
     "acceptance/test_records_not_whole.py": 15,
     "acceptance/test_records_kept.py": 20,
     "acceptance/test_replay.py": 70,
