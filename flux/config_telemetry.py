@@ -1,8 +1,10 @@
 """The table ``[telemetry]`` of ``flux.toml``: what is told to programs that watch, and to whom."""
 
+import re
+
 import attrs
 
-from flux.config_values import RefusedValueError, ValueReader, list_of, name_type, read_host
+from flux.config_values import RefusedValueError, ValueReader, list_of, name_type, read_host, read_text
 from flux.grants import Grants
 from flux.trace_context import OWN_NETWORK, Propagation
 
@@ -13,6 +15,9 @@ class TelemetryConfig:
 
     propagate: Propagation = OWN_NETWORK
     """Which hosts are sent ``traceparent`` with the requests of functions."""
+
+    otlp: str = ""
+    """Address of a collector that is sent the spans of executions; empty: none is."""
 
 
 def read_propagation(value: object) -> Propagation:
@@ -30,4 +35,13 @@ def read_propagation(value: object) -> Propagation:
     raise RefusedValueError(f"is {said}", 'allowed: "private", true, false or a list of hosts')
 
 
-TELEMETRY_KEYS: dict[str, ValueReader] = {"propagate": read_propagation}
+def read_collector(value: object) -> str:
+    """The address of a collector; nothing in it may be a secret."""
+    remedy = 'allowed: "http://collector:4318", or https://; a token goes into OTEL_EXPORTER_OTLP_HEADERS'
+    text = read_text(value, remedy)
+    if text and re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(?:/[A-Za-z0-9._~/-]*)?", text, re.ASCII) is None:
+        raise RefusedValueError("is no address of a collector", remedy)  # Not repeated: it may hold a password.
+    return text
+
+
+TELEMETRY_KEYS: dict[str, ValueReader] = {"propagate": read_propagation, "otlp": read_collector}

@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from flux.config import Config
+from flux.errors import OperatorError
 from flux.project import Project, read_project, read_source_version
 from flux.store.erasures import count_erasures
 from flux.store.tokens import find_token
@@ -65,6 +66,7 @@ from flux.supervisor.isolation import Isolation, probing
 from flux.supervisor.listeners import Borrowed, adopt_listeners, open_unix_listener
 from flux.supervisor.live import Live
 from flux.supervisor.master_key import MasterKey
+from flux.supervisor.otlp import Exporter, read_headers
 from flux.supervisor.project_database import find_place
 from flux.supervisor.queue import Queue
 from flux.supervisor.replay import Replayer
@@ -94,6 +96,12 @@ from flux.tenant import Tenant
 IDLE_WORKERS = 4
 DRAIN_S = 10.0
 """How long requests in flight may take to end once the server is told to stop."""
+
+
+class TenantCollectorError(OperatorError):
+    """A tenant's project wants its spans sent somewhere."""
+
+    code = "FLX724"
 
 
 @attrs.frozen
@@ -243,6 +251,10 @@ class Server:
             audiences: list[Audience] = [Publisher(live), executions]
             if self.options.logs_requests:
                 audiences.append(RequestLog(self.story.executed))
+            exporter = self._make_exporter()
+            if exporter is not None:
+                audiences.append(exporter)
+                nursery.start_soon(exporter.run)
             audience = Audiences(audiences)
             executor = FairExecutor(self.backing, audience, self.story.crash, turns)
             watch = DatabaseWatch(self.backing.owner.options, tenant.name)
@@ -286,8 +298,9 @@ class Server:
             cron = Cron(self.backing, deployments, report=self.story.crash, note=self.story.note)
             replays = ReplayCounts()
             counted = ServerMetrics(
-                self.backing, executor, executions, deployments.residency, gate, cron, self_check, replays
-            )
+                self.backing, executor, executions, deployments.residency, gate, cron, self_check, replays,
+                () if exporter is None else (exporter.read,),
+            )  # fmt: skip
             guard = Guard(self.backing.owner, replayer, shelf, self.root, tenant.name)
             host = FunctionHost(
                 deployments,
@@ -378,7 +391,22 @@ class Server:
                 console.close()
                 drain.set()
                 serving.cancel_scope.deadline = trio.current_time() + DRAIN_S
+            if exporter is not None:
+                await exporter.finish()
             nursery.cancel_scope.cancel()
+
+    def _make_exporter(self) -> Exporter | None:
+        """Return who sends spans to the project's collector; None where it names none."""
+        url = self.project.config.telemetry.otlp
+        if not url:
+            return None
+        if self._hosted is not None:
+            # The server itself would ask whatever address a tenant writes there, from inside its network.
+            raise TenantCollectorError(
+                f"tenant {self._tenant.name}: flux.toml has telemetry.otlp, and a tenant has no collector of its own",
+                remedy="take the line out of the tenant's flux.toml",
+            )
+        return Exporter(url, self.project.config.project.name, self.story.note, headers=read_headers())
 
     @property
     def port(self) -> int:

@@ -40,12 +40,15 @@ TOML = """
 self_check_s = 0
 [http]
 allow = ["127.0.0.1:PORT"]
+[telemetry]
+otlp = "OTLP"
 """
 
 
 def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database) -> None:
-    with counting_stub() as stub:
-        project = write_project(tmp_path, {"shop.py": FUNCTIONS}, toml=TOML.replace("PORT", str(stub.port)))
+    with counting_stub() as stub, counting_stub() as collector:
+        toml = TOML.replace("PORT", str(stub.port)).replace("OTLP", collector.url(""))
+        project = write_project(tmp_path, {"shop.py": FUNCTIONS}, toml=toml)
         with running_dev(project, database, "--log-format", "json", "--log-requests") as server:
             sent = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "rojo=1"}
             answer = server.request("POST", "/orders/7", {"url": stub.url("")}, sent)
@@ -57,6 +60,16 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
             assert (replayed["verdict"], len(stub.seen)) == ("identical", 4)
 
     check_lines(server.story, {trace["name"] for trace in traces.values()})
+    got = [
+        span
+        for seen in collector.seen
+        for resource in json.loads(seen.body)["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    on_record = [span for trace in traces.values() for span in trace["spans"]]
+    assert {seen.path for seen in collector.seen} == {"/v1/traces"}
+    assert sorted(got, key=str) == sorted(on_record, key=str), "each span once, and nothing that is not on record"
     assert told["/own"]["traceparent"] == "mine"
     spans = {name: trace["spans"] for name, trace in traces.items()}
     assert {span["traceId"] for some in spans.values() for span in some} == {TRACE}
@@ -72,9 +85,10 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
 def check_lines(lines: list[str], names: set[str]) -> None:
     """Each line of the log is a JSON object, and those of executions are the executions that are on record."""
     said = [json.loads(line) for line in lines]
-    assert all({"time", "level", "event", "message"} <= one.keys() and one["level"] == "info" for one in said)
+    assert all({"time", "level", "event", "message"} <= one.keys() for one in said)
+    assert [one for one in said if one["level"] == "error" or "collector" in one["message"]] == []
     events = [one["event"] for one in said]
-    assert [event for event in events if event not in ("step", "execution")] == ["begin", "ready", "stopping"]
+    assert [event for event in events if event not in ("step", "note", "execution")] == ["begin", "ready", "stopping"]
     executions = [one for one in said if one["event"] == "execution"]
     assert {one["name"] for one in executions} == names and len(executions) == len(names)
     order = next(one for one in executions if one["function"] == "order")
