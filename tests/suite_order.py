@@ -31,6 +31,7 @@ SECONDS = {
     "acceptance/test_records_kept.py": 20,
     "acceptance/test_replay.py": 70,
     "acceptance/test_signup.py": 20,
+    "acceptance/test_streaming.py": 20,
     "acceptance/test_tail.py": 30,
     "acceptance/test_tenants.py": 20,
     "acceptance/test_trace.py": 20,
