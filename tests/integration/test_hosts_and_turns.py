@@ -199,6 +199,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
     monkeypatch.setattr("flux.supervisor.tenants.STOP_S_MAX", 0.1)
     hosts, stop = make_hosts(), trio.Event()
     story = SimpleNamespace(problem=lambda what, error, is_serving: problems.append((what, error.code, is_serving)))
+    story.named = lambda tenant: SimpleNamespace(problem=story.problem)  # noqa: ARG005
     server = SimpleNamespace(
         backing=SimpleNamespace(owner=None), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
         turns=Turns(), options=SimpleNamespace(logs_requests=False),
@@ -211,7 +212,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
             nursery.start_soon(tenants.run, stop)
             tenants.attach(cast(Any, None))
             await asked.wait()
-            assert problems == [("tenant acme: this tenant", "FLX812", False)]
+            assert problems == [("this tenant", "FLX812", False)]
             assert len(checked) == 2, "a database that was given is looked at before each start"
             database = seen[0].database
             assert checked[1] == (database, "acme")
