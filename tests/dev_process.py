@@ -230,7 +230,7 @@ def wait_ready(server: DevServer) -> None:
     """Wait until ``server`` takes requests, and learn its port."""
     server.wait_story("ready")
     url = re.search(r"http://127\.0\.0\.1:(\d+)", "\n".join(server.story))
-    assert url is not None
+    assert url is not None, "\n".join(server.story)
     server.port = int(url[1])
 
 
