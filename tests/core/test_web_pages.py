@@ -75,6 +75,21 @@ def documents() -> dict[str, dict[str, Any]]:
         "sample": "qk3f81xa", "functions": ["create_user"],
         "error": {"type": "KeyError", "message": "'plan'", "location": {"file": "functions/signup.py", "line": 16}},
     }  # fmt: skip
+    writer = {
+        "execution": "qk3f81xa", "function": "create_user", "at": "2025-11-25T14:00:00.000000Z", "sha": "3f9c1e2d",
+        "migration": None, "outside": False,
+    }  # fmt: skip
+    change = {"op": "update", "committed": False, "before": {"plan": "free"}, "after": {"plan": None}}
+    version = writer | change | {"version": None}
+    blame = {"exists": True, "columns": {"plan": writer | {"value": "free", "reason": None}}}
+    found = {"where": "$.plan", "name": None, "a": "pro", "follows": False}
+    call = {"kind": "db.query", "arguments": {"sql": "select 1 from users"}}
+    diff = {
+        "verdict": "REGRESSED", "reason": "it failed", "a": listed["executions"][1], "b": listed["executions"][0],
+        "same_code": True, "first_difference": {"part": "call", "index": 0}, "input": [found], "outcome": None,
+        "calls": [{"mark": "≠", "a": call, "b": None, "differences": [found]}], "left_out": {"ids": 3},
+        "only_a": [{"file": "functions/signup.py", "function": "f", "lines": [1, 2]}], "only_b": [], "notes": ["so"],
+    }  # fmt: skip
     return {
         "executions": {
             "executions": listed,
@@ -82,10 +97,16 @@ def documents() -> dict[str, dict[str, Any]]:
         },
         "errors": {"errors": {"groups": [group], "not_stored": 0}},
         "execution": {"trace": trace_of(make_failed()), "why": WHY},
+        "state": {"history": {"versions": [version], "notes": ["a note"]}, "blame": blame},
+        "diff": {"diff": diff},
+        "doctor": {"checks": {"checks": [{"name": "isolation", "ok": False, "detail": "core", "remedy": "do"}]}},
     }
 
 
-PATHS = {"executions": "executions", "errors": "errors", "execution": "e/qk3f81xa"}
+PATHS = {
+    "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
+    "doctor": "doctor",
+}  # fmt: skip
 
 
 def show(name: str, given: dict[str, Any], **query: str) -> bytes:
@@ -101,7 +122,8 @@ def test_there_are_documents_for_each_page() -> None:
 def test_hostile_text_in_every_field_stays_text(name: str, kind: str) -> None:
     given = poison(documents()[name], HOSTILE[kind])
     began = time.process_time()
-    page = show(name, given, q=HOSTILE[kind][:500]) if name == "executions" else show(name, given)
+    said = {"executions": {"q": HOSTILE[kind][:500]}, "state": {"table": HOSTILE[kind][:500], "key": "1"}}
+    page = show(name, given, **said.get(name, {}))
     assert time.process_time() - began < 5, "what is cut off is not worked on"
     read = check_page(page)
     assert len(page) < 1_000_000

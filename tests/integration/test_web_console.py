@@ -244,3 +244,20 @@ def test_sessions_end_by_themselves_and_are_not_without_number() -> None:
     assert come_back(first) is None and come_back(last) == str(SESSIONS_MAX - 1)
     now = SESSION_S
     assert come_back(last) is None
+
+
+async def test_a_row_two_executions_and_the_checks_have_pages(world: World) -> None:
+    ran = await world.run_as_guest(make_execution(), "insert into users values (42, 'a@b.com', 'free')")
+    await world.add(failed := make_execution(raised()))
+    browser = await sign_in(world)
+    for path, query, said in (
+        ("/_flux/state", {}, "Name a table"),
+        ("/_flux/state", {"table": "users", "key": "42"}, ran.name),
+        (f"/_flux/d/{failed.name}..{ran.name}", {}, "Calls"),
+        ("/_flux/doctor", {}, "flux explain FLX420"),
+    ):
+        page = await world.ask(path, headers=browser, token=None, **query)
+        assert page.status == 200 and isinstance(page.body, bytes)
+        assert said in check_page(page.body).text
+    for path, query in (("/_flux/state", {"table": "users"}), ("/_flux/d/one", {})):
+        assert (await world.ask(path, headers=browser, token=None, **query)).status == 400

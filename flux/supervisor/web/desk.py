@@ -71,6 +71,9 @@ class _Place:
 _PLACES = {
     "executions": _Place("executions", gather.gather_executions, ("q", "before")),
     "errors": _Place("errors", gather.gather_errors, ("since",)),
+    "state": _Place("state", gather.gather_state, ("table", "key")),
+    "doctor": _Place("doctor", gather.gather_doctor),
+    "d": _Place("diff", gather.gather_diff, takes_name=True),
     "e": _Place("execution", gather.gather_execution, ("from",), takes_name=True),
 }
 

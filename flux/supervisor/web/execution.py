@@ -234,27 +234,31 @@ def make_call(call: Mapping[str, Any], total_ms: float) -> Call:
 
 def make_change(mutation: Mapping[str, Any]) -> Change:
     """Return a row's change: the columns that are others than before, of one that is new or gone all."""
-    before, after = mutation["before"], mutation["after"]
     table, key = str(mutation["table"]), mutation["key"]
-    cells = []
-    rows = [row for row in (before, after) if isinstance(row, dict)]
-    for column in dict.fromkeys(column for row in rows for column in row):
-        was, now = (
-            show_line(row[column], ROOM_IN_LINE) if isinstance(row, dict) and column in row else None
-            for row in (before, after)
-        )
-        if _differs(rows, column):
-            cells.append(Cell(words.cut(str(column)), was, now))
     shown_key = "" if key is None else words.key_text(key)
     return Change(
         table=words.cut(table),
         key=shown_key,
         op=words.cut(str(mutation["op"]), 20),
-        cells=cells,
+        cells=make_cells(mutation["before"], mutation["after"]),
         committed=bool(mutation["committed"]),
         call=mutation["call"],
         href=words.link("state", table=table, key=shown_key) if shown_key else "",
     )
+
+
+def make_cells(before: Any, after: Any) -> list[Cell]:
+    """Return the columns of a change. An image that is no row has none."""
+    rows = [row for row in (before, after) if isinstance(row, dict)]
+    cells = []
+    for column in dict.fromkeys(column for row in rows for column in row):
+        if _differs(rows, column):
+            was, now = (
+                show_line(row[column], ROOM_IN_LINE) if isinstance(row, dict) and column in row else None
+                for row in (before, after)
+            )
+            cells.append(Cell(words.cut(str(column)), was, now))
+    return cells
 
 
 def _differs(rows: Sequence[Mapping[str, Any]], column: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from flux.supervisor.console_query import Query
+from flux.supervisor.console_query import BadQueryError, Query, needed
 from flux.supervisor.web.values import read
 
 Put = Callable[[tuple[str, ...], Mapping[str, str]], Awaitable[bytes]]
@@ -54,3 +54,24 @@ async def gather_execution(documents: Documents, _query: Query, name: str) -> No
     trace = await documents.ask("trace", "executions", name)
     # By its id: "@-1" may mean another one by now.
     await documents.ask("why", "executions", trace["id"], "why")
+
+
+async def gather_state(documents: Documents, query: Query, *_path: str) -> None:
+    """A row's versions and the writers of its columns; nothing without a row."""
+    if query.get("table") or query.get("key"):
+        table, key = needed(query, "table"), needed(query, "key")
+        await documents.ask("history", "state", "history", table=table, key=key)
+        await documents.ask("blame", "state", "blame", table=table, key=key)
+
+
+async def gather_diff(documents: Documents, _query: Query, pair: str) -> None:
+    """Two executions, ``A..B``, side by side."""
+    a, dots, b = pair.partition("..")
+    if not (a and dots and b):
+        raise BadQueryError(f'"{pair[:80]}" is no pair of executions', remedy="write A..B, two names")
+    await documents.ask("diff", "executions", a, "diff", b)
+
+
+async def gather_doctor(documents: Documents, _query: Query, *_path: str) -> None:
+    """How the server is."""
+    await documents.ask("checks", "checks")

@@ -49,4 +49,6 @@ class Area:
 AREAS = (
     Area("executions", "/_flux/", "Executions"),
     Area("errors", "/_flux/errors", "Errors"),
+    Area("state", "/_flux/state", "State"),
+    Area("doctor", "/_flux/doctor", "Doctor"),
 )

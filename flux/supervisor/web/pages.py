@@ -5,10 +5,13 @@ from typing import Any
 
 from flux import __version__
 from flux.supervisor.web import words
+from flux.supervisor.web.diff import build_diff
+from flux.supervisor.web.doctor import build_doctor
 from flux.supervisor.web.execution import build_execution
 from flux.supervisor.web.executions import build_errors, build_executions
 from flux.supervisor.web.html import render
 from flux.supervisor.web.page import AREAS, Asked, Page
+from flux.supervisor.web.state import build_state
 
 Build = Callable[[Mapping[str, Any], Asked], Page]
 """Makes a page of documents, by name, as `flux.supervisor.web.gather` has got them."""
@@ -17,6 +20,9 @@ BUILDERS: Mapping[str, Build] = {
     "executions": build_executions,
     "errors": build_errors,
     "execution": build_execution,
+    "state": build_state,
+    "diff": build_diff,
+    "doctor": build_doctor,
 }
 
 
