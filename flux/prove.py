@@ -189,7 +189,10 @@ def _try_together(lab: _Lab, flips: Sequence[Flip]) -> Generator[Trial, Effect, 
         if len(candidate) > 1 and (yield from lab.passes(candidate)):
             smaller = yield from _shrink(lab, candidate)
             better = yield from _find_of_size(lab, firsts, range(2, len(smaller)))
-            return better or smaller, bool(better) or not lab.is_over or len(smaller) == 2
+            found = better or smaller
+            # Sets with another than the first flip of a site were not tried, but for those of one.
+            has_tried_all = len(firsts) == len(flips) and (bool(better) or not lab.is_over)
+            return found, len(found) == 2 or has_tried_all
     return (yield from _find_of_size(lab, firsts, range(2, 3))), True
 
 
