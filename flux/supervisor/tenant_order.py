@@ -30,7 +30,6 @@ class BadTenantError(OperatorError):
 
 
 class _Quotas(msgspec.Struct, forbid_unknown_fields=True):
-    database_url: str = ""
     weight: int | UnsetType = UNSET
     concurrency: int | UnsetType = UNSET
     memory: str | UnsetType = UNSET
@@ -43,6 +42,7 @@ class _Body(_Quotas, kw_only=True):
     name: str
     folder: str
     hosts: list[str] = []
+    database_url: str = ""
     allow: list[str] = []
 
 
@@ -68,11 +68,6 @@ class TenantChange:
 
     said: _Quotas = attrs.field(repr=False)
     """As it was said: what was not stays as it is."""
-
-    @property
-    def database_url(self) -> str:
-        """By which its database is reached from now on; empty: as before."""
-        return self.said.database_url
 
     def apply(self, quotas: Quotas) -> Quotas:
         """Return what it may use from now on; raise `BadTenantError`."""
