@@ -5,7 +5,7 @@ import re
 import attrs
 
 from flux.config_values import RefusedValueError, ValueReader, list_of, name_type, read_host, read_text
-from flux.grants import Grants
+from flux.grants import Grants, InvalidGrantError, parse_grant
 from flux.trace_context import OWN_NETWORK, Propagation
 
 
@@ -39,8 +39,15 @@ def read_collector(value: object) -> str:
     """The address of a collector; nothing in it may be a secret."""
     remedy = 'allowed: "http://collector:4318", or https://; a token goes into OTEL_EXPORTER_OTLP_HEADERS'
     text = read_text(value, remedy)
-    if text and re.fullmatch(r"https?://[A-Za-z0-9._\[\]:-]+(?:/[A-Za-z0-9._~/-]*)?", text, re.ASCII) is None:
+    if not text:
+        return text
+    match = re.fullmatch(r"(https?://[A-Za-z0-9._\[\]:-]+)(?:/[A-Za-z0-9._~/-]*)?", text, re.ASCII)
+    if match is None:
         raise RefusedValueError("is no address of a collector", remedy)  # Not repeated: it may hold a password.
+    try:
+        parse_grant(match[1])
+    except InvalidGrantError as error:
+        raise RefusedValueError("is no address of a collector: its host or port is none", remedy) from error
     return text
 
 

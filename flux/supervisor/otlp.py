@@ -11,6 +11,7 @@ JSON and not Protobuf: the spans have that form already, and every collector tha
 import json
 import os
 import random
+import re
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ import httpcore
 import trio
 
 from flux import __version__
+from flux.errors import OperatorError
 from flux.execution import Execution
 from flux.supervisor.metrics import Metric, each, one
 from flux.supervisor.spans import list_spans
@@ -41,20 +43,34 @@ PAUSE_S_MAX = 30.0
 FINISH_S = 5.0
 """How long the end of the server waits for what is to be sent."""
 _AGAIN = frozenset({408, 429, 502, 503, 504})
-_REASONS = ("queue_full", "refused", "unreachable")
+_REASONS = ("queue_full", "refused", "unreachable", "failed")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_OWN_FIELDS = frozenset({"content-type", "content-length", "transfer-encoding", "connection"})
+"""Header fields that say how a request is written."""
+
+
+class CollectorHeadersError(OperatorError):
+    """What the environment says of header fields can't be sent."""
+
+    code = "FLX725"
 
 
 class Exporter:
     """Sends executions to one collector. An `flux.supervisor.execute.Audience`; run `run` in a nursery."""
 
     def __init__(
-        self, url: str, service: str, note: Callable[[str], None], *, headers: Mapping[str, str] | None = None,
-        executions_max: int = EXECUTIONS_MAX, bytes_max: int = BYTES_MAX, pause_s: float = PAUSE_S,
+        self, url: str, service: str, note: Callable[[str], None], report: Callable[[BaseException], None], *,
+        headers: Mapping[str, str] | None = None, executions_max: int = EXECUTIONS_MAX, bytes_max: int = BYTES_MAX,
+        pause_s: float = PAUSE_S,
     ) -> None:  # fmt: skip
-        """``service`` is the name under which a collector shows them; ``note`` hears when it begins to fail."""
+        """``service`` is the name under which a collector shows them.
+
+        ``note`` hears when the collector begins to fail, ``report`` what is a mistake of Flux's own.
+        """
         self._url = url.rstrip("/") if url.rstrip("/").endswith("/v1/traces") else url.rstrip("/") + "/v1/traces"
         self._service = service
         self._note = note
+        self._report = report
         said = {"content-type": "application/json", "user-agent": f"flux/{__version__}", **(headers or {})}
         self._headers = [(name.encode(), value.encode()) for name, value in said.items()]
         self._executions_max = executions_max
@@ -109,6 +125,10 @@ class Exporter:
                 self._in_batch = len(batch)
                 try:
                     await self._send(pool, batch)
+                except Exception as error:
+                    # Whoever serves requests is not to end because nobody is told of them.
+                    self._dropped["failed"] += sum(map(_count_spans, batch))
+                    self._report(error)
                 finally:
                     self._in_batch = 0
                     self._bytes -= sum(_weigh(execution) for execution in batch)
@@ -199,9 +219,27 @@ class Exporter:
 
 
 def read_headers(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the header fields that the environment asks for."""
-    pairs = (part.partition("=") for part in environment.get(HEADERS_VARIABLE, "").split(",") if "=" in part)
-    return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
+    """Return the header fields that the environment asks for; raise `CollectorHeadersError`, which shows no value."""
+    found: dict[str, str] = {}
+    for number, part in enumerate(environment.get(HEADERS_VARIABLE, "").split(","), 1):
+        if not part.strip():
+            continue
+        name, is_pair, value = (text.strip() for text in part.partition("="))
+        value = unquote(value)
+        if not is_pair or _FIELD_NAME.fullmatch(name) is None:
+            problem = "is not name=value"
+        elif name.lower() in _OWN_FIELDS:
+            problem = "names a field that Flux sets itself"
+        elif not value.isascii() or not value.isprintable():
+            problem = "has a value that no header field can have"
+        else:
+            found[name.lower()] = value
+            continue
+        raise CollectorHeadersError(
+            f"{HEADERS_VARIABLE}: pair {number} {problem}",
+            remedy="write authorization=Bearer%20TOKEN,name=value: other characters than letters and digits as %20",
+        )
+    return found
 
 
 def _weigh(execution: Execution) -> int:

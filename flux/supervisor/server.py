@@ -406,7 +406,8 @@ class Server:
                 f"tenant {self._tenant.name}: flux.toml has telemetry.otlp, and a tenant has no collector of its own",
                 remedy="take the line out of the tenant's flux.toml",
             )
-        return Exporter(url, self.project.config.project.name, self.story.note, headers=read_headers())
+        name = self.project.config.project.name
+        return Exporter(url, name, self.story.note, self.story.crash, headers=read_headers())
 
     @property
     def port(self) -> int:

@@ -45,7 +45,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_several_processes_are_one_server(project: Path) -> None:
-    with serving(start_server(project, "serve", "--bind", "127.0.0.1:0", "--workers", "2")) as server:
+    told_in_json = ("--log-format", "json", "--log-requests")
+    with serving(start_server(project, "serve", "--bind", "127.0.0.1:0", "--workers", "2", *told_in_json)) as server:
         workers = list_workers(server)
         assert len(workers) == 2
 
@@ -121,6 +122,14 @@ def test_several_processes_are_one_server(project: Path) -> None:
             thread.join()
         assert last == [200] * 4
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+        # All of them, and their parent, have told their story into one pipe: a whole object a line, and who says it.
+        lines = [json.loads(line) for line in server.story]
+        assert all(line.keys() >= {"time", "level", "event", "message"} for line in lines)
+        executions = [line for line in lines if line["event"] == "execution"]
+        told_of = [line["name"] for line in executions]
+        assert len(told_of) == len(set(told_of)) and set(told_of) >= {*ids, *done.values()}
+        assert {line["worker"] for line in executions} == {0, 1}
 
 
 def read_token(server: DevServer) -> dict[str, str]:

@@ -99,3 +99,24 @@ def test_a_mistake_in_who_is_told_is_named_with_its_line(value: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(f'[project]\nname = "shop"\n[telemetry]\npropagate = {value}')
     assert "flux.toml:4  telemetry.propagate" in str(raised.value)
+
+
+def read_collector(url: str) -> str:
+    return parse_config(f'[project]\nname = "shop"\n[telemetry]\notlp = "{url}"').telemetry.otlp
+
+
+@pytest.mark.parametrize("url", ["http://otel_c:4318", "https://c.example/otlp", "http://[::1]:4318/", "http://c", ""])
+def test_a_collector_is_an_address(url: str) -> None:
+    assert read_collector(url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://c:s3cret", "http://c:99999", "http://c:0", "http://c:", "http://:4318", "http://c..d", "http://[s3cret]:1",
+     f"http://{'s' * 64}", "http://s3cret@c", "ftp://c", "c:4318"],
+)  # fmt: skip
+def test_what_no_request_can_be_sent_to_is_no_collector_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read_collector(url)
+    assert "flux.toml:4  telemetry.otlp is no address of a collector" in str(raised.value)
+    assert "s3cret" not in str(raised.value)

@@ -3,14 +3,17 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import pytest
 import trio
 
 from flux.execution import Execution, Level, Returned, Trigger
+from flux.supervisor import otlp
 from flux.supervisor.metrics import Metric
-from flux.supervisor.otlp import Exporter, read_headers
+from flux.supervisor.otlp import CollectorHeadersError, Exporter, read_headers
+from flux.supervisor.spans import list_spans
 from tests.stub_http import Behave, Peer, Stub, always_ok, serving
 
 EXECUTION = Execution(
@@ -44,12 +47,18 @@ async def export(
 ) -> tuple[dict[str, float], Stub, list[str]]:
     told: list[str] = []
     async with serving(behave) as stub, trio.open_nursery() as nursery:
-        exporter = Exporter(stub.url(""), "shop", told.append, headers={"x-key": "k"}, pause_s=0.001, **options)
+        exporter = Exporter(
+            stub.url(""), "shop", told.append, crashed, headers={"x-key": "k"}, pause_s=0.001, **options
+        )  # fmt: skip
         nursery.start_soon(exporter.run)
         offer(exporter)
         await exporter.finish()
         nursery.cancel_scope.cancel()
     return counted(exporter.read()), stub, told
+
+
+def crashed(error: BaseException) -> None:
+    raise error
 
 
 async def test_what_can_be_taken_later_is_sent_again_and_is_the_same() -> None:
@@ -85,3 +94,40 @@ def test_headers_are_read_as_opentelemetry_has_them() -> None:
     said = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20a%3Db, x-tenant=shop"}
     assert read_headers(said) == {"authorization": "Bearer a=b", "x-tenant": "shop"}
     assert read_headers({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ("x-tenant=shop,s3cret", "pair 2 is not name=value"),
+        ("a b=s3cret", "pair 1 is not name=value"),
+        ("a=s3cret%0d%0ab: c", "pair 1 has a value"),
+        ("a=s3cret\u00e9", "pair 1 has a value"),
+        ("Content-Length=s3cret", "pair 1 names a field that Flux sets itself"),
+    ],
+)
+def test_headers_that_can_not_be_sent_are_refused_at_the_start_and_not_shown(said: str, problem: str) -> None:
+    with pytest.raises(CollectorHeadersError, match=problem) as caught:
+        read_headers({"OTEL_EXPORTER_OTLP_HEADERS": said})
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_mistake_in_sending_is_told_and_counted_and_the_next_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    mistakes: list[BaseException] = []
+    def list_spans_badly(execution: Execution) -> Any:
+        if not mistakes:
+            raise ValueError("as httpcore does for a port of 99999")
+        return list_spans(execution)
+
+    monkeypatch.setattr(otlp, "list_spans", list_spans_badly)
+    async with serving(always_ok) as stub, trio.open_nursery() as nursery:
+        exporter = Exporter(stub.url(""), "shop", print, mistakes.append)
+        nursery.start_soon(exporter.run)
+        exporter.done(EXECUTION, stored=True)
+        await exporter.finish()
+        exporter.done(EXECUTION, stored=True)
+        await exporter.finish()
+        nursery.cancel_scope.cancel()
+    counts = counted(exporter.read())
+    assert (counts["failed"], counts["otlp_spans_sent_total"], counts["otlp_executions_waiting"]) == (1, 1, 0)
+    assert [type(error) for error in mistakes] == [ValueError]
