@@ -50,6 +50,7 @@ from flux.supervisor.interleave import Interleaved
 from flux.supervisor.live import Live
 from flux.supervisor.present import summary_of_execution
 from flux.supervisor.prove import Prover
+from flux.supervisor.pytest_export import WrittenTest
 from flux.supervisor.replay import Replay
 from flux.supervisor.siblings import Siblings
 from flux.supervisor.vault import Vault
@@ -134,6 +135,9 @@ class WorldHost:
 
     async def follow(self, original: Execution, tap: Tap) -> Replay:
         raise AssertionError((original, tap))
+
+    async def write_test(self, original: Execution) -> WrittenTest:
+        raise AssertionError(original)
 
     async def deploy(self, order: DeployOrder, progress: Progress) -> Switch:
         raise AssertionError((order, progress))

@@ -53,14 +53,17 @@ class Followed:
     live: LiveDeployment
     replayer: Replayer
 
-    async def record(self, function: str, data: bytes, answers: Mapping[str, object]) -> Execution:
-        """Run a function and return its record."""
+    async def record(
+        self, function: str, data: bytes, answers: Mapping[str, object], headers: tuple[tuple[str, str], ...] = ()
+    ) -> Execution:
+        """Run a function and return its record. With ``headers`` a request has started it."""
         runnable = self.live.runnables[function]
         now_ns = time.time_ns()
+        started = Trigger("http", "POST", "/", "/", headers=headers) if headers else Trigger("invoke")
         head = Execution(
             id=ids.make_execution_id(now_ns // 1_000_000, os.urandom(ids.ENTROPY_BYTES)),
             tenant="main", function=function, deployment=self.live.deployment.id, sha=self.live.deployment.sha,
-            dirty=True, trigger=Trigger("invoke", body=data), started_at_ns=now_ns, seed=bytes(range(32)),
+            dirty=True, trigger=attrs.evolve(started, body=data), started_at_ns=now_ns, seed=bytes(range(32)),
             level=runnable.sandbox.level,
         )  # fmt: skip
         document = make_document(

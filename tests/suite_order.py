@@ -71,6 +71,7 @@ SECONDS = {
     "integration/test_gateway_hostile.py": 35,
     "integration/test_jail.py": 45,
     "integration/test_process_sandbox.py": 25,
+    "integration/test_pytest_export.py": 20,
     "integration/test_queue.py": 20,
     "integration/test_recovery.py": 35,
     "integration/test_row_states.py": 15,

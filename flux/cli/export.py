@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from flux.case_file import SUFFIX, decode_case
-from flux.cli.client import open_client
+from flux.cli.client import INVOKE_TIMEOUT_S, open_client
 from flux.cli.complete import execution_ids
 from flux.cli.failures import UsageError
 from flux.cli.screen import Piece, Screen, json_text
@@ -25,23 +25,27 @@ CASE_TYPE = "application/vnd.flux.case"
 @click.option("--case", "as_case", is_flag=True, help="As a case file, which flux replay runs anywhere.")
 @click.option("--curl", "as_curl", is_flag=True, help="Its request as a command that sends it again.")
 @click.option("--otlp", "as_otlp", is_flag=True, help="Its spans, as OpenTelemetry's protocol has them in JSON.")
+@click.option("--pytest", "as_pytest", is_flag=True, help="Its failure as a test that needs no server and no database.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
     help="Where to write it; - is stdout. Without it, a case goes to NAME.fluxcase, all else to stdout.",
 )
-def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, output: str | None) -> int:
+def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, as_pytest: bool, output: str | None) -> int:
     """One execution in a form that can be handed on.
 
     A case file holds the record as it is stored, without what is redacted and without the values of secrets, and
     the code that made it.
     """
-    if as_case + as_curl + as_otlp != 1:
+    forms = as_case + as_curl + as_otlp + as_pytest
+    if forms != 1:
         raise UsageError(
-            "flux export: as what?" if not as_case + as_curl + as_otlp else "flux export: one form at a time",
-            remedy="--case writes a case file, which flux replay runs anywhere; or say --curl, or --otlp",
+            "flux export: as what?" if not forms else "flux export: one form at a time",
+            remedy="--case writes a case file, which flux replay runs anywhere; or say --curl, --otlp or --pytest",
         )
+    if as_pytest:
+        return _export_test(id, output)
     if not as_case:
         return _export_text(id, output, as_curl=as_curl)
     data = open_client().download("executions", id, "case", kind=CASE_TYPE)
@@ -64,6 +68,13 @@ def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, output: str | 
     return 0
 
 
+def _export_test(id: str, output: str | None) -> int:
+    client = open_client()
+    answer = client.post("executions", id, "pytest", body="{}", timeout_s=INVOKE_TIMEOUT_S)
+    _write_text(answer.record.of_schema("flux.pytest/1").text("text"), output)
+    return 0
+
+
 def _export_text(id: str, output: str | None, *, as_curl: bool) -> int:
     from flux.as_curl import write_curl
     from flux.cli.export_forms import otlp_text
@@ -72,12 +83,16 @@ def _export_text(id: str, output: str | None, *, as_curl: bool) -> int:
     answer = client.get("executions", id)
     trace = answer.record.of_schema("flux.trace/1")
     text = write_curl(answer.text, client.server.url) if as_curl else otlp_text(trace) + "\n"
+    _write_text(text, output)
+    return 0
+
+
+def _write_text(text: str, output: str | None) -> None:
     if output is None or output == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
         write_file(Path(output), text.encode())
-    return 0
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -49,6 +49,7 @@ from flux.supervisor.console_guarded import GuardedDeploy
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_machines import MachineDesk, Readiness, Shared, no_metrics
 from flux.supervisor.console_prove import answer_prove
+from flux.supervisor.console_pytest import PytestHost, answer_pytest
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
 from flux.supervisor.console_queue import QueueDesk, job_json
 from flux.supervisor.console_records import RecordsDesk
@@ -131,7 +132,7 @@ class Invoked:
     """The execution, as `flux.supervisor.present` describes it."""
 
 
-class ConsoleHost(ReplayHost, DebugHost, DiffHost, InterleaveHost, DeployHost, AdminHost, Protocol):
+class ConsoleHost(ReplayHost, DebugHost, PytestHost, DiffHost, InterleaveHost, DeployHost, AdminHost, Protocol):
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
@@ -270,6 +271,8 @@ class Console:
                 ask = self._for(self._replays.incident, name)
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
+            case ["executions", name, "pytest"]:
+                ask, method = self._for(partial(answer_pytest, self._pool, self._host, self._find), name), "POST"
             case ["interleave"]:
                 ask, method, allowed = partial(self._interleave, request.body), "POST", ("on",)
             case ["deployments"]:

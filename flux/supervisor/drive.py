@@ -29,7 +29,6 @@ import trio
 from flux import values
 from flux.execution import (
     Exited,
-    Frame,
     Interrupted,
     Killed,
     LogLine,
@@ -37,6 +36,7 @@ from flux.execution import (
     Raised,
     Returned,
 )
+from flux.guest_ends import read_answer, read_report
 from flux.hostcall import HostCallError, HostCallRequest, HostCallResult
 from flux.hostcalls import log, user
 from flux.limits import Limits, format_duration, format_size
@@ -44,7 +44,6 @@ from flux.redact import Redactor
 from flux.sandbox.base import Exit, Reading, Worker
 from flux.session import CANCELLED, Answer, Diverge, Divergence, Perform, Session
 from flux.store.postgres import is_away
-from flux.supervisor.guest_answer import read_answer
 from flux.supervisor.spool import SpoolError, SpoolFullError
 from flux.wire import (
     CallReceived,
@@ -329,11 +328,7 @@ class _Conversation:
                 self._session.waits()
                 self._collect_replies()
             case ReturnReceived(value):
-                raise _Stop(
-                    read_answer(
-                        value, self._bounds.limits.response_bytes_max, self._session.calls, self._bounds.kill
-                    )
-                )
+                raise _Stop(read_answer(value, self._bounds.limits, self._session.calls, self._bounds.kill))
             case RaiseReceived(report):
                 raise _Stop(self._read_report(report))
 
@@ -455,26 +450,12 @@ class _Conversation:
     # The end
 
     def _read_report(self, report: RaisedReport) -> Outcome:
-        if report.status < 400:
-            return self._bounds.kill("protocol", "PROTOCOL.md", f"{report.status} is no status of a failure")
-        if report.type == "MemoryError":
-            limit = format_size(self._bounds.limits.memory_bytes_max)
-            where = next((frame for frame in reversed(report.frames) if frame.user), None)
-            detail = f"MemoryError at {where.file}:{where.line} in {where.function}" if where else "MemoryError"
-            return self._bounds.kill("memory", limit, detail)
+        outcome = read_report(report, self._bounds.limits, self._bounds.kill)
         # Of a database that is away, or a disk without room, nobody is told that the function has a fault. It is read
         # from the call's answer, so a replay comes to the same.
-        is_away = self._is_host_away(report)
-        return Raised(
-            type=report.type,
-            message=report.message,
-            frames=tuple(Frame(f.file, f.line, f.function, f.user, f.source) for f in report.frames),
-            status=503 if is_away else report.status,
-            code="OVERLOADED" if is_away else report.code,
-            violations=values.encode_canonical(report.violations),
-            call=report.call,
-            cause=report.cause,
-        )
+        if isinstance(outcome, Raised) and self._is_host_away(report):
+            return attrs.evolve(outcome, status=503, code="OVERLOADED")
+        return outcome
 
     def _is_host_away(self, report: RaisedReport) -> bool:
         call = next((call for call in self._session.calls if call.request.seq == report.call), None)

@@ -29,6 +29,7 @@ from flux.supervisor.isolation import describe_warm
 from flux.supervisor.live import Live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.prove import Prover
+from flux.supervisor.pytest_export import WrittenTest, write_smallest_test
 from flux.supervisor.replay import Replay, Replayer
 from flux.supervisor.replay_record import keep_replay, to_replay
 from flux.supervisor.runnable import Runnable
@@ -220,6 +221,10 @@ class FunctionHost:
     async def export(self, original: Execution) -> bytes:
         """See `flux.supervisor.console.ConsoleHost.export`."""
         return await self._replayer.export(original)
+
+    async def write_test(self, original: Execution) -> WrittenTest:
+        """See `flux.supervisor.console.ConsoleHost.write_test`."""
+        return await write_smallest_test(original, self._replayer.without_backing())
 
     def bisector(self) -> Bisector:
         """See `flux.supervisor.console.ConsoleHost.bisector`."""

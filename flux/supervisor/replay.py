@@ -207,6 +207,16 @@ class Replayer:
         notes = _list_doubts(original, judgement)
         return Replay(original, None, borrowed.deployment, replayed, judgement, run.sources, notes)
 
+    def without_backing(self) -> "Replayer":
+        """Return one that has neither database nor secrets: records alone answer."""
+        return Replayer(self._shelf, None, self._schema)
+
+    async def describe(self, original: Execution) -> tuple[tuple[str, ...], float]:
+        """Return the middleware that ran around ``original``, and the seconds that its function may take."""
+        async with self._shelf.borrow_recorded(original) as borrowed:
+            runnable = borrowed.runnables[original.function]
+            return runnable.chain.list_for(original.trigger.kind), runnable.bounds.limits.timeout_s
+
     async def observe(self, original: Execution, live: LiveDeployment) -> Divergence | None:
         """Run ``original`` again on ``live``, the code that made it; return where it left its record, if it did."""
         runnable = live.runnables[original.function]

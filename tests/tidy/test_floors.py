@@ -8,7 +8,7 @@ import flux
 PACKAGE = Path(flux.__file__).parent
 ROOT = Path(__file__).parents[2]
 
-READS_FILES = frozenset({"flux.commit", "flux.git", "flux.history", "flux.project"})
+READS_FILES = frozenset({"flux.commit", "flux.git", "flux.history", "flux.project", "flux.testing"})
 """Single modules that stand above the ground floor, because they look at a project's folder."""
 ENTRY = frozenset({"flux.__init__", "flux.__main__"})
 

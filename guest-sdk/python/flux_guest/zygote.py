@@ -124,7 +124,7 @@ def _end_what_was_started() -> bool:
         return True
 
 
-def _import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+def import_functions(project: Path, folder: str, say: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """Import every module below ``folder``; return what failed, each place once."""
     failures: dict[tuple[str, int, str, str], dict[str, Any]] = {}
     for file in sorted((project / folder).rglob("*.py")):
@@ -241,7 +241,7 @@ class Zygote:
         """Import, report, and fork until the host closes the control socket."""
         self._say({"clock": self._machine.level, "detail": self._machine.detail})
         self._layout.settle(self._shuffle)
-        failures = _import_functions(self._project, functions, self._say)
+        failures = import_functions(self._project, functions, self._say)
         if _end_what_was_started():
             print("processes that modules started when they were imported have ended with the import", file=sys.stderr)
         sys.stdout.flush()

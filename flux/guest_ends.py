@@ -1,4 +1,4 @@
-"""What a guest's answer says, read where it can still be refused.
+"""How a guest said that it ended: what its last frame means, for whoever speaks the wire with it.
 
 An answer that can't be sent is the function's own mistake, and found before its transaction is committed. Its body is
 in it, or the function has written it piece by piece (`flux.streamed`): then what was written is asked of the host's own
@@ -11,12 +11,13 @@ import msgspec
 
 from flux import values
 from flux.errors import FluxError
-from flux.execution import Killed, Outcome, Raised, Returned
+from flux.execution import Frame, Killed, Outcome, Raised, Returned
 from flux.hostcall import HostCall
 from flux.http_rules import check_response, has_body
-from flux.limits import format_size
+from flux.limits import Limits, format_size
 from flux.message import HttpResponse
 from flux.streamed import END, StreamedBody, find_ended
+from flux.wire import RaisedReport
 
 Kill = Callable[[str, str, str], Killed]
 """Takes a limit's name, its value as people write it, and what was seen."""
@@ -33,10 +34,11 @@ class _Answer(msgspec.Struct, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(_Answer)
 
 
-def read_answer(value: bytes, response_bytes_max: int, calls: Iterable[HostCall], kill: Kill) -> Outcome:
+def read_answer(value: bytes, limits: Limits, calls: Iterable[HostCall], kill: Kill) -> Outcome:
     """Return how an execution ends that made ``calls`` and answered ``value``."""
-    if len(value) > response_bytes_max:
-        return kill("response", format_size(response_bytes_max), f"the function returned {len(value):,} bytes")
+    if len(value) > limits.response_bytes_max:
+        allowed = format_size(limits.response_bytes_max)
+        return kill("response", allowed, f"the function returned {len(value):,} bytes")
     try:
         answer = _decoder.decode(value)
         body = values.decode(answer.body)
@@ -63,6 +65,26 @@ def read_answer(value: bytes, response_bytes_max: int, calls: Iterable[HostCall]
         # The function's own mistake, found where it can still be rolled back and recorded.
         return _invalid(error.message)
     return Returned(answer.status, headers, content, streamed)
+
+
+def read_report(report: RaisedReport, limits: Limits, kill: Kill) -> Outcome:
+    """Return how an execution ends that has raised what ``report`` tells of."""
+    if report.status < 400:
+        return kill("protocol", "PROTOCOL.md", f"{report.status} is no status of a failure")
+    if report.type == "MemoryError":
+        where = next((frame for frame in reversed(report.frames) if frame.user), None)
+        detail = f"MemoryError at {where.file}:{where.line} in {where.function}" if where else "MemoryError"
+        return kill("memory", format_size(limits.memory_bytes_max), detail)
+    return Raised(
+        type=report.type,
+        message=report.message,
+        frames=tuple(Frame(f.file, f.line, f.function, f.user, f.source) for f in report.frames),
+        status=report.status,
+        code=report.code,
+        violations=values.encode_canonical(report.violations),
+        call=report.call,
+        cause=report.cause,
+    )
 
 
 def _invalid(why: str) -> Raised:
