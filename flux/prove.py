@@ -94,7 +94,7 @@ class Finding:
     untried: tuple[Flip, ...] = ()
     """Flips that were never alone in force, for want of runs."""
     is_smallest: bool = True
-    """Every smaller set was tried."""
+    """Every smaller set was tried, and it was decided that it does not pass."""
     is_needed: bool = True
     """Of a set, each flip was left out once, and then it did not pass."""
 
@@ -120,6 +120,8 @@ def search(flips: Sequence[Flip], runs_max: int = RUNS_MAX) -> Generator[Trial, 
     causes = [Cause(trial, lab.find_passing(trial)) for trial in found]
     untried = tuple(flip for flip in flips if (flip,) not in lab.tried and flip.site not in {one.site for one in alone})
     is_smallest = is_smallest and not (untried and any(len(cause.flips) > 1 for cause in causes))
+    # What decided nothing may have been enough.
+    is_smallest = is_smallest and not any(len(less) < len(trial) for less in lab.undecided for trial in found)
     is_needed = all(lab.has_tried_without(flip, trial) for trial in found if len(trial) > 1 for flip in trial)
     causes.sort(key=lambda cause: min(_when(flip) for flip in cause.flips))
     return Finding(True, tuple(causes), tuple(lab.runs), untried, is_smallest, is_needed)
@@ -132,7 +134,9 @@ class _Lab:
         self._runs_max = runs_max
         self.runs: list[Run] = []
         self.tried: dict[Trial, bool] = {}
-        """Sets that were decided, and whether they make it pass."""
+        """Sets that were run, and whether they make it pass, twice."""
+        self.undecided: set[Trial] = set()
+        """Of them, those of which a run did not tell."""
 
     @property
     def is_over(self) -> bool:
@@ -149,13 +153,18 @@ class _Lab:
         flips = tuple(trial)
         if flips not in self.tried and not self.is_over:
             self.tried[flips] = False
-            if (yield from self.run(flips)).is_passing:
-                self.tried[flips] = (yield from self.run(flips)).is_passing
+            effect = yield from self.run(flips)
+            if effect.is_passing:
+                effect = yield from self.run(flips)
+                self.tried[flips] = effect.is_passing
+            if effect is Effect.UNDECIDED:
+                self.undecided.add(flips)
         return self.tried.get(flips, False)
 
     def has_tried_without(self, flip: Flip, trial: Trial) -> bool:
-        """Whether a set was tried with ``flip`` left out of it."""
-        return tuple(one for one in trial if one is not flip) in self.tried
+        """Whether a set was tried with ``flip`` left out of it, and it was decided that this does not pass."""
+        rest = tuple(one for one in trial if one is not flip)
+        return rest in self.tried and rest not in self.undecided
 
     def find_passing(self, trial: Trial) -> tuple[int, ...]:
         """Return which runs had exactly these in force."""
@@ -277,7 +286,7 @@ def _tell_nothing(finding: Finding) -> str:
 def _tell_size(finding: Finding, size: int) -> str:
     them = "both" if size == 2 else f"all {size}"
     if not finding.is_needed:
-        return f"whether {them} are needed is not known: there were no runs left to find out"
+        return f"whether {them} are needed is not known: not every smaller set was decided"
     alone = "no smaller set is enough" if finding.is_smallest else "whether another, smaller set is enough is not known"
     return f"{them} are needed: {alone}"
 

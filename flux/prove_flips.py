@@ -37,6 +37,8 @@ PARTS_MAX = 8
 ROWS_MAX = 20
 CALLS_MAX = 100
 """Of more calls, the last ones are flipped: an experiment has not the runs for all."""
+DIGITS_MAX = 600
+"""Longer numbers in text are text: Python may refuse to read them."""
 STAND_IN = "stand-in"
 """The value of a secret that has none."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -424,7 +426,7 @@ def _make_up(value: object) -> object:
     """Return a value of the same kind that is most likely nobody's; None where there is no such thing."""
     if isinstance(value, str) and _UUID.fullmatch(value):
         return f"{value[:-12]}f1f1f1f1f1f1"
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and len(value) <= DIGITS_MAX and value.isdecimal():
         return str(int(value) + _FAR_AWAY)
     if isinstance(value, str):
         return f"flux-{value}"

@@ -24,8 +24,10 @@ FRAMES_MAX = 200
 """Events of which one run shows the names."""
 VALUES_MAX = 1_000
 """The last so many are kept, and how many there were."""
-TOLD_BYTES_MAX = 64 * 2**20
-"""Of lists and frames; what comes after is dropped, and that is said."""
+TOLD_BYTES_MAX = 16 * 2**20
+"""Of lists and frames; what comes after is dropped, and that is said. As objects they may take twenty times as much."""
+VALUES_BYTES_MAX = 16 * 2**20
+"""Of values; the oldest are dropped, and how many there were is known."""
 LINE_BYTES_MAX = 4 * 2**20
 VALUE_BYTES_MAX = 256 * 2**10
 """Longest lines of a guest that is nobody's enemy."""
@@ -145,8 +147,12 @@ class Tap:
         self.plan = plan
         self.events: list[Event] = []
         self.shown: dict[int, Shown] = {}
-        self.values: deque[Value] = deque(maxlen=VALUES_MAX)
+        self.values: deque[Value] = deque()
         self.values_count = 0
+        self._value_bytes: deque[int] = deque()
+        """Of each in ``values``."""
+        self._values_bytes = 0
+        """Of all of them."""
         self.end: End | None = None
         """None where the guest was ended before it could say so."""
         self.dropped_bytes = 0
@@ -203,6 +209,11 @@ class Tap:
             if self.plan.before is None or value.event < self.plan.before:
                 self.values.append(value)
                 self.values_count += 1
+                self._value_bytes.append(len(line))
+                self._values_bytes += len(line)
+                while len(self.values) > VALUES_MAX or self._values_bytes > VALUES_BYTES_MAX:
+                    self.values.popleft()
+                    self._values_bytes -= self._value_bytes.popleft()
             return
         self._told_bytes += len(line)
         if self._told_bytes > TOLD_BYTES_MAX:

@@ -10,9 +10,10 @@ from flux.execution import Execution, Raised, Returned, Trigger
 from flux.failure import find_failure
 from flux.hostcall import HostCall, HostCallResult
 from flux.matching_session import MatchingSession, Source
-from flux.prove_flips import CALLS_MAX, Code, Flip, Flips, alter, list_flips
+from flux.prove_flips import CALLS_MAX, Code, Field, Flip, Flips, alter, list_flips
 from flux.session import Answer, Diverge, Perform
 from flux.supervisor.inputs import read_input
+from flux.trace_values import ABSENT
 from tests.failing_executions import execute, execution, failed, frame, http, query
 
 BUG = Raised("KeyError", "'amount'", (frame(21, "amount = charge['amount']"),))
@@ -182,3 +183,12 @@ def test_a_peers_call_answers_the_same_question_only_and_is_borrowed() -> None:
     assert session.sources == {1: Source.BORROWED}
     other = http(2, "POST", "https://pay.example/refund", 200, "{}")
     assert isinstance(session.decide(other.request, 0), Diverge)
+
+
+def test_a_value_that_is_taken_is_made_up_anew_and_digits_that_python_does_not_read_are_text() -> None:
+    refused = execute(1, "insert into users values (1)", [], error=failed("DatabaseError", "taken", "23505"))
+    taken = Raised("DatabaseError", "taken", (frame(21, "ctx.db.execute(sql)"),), call=1)
+    flips = flips_of(heard(taken, {"short": "12", "long": "1" * 5_000}, refused))
+    changes = [flip.change for flip in flips.flips]
+    made = [each.value for each in changes if isinstance(each, Field) and each.value is not ABSENT]
+    assert made == ["1000000019", "flux-" + "1" * 5_000]

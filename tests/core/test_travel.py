@@ -8,7 +8,7 @@ from flux.cli.debug_values import show
 from flux.expression import BadExpressionError, parse_expression, parse_expressions
 from flux.supervisor.console_debug import _read
 from flux.supervisor.console_query import BadQueryError
-from flux.travel import LINE_BYTES_MAX, VALUES_MAX, Tap, TracePlan
+from flux.travel import LINE_BYTES_MAX, VALUES_BYTES_MAX, VALUES_MAX, Tap, TracePlan
 
 OURS = [
     b'["trace","events",[[1,"line","f.py",3,"f",1,0,0,""]]]',
@@ -49,6 +49,11 @@ def test_a_tap_holds_a_window_and_no_more() -> None:
         assert tap.take(b'["trace","value",[%d,"f.py",1,"f",[%d]]]\n' % (number, number)) == b""
     assert [value.event for value in tap.values] == list(range(3_000 - VALUES_MAX, 3_000))
     assert tap.values_count == 2_999
+    large = b'["trace","value",[1,"f.py",1,"f",["%s"]]]\n' % (b"x" * 200_000)
+    for _ in range(200):
+        assert tap.take(large) == b""
+    assert tap.values_count == 3_199
+    assert len(tap.values) * len(large) <= VALUES_BYTES_MAX, "as many as have room, whoever sends them"
     endless = b'["trace","events",[' + b" " * LINE_BYTES_MAX
     assert tap.take(endless) == endless, "it is the wire's to refuse"
 

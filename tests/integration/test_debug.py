@@ -82,10 +82,24 @@ class Pairs(dict):
     __iter__ = __repr__ = items = keys = __len__ = __getitem__ = touch
 
 
+class Name(str):
+    __eq__ = startswith = touch
+
+    def __hash__(self):
+        TOUCHED.append(1)
+        return str.__hash__(self)
+
+
+class Named:
+    locals()[Name("own")] = 1
+
+
 @function
 def trapped(ctx, input):
     trap, closed, words, pairs = Trap(), Closed(), Words("hello"), Pairs(a=1)
     big, deep = list(range(1000)), {1: "\\x1b[31m" + "x" * 500}
+    named, wide = Named(), 1 << 3000
+    sys.set_int_max_str_digits(640)
     TOUCHED.clear()
     done = True
     return {"touched": TOUCHED}
@@ -208,14 +222,16 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         assert names["words"] == {"$type": "Words", "text": "hello"}
         assert names["pairs"] == {"$type": "Pairs", "fields": {"a": 1}}
         assert names["big"] == {"$type": "list", "items": list(range(20)), "length": 1000}
+        assert names["named"] == {"$type": "Named"}
+        assert names["wide"] == {"$type": "int", "text": "3,001 bits", "cut": True}
         assert names["deep"]["pairs"][0][1]["length"] == 505
-        asked = "trap.kept, trap.price, trap == 1, len(trap), pairs['a'], len(big), words[1], nowhere"
-        printed = await look(followed, trapped, place=("others.py", 51), expressions=parse_expressions(asked))
+        asked = "trap.kept, trap.price, trap == 1, len(trap), pairs['a'], len(big), words[1], nowhere, named.own"
+        printed = await look(followed, trapped, place=("others.py", 65), expressions=parse_expressions(asked))
         assert printed.replay is not None
         assert printed.replay.judgement.verdict is Verdict.IDENTICAL
         (value,) = printed.values
         assert [each.get("$type") if isinstance(each, dict) else each for each in value.values] == [
-            7, "unseen", "unseen", "unseen", 1, 1000, "e", "unseen",
+            7, "unseen", "unseen", "unseen", 1, 1000, "e", "unseen", "unseen",
         ]  # fmt: skip
 
         caught = await followed.record("caught", b'{"plan": "pro"}', {})

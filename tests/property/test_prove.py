@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux.prove import CONTROLS, Effect, Finding, Trial, search
+from flux.prove import CONTROLS, Effect, Finding, Trial, list_facts, search
 from flux.prove_flips import Field, Flip
 
 ENOUGH = 10_000
@@ -145,3 +145,13 @@ def test_of_a_site_the_first_flip_that_is_enough_is_taken_and_the_others_are_lef
     finding = run(flips, lambda trial: Effect.PASSED if set(trial) & set(flips[1:3]) else Effect.SAME)
     assert [cause.flips for cause in finding.causes] == [(flips[1],)]
     assert (flips[2],) not in [one.flips for one in finding.runs]
+
+
+def test_what_a_run_did_not_decide_is_not_said_to_be_not_enough() -> None:
+    finding = run(
+        make_flips("ab"), lambda trial: [Effect.SAME, Effect.UNDECIDED, Effect.PASSED][len(trial)]
+    )
+    assert sites_of(finding) == {frozenset("ab")}
+    assert not finding.is_needed and not finding.is_smallest
+    told = [fact.text for fact in list_facts(finding, ["n"] * 9, [200] * 9, [])]
+    assert "whether both are needed is not known: not every smaller set was decided" in told

@@ -11,6 +11,7 @@ it was cut: ``length`` is there wherever not all is.
 """
 
 import datetime
+import itertools
 import math
 import types
 import uuid
@@ -26,8 +27,8 @@ ITEMS_MAX = 20
 DEPTH_MAX = 5
 SPENT_MAX = 20_000
 """Characters and values of one `Look`."""
-INTEGER_BITS_MAX = 4_000
-"""More digits than Python writes out by itself."""
+INTEGER_BITS_MAX = 2_000
+"""Fewer digits than the least that a function can have Python refuse to write out (``sys.set_int_max_str_digits``)."""
 _INTEGER_EXACT = 2**53
 """Beyond it, readers of JSON may lose digits."""
 _OURS = "flux_guest"
@@ -36,6 +37,7 @@ _get_mro = type.__dict__["__mro__"].__get__
 _get_namespace = type.__dict__["__dict__"].__get__
 _get_qualname = type.__dict__["__qualname__"].__get__
 _get_args = BaseException.__dict__["args"].__get__
+_get_uuid_number = uuid.UUID.__dict__["int"].__get__
 _get_function_name = types.FunctionType.__dict__["__qualname__"].__get__
 _MISSING = object()
 _PLAIN = (bool, int, float, str, bytes, type(None), Decimal)
@@ -163,29 +165,46 @@ def _tell_known(kind: type, value: Any) -> str | None:
     if _is_one_of(kind, datetime.datetime, datetime.time):
         # An offset is asked of the zone, which may be a class of the project's.
         return str(value) if _is_one_of(type(value.tzinfo), type(None), datetime.timezone, ZoneInfo) else None
-    if _is_one_of(kind, datetime.date, datetime.timedelta, uuid.UUID):
+    if _is_one_of(kind, datetime.date, datetime.timedelta):
         return str(value)
-    return None
+    return _tell_uuid(value) if kind is uuid.UUID else None
+
+
+def _tell_uuid(value: uuid.UUID) -> str | None:
+    # Its own `str` asks whatever was put in the place of its number.
+    try:
+        number = _get_uuid_number(value)
+    except AttributeError:
+        return None
+    if type(number) is not int or not 0 <= number < 1 << 128:
+        return None
+    digits = f"{number:032x}"
+    return "-".join(digits[start:end] for start, end in itertools.pairwise((0, 8, 12, 16, 20, 32)))
 
 
 def _is_opaque(kind: type) -> bool:
     """Whether the inside of a value is ours or the interpreter's, and tells nothing of the function."""
-    module = dict.get(dict(_get_namespace(kind)), "__module__")
+    module = _find_own(kind, "__module__")
     return type(module) is not str or module.partition(".")[0] == _OURS
 
 
 def _find_in_class(kind: type, name: str) -> Any:
     for each in _get_mro(kind):
-        found = dict(_get_namespace(each)).get(name, _MISSING)
+        found = _find_own(each, name)
         if found is not _MISSING:
             return found
     return _MISSING
 
 
+def _find_own(kind: type, name: str) -> Any:
+    """Return what a class itself has of this name. Looking it up would ask keys that the project made."""
+    return next((item for key, item in _get_namespace(kind).items() if type(key) is str and key == name), _MISSING)
+
+
 def _get_dictionary(kind: type, value: Any) -> dict[Any, Any]:
     """Return an instance's own dictionary, or an empty one. A class's property of this name is passed by."""
     for each in _get_mro(kind):
-        door = dict(_get_namespace(each)).get("__dict__")
+        door = _find_own(each, "__dict__")
         if type(door) is types.GetSetDescriptorType and each is not type:
             try:
                 found = door.__get__(value)
@@ -201,7 +220,7 @@ def _list_fields(kind: type, value: Any) -> Iterable[tuple[str, Any]]:
             yield key, item
     for each in _get_mro(kind):
         for name, door in _get_namespace(each).items():
-            if type(door) is types.MemberDescriptorType and not name.startswith("__"):
+            if type(door) is types.MemberDescriptorType and type(name) is str and not name.startswith("__"):
                 try:
                     item = door.__get__(value)
                 except AttributeError:

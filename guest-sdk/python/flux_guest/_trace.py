@@ -141,7 +141,7 @@ class Tracer:
         return self._went_on
 
     def _learn(self, code: CodeType) -> tuple[CodeType, str | None]:
-        name = code.co_filename
+        name = str.__str__(code.co_filename)  # `CodeType.replace` takes what only passes for text.
         file = self._channel.relative(name) if self._channel.is_user_file(name) else None
         self._mine[id(code)] = (code, file)
         if file is not None:
@@ -230,7 +230,7 @@ class Tracer:
 
     def _render_locals(self, look: _look.Look, frame: FrameType) -> dict[str, Any]:
         names = _list_names(frame)
-        shown = {printable(name): look.render(names[name]) for name in list(names)[:NAMES_MAX] if type(name) is str}
+        shown = {printable(name): look.render(names[name]) for name in list(names)[:NAMES_MAX]}
         if len(names) > NAMES_MAX:
             shown["$cut"] = len(names) - NAMES_MAX
         return shown
@@ -256,7 +256,7 @@ class Tracer:
 
     @staticmethod
     def _name(frame: FrameType) -> str:
-        return printable(frame.f_code.co_qualname)
+        return printable(str.__str__(frame.f_code.co_qualname))
 
     def _tell_value(self, file: str, line: int, frame: FrameType, values: list[Any]) -> None:
         self._flush()
@@ -278,4 +278,7 @@ def _is_unseen(value: Any) -> bool:
 def _list_names(frame: FrameType) -> Any:
     """Return the names of a frame and their values. The body of a class may have a mapping of the project's instead."""
     names = frame.f_locals
-    return names if frame.f_code.co_flags & _OPTIMIZED or type(names) is dict else {}
+    if not (frame.f_code.co_flags & _OPTIMIZED or type(names) is dict):
+        return {}
+    # Without keys that only pass for text: looking anything up among them would ask them.
+    return {name: value for name, value in names.items() if type(name) is str}
