@@ -158,6 +158,13 @@ class MatchingSession:
         self._writes_ahead = deque(call.request.seq for call in ordered if _may_write(call.request))
         """Recorded calls that change what the next statement sees, and that the replay has not come to."""
         self._writes_differ = False
+        self._pieces_then = [
+            call.request.arguments
+            for call in ordered
+            if call.request.name == streamed.WRITE and call.result is not None and call.result.error is None
+        ]
+        self._pieces_now: list[bytes] = []
+        """Of the answer, written piece by piece: what is on record of each."""
         self.sources: dict[int, Source] = {}
         """By the call's number in the replay."""
         self.fidelity = Fidelity()
@@ -386,6 +393,11 @@ class MatchingSession:
         call = self._recorded.take(request)
         self._follow(request.task, call)
         if call is not None and call.result is not None and call.result.error is not None:
+            return self._hold_recorded(request, call)
+        if request.name == streamed.WRITE:
+            self._pieces_now.append(request.arguments)
+        elif call is not None and call.result is not None and self._pieces_now == self._pieces_then:
+            # The same pieces are the same answer: a guest that hears stand-ins can't write what was digested then.
             return self._hold_recorded(request, call)
         due_ns = self._now_ns if call is None or call.result is None else self._find_due_ns(call)
         return self._hold(request, due_ns, Source.HELD, None, call)

@@ -138,7 +138,9 @@ def json_text(value: Any) -> str:
 class Screen:
     """One of the two output streams, and what it can show."""
 
-    def __init__(self, stream: TextIO, *, colour: bool | None = None) -> None:
+    def __init__(self, stream: TextIO, *, colour: bool | None = None, is_lasting: bool = False) -> None:
+        """``is_lasting``: lines that nobody takes are left out, and nobody fails for it; see `put`."""
+        self._is_lasting = is_lasting
         self.stream = stream
         """stdout for answers, stderr for the story."""
         self.is_terminal = stream.isatty()
@@ -157,9 +159,9 @@ class Screen:
         return cls(sys.stdout, colour=False if settings().no_color else None)
 
     @classmethod
-    def stderr(cls, *, colour: bool | None = None) -> "Screen":
+    def stderr(cls, *, colour: bool | None = None, is_lasting: bool = False) -> "Screen":
         """Where the story goes."""
-        return cls(sys.stderr, colour=colour)
+        return cls(sys.stderr, colour=colour, is_lasting=is_lasting)
 
     def _find_width(self) -> int:
         columns = os.environ.get("COLUMNS", "")
@@ -172,13 +174,22 @@ class Screen:
 
     def line(self, *pieces: Piece | str) -> None:
         """Write one line at once, uncut and unpaged: for stories and for streams."""
-        self.stream.write(self._rendered(pieces, width=None) + "\n")
-        self.stream.flush()
+        self.put(self._rendered(pieces, width=None) + "\n")
 
     def cut_line(self, *pieces: Piece | str) -> None:
         """Write one line at once, cut to the terminal's width."""
-        self.stream.write(self._rendered(pieces, self.width if self.is_terminal else None) + "\n")
-        self.stream.flush()
+        self.put(self._rendered(pieces, self.width if self.is_terminal else None) + "\n")
+
+    def put(self, text: str) -> None:
+        """Write ``text`` as it is, at once."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            # The disk is full, or whoever read the pipe has gone. A server tells of an execution before its record is
+            # on its way: a line that nobody takes must cost no record, no answer and no server.
+            if not self._is_lasting:
+                raise
 
     def write_raw_json(self, text: str) -> None:
         """Write a JSON document as it was sent, but for escapes."""

@@ -62,7 +62,8 @@ def make_story(log_format: str, *, no_color: bool, quiet: bool, json_schema: str
         from flux.cli.serving_json import JsonStory
 
         return JsonStory(quiet=quiet, json_schema=json_schema)
-    return ServerStory(Screen.stderr(colour=False if no_color else None), quiet=quiet, json_schema=json_schema)
+    screen = Screen.stderr(colour=False if no_color else None, is_lasting=True)
+    return ServerStory(screen, quiet=quiet, json_schema=json_schema)
 
 
 def _run(serve: "Callable[[Story, trio.Event], Awaitable[None]]", schema: str, log_format: str) -> int:

@@ -37,7 +37,7 @@ class JsonStory:
 
     def __init__(self, *, quiet: bool, json_schema: str | None, who: Mapping[str, Any] | None = None) -> None:
         """``quiet`` leaves out what is neither a warning nor an answer; ``who`` says whose story it is."""
-        self._screen = Screen.stderr(colour=False)
+        self._screen = Screen.stderr(colour=False, is_lasting=True)
         self._quiet = quiet
         self._json_schema = json_schema
         self._who = dict(who or {})
@@ -128,8 +128,7 @@ class JsonStory:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": now, "level": level, "event": event, "message": message, **self._who, **fields}
-        self._screen.stream.write(encode_line(line) + "\n")
-        self._screen.stream.flush()
+        self._screen.put(encode_line(line) + "\n")
 
 
 def encode_line(line: Mapping[str, Any]) -> str:

@@ -185,7 +185,7 @@ class HostCallKind:
     effect: Effect
     perform: Perform
     immediate: bool = False
-    """It never waits: the driver performs it in place, without a task of its own."""
+    """The driver performs it in place, without a task of its own: it never waits, or its order is what counts."""
 
 
 def check_arguments(name: str, arguments: list[object], *types: type | tuple[type, ...]) -> None:

@@ -2,7 +2,9 @@
 
 The pieces wait on the host's disk until the execution is over and its transaction committed: what a client hears is
 what is so. Each piece is answered when it is taken, so a function writes no faster than the disk does, and neither side
-ever holds more than a few of them.
+ever holds more than a few of them. They are performed one after the other, in the order in which they are asked, and
+nothing more is heard of the function meanwhile: so pieces that were not waited for lie as they were recorded, and the
+end stands behind all of them.
 """
 
 from flux.hostcall import Effect
@@ -37,8 +39,8 @@ def _get_streams(context: CallContext, call: str) -> Streams:
     return context.streams
 
 
-WRITE_CALL = HostCallKind(name=WRITE, effect=Effect.EMITS, perform=_write)
+WRITE_CALL = HostCallKind(name=WRITE, effect=Effect.EMITS, perform=_write, immediate=True)
 """Takes the next piece of the answer."""
 
-END_CALL = HostCallKind(name=END, effect=Effect.EMITS, perform=_end)
+END_CALL = HostCallKind(name=END, effect=Effect.EMITS, perform=_end, immediate=True)
 """Ends the answer; returns how long it is and its SHA-256."""

@@ -18,12 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+import attrs
 import httpcore
 import trio
 
 from flux import __version__
 from flux.errors import OperatorError
-from flux.execution import Execution
+from flux.execution import Execution, Raised, Returned
 from flux.supervisor.metrics import Metric, each, one
 from flux.supervisor.spans import list_spans
 
@@ -88,6 +89,7 @@ class Exporter:
 
     def done(self, execution: Execution, *, stored: bool) -> None:
         """See `flux.supervisor.execute.Audience.done`."""
+        execution = _lighten(execution)
         weight = _weigh(execution)
         if self._waiting >= self._executions_max or self._bytes + weight > self._bytes_max:
             self._dropped["queue_full"] += _count_spans(execution)
@@ -242,9 +244,27 @@ def read_headers(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return found
 
 
+def _lighten(execution: Execution) -> Execution:
+    """Return the execution without what no span tells, which may be most of it: bodies, log lines, rows."""
+    outcome = execution.outcome
+    if isinstance(outcome, Returned) and outcome.status < 500:  # Of a failure, the body says what it was.
+        outcome = attrs.evolve(outcome, body=b"")
+    trigger = attrs.evolve(execution.trigger, body=b"")
+    return attrs.evolve(execution, trigger=trigger, outcome=outcome, logs=(), mutations=(), reads=())
+
+
 def _weigh(execution: Execution) -> int:
     answers = sum(len(call.result.value) for call in execution.calls if call.result is not None)
-    return 1024 + len(execution.trigger.body) + answers + sum(len(call.request.arguments) for call in execution.calls)
+    asked = sum(len(call.request.arguments) for call in execution.calls)
+    match execution.outcome:
+        case Returned(body=body):
+            end = len(body)
+        case Raised(message=message, violations=violations):
+            end = len(message) + len(violations)
+        case _:
+            end = 0
+    head = sum(len(name) + len(value) for name, value in execution.trigger.headers)
+    return 1024 + head + end + answers + asked
 
 
 def _count_spans(execution: Execution) -> int:

@@ -43,7 +43,7 @@ class HostTable:
             self._context.connections.close_nowait()
 
     def is_immediate(self, name: str) -> bool:
-        """Whether performing never waits, so that it needs no task of its own."""
+        """Whether it is performed in place, without a task of its own."""
         kind = self._kinds.get(name)
         return kind is None or kind.immediate
 

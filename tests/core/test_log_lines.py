@@ -1,6 +1,8 @@
 """Lines of a server's log for programs: whatever is in them, each is one line, JSON, and not too long."""
 
+import io
 import json
+import os
 import string
 from typing import Any
 
@@ -8,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux.cli.screen import Screen
+from flux.cli.serving import make_story
 from flux.cli.serving_json import LINE_BYTES_MAX, JsonStory, encode_line
 from flux.supervisor.tenant_story import TenantStory
 
@@ -53,3 +57,21 @@ def summary(status: int, outcome: str, error: dict[str, Any] | None = None) -> d
         "name": "qk3f81xa", "trigger": "http", "function": "order", "method": "GET", "path": "/orders/7",
         "status": status, "outcome": outcome, "elapsed_ms": 1.5, "error": error,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_story_that_nobody_takes_any_more_costs_the_server_nothing(
+    log_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    # Unbuffered, so that closing it has nothing left to write.
+    with open(writer, "wb", buffering=0) as raw:
+        monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, "utf-8", write_through=True))
+        story = make_story(log_format, no_color=True, quiet=False)
+        story.note("database away")
+        story.executed(summary(500, "raised", {"type": "KeyError", "message": "'plan'", "location": None}))
+        story.crash(ValueError("broken"))
+        with pytest.raises(BrokenPipeError):
+            Screen.stderr().line("a command's own words: it ends with its reader")
+        monkeypatch.undo()

@@ -102,3 +102,20 @@ def test_a_refusal_that_is_on_record_is_heard_again() -> None:
     session = MatchingSession(calls, started_at_ns=0, seed=bytes(32), has_world=False, tells_waits=False)
     for call in calls:
         assert isinstance(session.decide(call.request, 0), Answer)
+
+
+@pytest.mark.parametrize(("pieces", "same"), [("ab", True), ("ba", False), ("a", False), ("abb", False)])
+def test_the_same_pieces_are_the_same_answer_whatever_they_were_digested_with(pieces: str, same: bool) -> None:
+    ended = HostCallResult(values.encode({"bytes": 99, "sha256": "of what the client got, and no replay hears"}))
+    calls = [
+        HostCall(make_request(1, streamed.WRITE, "a"), HostCallResult(), 0, 1),
+        HostCall(make_request(2, streamed.WRITE, "b"), HostCallResult(), 0, 2),
+        HostCall(make_request(3, streamed.END), ended, 0, 3),
+    ]
+    session = MatchingSession(calls, started_at_ns=0, seed=bytes(32), has_world=False, tells_waits=False)
+    for seq, piece in enumerate(pieces, 1):
+        assert isinstance(session.decide(make_request(seq, streamed.WRITE, piece), 0), Perform)
+        session.completed(seq, HostCallResult())
+        session.take_replies()
+    decision = session.decide(make_request(len(pieces) + 1, streamed.END), 0)
+    assert isinstance(decision, Answer if same else Perform)

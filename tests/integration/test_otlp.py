@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from flux.execution import Execution, Level, Returned, Trigger
+from flux.execution import Execution, Level, LogLine, Returned, Trigger
 from flux.supervisor import otlp
 from flux.supervisor.metrics import Metric
 from flux.supervisor.otlp import CollectorHeadersError, Exporter, read_headers
@@ -131,3 +131,19 @@ async def test_a_mistake_in_sending_is_told_and_counted_and_the_next_is_sent(mon
     counts = counted(exporter.read())
     assert (counts["failed"], counts["otlp_spans_sent_total"], counts["otlp_executions_waiting"]) == (1, 1, 0)
     assert [type(error) for error in mistakes] == [ValueError]
+
+
+def test_what_waits_holds_nothing_that_no_span_tells() -> None:
+    line = LogLine(0, "info", "x" * 100_000)
+    large = attrs.evolve(
+        EXECUTION, trigger=attrs.evolve(EXECUTION.trigger, body=b"x" * 100_000), logs=(line,),
+        outcome=Returned(200, (), b"x" * 100_000),
+    )  # fmt: skip
+    failed = attrs.evolve(EXECUTION, outcome=Returned(500, (), b'{"error": "%b"}' % (b"x" * 3000)))
+    exporter = Exporter("http://collector", "shop", print, print, executions_max=10, bytes_max=12_000)
+    for execution in (large, failed, large, failed, failed):
+        exporter.done(execution, stored=True)
+    # The last one does not fit: the body of a failure is told, and so it is counted.
+    assert counted(exporter.read())["otlp_executions_waiting"] == 4
+    assert all(len(kept.trigger.body) + len(kept.logs) == 0 for kept in exporter._ready)
+    assert [list_spans(kept) for kept in exporter._ready] == [list_spans(one) for one in (large, failed, large, failed)]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -245,6 +246,45 @@ def test_an_upload_is_read_from_anywhere_and_again_by_the_next_attempt(database:
             "bytes": 60_000, "sha256": hashlib.sha256(whole[:60_000]).hexdigest()
         }
         upload.close()
+
+    in_world(database, tmp_path, main)
+
+
+def test_pieces_that_are_not_waited_for_lie_in_their_order_and_none_behind_the_end(
+    database: Database, tmp_path: Path
+) -> None:
+    pieces = [bytes([number]) * 20_000 for number in range(60)]
+
+    async def hurries(guest: ScriptedGuest, _start: dict[str, Any]) -> dict[str, Any]:
+        for piece in pieces[:30]:
+            await guest.ask("response.write", tagged(piece))
+        await guest.ask("response.end")
+        for piece in pieces[30:]:
+            await guest.ask("response.write", tagged(piece))
+        for _ in range(61):
+            await guest.hear()
+        return STREAMED
+
+    async def main(world: ExecutionWorld) -> None:
+        executed = await world.run(hurries, trigger=HTTP, limits=LIMITS)
+        assert executed.stream is not None and isinstance(executed.outcome, Returned)
+        whole = b"".join(pieces[:30])
+        assert await read_all(SpooledAnswer(executed.stream)) == whole
+        assert executed.outcome.streamed == StreamedBody(hashlib.sha256(whole).hexdigest(), len(whole))
+        executed.stream.close()
+        small = attrs.evolve(LIMITS, stream_bytes_max=100_000)
+        written: list[int] = []
+
+        async def wants_more(guest: ScriptedGuest, _start: dict[str, Any]) -> str:
+            for piece in pieces:
+                await guest.ask("response.write", tagged(piece))
+            for _ in pieces:
+                await guest.hear()
+            written.append(world.backing.spools.held_bytes)
+            return "enough"
+
+        await world.run(wants_more, trigger=HTTP, limits=small)
+        assert written == [100_000]
 
     in_world(database, tmp_path, main)
 
