@@ -20,7 +20,7 @@ from flux.execution import Execution, Killed, Raised, Returned, Trigger
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest
 from flux.streamed import StreamedBody
-from flux.supervisor.spool import SpooledAnswer, SpoolFolder
+from flux.supervisor.spool import CLOSE_BYTES, SpooledAnswer, SpoolFolder
 from tests.conftest import Database
 from tests.execution_world import ExecutionWorld, open_world
 
@@ -287,6 +287,20 @@ def test_pieces_that_are_not_waited_for_lie_in_their_order_and_none_behind_the_e
         assert written == [100_000]
 
     in_world(database, tmp_path, main)
+
+
+async def test_a_large_body_is_closed_beside_the_server_and_its_room_is_there_at_once(tmp_path: Path) -> None:
+    folder = SpoolFolder(tmp_path / "spool", free_bytes_min=0)
+    spool = folder.open()
+    for _ in range(CLOSE_BYTES // 2**20 + 1):
+        await spool.write(bytes(2**20))
+    assert folder.held_bytes == CLOSE_BYTES + 2**20
+    for _ in range(2):
+        spool.close()
+        assert folder.held_bytes == 0
+    with trio.fail_after(60):
+        while not spool._file.closed:  # noqa: ASYNC110 - a thread does it, and tells nobody
+            await trio.sleep(0.01)
 
 
 @pytest.fixture
