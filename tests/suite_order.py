@@ -39,6 +39,7 @@ SECONDS = {
     "acceptance/test_tutorial.py": 60,
     "acceptance/test_why_faults.py": 20,
     "acceptance/test_why_finds_faults.py": 10,
+    "acceptance/test_web_console.py": 35,
     "acceptance/test_why_origin.py": 15,
     "acceptance/test_workers.py": 40,
     "conformance/test_sandbox.py": 15,

@@ -1,0 +1,208 @@
+"""The console as a person has it: the link of ``flux dev``, opened in a browser, and what is clicked from there.
+
+One server and one browser serve the whole file. What is on a page is compared with what was sent and with what psql
+finds; after each test the browser is asked whether a page broke its own policy, or a script of it failed.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import attrs
+import pytest
+
+from tests.browser import Browser, open_browser
+from tests.conftest import Database
+from tests.dev_process import DevServer, running_dev, write_project
+from tests.postgres_server import PostgresServer
+
+SCHEMA = """\
+create table stock (item text primary key, left_over int not null);
+insert into stock values ('tea', 10), ('mug', 3);
+create table orders (id bigint generated always as identity primary key, item text not null, note text);
+"""
+SHOP = """\
+from flux_guest import function
+
+PRICES = {"tea": 450}
+
+
+@function("POST /order")
+async def order(ctx, input):
+    left = await ctx.db.query_one(
+        "update stock set left_over = left_over - 1 where item = $1 returning left_over", input["item"]
+    )
+    placed = await ctx.db.query_one(
+        "insert into orders (item, note) values ($1, $2) returning id", input["item"], input.get("note")
+    )
+    ctx.log.info("ordered", note=input.get("note"))
+    return {"id": placed["id"], "left": left["left_over"], "cents": PRICES[input["item"]]}
+"""
+HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \u202ex {{7*7}}"
+HOSTILE_IN_JSON = HOSTILE.replace('"', r'\"').replace("\u202e", r"\u202e")
+"""As a page shows it within a value."""
+
+
+@attrs.frozen
+class Desk:
+    """A shop that is served, and who looks at it."""
+
+    server: DevServer
+    database: Database
+    browser: Browser
+    token: str
+    """What the link had behind its ``#``."""
+
+    def order(self, item: str, note: str | None = None, status: int = 200) -> str:
+        """Order something; return the execution's name."""
+        answer = self.server.request("POST", "/order", {"item": item, "note": note})
+        assert answer.status == status, answer.body
+        return answer.flux_id
+
+    def open(self, path: str) -> None:
+        self.browser.go(f"http://127.0.0.1:{self.server.port}/_flux/{path}")
+
+
+@pytest.fixture(scope="module")
+def opened(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres18: PostgresServer,
+    make_database: Callable[[PostgresServer], Database],
+) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("web")
+    folder.chmod(0o755)
+    project = write_project(folder / "shop", {"shop.py": SHOP}, migrations={"001.sql": SCHEMA})
+    database = make_database(postgres18)
+    with running_dev(project, database) as server, open_browser() as browser:
+        link = re.search(r"\bhttp://127\.0\.0\.1:\d+/_flux/#t=\S+", server.wait_story("/_flux/#t="))
+        assert link is not None
+        browser.go(link[0])
+        browser.wait_for("Executions", "h1")
+        # The token has left the address, and with it the history.
+        assert browser.driver.current_url == f"http://127.0.0.1:{server.port}/_flux/"
+        # A page that wants a token says so with its status, and the browser writes that down.
+        (refused,) = browser.take_complaints()
+        assert "status of 401" in refused
+        yield Desk(server, database, browser, unquote(link[0].partition("#t=")[2]))
+
+
+@pytest.fixture
+def desk(opened: Desk) -> Iterator[Desk]:
+    yield opened
+    assert opened.browser.take_complaints() == []
+
+
+def test_the_browser_tells_when_a_page_breaks_its_policy(opened: Desk) -> None:
+    browser = opened.browser
+    opened.open("doctor")
+    browser.driver.execute_script(
+        "document.head.append(document.createElement('style'));"
+        "document.head.lastChild.textContent = 'body { color: red }';"
+        "setTimeout(() => { document.body.innerHTML = '<b>'; })"
+    )
+    complaints: list[str] = []
+
+    def are_all_told() -> bool:
+        complaints.extend(browser.take_complaints())
+        told = "\n".join(complaints)
+        return all(word in told for word in ("style-src", "trusted-types-for", "TypeError"))
+
+    browser.wait(are_all_told, "complaint")
+
+
+def test_a_request_that_is_made_meanwhile_comes_to_the_list(desk: Desk) -> None:
+    browser = desk.browser
+    desk.open("")
+    browser.wait_for("live", "#live-word")
+    name = desk.order("tea")
+    row = f'#executions tr[data-name="{name}"]'
+    browser.wait_for(name, row)
+    assert "POST /order" in browser.text(row) and "200" in browser.text(row)
+    browser.press("?")
+    browser.wait_for("next and previous in a list", "dialog[open]")
+    browser.click("Close", "dialog")
+    browser.press("j")
+    browser.press("\ue007")
+    browser.wait_for(name, "#name")
+    assert "no failure: it answered 200" in browser.text(".why")
+
+
+def test_a_failure_is_followed_to_its_rows_its_passing_twin_and_its_repair(desk: Desk, tmp_path: Path) -> None:
+    browser = desk.browser
+    passed = desk.order("tea", "for Ada")
+    failed = desk.order("mug", HOSTILE, status=500)
+    rows = "select left_over from stock where item = 'mug' union all select count(*) from orders"
+    before = desk.database.psql(rows)
+    desk.open("")
+    browser.wait_for(failed, "#executions")
+    browser.look(tmp_path, "executions")
+    browser.click("Errors", "nav")
+    browser.wait_for("KeyError: 'mug'", "table")
+    browser.look(tmp_path, "errors")
+    browser.click("Executions", "nav")
+    browser.click(failed, "#executions")
+
+    browser.wait_for("KeyError: 'mug'", ".why .verdict")
+    browser.click("db INSERT orders", ".calls")
+    for selector, words in (
+        (".why", "functions/shop.py:15 in order()"), (".why", 'input.item is "mug"'),
+        (".why", "2 row changes were made and rolled back"), (".change", "stock[mug] update, rolled back"),
+        (".change", "left_over 3 2"), (".logs", "info ordered"),
+    ):  # fmt: skip
+        assert words in browser.text(selector), browser.text(selector)
+    # What the request brought is text wherever it stands: the statement's parameters, the row, the log, the input.
+    for selector in (".calls", ".change", ".logs", ".value"):
+        assert HOSTILE_IN_JSON in browser.text(selector), browser.text(selector)
+    assert "owned" not in browser.driver.title
+    browser.look(tmp_path, "failure")
+
+    browser.click("Mark for a diff")
+    browser.click("stock[mug]")
+    browser.wait_for("update, rolled back", ".change.undone")
+    assert failed in browser.text(".change.undone") and "left_over 3 2" in browser.text(".change.undone")
+    assert "the migration migrations/001.sql" in browser.text("section")
+    browser.look(tmp_path, "row")
+    desk.open("state")
+    browser.type("Table", "stock")
+    browser.type("Key", "tea")
+    browser.click("Show", "#row")
+    browser.wait_for(passed, ".change")
+
+    desk.open(f"e/{passed}")
+    browser.click(f"Diff with {failed}")
+    browser.wait_for("the first that differs")
+    assert 'item "mug" "tea"' in browser.text() and 'outcome "raised" "returned"' in browser.text()
+    assert HOSTILE_IN_JSON in browser.text()
+    browser.look(tmp_path, "diff")
+
+    told = len(desk.server.story)
+    shop = desk.server.project / "functions" / "shop.py"
+    desk.open(f"e/{failed}")
+    browser.click("Replay on the working tree")
+    browser.wait_for("same failure on the working tree", "#verdict .verdict")
+    shop.write_text(SHOP.replace('{"tea": 450}', '{"tea": 450, "mug": 900}'))
+    desk.server.wait_story("shop.py", after=told)
+    browser.click("Replay on the working tree")
+    browser.wait_for("passed on the working tree", "#verdict .verdict")
+    assert "500 → 200" in browser.text("#verdict")
+    browser.look(tmp_path, "replayed")
+    assert desk.database.psql(rows) == before
+
+    browser.click("Doctor", "nav")
+    browser.wait_for("All is well")
+    browser.look(tmp_path, "doctor")
+
+
+def test_who_signed_out_shows_a_token_again(opened: Desk) -> None:
+    browser = opened.browser
+    opened.open("errors")
+    browser.click("Sign out")
+    browser.wait_for("Open the console with its link", "h1")
+    browser.type("Token", "guessed")
+    browser.click("Open", "#sign-in")
+    browser.wait_for("token", "#refused")
+    browser.type("Token", opened.token)
+    browser.click("Open", "#sign-in")
+    browser.wait_for("Errors", "h1")
+    assert all("status of 401" in complaint for complaint in browser.take_complaints())
