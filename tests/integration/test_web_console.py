@@ -12,6 +12,7 @@ from flux.message import HttpResponse
 from flux.store.tokens import TokenFound, digest_token
 from flux.supervisor.console_door import Door
 from flux.supervisor.present import summary_of_execution
+from flux.supervisor.web import events
 from flux.supervisor.web.desk import POLICY, WebDesk
 from flux.supervisor.web.session import SESSION_S, SESSIONS_MAX, Sessions
 from tests.conftest import Database
@@ -194,7 +195,9 @@ async def test_the_chart_counts_what_began_in_each_minute(world: World) -> None:
     assert (await world.refused("activity", minutes=0))[:2] == (400, "FLX621")
 
 
-async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_acts_on_nothing() -> None:
+async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_acts_on_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     found = TokenFound(
         name="ci", kind="console", scopes=("read",), created_at=now, expires_at=now + timedelta(hours=1),
@@ -207,9 +210,16 @@ async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_act
         await trio.lowlevel.checkpoint()
         return tokens.get(digest)
 
-    async def ask(path: list[str], _request: Any) -> dict[str, Any]:
+    async def ask(path: list[str], _request: Any) -> dict[str, Any] | HttpResponse:
         await trio.lowlevel.checkpoint()
+        if path == ["tail"]:
+            return HttpResponse(200, (), tell())
         return {"groups": [], "not_stored": 0}
+
+    async def tell() -> AsyncIterator[bytes]:
+        while True:
+            await trio.lowlevel.checkpoint()
+            yield b'{"heartbeat":true}\n'
 
     desk = WebDesk(Door(TOKEN, (), find, lambda: now), ask, lambda: now, "http")
 
@@ -223,8 +233,16 @@ async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_act
     browser = {"cookie": dict(opened.headers)["set-cookie"].partition(";")[0]}
     assert (await send("errors", headers=browser)).status == 200
     assert (await send("act/executions/x/replay", method="POST", body=b"{}", headers=browser | OURS)).status == 403
+    streams = [(await send("executions.events", headers=browser)).body for _ in range(2)]
+    assert not any(isinstance(stream, bytes) for stream in streams)
+    assert await anext(streams[0]) == b": here\n\n"  # type: ignore[arg-type]
     tokens.clear()
     assert (await send("errors", headers=browser)).status == 401
+    monkeypatch.setattr(events, "ASKED_EVERY_S", 0.0)
+    for stream in streams:
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)  # type: ignore[arg-type]
+        await stream.aclose()  # type: ignore[union-attr]
 
 
 def test_sessions_end_by_themselves_and_are_not_without_number() -> None:

@@ -10,6 +10,7 @@ Jinja is imported with the first page. Most servers never show one.
 import json
 from collections.abc import Awaitable, Callable, Container, Mapping
 from datetime import datetime
+from functools import partial
 from urllib.parse import quote, urlencode
 
 import attrs
@@ -240,7 +241,13 @@ class WebDesk:
         assert isinstance(answer, HttpResponse), "a stream is no document"
         if isinstance(answer.body, bytes):
             return answer
-        return HttpResponse(200, (_EVENTS,), EventStream(answer.body, self._now))
+        return HttpResponse(200, (_EVENTS,), EventStream(answer.body, self._now, partial(self._may_follow, head)))
+
+    async def _may_follow(self, head: RequestHead) -> bool:
+        try:
+            return await self._refuse(self._sessions.find_token(head), Scope.READ) is None
+        except FluxError:
+            return False  # Nobody can say. The browser asks again, and hears of the failure.
 
     @staticmethod
     def _ask_for_token(refusal: HttpResponse) -> HttpResponse:
