@@ -248,7 +248,7 @@ class ProcessSandbox:
                 nursery.start_soon(zygote.end_with_leader)
                 # Caught in here: what leaves a nursery's block leaves it in a group, and our callers
                 # want to know the error by its class.
-                with self._processor.counted(lambda: zygote.pid, self._list_workers):
+                with self._processor.counted(lambda: zygote.spawned_pid):
                     try:
                         declared = await self._wait_ready(zygote)
                         self._zygote, self._nursery, self._failure = zygote, nursery, None
@@ -380,9 +380,6 @@ class ProcessSandbox:
                     worker = self._idle.pop()
                     worker.kill()
                     worker.close()
-
-    def _list_workers(self) -> list[int]:
-        return [worker.pid for worker in self._workers.values()]
 
     def _count_cpu_s(self) -> int:
         """Return how much processor time a worker may use: a backstop to the deadlines of its executions."""

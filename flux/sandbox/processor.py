@@ -1,20 +1,24 @@
 """How much processor time guests have used, as the kernel counts it.
 
-How to think about it: a sandbox has one process that others are forked from, and these do the work and end. What the
-kernel counts of a process has two parts: its own time, and that of children that have ended and were waited for. So the
-first process knows of all that is over, and the living ones are asked each for itself, the first one first. A child
-that ends in between is missing then, and never counted twice, and what is missing is there the next time. Nobody can
-work and not be counted: workers may not fork (`flux.sandbox.jail_seccomp`), and what a module forks as it is imported
-is a child of the first process.
+How to think about it: a sandbox has one process that all others come from. What the kernel counts of a process has two
+parts: its own time, and that of children that have ended and were waited for. So its parent knows of whoever is over,
+and the living are asked each for itself, parents before their children, from the first process down: whatever a module
+has forked is among them. A child that ends in between is missing then, and never counted twice, and what is missing is
+there the next time.
+
+One way around it is left: a module that has its process ignore the end of children (``SIGCHLD``) has the kernel forget
+what they used. Then only what runs while it is looked at is counted.
 
 The kernel tells hundredths of a second. They are of sums, so nothing is lost by that, only late.
 """
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PROCESSES_MAX = 4096
+"""A sandbox may have fewer; of one that forks while it is looked at, so many are."""
 _PARENT, _UTIME, _CSTIME = 1, 11, 14
 """Places in ``/proc/PID/stat`` behind the process's name: proc_pid_stat(5), fields 4 and 14 to 17."""
 
@@ -27,14 +31,12 @@ class ProcessorTime:
         self._ended_s = 0.0
 
     @contextlib.contextmanager
-    def counted(
-        self, find_first: Callable[[], int], list_children: Callable[[], Iterable[int]] = lambda: ()
-    ) -> Iterator[None]:
-        """Count a process, and those of its children that live, for as long as the block lasts.
+    def counted(self, find_first: Callable[[], int]) -> Iterator[None]:
+        """Count a process, and all below it that live, for as long as the block lasts.
 
         To be left before it is ended: afterwards nobody can be asked.
         """
-        counted = _Counted(find_first, list_children)
+        counted = _Counted(find_first)
         self._living.add(counted)
         try:
             yield
@@ -48,20 +50,31 @@ class ProcessorTime:
 
 
 class _Counted:
-    def __init__(self, find_first: Callable[[], int], list_children: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, find_first: Callable[[], int]) -> None:
         self._find_first = find_first
-        self._list_children = list_children
         self._read_s = 0.0
 
     def read_s(self) -> float:
-        first = self._find_first()
-        found_s = _read_s(first) + sum(_read_s(child, parent=first) for child in self._list_children())
+        found_s, waiting, seen = 0.0, [(self._find_first(), 0)], 0
+        while waiting and (seen := seen + 1) <= PROCESSES_MAX:
+            pid, parent = waiting.pop()
+            found_s += _read_s(pid, parent)
+            waiting += [(child, pid) for child in _list_children(pid)]
         # A child that has just ended takes its time out of the sum until it is waited for.
         self._read_s = max(self._read_s, found_s)
         return self._read_s
 
 
-def _read_s(pid: int, parent: int | None = None) -> float:
+def _list_children(pid: int) -> list[int]:
+    """Return the children of a process without threads."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _read_s(pid: int, parent: int) -> float:
     """Return what a process, and those of its children that were waited for, have used; 0 for one that is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
@@ -69,6 +82,6 @@ def _read_s(pid: int, parent: int | None = None) -> float:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    if parent is not None and int(fields[_PARENT]) != parent:
+    if parent and int(fields[_PARENT]) != parent:
         return 0.0  # A stranger, who got its number.
     return sum(map(int, fields[_UTIME : _CSTIME + 1])) / _TICKS_PER_S

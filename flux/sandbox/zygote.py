@@ -217,6 +217,11 @@ class Zygote:
         """Our number for it; for its keeper until it is jailed."""
         return self._jailed_pid or self._process.pid
 
+    @property
+    def spawned_pid(self) -> int:
+        """Our number for the process that we spawned. All others are below it, those that modules make too."""
+        return self._process.pid
+
     # Hearing it
 
     async def pump_output(self) -> None:
