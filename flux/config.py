@@ -308,7 +308,7 @@ def parse_config(text: str, filename: str = CONFIG_NAME) -> Config:
 
 def describe_limit_key(field: str) -> str:
     """The key of the file that sets a field of `Limits`: "timeout_s" is set by "timeout"."""
-    return next(key for key, (name, _) in _LIMIT_KEYS.items() if name == field)
+    return next(key for key, (name, _) in LIMIT_KEYS.items() if name == field)
 
 
 @attrs.frozen
@@ -336,13 +336,13 @@ class _ConfigReader:
         self._origins: dict[str, str] = {}
 
     def read(self) -> Config:
-        self._refuse_unknown((), self._document, (*_TABLES, "limits", "functions", "cron", "routes"))
+        self._refuse_unknown((), self._document, (*TABLES, "limits", "functions", "cron", "routes"))
         tables = {
-            name: self.read_table((name,), keys, tables=_SUBTABLES.get(name, ())) for name, keys in _TABLES.items()
+            name: self.read_table((name,), keys, tables=_SUBTABLES.get(name, ())) for name, keys in TABLES.items()
         }
         http = {key: tables["http"].pop(key) for key in HTTP_KEYS if key in tables["http"]}
         gate = read_gate(self, http)
-        limits = self.read_table(("limits",), {key: reader for key, (_, reader) in _LIMIT_KEYS.items()})
+        limits = self.read_table(("limits",), {key: reader for key, (_, reader) in LIMIT_KEYS.items()})
         functions = self._read_functions(gate)
         cron = tuple(CronConfig(**entry) for entry in self._read_entries("cron", _CRON_KEYS, _CRON_EXAMPLES))
         routes = tuple(RoutesConfig(**entry) for entry in self._read_entries("routes", _ROUTES_KEYS, _ROUTES_EXAMPLES))
@@ -515,7 +515,7 @@ def _not_toml(error: tomllib.TOMLDecodeError, text: str, filename: str) -> Unrea
 
 _TOML_REMEDY = 'text values stand in quotes: name = "shop"'
 
-_LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
+LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
     "timeout": ("timeout_s", read_duration_s),
     "memory": ("memory_bytes_max", read_size_bytes),
     "host_calls": ("host_calls_max", integer_between(1, 1_000_000)),
@@ -526,7 +526,7 @@ _LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
 }
 """Key in the file: the field of `Limits` and how its value is read."""
 
-_TABLES: Mapping[str, Mapping[str, ValueReader]] = {
+TABLES: Mapping[str, Mapping[str, ValueReader]] = {
     "project": {"name": read_project_name, "functions": read_folder, "time_zone": read_time_zone},
     "dev": {"port": integer_between(0, 65535)},
     "database": {
@@ -559,7 +559,7 @@ _FUNCTION_KEYS: Mapping[str, ValueReader] = {
     "concurrency": integer_between(1, 1000),
     "without": list_of(read_function_name),
     **FUNCTION_KEYS,
-    **{key: reader for key, (_, reader) in _LIMIT_KEYS.items()},
+    **{key: reader for key, (_, reader) in LIMIT_KEYS.items()},
 }
 
 _CRON_KEYS: Mapping[str, ValueReader] = {
@@ -580,10 +580,10 @@ _ROUTES_EXAMPLES = {"below": "/admin"}
 
 
 def _as_limits(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {_LIMIT_KEYS[key][0]: value for key, value in values.items()}
+    return {LIMIT_KEYS[key][0]: value for key, value in values.items()}
 
 
 def _find_home(key: str) -> str:
     """A hint for a key that stands in the wrong table."""
-    homes = [name for name, keys in {**_TABLES, "limits": _LIMIT_KEYS}.items() if key in keys]
+    homes = [name for name, keys in {**TABLES, "limits": LIMIT_KEYS}.items() if key in keys]
     return f"it belongs under [{homes[0]}]; " if homes else ""

@@ -91,7 +91,7 @@ def read_rate_limit(reader: TableReader, path: KeyPath) -> RateLimit | None:
     """Return the limit in the table at ``path``, None when there is no such table."""
     if not reader.has_table(path):
         return None
-    values = reader.read_table(path, _RATE_KEYS, defaults=False)
+    values = reader.read_table(path, RATE_KEYS, defaults=False)
     if "rate" not in values:
         reader.report_missing(path, "rate", 'rate = "100/min"')
         return None
@@ -103,7 +103,7 @@ def _read_auth(reader: TableReader) -> AuthConfig:
     path = ("http", "auth")
     if not reader.has_table(path):
         return AuthConfig()
-    values = reader.read_table(path, _AUTH_KEYS, defaults=False)
+    values = reader.read_table(path, AUTH_KEYS, defaults=False)
     if "leeway" in values:
         values["leeway_s"] = values.pop("leeway")
     config = AuthConfig(**values)
@@ -130,7 +130,7 @@ def _read_cors(reader: TableReader) -> CorsRules | None:
     path = ("http", "cors")
     if not reader.has_table(path):
         return None
-    values = reader.read_table(path, _CORS_KEYS, defaults=False)
+    values = reader.read_table(path, CORS_KEYS, defaults=False)
     if "origins" not in values:
         reader.report_missing(path, "origins", 'origins = ["https://app.example.com"]')
         return None
@@ -277,7 +277,7 @@ HTTP_KEYS: Mapping[str, ValueReader] = {
 HTTP_TABLES = ("cors", "rate_limit", "auth")
 """Tables below ``[http]``."""
 
-_CORS_KEYS: Mapping[str, ValueReader] = {
+CORS_KEYS: Mapping[str, ValueReader] = {
     "origins": list_of(read_origin),
     "methods": list_of(read_method),
     "headers": list_of(read_header_name),
@@ -286,7 +286,7 @@ _CORS_KEYS: Mapping[str, ValueReader] = {
     "max_age": read_duration_s,
 }
 
-_AUTH_KEYS: Mapping[str, ValueReader] = {
+AUTH_KEYS: Mapping[str, ValueReader] = {
     "require": one_of(*KINDS),
     "scheme": read_scheme,
     "jwks": read_keys_url,
@@ -304,7 +304,7 @@ FUNCTION_KEYS: Mapping[str, ValueReader] = {
 }
 """Keys of a function's table that are the gateway's."""
 
-_RATE_KEYS: Mapping[str, ValueReader] = {
+RATE_KEYS: Mapping[str, ValueReader] = {
     "rate": read_rate,
     "by": read_counted_by,
     "burst": integer_between(1, 1_000_000_000),

@@ -134,6 +134,11 @@ def find_project(start: Path) -> Path:
 
 def read_project(root: Path) -> Project:
     """The project in ``root``, which holds ``flux.toml``."""
+    return Project(root=root, config=parse_config(read_config_text(root), CONFIG_NAME))
+
+
+def read_config_text(root: Path) -> str:
+    """The text of ``flux.toml`` in ``root``, as `parse_config` takes it."""
     content = read_inside(root, CONFIG_NAME, CONFIG_BYTES_MAX)
     try:
         text = content.decode("utf-8")
@@ -144,7 +149,7 @@ def read_project(root: Path) -> Project:
             remedy="save the file as UTF-8",
         ) from error
     # tomllib reads \r\n as \n; so must whoever counts lines.
-    return Project(root=root, config=parse_config(text.replace("\r\n", "\n"), CONFIG_NAME))
+    return text.replace("\r\n", "\n")
 
 
 def list_function_files(project: Project) -> tuple[FunctionFile, ...]:
