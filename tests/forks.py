@@ -55,6 +55,7 @@ class Forked:
             self._hear(None)
         pid, _, self._heard = self._heard.partition(b"\n")
         self.pid = int(pid)
+        self._settle()  # One that ends at once may have been heard whole.
 
     def poll(self) -> int | None:
         """Return its exit code, or None while it runs."""
@@ -97,7 +98,12 @@ class Forked:
         if not heard:
             raise RuntimeError(f"the process that forks has ended, and with it {self.args}")
         self._heard += heard
-        if b"\n" in self._heard and hasattr(self, "pid"):
+        if hasattr(self, "pid"):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take its exit code from what was heard, if it is there."""
+        if b"\n" in self._heard:
             self.returncode = int(self._heard)
             self._report.close()
 

@@ -122,7 +122,10 @@ class Prepared:
 async def prepare(connection: Connection) -> Prepared:
     """Bring the database to where Flux needs it, and say how it stands."""
     version = await migrate(connection)
-    await connection.fetch_value(QUERIES.install_event_triggers)
+    async with connection.transaction():
+        # Two servers that start at once would both find that there are none.
+        await connection.fetch_value(QUERIES.lock_migrations)
+        await connection.fetch_value(QUERIES.install_event_triggers)
     await connection.fetch_value(QUERIES.track_all)
     await connection.fetch_value(QUERIES.ensure_partitions, DAYS_AHEAD)
     coverage = await connection.fetch(QUERIES.list_coverage)

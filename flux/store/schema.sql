@@ -1759,7 +1759,8 @@ create table flux.tenant (
     requests_per_minute  int check (requests_per_minute > 0),    -- null: no limit
     storage_bytes        bigint check (storage_bytes > 0),       -- null: no limit
     allow                text[] not null,   -- private addresses that its flux.toml may grant
-    added_at             timestamptz not null default pg_catalog.clock_timestamp()
+    added_at             timestamptz not null default pg_catalog.clock_timestamp(),
+    cpu_ms_per_minute    bigint check (cpu_ms_per_minute > 0)    -- of a processor; null: no limit
 );
 comment on table flux.tenant is 'Who else this installation serves, each from a database of its own.';
 

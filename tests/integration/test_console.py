@@ -208,7 +208,7 @@ async def test_a_question_that_means_nothing_is_refused_and_says_why(
     ("path", "method", "status"),
     [
         ("nothing", "GET", 404), ("executions/a/b", "GET", 404), ("executions", "POST", 405),
-        ("invoke/create_user", "GET", 405), ("/_flux/nothing", "GET", 404), ("/_flux/", "GET", 404),
+        ("invoke/create_user", "GET", 405), ("/_flux/nothing", "GET", 404), ("/_flux/api/", "GET", 404),
         ("executions", "DELETE", 405), ("/_flux/health", "POST", 405),
     ],
 )  # fmt: skip

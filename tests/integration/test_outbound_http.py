@@ -514,6 +514,7 @@ class Context:
     tenant: str = "acme"
     limits: Limits = attrs.Factory(Limits)
     trace: None = None
+    propagation: Propagation = attrs.Factory(Propagation)
 
     @property
     def secrets(self) -> "Context":
