@@ -90,7 +90,7 @@ def opened(
 @pytest.fixture
 def desk(opened: Desk) -> Iterator[Desk]:
     yield opened
-    assert opened.browser.take_complaints() == []
+    assert opened.browser.take_complaints() == [], "\n".join(opened.server.story)
 
 
 def test_the_browser_tells_when_a_page_breaks_its_policy(opened: Desk) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import time
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from flux.execution import Execution, LogLine
 from flux.hostcall import HostCallError, Position
 from flux.mutation import Mutation, Operation
+from flux.store.replays import ReplayFound
 from flux.supervisor.present import encode, summary_of_execution, trace_json
 from flux.supervisor.spans import list_spans
 from flux.supervisor.web import html, pages, values, words
@@ -42,14 +44,25 @@ def make_failed(**changes: Any) -> Execution:
     return attrs.evolve(made, **changes)
 
 
+def make_replay(name: str | None, code: str | None, verdict: str, *, is_check: bool = False) -> ReplayFound:
+    return ReplayFound(uuid.UUID(int=1), name, code, "d1", "3f9c1e2d", False, verdict, "as before", None, is_check, NOW)
+
+
+REPLAYS = (
+    make_replay("qk3f81xb", ".", "same failure"),
+    make_replay(None, None, "identical", is_check=True),
+    make_replay(None, "3f9c1e2", "passed"),
+)
+"""Of a check that found nothing, no execution is kept: there is nothing to go to."""
+
+
 def trace_of(execution: Execution, **more: Any) -> Any:
     summary = summary_of_execution(execution)
     children = [summary_of_execution(make_execution(at_s=2))]
-    document = trace_json(summary, execution, spans=list_spans(execution), children=children)
+    document = trace_json(summary, execution, spans=list_spans(execution), children=children, replays=REPLAYS)
     job = {"id": "j", "function": "email", "state": "done", "execution": "qk3f81xa"}
-    replay = {"execution": "qk3f81xb", "on": ".", "verdict": "same failure", "reason": "as before"}
     cause = {"execution": "qk3f81xc", "call": 3, "job": "j"}
-    return values.read(encode(document | {"jobs": [job], "replays": [replay], "cause": cause} | more))
+    return values.read(encode(document | {"jobs": [job], "cause": cause} | more))
 
 
 WHY = {
@@ -145,7 +158,9 @@ def test_an_execution_shows_what_it_did_and_what_is_left_of_it() -> None:
         "KeyError: 'plan'", "This record is not whole: a body was cut", "● recorded: the input has no",
         "≈ inferred: 20 of 20 neighbours have it rule input-of-peers", "✗ http POST api.stripe.com/v1/charges",
         "Timeout: no answer in 10 s", "users[42] update, rolled back", 'plan "free" null', "orders[a=1,b=x y] insert ·",
-        "warning plan is missing", "job for email: done", "same failure", "$ flux why",
+        "warning plan is missing", "job for email: done", "$ flux why",
+        "on the working tree: same failure, as before qk3f81xb",
+        "on its own code: identical, as before Flux's own check", "on 3f9c1e2: passed, as before not kept",
     ):  # fmt: skip
         assert said in text, said
 

@@ -103,6 +103,20 @@ class Log:
 
 
 @attrs.frozen
+class Replayed:
+    """What a replay has shown."""
+
+    code: str
+    """On which code, in words."""
+    verdict: str
+    reason: str
+    execution: str
+    """Name of its own execution; empty where none was kept, as of a check that found nothing."""
+    who: str
+    """What stands where there is no execution to go to."""
+
+
+@attrs.frozen
 class Part:
     """A titled value."""
 
@@ -151,7 +165,7 @@ def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
             "children": _list_children(trace["children"], now),
             "child_count": len(trace["children"]),
             "jobs": [_cut_texts(job) for job in trace["jobs"][:OTHERS_SHOWN]],
-            "replays": [_cut_texts(replay) for replay in trace["replays"]],
+            "replays": [make_replayed(replay) for replay in trace["replays"]],
             "replay_of": words.cut(trace["replay_of"] or "", 40),
             "is_http": trace["trigger"] == "http",
             "curl": words.link("e", f"{name}.curl"),
@@ -267,6 +281,18 @@ def _differs(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
         return True
     before, after = rows
     return (column in before) != (column in after) or before[column] != after[column]
+
+
+def make_replayed(replay: Mapping[str, Any]) -> Replayed:
+    """Return what a replay has shown. Flux's own check of a sample keeps no execution unless it found something."""
+    code = {None: "its own code", ".": "the working tree"}.get(replay["on"])
+    return Replayed(
+        code=code or words.cut(str(replay["on"])),
+        verdict=words.cut(str(replay["verdict"])),
+        reason=words.cut(str(replay["reason"])),
+        execution=words.cut(replay["execution"] or "", 40),
+        who="Flux's own check" if replay["is_check"] else "not kept",
+    )
 
 
 def _make_log(log: Mapping[str, Any], now: datetime) -> Log:
