@@ -55,7 +55,7 @@ NEIGHBOURS = 2
 """Tasks that ask the neighbour again and again meanwhile."""
 QUESTIONS_MIN = 20
 """That each of them asks at least, however soon the guests are over."""
-PAUSE_S = 0.2
+PAUSE_S = 0.02
 """Between the questions after those: without it the neighbours have most of the processor."""
 GUEST = re.compile(
     r"(?:#|//) Expect: (?P<expect>.*)\n(?P<notes>(?:(?:#|//) \w+: .*\n)*)"

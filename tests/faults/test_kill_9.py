@@ -1,4 +1,4 @@
-"""Hundreds of kill -9, of workers and of the supervisor, under a load of transfers.
+"""A thousand kill -9, of workers and of the supervisor, under a load of transfers.
 
 Clients post transfers all the time. Meanwhile random workers are killed, and now and
 then the supervisor with everything that hangs on it, which is then started again. At
@@ -24,8 +24,8 @@ from tests.postgres_server import PostgresServer
 from tests.repetitions import TIMES
 from tests.zygote_world import children_of
 
-KILLS = 300 * TIMES
-SUPERVISOR_KILLS = 5 * TIMES
+KILLS = 1000 * TIMES
+SUPERVISOR_KILLS = 10 * TIMES
 """Of all; each costs a start."""
 CLIENTS = 4
 ACCOUNTS = 8
@@ -131,7 +131,7 @@ def kill(pid: int) -> bool:
     return True
 
 
-def test_after_hundreds_of_kills_every_commit_has_one_record_and_no_record_lies(
+def test_after_a_thousand_kills_every_commit_has_one_record_and_no_record_lies(
     tmp_path: Path, postgres18: PostgresServer, make_database: Callable[[PostgresServer], Database]
 ) -> None:
     database = make_database(postgres18)

@@ -36,7 +36,7 @@ from tests.zygote_world import (
     write_modules,
 )
 
-EXECUTIONS = 200 * TIMES
+EXECUTIONS = 1000 * TIMES
 """After which a sandbox has what it had."""
 
 
