@@ -350,6 +350,8 @@ class Zygote:
 
         It tells by itself, but for an end that falls into the moment before it waits for us again.
         """
+        if self._control.fileno() < 0:
+            return  # It has ended, and with it every worker: they hear so from whoever closed it.
         # Full: it has requests to read, and tells after the first. Broken: its own end says all.
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionError):
             self._control.send(_REQUEST.pack(0))
