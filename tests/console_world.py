@@ -174,6 +174,9 @@ class WorldHost:
     def vault(self) -> Vault:
         raise AssertionError("no secrets here")
 
+    def tenants_keeper(self) -> None:
+        return None
+
     def checks(self) -> Sequence[Mapping[str, Any]]:
         return [{"name": "isolation", "ok": False, "detail": "process", "remedy": "flux explain FLX420"}]
 

@@ -22,7 +22,10 @@ HOSTILE = {
 }
 """Text that a request, a function or a row may hold."""
 
-TIMES = {"at", "started_at", "first", "last", "since", "until", "pushed_at", "run_at", "pinned_at"}
+TIMES = {
+    "at", "started_at", "first", "last", "since", "until", "pushed_at", "run_at", "pinned_at", "claimed_at", "ended_at",
+    "paused_at", "added_at", "next", "tick",
+}  # fmt: skip
 """Fields that Flux writes itself, and reads."""
 
 INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
@@ -57,6 +60,7 @@ class PageReader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        self.text += " " * (tag == "br")
         if tag not in self.VOID:
             self._open.append(tag)
 

@@ -549,7 +549,9 @@ order by j.id desc limit $4;
 select state, pg_catalog.count(*) as count from flux.job where tenant = $1 group by state;
 
 -- name: list_queue_depths
--- How much of each function there is that is not done, and for how long the oldest has been due that is.
+-- How much of each function there is that is not done, and for how long the oldest has been due that is. The time is
+-- materialized: a clock that is read for each job by itself makes several groups of one function.
+with t as materialized (select pg_catalog.clock_timestamp() as now)
 select j.function,
        pg_catalog.count(*) filter (where j.state = 'waiting' and j.run_at <= t.now) as due,
        pg_catalog.count(*) filter (where j.state = 'waiting' and j.run_at > t.now) as delayed,
@@ -557,7 +559,7 @@ select j.function,
        pg_catalog.count(*) filter (where j.state = 'dead') as dead,
        coalesce(extract(epoch from t.now - pg_catalog.min(j.run_at)
            filter (where j.state = 'waiting' and j.run_at <= t.now)), 0)::float8 as oldest_due_s
-from flux.job j cross join (select pg_catalog.clock_timestamp() as now offset 0) t
+from flux.job j cross join t
 where j.tenant = $1 and j.state in ('waiting', 'running', 'dead')
 group by j.function, t.now order by j.function;
 

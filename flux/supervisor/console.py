@@ -204,7 +204,7 @@ class Console:
         )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
-        self._web = WebDesk(door, self._api, now, scheme)
+        self._web = WebDesk(door, self._api, now, scheme, lambda: host.tenants_keeper() is not None)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flux.jobs import State
 from flux.store import jobs
-from flux.store.jobs import Job
+from flux.store.jobs import Depth, Job
 from flux.store.postgres import Pool
 from flux.supervisor.console_query import BadQueryError, Query, number
 from flux.supervisor.present import Document, show_moment
@@ -27,10 +27,12 @@ class QueueDesk:
         limit = number(query, "n", LIST_DEFAULT, LIST_MAX)
         found = await jobs.list_jobs(self._pool, self._tenant, _read_states(query), query.get("function"), limit)
         counts = await jobs.count_jobs(self._pool, self._tenant)
+        depths = await jobs.list_depths(self._pool, self._tenant)
         return {
             "schema": "flux.queue/1",
             "jobs": [job_json(job) for job in found],
             "counts": {state.value: count for state, count in counts.items()},
+            "functions": [_depth_json(depth) for depth in depths],
         }
 
     async def retry(self, text: str) -> Document:
@@ -52,6 +54,17 @@ def _read_states(query: Query) -> Sequence[State]:
     if text not in tuple(State):
         raise BadQueryError(f'state is "{text}"', remedy=f"write {', '.join(State)} or all")
     return (State(text),)
+
+
+def _depth_json(depth: Depth) -> Document:
+    return {
+        "function": depth.function,
+        "due": depth.due,
+        "delayed": depth.delayed,
+        "running": depth.running,
+        "dead": depth.dead,
+        "oldest_due_ms": round(depth.oldest_due_s * 1000, 1),
+    }
 
 
 def job_json(job: Job) -> Document:

@@ -16,7 +16,7 @@ from flux.mutation import Mutation, Operation
 from flux.store.replays import ReplayFound
 from flux.supervisor.present import encode, summary_of_execution, trace_json
 from flux.supervisor.spans import list_spans
-from flux.supervisor.web import html, pages, values, words
+from flux.supervisor.web import html, pages, tenants, values, words
 from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
 from tests.console_world import make_call, make_execution, raised
@@ -78,6 +78,66 @@ WHY = {
 }
 
 
+AT = "2025-11-25T14:00:00.000000Z"
+
+
+def make_job(state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": "0193-job", "function": "email", "state": state, "attempt": 3, "failures": 2, "lost": 1, "pushed_at": AT,
+        "run_at": AT, "claimed_at": AT, "ended_at": None, "error": "RuntimeError: mail server away", "has_key": False,
+        "cause": {"execution": "qk3f81xa", "id": "u", "call": 3}, "execution": "qk3f81xb",
+    } | more  # fmt: skip
+
+
+def make_tick(fate: str, **more: Any) -> dict[str, Any]:
+    run = {"state": "dead", "execution": "qk3f81xd"} if fate == "run" else {"state": None, "execution": None}
+    return {"tick": AT, "fate": fate, "left_out": 2, "status": None, "outcome": "raised"} | run | more
+
+
+def documents_of_tables() -> dict[str, dict[str, Any]]:
+    """Documents for the pages of what is served, what waits, and who is served."""
+    code = {
+        "deployment": "d1d1d1d1d1d1", "sha": "3f9c1e2d", "dirty": True, "branch": "main", "functions": ["email"],
+        "current": False, "cause": "deploy", "at": AT, "deploys": 2, "executions": 1200, "failed": 3,
+        "runtime": {"python": "3.11"}, "kept": True,
+    }  # fmt: skip
+    depth = {"function": "email", "due": 4, "delayed": 1, "running": 2, "dead": 1, "oldest_due_ms": 61_000.0}
+    counts = {"waiting": 5, "running": 2, "done": 9, "dead": 1}
+    jobs = [
+        make_job("dead", ended_at=AT), make_job("running"), make_job("waiting", cause=None, execution=None, error=None),
+        make_job("waiting", run_at="2025-11-26T03:00:00.000000Z", attempt=0),
+    ]  # fmt: skip
+    schedule = {
+        "function": "email", "schedule": "0 3 * * *", "time_zone": "Europe/Berlin", "next": "2025-11-26T02:00:00Z",
+        "paused_at": None, "last": make_tick("run"),
+    }  # fmt: skip
+    paused = schedule | {"function": "bills", "paused_at": AT, "next": None, "last": make_tick("missed")}
+    refused = {"turns": 0, "memory": 0, "requests": 12, "cpu": 0, "storage": 0, "stopped": 0}
+    quotas = {
+        "weight": 1, "concurrency": 4, "memory_bytes": 2**30, "requests_per_minute": 600, "storage_bytes": 2**31,
+        "cpu_ms_per_minute": 30_000,
+    }  # fmt: skip
+    use = {
+        "running": 2, "waiting": 1, "turns_kept": 1, "memory_bytes": 2**28, "requests": 30, "storage_bytes": None,
+        "cpu_ms": 1500, "cpu_ms_total": 90_000, "refused": refused,
+    }  # fmt: skip
+    tenant = {
+        "name": "acme", "url": "http://acme.localhost:4000", "hosts": ["acme.localhost", "acme.example"],
+        "folder": "/srv/acme", "up": True, "problem": None, "database": "made", "quotas": quotas, "use": use,
+        "added_at": AT,
+    }  # fmt: skip
+    down = tenant | {"name": "bolt", "up": False, "use": None, "problem": "its folder is gone", "added_at": None}
+    cron = {"schedules": [schedule, paused]}
+    return {
+        "deployments": {"deployments": {"deployments": [
+            code | {"current": True}, code, code | {"kept": False, "failed": 0, "cause": "start"},
+        ]}},
+        "queue": {"queue": {"jobs": jobs, "counts": counts, "functions": [depth]}, "cron": cron},
+        "cron": {"history": {"function": "email", "ticks": [make_tick("run"), make_tick("overlap")]}, "cron": cron},
+        "tenants": {"tenants": {"tenants": [tenant, down]}},
+    }  # fmt: skip
+
+
 def documents() -> dict[str, dict[str, Any]]:
     """Documents for each page."""
     summaries = [summary_of_execution(make_failed()), summary_of_execution(make_execution(at_s=1))]
@@ -104,6 +164,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "only_a": [{"file": "functions/signup.py", "function": "f", "lines": [1, 2]}], "only_b": [], "notes": ["so"],
     }  # fmt: skip
     return {
+        **documents_of_tables(),
         "executions": {
             "executions": listed,
             "activity": {"buckets": buckets, "since": "2025-11-25T14:00:00Z", "until": "2025-11-25T14:04:00Z"},
@@ -118,7 +179,7 @@ def documents() -> dict[str, dict[str, Any]]:
 
 PATHS = {
     "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
-    "doctor": "doctor",
+    "doctor": "doctor", "deployments": "deployments", "queue": "queue", "cron": "cron/email", "tenants": "tenants",
 }  # fmt: skip
 
 
@@ -165,6 +226,56 @@ def test_an_execution_shows_what_it_did_and_what_is_left_of_it() -> None:
         assert said in text, said
 
 
+def read_text(name: str, **query: str) -> str:
+    return " ".join(check_page(show(name, documents()[name], **query)).text.split())
+
+
+def test_deployments_say_what_is_served_how_each_did_and_which_can_be_served_again() -> None:
+    page = check_page(show("deployments", documents()["deployments"]))
+    text = " ".join(page.text.split())
+    for said in ("3f9c1e2+ ● served now", "flux deploy, 2 switches to it", "1,200", "✗ 3", "files not kept",
+                 "a server was started", "python 3.11", "$ flux deployments"):  # fmt: skip
+        assert said in text, said
+    # What is served now has no way back to itself, and files that are gone can't be served.
+    assert page.list_values("data-act") == ["/_flux/act/rollback"]
+    assert page.list_values("data-body") == ['{"to": "d1d1d1d1d1d1"}']
+    (question,) = page.list_values("data-ask")
+    assert question.startswith("Serve 3f9c1e2+, deployment d1d1d1d1, from now on? Migrations are not undone")
+
+
+def test_the_queue_says_what_is_dead_and_why_and_when_schedules_are_due() -> None:
+    page = check_page(show("queue", documents()["queue"], state="all", function="it's"))
+    text = " ".join(page.text.split())
+    for said in ("5 waiting · 2 running · 1 dead · 9 done", "✗ dead ended 14:00:00.000", "is to run 11-26 03:00:00.000",
+                 "attempt 3, 2 failed, 1 cut off, last qk3f81xb", "RuntimeError: mail server away", "not tried yet",
+                 "1 min 1 s", "qk3f81xa, call 3", "nobody on record", "0 3 * * * Europe/Berlin", "11-26 02:00:00.000",
+                 "14:00:00.000 dead qk3f81xd 2 times before it left out", "paused since 14:00:00.000",
+                 "left out: no server was there", r"flux queue list --state 'all' --function 'it'\''s'"):  # fmt: skip
+        assert said in text, said
+    assert page.list_values("data-act") == [
+        "/_flux/act/queue/0193-job/retry", "/_flux/act/cron/email/pause", "/_flux/act/cron/bills/resume",
+    ]  # fmt: skip
+    assert "/_flux/e/qk3f81xa#call-3" in page.list_values("href")
+    history = read_text("cron")
+    assert "left out: the run before it was not done" in history and "$ flux cron history 'email'" in history
+
+
+def test_tenants_say_what_each_uses_of_what_it_may() -> None:
+    text = read_text("tenants")
+    for said in ("1 tenant is not up", "bolt ○ not up", "its folder is gone", "acme ● up", "executions at once 2 4",
+                 "memory 256 MiB 1 GiB", "requests in a minute 30 600", "processor time in a minute 1.5 s 30.0 s",
+                 "storage ? 2 GiB", "12 refused: too many in a minute", "also acme.example"):  # fmt: skip
+        assert said in text, said
+    assert text.index("bolt") < text.index("acme ● up"), "what is not well stands first"
+
+
+def test_tenants_are_in_the_navigation_of_an_installation_alone() -> None:
+    given = documents()["doctor"]
+    for has_tenants in (False, True):
+        page = pages.render_page("doctor", given, Asked("doctor", {}, NOW, has_tenants))
+        assert ("/_flux/tenants" in check_page(page).list_values("href")) == has_tenants
+
+
 def test_numbers_keep_their_digits() -> None:
     digits = "12345678901234567890.10"
     long = "9" * 5000
@@ -198,14 +309,25 @@ def test_an_execution_of_many_calls_is_shown_in_pieces_and_what_went_wrong_is_na
     assert "call-4321" in later.list_values("id") and "#call-4321" in later.list_values("href")
 
 
-@pytest.mark.parametrize("name", ["executions", "errors"])
+@pytest.mark.parametrize("name", ["executions", "errors", "deployments", "queue", "cron", "tenants"])
 def test_an_empty_page_says_what_fills_it(name: str) -> None:
-    empty = {
+    empty: dict[str, dict[str, Any]] = {
+        "deployments": {"deployments": {"deployments": []}},
+        "queue": {
+            "queue": {"jobs": [], "functions": [], "counts": {"waiting": 0, "done": 0}}, "cron": {"schedules": []},
+        },
+        "cron": {"history": {"function": "email", "ticks": []}, "cron": {"schedules": []}},
+        "tenants": {"tenants": {"tenants": []}},
         "executions": {"executions": {"executions": [], "not_stored": 0}},
         "errors": {"errors": {"groups": [], "not_stored": 0}},
-    }[name]
-    words_ = {"executions": "flux invoke NAME", "errors": "A function that raises"}
-    assert words_[name] in check_page(show(name, empty)).text
+    }
+    words_ = {
+        "executions": ["flux invoke NAME"], "errors": ["A function that raises"], "deployments": ["flux deploy"],
+        "queue": ["ctx.queue.push(", "@function(cron=", "No job is waiting, running or dead."],
+        "cron": ["It was not due yet.", "has no schedule for it any more"], "tenants": ["flux tenant add NAME"],
+    }  # fmt: skip
+    text = check_page(show(name, empty[name])).text
+    assert all(said in text for said in words_[name])
 
 
 def test_an_event_is_a_row_with_nothing_invisible() -> None:
@@ -230,8 +352,11 @@ def test_no_template_and_no_script_passes_text_by_the_escaping() -> None:
 
 
 def test_words_are_those_of_the_command_line() -> None:
-    from flux.cli import moments, render
+    from flux.cli import moments, render, tenant_list, tenant_show
 
+    assert tenants.REFUSALS == tenant_show._QUOTAS
+    for size in (0, 2**20, 1.5 * 2**30, 2**40):
+        assert words.size(size) == tenant_list._size(size)
     for elapsed in (0, 0.3, 0.95, 14, 999.4, 999.6, 1420, 59_990, 200_000):
         assert words.duration(elapsed) == moments.duration(elapsed)
     for sql in ("insert into users values (1)", "delete from only x", "select a from b.c", "begin", 'update "U"'):

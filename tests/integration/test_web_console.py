@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from flux.message import HttpResponse
+from flux.scopes import WORDS
 from flux.store.tokens import TokenFound, digest_token
 from flux.supervisor.console_door import Door
 from flux.supervisor.present import summary_of_execution
@@ -214,14 +216,14 @@ async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_act
         await trio.lowlevel.checkpoint()
         if path == ["tail"]:
             return HttpResponse(200, (), tell())
-        return {"groups": [], "not_stored": 0}
+        return {"groups": [], "not_stored": 0, "tenants": []}
 
     async def tell() -> AsyncIterator[bytes]:
         while True:
             await trio.lowlevel.checkpoint()
             yield b'{"heartbeat":true}\n'
 
-    desk = WebDesk(Door(TOKEN, (), find, lambda: now), ask, lambda: now, "http")
+    desk = WebDesk(Door(TOKEN, (), find, lambda: now), ask, lambda: now, "http", lambda: True)
 
     async def send(path: str, **more: Any) -> HttpResponse:
         request = make_request(f"/_flux/{path}", token=None, **more)
@@ -232,7 +234,17 @@ async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_act
     opened = await send("session", method="POST", body=json.dumps({"token": given}).encode(), headers=OURS)
     browser = {"cookie": dict(opened.headers)["set-cookie"].partition(";")[0]}
     assert (await send("errors", headers=browser)).status == 200
-    assert (await send("act/executions/x/replay", method="POST", body=b"{}", headers=browser | OURS)).status == 403
+    acts = (("write", "executions/x/replay"), ("write", "queue/x/retry"), ("write", "cron/x/resume"),
+            ("deploy", "rollback"))  # fmt: skip
+    for scope in ("read", "write", "deploy", "admin"):
+        tokens[digest_token(given)] = attrs.evolve(found, scopes=(scope,))
+        for needed, act in acts:
+            answer = await send(f"act/{act}", method="POST", body=b"{}", headers=browser | OURS)
+            allowed = WORDS.index(scope) >= WORDS.index(needed)
+            assert answer.status == (200 if allowed else 403), (scope, act)
+        # Who else is served is what the installation's own operators see.
+        assert (await send("tenants", headers=browser)).status == (200 if scope == "admin" else 403), scope
+    tokens[digest_token(given)] = found
     streams = [(await send("executions.events", headers=browser)).body for _ in range(2)]
     assert not any(isinstance(stream, bytes) for stream in streams)
     assert await anext(streams[0]) == b": here\n\n"  # type: ignore[arg-type]
@@ -279,3 +291,41 @@ async def test_a_row_two_executions_and_the_checks_have_pages(world: World) -> N
         assert said in check_page(page.body).text
     for path, query in (("/_flux/state", {"table": "users"}), ("/_flux/d/one", {})):
         assert (await world.ask(path, headers=browser, token=None, **query)).status == 400
+
+
+async def test_the_queue_has_a_page_that_has_a_dead_job_run_again_and_only_an_installation_has_tenants(
+    world: World,
+) -> None:
+    at = "clock_timestamp() - interval '1 hour'"
+    world.database.psql(
+        "insert into flux.job (id, tenant, function, run_at, state, failures, attempt, ended_at, error) values "
+        f"('01900000-0000-7000-8000-000000000001', 'main', 'email', {at}, 'dead', 3, 3, {at}, 'no <b>mail</b>'),"
+        f"('01900000-0000-7000-8000-000000000002', 'main', 'email', {at}, 'waiting', 0, 0, null, null),"
+        "('01900000-0000-7000-8000-000000000003', 'main', 'email', 'infinity', 'waiting', 0, 0, null, null)"
+    )
+    world.database.psql("update flux.job set run_at = clock_timestamp() + interval '1 day' where run_at = 'infinity'")
+    (depth,) = (await world.get("queue"))["functions"]
+    assert depth.pop("oldest_due_ms") >= 3_600_000
+    assert depth == {"function": "email", "due": 1, "delayed": 1, "running": 0, "dead": 1}
+    browser = await sign_in(world)
+    page = await world.ask("/_flux/queue", headers=browser, token=None, state="dead")
+    assert page.status == 200 and isinstance(page.body, bytes)
+    read = check_page(page.body)
+    assert "no <b>mail</b>" in read.text and "Nothing runs on a schedule" in read.text
+    (act,) = read.list_values("data-act")
+    retried = await post(world, act, {}, browser | OURS)
+    assert retried.status == 200 and json.loads(retried.body)["job"]["state"] == "waiting"
+    states = "select string_agg(state, ' ' order by id) from flux.job"
+    assert world.database.psql(states).strip() == "waiting waiting waiting"
+    assert code_of(await post(world, act, {}, browser | OURS)) == (409, "FLX577")
+    assert code_of(await post(world, "/_flux/act/cron/none/pause", {}, browser | OURS)) == (404, "FLX599")
+    for path, query, status, said in (
+        ("/_flux/cron/none", {}, 404, "FLX599"),
+        ("/_flux/queue", {"state": "lost"}, 400, "FLX621"),
+    ):
+        refused = await world.ask(path, headers=browser, token=None, **query)
+        assert refused.status == status and isinstance(refused.body, bytes)
+        assert said in check_page(refused.body).text
+    # Nobody learns here who else is served: for this server there is no such page.
+    for path in ("/_flux/tenants", "/_flux/tenants.json"):
+        assert code_of(await world.ask(path, headers=browser, token=None)) == (404, "NOT_FOUND")

@@ -67,12 +67,18 @@ class _Place:
     """Parameters that it takes."""
     takes_name: bool = False
     """Its last word is a name of something."""
+    is_installations: bool = False
+    """It is there on an installation's server alone."""
 
 
 _PLACES = {
     "executions": _Place("executions", gather.gather_executions, ("q", "before")),
     "errors": _Place("errors", gather.gather_errors, ("since",)),
     "state": _Place("state", gather.gather_state, ("table", "key")),
+    "deployments": _Place("deployments", gather.gather_deployments),
+    "queue": _Place("queue", gather.gather_queue, ("state", "function")),
+    "cron": _Place("cron", gather.gather_cron, takes_name=True),
+    "tenants": _Place("tenants", gather.gather_tenants, is_installations=True),
     "doctor": _Place("doctor", gather.gather_doctor),
     "d": _Place("diff", gather.gather_diff, takes_name=True),
     "e": _Place("execution", gather.gather_execution, ("from",), takes_name=True),
@@ -81,19 +87,27 @@ _PLACES = {
 _FORMS: Mapping[str, Container[str]] = {"json": _PLACES, "events": ("executions",), "curl": ("e",)}
 """What a page's address may end with, and the pages that have it."""
 
-_ACTS = (("executions", "*", "replay"),)
+_ACTS = (
+    ("executions", "*", "replay"), ("rollback",), ("queue", "*", "retry"), ("cron", "*", "pause"),
+    ("cron", "*", "resume"),
+)  # fmt: skip
 """What pages do beside showing: questions of the API."""
 
 
 class WebDesk:
     """See the module."""
 
-    def __init__(self, door: Door, ask: AskApi, now: Callable[[], datetime], scheme: str) -> None:
-        """``scheme``: ``http`` or ``https``, by which the server is reached."""
+    def __init__(
+        self, door: Door, ask: AskApi, now: Callable[[], datetime], scheme: str,
+        has_tenants: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """``scheme``: ``http`` or ``https``, by which the server is reached; ``has_tenants``: whether
+        it is an installation's, which may have some."""
         self._door = door
         self._ask = ask
         self._now = now
         self._scheme = scheme
+        self._has_tenants = has_tenants
         self._sessions = Sessions()
 
     async def answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
@@ -176,7 +190,7 @@ class WebDesk:
         place = _PLACES.get(words[0])
         if place is None or len(words) != 1 + place.takes_name or not all(words):
             return None
-        if words[0] not in _FORMS.get(form, _PLACES):
+        if words[0] not in _FORMS.get(form, _PLACES) or (place.is_installations and not self._has_tenants()):
             return None
         if head.method not in ("GET", "HEAD"):
             return _allow("GET", head)
@@ -201,7 +215,7 @@ class WebDesk:
             return HttpResponse(200, (_JSON,), _join(place.page, documents.written))
         from flux.supervisor.web import pages
 
-        asked = Asked("/".join(words), query, self._now())
+        asked = Asked("/".join(words), query, self._now(), self._has_tenants())
         return HttpResponse(200, (_HTML,), pages.render_page(place.page, documents.read, asked))
 
     async def _put(self, path: tuple[str, ...], query: Mapping[str, str]) -> bytes:

@@ -72,6 +72,28 @@ async def gather_diff(documents: Documents, _query: Query, pair: str) -> None:
     await documents.ask("diff", "executions", a, "diff", b)
 
 
+async def gather_deployments(documents: Documents, _query: Query, *_path: str) -> None:
+    """What was served."""
+    await documents.ask("deployments", "deployments", n="100")
+
+
+async def gather_queue(documents: Documents, query: Query, *_path: str) -> None:
+    """Jobs, how many there are, and the schedules."""
+    await documents.ask("queue", "queue", state=query.get("state"), function=query.get("function"), n="100")
+    await documents.ask("cron", "cron")
+
+
+async def gather_cron(documents: Documents, _query: Query, function: str) -> None:
+    """A function's schedules and what became of their times."""
+    await documents.ask("history", "cron", function, "history", n="200")
+    await documents.ask("cron", "cron")
+
+
+async def gather_tenants(documents: Documents, _query: Query, *_path: str) -> None:
+    """Who else is served."""
+    await documents.ask("tenants", "tenants")
+
+
 async def gather_doctor(documents: Documents, _query: Query, *_path: str) -> None:
     """How the server is."""
     await documents.ask("checks", "checks")

@@ -17,6 +17,8 @@ class Asked:
     """As it was sent."""
     now: datetime
     """When, in UTC."""
+    has_tenants: bool = False
+    """Whether the server is an installation's, which may serve tenants."""
 
 
 @attrs.frozen
@@ -44,11 +46,16 @@ class Area:
     name: str
     address: str
     title: str
+    is_installations: bool = False
+    """It is there on an installation's server alone."""
 
 
 AREAS = (
     Area("executions", "/_flux/", "Executions"),
     Area("errors", "/_flux/errors", "Errors"),
     Area("state", "/_flux/state", "State"),
+    Area("deployments", "/_flux/deployments", "Deployments"),
+    Area("queue", "/_flux/queue", "Queue and cron"),
+    Area("tenants", "/_flux/tenants", "Tenants", is_installations=True),
     Area("doctor", "/_flux/doctor", "Doctor"),
 )

@@ -5,13 +5,16 @@ from typing import Any
 
 from flux import __version__
 from flux.supervisor.web import words
+from flux.supervisor.web.deployments import build_deployments
 from flux.supervisor.web.diff import build_diff
 from flux.supervisor.web.doctor import build_doctor
 from flux.supervisor.web.execution import build_execution
 from flux.supervisor.web.executions import build_errors, build_executions
 from flux.supervisor.web.html import render
 from flux.supervisor.web.page import AREAS, Asked, Page
+from flux.supervisor.web.queue import build_cron, build_queue
 from flux.supervisor.web.state import build_state
+from flux.supervisor.web.tenants import build_tenants
 
 Build = Callable[[Mapping[str, Any], Asked], Page]
 """Makes a page of documents, by name, as `flux.supervisor.web.gather` has got them."""
@@ -22,6 +25,10 @@ BUILDERS: Mapping[str, Build] = {
     "execution": build_execution,
     "state": build_state,
     "diff": build_diff,
+    "deployments": build_deployments,
+    "queue": build_queue,
+    "cron": build_cron,
+    "tenants": build_tenants,
     "doctor": build_doctor,
 }
 
@@ -30,7 +37,8 @@ def render_page(name: str, documents: Mapping[str, Any], asked: Asked) -> bytes:
     """Return the page of this name as HTML."""
     page = BUILDERS[name](documents, asked)
     json = words.link(*f"{asked.path}.json".split("/"), **asked.query)
-    return render(page.template, {**_frame(page.area), "page": page, "json": json, **page.context})
+    frame = _frame(page.area, has_tenants=asked.has_tenants)
+    return render(page.template, {**frame, "page": page, "json": json, **page.context})
 
 
 def render_sign_in(refusal: Mapping[str, Any]) -> bytes:
@@ -43,5 +51,6 @@ def render_problem(refusal: Mapping[str, Any]) -> bytes:
     return render("problem.html", _frame("") | {"refusal": refusal})
 
 
-def _frame(area: str) -> dict[str, Any]:
-    return {"areas": AREAS, "area": area, "version": __version__}
+def _frame(area: str, *, has_tenants: bool = False) -> dict[str, Any]:
+    areas = [each for each in AREAS if has_tenants or not each.is_installations]
+    return {"areas": areas, "area": area, "version": __version__}

@@ -94,6 +94,11 @@ def count(number: int | float, one: str, many: str = "") -> str:
     return f"{number:,.0f} {one if number == 1 else many or one + 's'}"
 
 
+def size(size_bytes: float) -> str:
+    """``412 MiB``, ``1.5 GiB``."""
+    return f"{size_bytes / 2**30:.3g} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.3g} MiB"
+
+
 # --- times -----------------------------------------------------------------------------------------
 
 
