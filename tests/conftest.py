@@ -6,6 +6,7 @@ schema in it, copied from a template: that takes a tenth of a second. It is ther
 last test has ended.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes longest where several processes share the tests; else leave them as they stand."""
     if hasattr(config, "workerinput"):
         put_longest_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """Have the tests that were read, which stay to the end, not looked through at each collection of what does not."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
