@@ -8,7 +8,6 @@ as it ends; who gives up waiting stops it.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,13 +19,22 @@ from flux.cli.client import Client, open_client
 from flux.cli.complete import filter_words
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
-from flux.cli.replay import FINE, GRADE_WORDS, STRICTLY_FINE
 from flux.cli.screen import Line, Piece, Screen, cut, wrap
 from flux.cli.settings import settings
 from flux.cli.together import replay_together
 from flux.cli.trace_list import canonical_filter
 from flux.cli.window import find_window
 from flux.cli.work import follow_work
+from flux.incident import (
+    Replayed,
+    count_codes,
+    count_held,
+    count_notes,
+    count_verdicts,
+    describe_failure,
+    group,
+)
+from flux.verdict_marks import FINE, GRADE_WORDS, STRICTLY_FINE
 
 PAGE = 500
 EXECUTIONS_MAX = 10_000
@@ -39,18 +47,11 @@ PROGRESS_EVERY_S = 1.0
 
 
 @attrs.frozen
-class Replayed:
-    """One execution of the window and what its replay shows."""
+class Answered:
+    """One execution of the window and what its replay shows, as the server said it."""
 
     summary: Record
-    verdict: str
-    reason: str
-    notes: tuple[str, ...]
-    """What of the database was not as it was."""
-    held: tuple[tuple[str, str], ...]
-    """What it would have pushed to the queue: the function, and how that compares with the record."""
-    deployment: str | None
-    """The code that it ran on; None when it could not be replayed."""
+    replayed: Replayed
     text: str
     """The server's answer as it was sent, so that no number loses a digit; kept for --json alone."""
 
@@ -92,15 +93,16 @@ def command(
     text = make_filter(client, window, query if query or not interleave else "-trigger:replay")
     if interleave:
         return _replay_together(client, text, on, check, story, in_turn=in_turn)
-    replayed = replay_window(client, text, on, workers, None if said.quiet else story, keeps_text=said.json)
+    answered = replay_window(client, text, on, workers, None if said.quiet else story, keeps_text=said.json)
+    replayed = [one.replayed for one in answered]
     if not said.quiet:
-        summaries = [one.summary for one in replayed]
+        summaries = [one.summary for one in answered]
         if (overlap := together.overlapping_line(summaries)) is not None:
             story.line(Piece(overlap, "dim"))
     fine = STRICTLY_FINE if strict else FINE
     screen = Screen.stdout()
     if said.json:
-        screen.write_raw_json(make_document(window, on, replayed))
+        screen.write_raw_json(make_document(window, on, answered))
     else:
         screen.page(lines(replayed, on, screen.width, fine))
     return 0 if all(one.verdict in fine for one in replayed) else EXIT_FINDING
@@ -132,7 +134,7 @@ def make_filter(client: Client, window: str, query: str | None) -> str:
 
 def replay_window(
     client: Client, text: str, on: str, workers: int, story: Screen | None, *, keeps_text: bool
-) -> list[Replayed]:
+) -> list[Answered]:
     """Have all that match replayed, and tell ``story`` how far it is; return them in the window's order."""
     order = {"q": text, "at_once": workers, "calls": keeps_text}
     answers = follow_work(client.stream_work("replays", body=json.dumps(order), on=on))
@@ -142,7 +144,7 @@ def replay_window(
         story.line(f"{total} executions match {text}")
     if story is not None and missing:
         story.line(Piece(f"  {missing:g} that have just ended are not stored yet, and are not among them", "yellow"))
-    found: dict[int, Replayed] = {}
+    found: dict[int, Answered] = {}
     began = told = time.monotonic()
     for answer in answers:
         line = answer.record
@@ -157,17 +159,19 @@ def replay_window(
     return [found[number] for number in sorted(found)]
 
 
-def _read(line: Record, text: str) -> Replayed:
-    code = line.maybe_record("code")
-    return Replayed(
-        line.record("execution"),
+def _read(line: Record, text: str) -> Answered:
+    code, summary = line.maybe_record("code"), line.record("execution")
+    replayed = Replayed(
+        summary.text("name"),
+        summary.maybe_text("signature"),
+        describe_failure(summary.data),
         line.text("verdict"),
         line.text("reason"),
         () if code is None else tuple(map(str, line.items("notes"))),
         () if code is None else tuple(_read_held(line)),
         None if code is None else code.text("deployment"),
-        text,
     )
+    return Answered(summary, replayed, text)
 
 
 def _read_held(line: Record) -> Iterator[tuple[str, str]]:
@@ -195,27 +199,28 @@ def list_executions(client: Client, text: str) -> list[Record]:
         before = page[-1].text("name")
 
 
-def make_document(window: str, on: str, replayed: Sequence[Replayed]) -> str:
+def make_document(window: str, on: str, answered: Sequence[Answered]) -> str:
     """The whole answer as JSON."""
+    replayed = [one.replayed for one in answered]
     counted: Mapping[str, Any] = {
         "schema": "flux.incident-replay/1",
         "window": window,
         "on": on,
         "total": len(replayed),
-        "verdicts": _count(replayed),
+        "verdicts": count_verdicts(replayed),
         "groups": [
             {
-                "failure": failure,
-                "count": len(ones),
-                "verdicts": _count(ones),
-                "names": [_name(one) for one in ones],
+                "failure": each.failure,
+                "count": len(each.replayed),
+                "verdicts": count_verdicts(each.replayed),
+                "names": [one.name for one in each.replayed],
             }
-            for failure, ones in _group(replayed)
+            for each in group(replayed)
         ],
         "effects_left": 0,
     }
     text = json.dumps(counted, ensure_ascii=False)
-    return f'{text[:-1]}, "executions": [{", ".join(one.text for one in replayed)}]}}'
+    return f'{text[:-1]}, "executions": [{", ".join(one.text for one in answered)}]}}'
 
 
 def lines(
@@ -224,12 +229,13 @@ def lines(
     """The whole answer: failures, their verdicts, and the sum."""
     code = "the project's folder" if on == "." else f"commit {on}"
     result: list[Line] = [[Piece(f"replayed on {code} · nothing left the sandbox", "dim")]]
-    for failure, ones in _group(replayed):
-        number = f"{len(ones)} execution{'s' * (len(ones) != 1)}"
+    for each in group(replayed):
+        count = len(each.replayed)
+        number = f"{count} execution{'s' * (count != 1)}"
         # What was raised may have said a great deal.
-        said = cut(failure, max(20, width - len(number) - 5))
+        said = cut(each.failure, max(20, width - len(number) - 5))
         result += [[], ["  ", Piece(said, "bold"), Piece(f"   {number}", "dim")]]
-        for verdict, reasons in _by_verdict(ones):
+        for verdict, reasons in each.list_verdicts().items():
             mark, style = render.VERDICT_MARKS.get(verdict, ("?", "bold yellow"))
             count = sum(len(names) for names in reasons.values())
             result.append(["    ", Piece(f"{mark} {count:>4}  {verdict}", style)])
@@ -238,29 +244,23 @@ def lines(
                 result += [["            " + line] for line in wrap(f"{reason}  ({shown})", width - 12)]
     result += _note_lines(replayed, width)
     result += _held_lines(replayed, width)
-    sums = " · ".join(f"{count} {verdict}" for verdict, count in _count(replayed).items())
+    sums = " · ".join(f"{count} {verdict}" for verdict, count in count_verdicts(replayed).items())
     result += [[], [Piece(sums or "nothing to replay", "bold")], ["0 effects left the sandbox"]]
     unfinished = [one for one in replayed if one.verdict not in fine]
     if unfinished:
         result += render.next_lines(
-            [(f"flux replay {_name(unfinished[0])} --on {on}", "the first of those")], width
+            [(f"flux replay {unfinished[0].name} --on {on}", "the first of those")], width
         )
     return result
 
 
 def _note_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
     """What was not as it was, each with how many it was so for, and that not all of them ran the same code."""
-    counts: dict[str, int] = {}
-    for one in replayed:
-        for note in one.notes:
-            counts[note] = counts.get(note, 0) + 1
-    by_count = sorted(counts.items(), key=lambda each: -each[1])
-    notes = [f"{note}  ({count} of {len(replayed)})" for note, count in by_count]
+    notes = [f"{note}  ({count} of {len(replayed)})" for note, count in count_notes(replayed).items()]
     if len(notes) > NOTES_SHOWN:
         notes = [*notes[:NOTES_SHOWN], f"and {len(notes) - NOTES_SHOWN} other notes: --json has them"]
-    codes = {one.deployment for one in replayed if one.deployment is not None}
-    if len(codes) > 1:
-        notes.insert(0, f"the code was saved meanwhile: they ran on {len(codes)} versions of it")
+    if (codes := count_codes(replayed)) > 1:
+        notes.insert(0, f"the code was saved meanwhile: they ran on {codes} versions of it")
     result: list[Line] = [[]] if notes else []
     for note in notes:
         first, *others = wrap(note, width - 4)
@@ -270,43 +270,8 @@ def _note_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
 
 def _held_lines(replayed: Sequence[Replayed], width: int) -> list[Line]:
     """What they would have pushed to the queue, by function."""
-    counts = Counter(held for one in replayed for held in one.held)
-    lines: list[Line] = [[]] if counts else []
-    for (named, grade), count in sorted(counts.items()):
+    held = count_held(replayed)
+    lines: list[Line] = [[]] if held else []
+    for named, grade, count in held:
         lines += [["  ", line] for line in wrap(f"held: queue.push {named} ({grade}) ×{count}", width - 2)]
     return lines
-
-
-def _group(replayed: Sequence[Replayed]) -> Iterator[tuple[str, list[Replayed]]]:
-    """By the failure of then, the most frequent first."""
-    groups: dict[str, list[Replayed]] = {}
-    for one in replayed:
-        groups.setdefault(one.summary.maybe_text("signature") or _failure(one), []).append(one)
-    for ones in sorted(groups.values(), key=len, reverse=True):
-        yield _failure(ones[0]), ones
-
-
-def _failure(one: Replayed) -> str:
-    error = one.summary.get("error")
-    if error is None:
-        return f"status {one.summary.maybe_number('status') or 0:g}"
-    text, where = render.error_parts(error)
-    return f"{text}  {where}" if where else text
-
-
-def _by_verdict(ones: Sequence[Replayed]) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    verdicts: dict[str, dict[str, list[str]]] = {}
-    for one in ones:
-        verdicts.setdefault(one.verdict, {}).setdefault(one.reason, []).append(_name(one))
-    yield from verdicts.items()
-
-
-def _count(replayed: Sequence[Replayed]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for one in replayed:
-        counts[one.verdict] = counts.get(one.verdict, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def _name(one: Replayed) -> str:
-    return one.summary.text("name")

@@ -26,6 +26,7 @@ from flux.cli.screen import (
     wrap,
     wrap_hanging,
 )
+from flux.verdict_marks import MARKS
 
 PREFIX_MIN = 3
 """The shortest prefix shown in bold: what is unique on the screen is seldom unique on the server."""
@@ -39,17 +40,8 @@ TIMELINE_ROWS_MAX = 15
 NOISE = frozenset({"clock", "entropy", "random", "log"})
 """Interfaces whose calls every execution makes; a timeline counts them instead of listing them."""
 
-VERDICT_MARKS = {
-    "passed": ("✓", "bold green"),
-    "past it": ("✓", "bold green"),
-    "identical": ("=", "bold green"),
-    "changed": ("≠", "bold yellow"),
-    "same failure": ("✗", "bold red"),
-    "other failure": ("≠", "bold red"),
-    "diverged": ("⤳", "bold yellow"),
-    "outside": ("⏻", "bold yellow"),
-    "unfaithful": ("!", "bold red"),
-}
+_STYLES = {"good": "bold green", "warn": "bold yellow", "bad": "bold red"}
+VERDICT_MARKS = {verdict: (mark, _STYLES[tone]) for verdict, (mark, tone) in MARKS.items()}
 """How each verdict on a replay is shown."""
 
 

@@ -20,11 +20,8 @@ from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cut, json_text, pad, spread, wrap
 from flux.cli.settings import settings
+from flux.verdict_marks import FINE, GRADE_WORDS, STRICTLY_FINE
 
-FINE = frozenset({"passed", "past it", "identical"})
-"""Verdicts that are no finding."""
-STRICTLY_FINE = FINE - {"past it"}
-"""The same for ``--strict``: what stopped early has not passed."""
 SOURCES = (
     ("recorded", "recorded"),
     ("world", "from the database of then"),
@@ -259,9 +256,6 @@ def _divergence(replay: Record, width: int) -> list[Line]:
         *[["    replayed  ", *line] for line in right[:1]],
         *[["              ", *line] for line in right[1:]],
     ]
-
-
-GRADE_WORDS = {"exact": "as recorded", "reordered": "as recorded, in another place", "changed": "changed"}
 
 
 def held_lines(replay: Record, width: int) -> list[Line]:

@@ -42,6 +42,24 @@ async def find_incident(pool: Pool, tenant: str, name: str) -> tuple[datetime, d
 
 
 @attrs.frozen
+class WindowCount:
+    """What began in a window."""
+
+    executions: int
+    """Replays left out."""
+    failed: int
+    """Of them, those that answered 500 and up."""
+
+
+async def count_window(pool: Pool, tenant: str, since: datetime, until: datetime) -> WindowCount:
+    """Count what began in a window."""
+    async with pool.acquire() as connection:
+        row = await connection.fetch_row(QUERIES.count_window, tenant, since, until)
+    assert row is not None, "an aggregate has a row"
+    return WindowCount(row["executions"], row["failed"])
+
+
+@attrs.frozen
 class Pinned:
     """A window that has its name now."""
 

@@ -168,6 +168,13 @@ where i.tenant = $1 order by i.since desc, i.name;
 -- A window by its name.
 select since, until from flux.incident where tenant = $1 and name = $2;
 
+-- name: count_window
+-- How many executions of a tenant began in a window, and how many of them failed.
+select pg_catalog.count(*) as executions, pg_catalog.count(*) filter (where status >= 500) as failed
+from flux.execution
+where tenant = $1 and id >= flux.uuid_floor($2::timestamptz - interval '1 day') and id < flux.uuid_floor($3::timestamptz + interval '1 day')
+  and started_at >= $2 and started_at <= $3 and trigger <> 'replay';
+
 -- name: find_surviving_mutations
 -- Of the statements whose notices came, those whose rows are still in the log: the proof that no savepoint took them back.
 select seq from flux.mutation where xid = $1::text::xid8 and seq = any ($2::bigint[]) and at >= $3;

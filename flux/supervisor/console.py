@@ -46,6 +46,7 @@ from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_guarded import GuardedDeploy
+from flux.supervisor.console_incidents import IncidentDesk
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_machines import MachineDesk, Readiness, Shared, no_metrics
 from flux.supervisor.console_prove import answer_prove
@@ -73,6 +74,7 @@ from flux.supervisor.present import (
 )
 from flux.supervisor.prove import Prover
 from flux.supervisor.replay_many import ReplayHost
+from flux.supervisor.runs import Runs
 from flux.supervisor.spans import list_spans
 from flux.supervisor.web.desk import WebDesk
 from flux.supervisor.work_stream import Start, WorkStreams
@@ -191,9 +193,10 @@ class Console:
         self._host = host
         self._door = door
         self._now = now
-        self._replays = ReplayDesk(pool, host, self._find, tenant, now)
-        self._works = WorkStreams(start, heartbeat_s)
+        self._replays = ReplayDesk(pool, host, self._find)
+        self._works, self._runs = WorkStreams(start, heartbeat_s), Runs(start, now)
         self._many = ReplaysDesk(pool, host, self._works, now)
+        self._incidents = IncidentDesk(pool, self._many, self._runs, tenant, self._settle, now)
         self._diffs = DiffDesk(pool, host, self._find)
         self._queue = QueueDesk(pool, tenant)
         self._cron = CronDesk(pool, tenant, now)
@@ -263,12 +266,8 @@ class Console:
                 ask, method, allowed = partial(self._replay_many, request.body), "POST", ("on",)
             case ["expect"]:
                 ask, method = self._for(self._replays.expect, request.body), "POST"
-            case ["incidents"] if head.method == "POST":
-                ask, method = self._for(self._replays.pin, request.body), "POST"
-            case ["incidents"]:
-                ask = self._replays.list_incidents
-            case ["incidents", name]:
-                ask = self._for(self._replays.incident, name)
+            case ["incidents", *words] if (found := self._incidents.find(head.method, words, request.body)):
+                ask, method = found.ask, found.method
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
             case ["executions", name, "pytest"]:
@@ -401,6 +400,7 @@ class Console:
     def close(self) -> None:
         """End what goes on beside answers: the supervisor shuts down."""
         self._works.close()
+        self._runs.close()
 
     async def _find(self, text: str) -> reading.Summary:
         """Return the execution that ``text`` means, or raise; also when it can't be stored just now."""

@@ -1,4 +1,4 @@
-"""The console's questions about replays and incidents.
+"""The console's question about the replay of one execution.
 
 A replay's body says what its caller brings and allows::
 
@@ -8,43 +8,24 @@ A replay's body says what its caller brings and allows::
 Consent to ``live`` is asked for by whoever talks to a person; here it has been given.
 """
 
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from flux.brought import Borrowed, BroughtAnswer, Content, Status, Timeout
 from flux.calls import find_host
-from flux.errors import OperatorError
-from flux.filter import parse
-from flux.store import incidents, reading
+from flux.store import reading
 from flux.store.postgres import Pool
 from flux.supervisor.console_query import BadQueryError, Query
-from flux.supervisor.present import Document, show_moment, summary_json
+from flux.supervisor.present import Document, summary_json
 from flux.supervisor.present_replay import replay_json
 from flux.supervisor.replay_many import ReplayHost
 
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-"""Of an incident: never a time, nor anything with a colon or two dots."""
 LIVE_MAX = 32
 EXPECTED_MAX = 200
 """Executions that are announced at once."""
-
-
-class NoSuchIncidentError(OperatorError):
-    """No incident has this name."""
-
-    code = "FLX527"
-    exit_code = 3
-
-
-class IncidentExistsError(OperatorError):
-    """An incident of this name is there already."""
-
-    code = "FLX528"
 
 
 class ReplayDesk:
@@ -55,15 +36,11 @@ class ReplayDesk:
         pool: Pool,
         host: ReplayHost,
         find: Callable[[str], Awaitable[reading.Summary]],
-        tenant: str,
-        now: Callable[[], datetime],
     ) -> None:
         """``find`` returns the execution that a text means."""
         self._pool = pool
         self._host = host
         self._find = find
-        self._tenant = tenant
-        self._now = now
 
     async def replay(self, name: str, body: bytes, query: Query) -> Document:
         """Replay an execution."""
@@ -117,75 +94,6 @@ class ReplayDesk:
                         remedy='one of {"timeout": true}, {"status": 503}, {"body": "..."}, {"from": "an execution"}',
                     )
         return answers
-
-    async def list_incidents(self, _query: Query) -> Document:
-        """List the windows that have a name."""
-        found = await incidents.list_incidents(self._pool, self._tenant)
-        return {
-            "schema": "flux.incidents/1",
-            "incidents": [
-                {
-                    "name": one.name,
-                    "since": show_moment(one.since),
-                    "until": show_moment(one.until),
-                    "pinned_at": show_moment(one.pinned_at),
-                    "executions": one.count,
-                    "failed": one.failed,
-                }
-                for one in found
-            ],
-        }
-
-    async def incident(self, name: str) -> Document:
-        """Say which window a name stands for."""
-        window = await incidents.find_incident(self._pool, self._tenant, name)
-        if window is None:
-            raise NoSuchIncidentError(
-                f'no incident is called "{name[:200]}"',
-                remedy="flux incident list shows them; a window is also 14:00..14:05 or last:15m",
-            )
-        return _window_json(name, *window)
-
-    async def pin(self, body: bytes) -> Document:
-        """Give a window a name: ``{"name": ..., "window": "since:... until:..."}``."""
-        try:
-            said = msgspec.json.decode(body, type=dict[str, str])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BadQueryError(
-                f"the body can't be read: {error}", remedy='{"name": "...", "window": "since:..."}'
-            ) from error
-        if said.keys() != {"name", "window"}:
-            raise BadQueryError("the body has a name and a window, and nothing else", remedy="")
-        name, now = said["name"], self._now()
-        if NAME.fullmatch(name) is None:
-            raise BadQueryError(
-                f'"{name[:80]}" is no name for an incident', remedy="letters a to z, digits, - and _, a letter first"
-            )
-        times = {"until": now}
-        for term in parse(said["window"], now).terms:
-            if term.key not in ("since", "until") or term.negated or not isinstance(term.value, datetime):
-                raise BadQueryError("a window has a since: and an until:", remedy="14:00..14:05, or last:15m")
-            times[term.key] = term.value
-        if "since" not in times or times["since"] >= times["until"]:
-            raise BadQueryError("the window ends before it begins", remedy="14:00..14:05, or last:15m")
-        pinned = await incidents.pin_incident(
-            self._pool, self._tenant, name, times["since"], times["until"]
-        )
-        if pinned is None:
-            raise IncidentExistsError(
-                f'there is an incident "{name}" already', remedy="choose another name: flux incident list"
-            )
-        log_since = None if pinned.log_since is None else show_moment(pinned.log_since)
-        return {**_window_json(name, times["since"], times["until"]), "log_since": log_since}
-
-
-def _window_json(name: str, since: datetime, until: datetime) -> Document:
-    return {
-        "schema": "flux.incident/1",
-        "name": name,
-        "since": show_moment(since),
-        "until": show_moment(until),
-    }
 
 
 def _read_order(body: bytes) -> dict[str, Any]:

@@ -74,10 +74,12 @@ class ReplaysDesk:
 
     async def replay(self, body: bytes, not_stored: int, query: Query) -> HttpResponse:
         """Replay the executions of a window."""
-        asked = _read(body)
+        return self._streams.answer(await self.prepare(_read(body), not_stored, query.get("on")))
+
+    async def prepare(self, asked: Asked, not_stored: int, on: str | None) -> "ReplayWork":
+        """Return the work of replaying what is asked for, all that is to be replayed being known."""
         summaries = await self._list(parse(asked.q, self._now()))
-        work = _ReplayWork(summaries, not_stored, query.get("on"), asked, self._pool, self._host)
-        return self._streams.answer(work)
+        return ReplayWork(summaries, not_stored, on, asked, self._pool, self._host)
 
     async def _list(self, filter_: Filter) -> list[reading.Summary]:
         """Return all that match, the oldest first."""
@@ -93,7 +95,7 @@ class ReplaysDesk:
                 return found[::-1]
 
 
-class _ReplayWork:
+class ReplayWork:
     """All replays of a window. See `flux.supervisor.work_stream.Work`."""
 
     def __init__(

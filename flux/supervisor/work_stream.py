@@ -131,14 +131,15 @@ class WorkStream:
             finally:
                 self._streams.discard(self)
             with contextlib.suppress(trio.BrokenResourceError):  # Nobody reads any more.
-                await self._send.send({"end": {**self._work.end(), "problem": _describe(problem)}})
+                await self._send.send({"end": {**self._work.end(), "problem": describe_problem(problem)}})
 
 
 def _line(document: Document) -> bytes:
     return encode(document) + b"\n"
 
 
-def _describe(problem: FluxError | None) -> Document | None:
+def describe_problem(problem: FluxError | None) -> Document | None:
+    """Return an error as the last line of a stream has it."""
     if problem is None:
         return None
     return {

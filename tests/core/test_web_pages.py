@@ -21,6 +21,7 @@ from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
 from tests.console_world import make_call, make_execution, raised
 from tests.hostile_pages import HOSTILE, check_page, poison
+from tests.incident_pages import INCIDENT_PATHS, incident_documents
 
 NOW = datetime(2025, 11, 25, 14, 3, tzinfo=UTC)
 
@@ -174,12 +175,14 @@ def documents() -> dict[str, dict[str, Any]]:
         "state": {"history": {"versions": [version], "notes": ["a note"]}, "blame": blame},
         "diff": {"diff": diff},
         "doctor": {"checks": {"checks": [{"name": "isolation", "ok": False, "detail": "core", "remedy": "do"}]}},
+        **incident_documents(listed["executions"], group),
     }
 
 
 PATHS = {
     "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
     "doctor": "doctor", "deployments": "deployments", "queue": "queue", "cron": "cron/email", "tenants": "tenants",
+    **INCIDENT_PATHS,
 }  # fmt: skip
 
 

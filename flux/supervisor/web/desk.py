@@ -65,10 +65,10 @@ class _Place:
     gather: Gather
     allowed: tuple[str, ...] = ()
     """Parameters that it takes."""
-    takes_name: bool = False
-    """Its last word is a name of something."""
     is_installations: bool = False
     """It is there on an installation's server alone."""
+    progress: Gather | None = None
+    """Of a page with a run: asks how far that is."""
 
 
 _PLACES = {
@@ -77,18 +77,27 @@ _PLACES = {
     "state": _Place("state", gather.gather_state, ("table", "key")),
     "deployments": _Place("deployments", gather.gather_deployments),
     "queue": _Place("queue", gather.gather_queue, ("state", "function")),
-    "cron": _Place("cron", gather.gather_cron, takes_name=True),
     "tenants": _Place("tenants", gather.gather_tenants, is_installations=True),
     "doctor": _Place("doctor", gather.gather_doctor),
-    "d": _Place("diff", gather.gather_diff, takes_name=True),
-    "e": _Place("execution", gather.gather_execution, ("from",), takes_name=True),
+    "i": _Place("incidents", gather.gather_incidents),
+    "cron/*": _Place("cron", gather.gather_cron),
+    "d/*": _Place("diff", gather.gather_diff),
+    "e/*": _Place("execution", gather.gather_execution, ("from",)),
+    "i/*": _Place("incident", gather.gather_incident, progress=gather.gather_incident_run),
 }
+"""By the words of an address; ``*`` is the name of something."""
 
-_FORMS: Mapping[str, Container[str]] = {"json": _PLACES, "events": ("executions",), "curl": ("e",)}
+_FORMS: Mapping[str, Container[str]] = {
+    "json": _PLACES,
+    "events": ("executions",),
+    "curl": ("e/*",),
+    "progress": [words for words, place in _PLACES.items() if place.progress is not None],
+}
 """What a page's address may end with, and the pages that have it."""
 
 _ACTS = (
-    ("executions", "*", "replay"), ("rollback",), ("queue", "*", "retry"), ("cron", "*", "pause"),
+    ("executions", "*", "replay"), ("incidents",), ("incidents", "*", "replay"),
+    ("incidents", "*", "replay", "cancel"), ("rollback",), ("queue", "*", "retry"), ("cron", "*", "pause"),
     ("cron", "*", "resume"),
 )  # fmt: skip
 """What pages do beside showing: questions of the API."""
@@ -187,10 +196,11 @@ class WebDesk:
         form = next((end for end in _FORMS if words[-1].endswith(f".{end}")), "html")
         if form != "html":
             words = [*words[:-1], words[-1].removesuffix(f".{form}")]
-        place = _PLACES.get(words[0])
-        if place is None or len(words) != 1 + place.takes_name or not all(words):
+        key = "/".join([words[0], *("*" for _ in words[1:])])
+        place = _PLACES.get(key)
+        if place is None or not all(words) or key not in _FORMS.get(form, _PLACES):
             return None
-        if words[0] not in _FORMS.get(form, _PLACES) or (place.is_installations and not self._has_tenants()):
+        if place.is_installations and not self._has_tenants():
             return None
         if head.method not in ("GET", "HEAD"):
             return _allow("GET", head)
@@ -204,9 +214,11 @@ class WebDesk:
 
     async def _page(self, place: _Place, words: list[str], form: str, head: RequestHead) -> HttpResponse:
         documents = gather.Documents(self._put)
+        ask = place.progress if form == "progress" else place.gather
+        assert ask is not None, "only pages with a run have this form"
         try:
             query = read_query(head, place.allowed)
-            await place.gather(documents, query, *words[1:])
+            await ask(documents, query, *words[1:])
         except _RefusedError as refused:
             return refused.answer if form != "html" else self._show_problem(refused.answer)
         except FluxError as error:
@@ -215,6 +227,8 @@ class WebDesk:
             return HttpResponse(200, (_JSON,), _join(place.page, documents.written))
         from flux.supervisor.web import pages
 
+        if form == "progress":
+            return HttpResponse(200, (_JSON,), pages.render_progress(place.page, documents.read))
         asked = Asked("/".join(words), query, self._now(), self._has_tenants())
         return HttpResponse(200, (_HTML,), pages.render_page(place.page, documents.read, asked))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from flux.filter import FilterError, MomentError, parse
 from flux.sanitize import sanitize
 from flux.supervisor.web import words
 from flux.supervisor.web.page import Asked, Page
@@ -104,6 +105,7 @@ def build_executions(documents: Mapping[str, Any], asked: Asked) -> Page:
             "rows": [make_row(summary, asked.now) for summary in found],
             "not_stored": documents["executions"]["not_stored"],
             "query": text,
+            "incident": find_incident_link(text, asked.now),
             "live": "" if "before" in asked.query else words.link("executions.events", q=text, since=since),
             "older": words.link(q=text, before=found[-1]["name"]) if len(found) >= 50 else "",
             "newest": words.link(q=text) if "before" in asked.query else "",
@@ -117,6 +119,19 @@ def build_executions(documents: Mapping[str, Any], asked: Asked) -> Page:
         scripts=("live.js",),
         filter=text,
     )
+
+
+def find_incident_link(text: str, now: datetime) -> str:
+    """Return the address of the incident of a filter that says from when to when; empty of any other text."""
+    try:
+        terms = parse(text, now).terms
+    except (FilterError, MomentError):
+        return ""  # The API, which is asked first, refuses it with its reason.
+    times = {term.key: term.value for term in terms if not term.negated}
+    since, until = times.get("since"), times.get("until")
+    if not (isinstance(since, datetime) and isinstance(until, datetime) and since <= until):
+        return ""
+    return words.link("i", f"{words.write_moment(since)}..{words.write_moment(until)}")
 
 
 def make_bars(activity: Mapping[str, Any]) -> list[Bar]:

@@ -17,6 +17,8 @@ Put = Callable[[tuple[str, ...], Mapping[str, str]], Awaitable[bytes]]
 
 LIST_MAX = "50"
 """Executions on a page of the list."""
+INCIDENT_MAX = "500"
+"""Executions of a window that are looked at for what they have in common."""
 
 
 @attrs.define
@@ -92,6 +94,27 @@ async def gather_cron(documents: Documents, _query: Query, function: str) -> Non
 async def gather_tenants(documents: Documents, _query: Query, *_path: str) -> None:
     """Who else is served."""
     await documents.ask("tenants", "tenants")
+
+
+async def gather_incidents(documents: Documents, _query: Query, *_path: str) -> None:
+    """Windows that have a name, and failures of the last day."""
+    await documents.ask("incidents", "incidents")
+    await documents.ask("errors", "errors", since="1d", n="200")
+
+
+async def gather_incident(documents: Documents, _query: Query, window: str) -> None:
+    """A window, what failed in it, and what became of that in replays."""
+    incident = await documents.ask("incident", "incidents", window)
+    # Two times from here on: "last:15m" is another window with each question.
+    since, until = incident["since"], incident["until"]
+    terms = f"since:{since} until:{until} status:>=500 -trigger:replay"
+    await documents.ask("executions", "executions", q=terms, n=INCIDENT_MAX)
+    await documents.ask("run", "incidents", f"{since}..{until}", "replay")
+
+
+async def gather_incident_run(documents: Documents, _query: Query, window: str) -> None:
+    """How far the replays of a window are."""
+    await documents.ask("run", "incidents", window, "replay")
 
 
 async def gather_doctor(documents: Documents, _query: Query, *_path: str) -> None:

@@ -53,6 +53,7 @@ class Area:
 AREAS = (
     Area("executions", "/_flux/", "Executions"),
     Area("errors", "/_flux/errors", "Errors"),
+    Area("incidents", "/_flux/i", "Incidents"),
     Area("state", "/_flux/state", "State"),
     Area("deployments", "/_flux/deployments", "Deployments"),
     Area("queue", "/_flux/queue", "Queue and cron"),

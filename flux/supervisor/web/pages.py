@@ -11,8 +11,10 @@ from flux.supervisor.web.doctor import build_doctor
 from flux.supervisor.web.execution import build_execution
 from flux.supervisor.web.executions import build_errors, build_executions
 from flux.supervisor.web.html import render
+from flux.supervisor.web.incident import build_incident, build_incidents, show_incident_progress
 from flux.supervisor.web.page import AREAS, Asked, Page
 from flux.supervisor.web.queue import build_cron, build_queue
+from flux.supervisor.web.run import Progress, write_progress
 from flux.supervisor.web.state import build_state
 from flux.supervisor.web.tenants import build_tenants
 
@@ -30,7 +32,14 @@ BUILDERS: Mapping[str, Build] = {
     "cron": build_cron,
     "tenants": build_tenants,
     "doctor": build_doctor,
+    "incidents": build_incidents,
+    "incident": build_incident,
 }
+
+PROGRESS: Mapping[str, Callable[[Mapping[str, Any]], Progress]] = {
+    "incident": show_incident_progress,
+}
+"""How far the run of a page is."""
 
 
 def render_page(name: str, documents: Mapping[str, Any], asked: Asked) -> bytes:
@@ -39,6 +48,11 @@ def render_page(name: str, documents: Mapping[str, Any], asked: Asked) -> bytes:
     json = words.link(*f"{asked.path}.json".split("/"), **asked.query)
     frame = _frame(page.area, has_tenants=asked.has_tenants)
     return render(page.template, {**frame, "page": page, "json": json, **page.context})
+
+
+def render_progress(name: str, documents: Mapping[str, Any]) -> bytes:
+    """Return how far the run of a page is, for its script."""
+    return write_progress(PROGRESS[name](documents["run"]))
 
 
 def render_sign_in(refusal: Mapping[str, Any]) -> bytes:

@@ -121,6 +121,11 @@ def read_moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+def write_moment(moment: datetime) -> str:
+    """Return a time as it stands in an address and a command: RFC 3339, no more digits than it takes."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def clock(text: str | None, now: datetime) -> str:
     """Return a time of a document as time of day, in UTC, with the date when it is not today's."""
     if text is None:
