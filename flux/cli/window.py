@@ -3,11 +3,12 @@
 from flux.cli import moments
 from flux.cli.client import Client
 from flux.cli.failures import UsageError
-from flux.window import WindowError, may_be_name, read_window
 
 
 def window_terms(window: str, asked_by: str) -> str:
     """The terms of a filter that mean ``window``, with times as the server is to read them."""
+    from flux.window import WindowError, read_window
+
     try:
         return str(read_window(window, moments.local_now()))
     except WindowError as error:
@@ -16,6 +17,8 @@ def window_terms(window: str, asked_by: str) -> str:
 
 def find_window(client: Client, window: str, asked_by: str) -> str:
     """The same, where ``window`` may be an incident's name; it is looked up."""
+    from flux.window import may_be_name
+
     if not may_be_name(window):
         return window_terms(window, asked_by)
     incident = client.get("incidents", window).record.of_schema("flux.incident/1")
