@@ -74,6 +74,8 @@ class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rendered by ``flux_guest._look``."""
     returned: Any = msgspec.UNSET
     """Of a return: the value."""
+    values: list[Any] = []
+    """Of each expression that was asked for at it."""
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -119,6 +121,10 @@ class TracePlan:
     """Tell of events at which it holds, of those at ``place`` if there is one."""
     before: int | None = None
     """Only of values before this event."""
+    after: int | None = None
+    """Only of values after this event; then the first are kept, and not the last."""
+    up: int = 0
+    """Whose names are shown: 0, those of the function that runs; 1, of who called it; and so on."""
 
     def document(self) -> dict[str, object]:
         """Return it as the start document has it; PROTOCOL.md, "Tracing"."""
@@ -128,6 +134,7 @@ class TracePlan:
             "expressions": [each.tree for each in self.expressions],
             "watches": self.watches,
             "condition": None if self.condition is None else self.condition.tree,
+            "up": self.up,
         }
         if self.place is not None:
             said["print"] = {"file": self.place[0], "line": self.place[1]}
@@ -205,15 +212,7 @@ class Tap:
         if what == b'"value"':
             if len(line) > VALUE_BYTES_MAX:
                 raise msgspec.ValidationError("no value of ours is so long")
-            value = _value_decoder.decode(line)[2]
-            if self.plan.before is None or value.event < self.plan.before:
-                self.values.append(value)
-                self.values_count += 1
-                self._value_bytes.append(len(line))
-                self._values_bytes += len(line)
-                while len(self.values) > VALUES_MAX or self._values_bytes > VALUES_BYTES_MAX:
-                    self.values.popleft()
-                    self._values_bytes -= self._value_bytes.popleft()
+            self._keep_value(_value_decoder.decode(line)[2], len(line))
             return
         self._told_bytes += len(line)
         if self._told_bytes > TOLD_BYTES_MAX:
@@ -223,3 +222,19 @@ class Tap:
             self.shown[shown.event] = shown
         else:
             self.events += _list_decoder.decode(line)[2]
+
+    def _keep_value(self, value: Value, line_bytes: int) -> None:
+        plan = self.plan
+        if (plan.before is not None and value.event >= plan.before) or (
+            plan.after is not None and value.event <= plan.after
+        ):
+            return
+        self.values.append(value)
+        self.values_count += 1
+        self._value_bytes.append(line_bytes)
+        self._values_bytes += line_bytes
+        while len(self.values) > VALUES_MAX or self._values_bytes > VALUES_BYTES_MAX:
+            # Whoever looks ahead wants what comes first, everybody else what came last.
+            values, sizes = self.values, self._value_bytes
+            (values.popleft if plan.after is None else values.pop)()
+            self._values_bytes -= (sizes.popleft if plan.after is None else sizes.pop)()

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -135,6 +136,9 @@ class WorldHost:
 
     async def follow(self, original: Execution, tap: Tap) -> Replay:
         raise AssertionError((original, tap))
+
+    async def find_code(self, original: Execution) -> Path:
+        raise AssertionError(original)
 
     async def write_test(self, original: Execution) -> WrittenTest:
         raise AssertionError(original)

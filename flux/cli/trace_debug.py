@@ -2,10 +2,12 @@
 
 The execution is run again on the code that made it, with nothing leaving, and followed line by line. Each step
 has a number that is the same in each run. ``--at`` shows one; ``--print`` looks something up each time that a line is
-about to run; ``--watch`` tells how a name changed. Without any of them it stands where the execution failed.
+about to run; ``--watch`` tells how a name changed. Without any of them it stands where the execution failed: on a
+terminal with a prompt (`flux.cli.debug_prompt`), else it shows that.
 """
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -44,7 +46,8 @@ def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: s
     """Step through an execution, both ways, with its variables.
 
     It is run again on the code that made it, with nothing leaving. Without an option it stands where the execution
-    failed, or at its end. Code in JavaScript and WebAssembly is shown at its host calls.
+    failed, or at its end: on a terminal with a prompt, where help lists the commands. Code in JavaScript and
+    WebAssembly is shown at its host calls.
     """
     if looked_up is not None and watch is not None:
         raise UsageError("flux trace debug: --print or --watch, one at a time", remedy="ask twice")
@@ -57,6 +60,8 @@ def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: s
     if watch is not None:
         order["watch"] = watch
     said = settings()
+    if not order and not said.json and sys.stdin.isatty() and sys.stdout.isatty():
+        return _prompt(id)
     answer = ask(id, order)
     debugged = answer.record.of_schema("flux.debug/1")
     screen = Screen.stdout()
@@ -67,6 +72,27 @@ def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: s
         shows_frame = not finds or at is not None
         screen.page(lines(debugged, screen.width, finds=finds, shows_frame=shows_frame, quiet=said.quiet))
     return 0 if is_faithful(debugged) else EXIT_FINDING
+
+
+def _prompt(id: str) -> int:
+    """Read commands until it is enough."""
+    from flux.cli.debug_clock import Clock
+    from flux.cli.debug_prompt import Prompt, read_line
+    from flux.cli.debug_walk import Walk
+
+    walk = Walk(lambda order: ask(id, order).record)
+    # Whatever the beginning of a name means by then, it is this one that is stepped through.
+    id = walk.told.record("execution").text("id")
+
+    def read_clock() -> Clock:
+        return Clock(open_client().get("executions", id).record.of_schema("flux.trace/1"))
+
+    screen = Screen.stdout()
+    Prompt(walk, read_clock, screen).run(read_line)
+    if not settings().quiet:
+        name = walk.told.record("execution").text("name")
+        screen.line(Piece(f"to be here again: flux trace debug {name} --at {walk.at}", "dim"))
+    return 0 if is_faithful(walk.told) else EXIT_FINDING
 
 
 def ask(id: str, order: dict[str, object]) -> Answer:
@@ -102,6 +128,7 @@ def lines(debugged: Record, width: int, *, finds: bool, shows_frame: bool, quiet
     if at is not None and at > 1:
         commands.append((f"flux trace debug {name} --at {at - 1:.0f}", "the step before"))
     if debugged.text("granularity") == "line" and not finds:
+        commands.append((f"flux trace debug {name} --print FILE:LINE EXPR", "what it was at a line"))
         commands.append((f"flux trace debug {name} --watch NAME", "how a name changed"))
     commands.append((f"flux why {name}", "what is known of its failure"))
     return [*result, *render.next_lines(commands, width)]

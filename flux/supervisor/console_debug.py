@@ -3,7 +3,11 @@
 The body says what is to be seen, all of it optional::
 
     {"at": 118, "around": 50, "file": "functions/signup.py", "line": 16, "expression": "plan, total",
-     "watch": "total", "condition": "total > 100", "before": 118}
+     "watch": "total", "condition": "total > 100", "before": 118, "after": 118, "up": 1,
+     "list": false, "source": "functions/signup.py"}
+
+An expression without a file is looked up at the event that is shown. ``list`` says whether the steps around it are
+told, or only those whose names are shown. ``source`` asks for the text of a file as it ran.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import msgspec
 import trio
 
@@ -18,6 +23,7 @@ from flux.execution import Execution
 from flux.expression import Expression, parse_expression, parse_expressions
 from flux.store import reading
 from flux.store.postgres import Pool
+from flux.supervisor.artifacts import CodeGoneError
 from flux.supervisor.console_query import BadQueryError
 from flux.supervisor.debug import Debugged, Question, debug, is_followed
 from flux.supervisor.present import Document, call_json, summary_json
@@ -28,6 +34,9 @@ from flux.travel import FRAMES_MAX, Event, Shown, Tap, Value
 FILES_MAX = 100
 FILE_BYTES_MAX = 2**20
 SOURCE_CHARACTERS_MAX = 200
+SOURCES = (".py", ".js", ".mjs", ".ts", ".mts")
+UP_MAX = 50
+"""A stack that is told has no more functions."""
 Code = dict[str, Sequence[str]]
 """Lines of files, by their name in the project."""
 
@@ -37,6 +46,9 @@ class DebugHost(Protocol):
 
     async def follow(self, original: Execution, tap: Tap) -> Replay:
         """See `flux.supervisor.replay.Replayer.follow`."""
+
+    async def find_code(self, original: Execution) -> Path:
+        """Return the folder of the code that made ``original``; raise `CodeGoneError`."""
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,27 +60,55 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     watch: str | None = None
     condition: str | None = None
     before: int | None = None
+    after: int | None = None
+    up: int = 0
+    list: bool = True
+    source: str | None = None
 
 
 async def answer_debug(
     pool: Pool, host: DebugHost, find: Callable[[str], Awaitable[reading.Summary]], name: str, body: bytes
 ) -> Document:
     """Show what ``body`` asks of the execution that ``name`` means; ``find`` returns it."""
-    question = _read(body)
     summary, execution = await reading.get_execution(pool, (await find(name)).id)
+    return await look(execution, summary_json(summary), host, body)
+
+
+async def look(execution: Execution, summary: Document, host: DebugHost, body: bytes) -> Document:
+    """Show what ``body`` asks of ``execution``, which has all of its mutations; ``summary`` is what is told of it."""
+    question, source = _read(body)
     debugged = await debug(execution, question, host.follow)
-    code: Code = {}
+    files = {event.file for event in debugged.events}
+    if source is not None:
+        _check_source(source)
+        files.add(source)
     if debugged.replay is not None:
-        files = {event.file for event in debugged.events}
         code = await trio.to_thread.run_sync(_read_code, Path(debugged.replay.deployment.folder), files)
-    return debugged_json(summary_json(summary), execution, question, debugged, code)
+    else:
+        try:
+            code = await trio.to_thread.run_sync(_read_code, await host.find_code(execution), files)
+        except CodeGoneError as error:
+            code = {}
+            debugged = attrs.evolve(debugged, notes=(*debugged.notes, error.message))
+    document = debugged_json(summary, execution, question, debugged, code)
+    if source is not None:
+        document["source"] = {"file": source, "text": "\n".join(code[source]) if source in code else None}
+    return document
 
 
-def _read(body: bytes) -> Question:
+def _check_source(file: str) -> None:
+    if not file.endswith(SOURCES):
+        raise BadQueryError(f"{file[:200]} is no file of code", remedy=f"one that ends in {', '.join(SOURCES)}")
+
+
+def _read(body: bytes) -> tuple[Question, str | None]:
+    """Return what is asked, and the file whose text is."""
     try:
         asked = msgspec.json.decode(body, type=_Asked) if body.strip() else _Asked()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadQueryError(f"the body can't be read: {error}", remedy='send {}, or {"at": 118}') from error
+    if asked.before is not None and asked.after is not None:
+        raise BadQueryError("it is looked for on one side", remedy='"before", or "after"')
     if (asked.file is None) != (asked.line is None):
         raise BadQueryError("file and line go together", remedy='{"file": "functions/signup.py", "line": 16}')
     kinds = [asked.watch is not None, asked.expression is not None, asked.condition is not None]
@@ -76,8 +116,8 @@ def _read(body: bytes) -> Question:
         raise BadQueryError(
             "one thing is looked for at a time", remedy='"watch", or "file" and "line", or "condition"'
         )
-    if asked.expression is not None and asked.file is None:
-        raise BadQueryError("where is the expression to be looked up?", remedy='add "file" and "line"')
+    if not 0 <= asked.up < UP_MAX:
+        raise BadQueryError(f'"up" is {asked.up}', remedy=f"0 to {UP_MAX - 1}")
     if not 0 <= asked.around < FRAMES_MAX // 2:
         raise BadQueryError(f'"around" is {asked.around}', remedy=f"0 to {FRAMES_MAX // 2 - 1}")
     place = None if asked.file is None or asked.line is None else (asked.file, asked.line)
@@ -86,15 +126,19 @@ def _read(body: bytes) -> Question:
         expressions = (parse_expression(asked.watch),)
     elif asked.expression is not None:
         expressions = parse_expressions(asked.expression)
-    return Question(
+    question = Question(
         at=asked.at,
         around=asked.around,
+        up=asked.up,
+        lists=asked.list,
         place=place,
         expressions=expressions,
         watches=asked.watch is not None,
         condition=None if asked.condition is None else parse_expression(asked.condition),
         before=asked.before,
+        after=asked.after,
     )
+    return question, asked.source
 
 
 def _read_code(folder: Path, files: AbstractSet[str]) -> Code:
@@ -116,7 +160,7 @@ def debugged_json(
 ) -> Document:
     """Return what was seen; ``summary`` is the execution's, ``code`` the lines of its files."""
     replay = debugged.replay
-    frames = {number: _shown_json(shown, debugged, code) for number, shown in debugged.shown.items()}
+    frames = {number: _shown_json(shown, debugged, question, code) for number, shown in debugged.shown.items()}
     return {
         "schema": "flux.debug/1",
         "execution": summary,
@@ -129,7 +173,7 @@ def debugged_json(
         "total": debugged.total,
         "at": debugged.at,
         "events": [_event_json(event, code) for event in debugged.events],
-        "frame": _call_frame(original, debugged) if replay is None else frames.get(debugged.at or 0),
+        "frame": _call_frame(original, debugged, code) if replay is None else frames.get(debugged.at or 0),
         "frames": list(frames.values()),
         "values": [_value_json(value, question) for value in debugged.values],
         "values_left_out": debugged.values_count - len(debugged.values),
@@ -157,7 +201,7 @@ def _event_json(event: Event, code: Code) -> Document:
     }
 
 
-def _shown_json(shown: Shown, debugged: Debugged, code: Code) -> Document:
+def _shown_json(shown: Shown, debugged: Debugged, question: Question, code: Code) -> Document:
     kind = next((event.kind for event in debugged.events if event.number == shown.event), None)
     inner = shown.stack[0] if shown.stack else None
     found: dict[str, Any] = {
@@ -172,10 +216,15 @@ def _shown_json(shown: Shown, debugged: Debugged, code: Code) -> Document:
     }
     if shown.returned is not msgspec.UNSET:
         found["returned"] = shown.returned
+    if shown.values:
+        texts = [each.text for each in question.expressions]
+        found["values"] = [
+            {"expression": text, "value": value} for text, value in zip(texts, shown.values, strict=False)
+        ]
     return found
 
 
-def _call_frame(original: Execution, debugged: Debugged) -> Document | None:
+def _call_frame(original: Execution, debugged: Debugged, code: Code) -> Document | None:
     """Return a host call as a frame: its names are what was asked, and what was answered."""
     if debugged.at is None:
         return None
@@ -187,7 +236,7 @@ def _call_frame(original: Execution, debugged: Debugged) -> Document | None:
         "file": event.file or None,
         "line": event.line or None,
         "function": event.function or None,
-        "source": None,
+        "source": _find_source(code, event.file, event.line),
         "locals": {"arguments": call["arguments"], "result": call["result"], "error": call["error"]},
         "stack": [],
     }

@@ -40,6 +40,13 @@ class NotReachedError(OperatorError):
     exit_code = 1
 
 
+class NoSuchFrameError(OperatorError):
+    """Fewer functions were running."""
+
+    code = "FLX681"
+    exit_code = 2
+
+
 class HostCallsOnlyError(OperatorError):
     """What was asked needs the lines of an execution, and there are host calls alone."""
 
@@ -54,14 +61,21 @@ class Question:
     """Event whose names are shown. None: the last that was found; else where it failed; else the last."""
     around: int = 0
     """Events before and after it whose names are shown too."""
+    lists: bool = True
+    """List the steps around it, far and wide; else only those whose names are shown."""
+    up: int = 0
+    """Whose names are shown: 0, those of the function that runs; 1, of who called it; and so on."""
     place: tuple[str, int] | None = None
     """File, or the end of its path, and line where ``expressions`` are looked up."""
     expressions: tuple[Expression, ...] = ()
+    """Without a place, and unless they are watched: looked up at the event that is shown."""
     watches: bool = False
     """Follow how the one expression changes."""
     condition: Expression | None = None
     before: int | None = None
     """Find only what is before this event, and stand where the last of it is."""
+    after: int | None = None
+    """Find only what is after this event, and stand where the first of it is."""
 
     @property
     def finds(self) -> bool:
@@ -104,6 +118,7 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
         watches=question.watches,
         condition=question.condition,
         before=question.before,
+        after=question.after,
     )
     found: Tap | None = None
     at = question.at
@@ -115,9 +130,12 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
     if at < 1:
         raise NoSuchEventError(f"event {at} does not exist", remedy="events count from 1")
     around = min(question.around, FRAMES_MAX // 2 - 1)
+    before, after = (EVENTS_MAX - AHEAD, AHEAD - 1) if question.lists else (around, around)
+    shows = TracePlan(expressions=() if question.finds else question.expressions)
     window = attrs.evolve(
-        TracePlan() if found is not None else finding,
-        events=(max(1, at - (EVENTS_MAX - AHEAD)), at + AHEAD - 1),
+        shows if found is not None else finding,
+        up=question.up,
+        events=(max(1, at - before), at + after),
         frames=(max(1, at - around), at + around),
     )
     seen, replay = await _run(original, window, follow)
@@ -125,8 +143,14 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
         raise NoSuchEventError(
             f"event {at:,} does not exist: {original.name} has {seen.last:,}", remedy=f"--at 1 to {seen.last}"
         )
+    stack = seen.shown[at].stack if at in seen.shown else []
+    if question.up and question.up >= len(stack):
+        raise NoSuchFrameError(
+            f"at event {at:,} {len(stack)} functions of the project's were running",
+            remedy=f'"up": 0 to {len(stack) - 1}',
+        )
     found = found or seen
-    if question.finds and question.before is None:
+    if question.finds and question.before is None and question.after is None:
         _check_reached(question, found)
     return _describe(found, seen, replay, at)
 
@@ -140,6 +164,8 @@ def _choose(original: Execution, found: Tap, question: Question) -> int | None:
     """Return the event to stand at."""
     if question.before is not None:
         return found.values[-1].event if found.values else None
+    if question.after is not None:
+        return found.values[0].event if found.values else None
     if question.finds:
         _check_reached(question, found)
     if found.values:
@@ -190,7 +216,7 @@ def _describe(found: Tap, seen: Tap, replay: Replay, at: int | None) -> Debugged
 
 def _read_calls(original: Execution, question: Question) -> Debugged:
     """Return the steps of an execution that are its host calls."""
-    if question.finds:
+    if question.finds or question.expressions or question.up:
         raise HostCallsOnlyError(
             f"{original.name} ran as {original.level.kind}: its record has what was asked and answered at each host "
             "call, and nothing of what names held between them",

@@ -1,6 +1,7 @@
 """What the console asks of the running functions: which there are, run one, how are you."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -207,6 +208,12 @@ class FunctionHost:
     async def follow(self, original: Execution, tap: Tap) -> Replay:
         """See `flux.supervisor.console_debug.DebugHost.follow`. Nobody asked for a replay, so it is not stored."""
         return await self._replayer.follow(original, tap)
+
+    async def find_code(self, original: Execution) -> Path:
+        """See `flux.supervisor.console_debug.DebugHost.find_code`."""
+        return (
+            await trio.to_thread.run_sync(self._deployments.find_kept, original.deployment, original.sha)
+        ).root
 
     async def interleave(
         self, executions: Sequence[Execution], on: str | None, *, check: str | None, in_turn: bool

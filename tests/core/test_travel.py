@@ -85,8 +85,8 @@ def test_what_would_have_to_run_is_no_expression(text: str) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"[]", b"{", b'{"att": 1}', b'{"file": "a.py"}', b'{"expression": "a"}', b'{"watch": "a", "condition": "b"}',
-     b'{"around": 100}', b'{"around": -1}', b'{"watch": "a", "file": "a.py", "line": 1}'],
+    [b"[]", b"{", b'{"att": 1}', b'{"file": "a.py"}', b'{"before": 3, "after": 2}', b'{"watch": "a", "condition": "b"}',
+     b'{"around": 100}', b'{"around": -1}', b'{"up": -1}', b'{"up": 50}', b'{"watch": "a", "file": "a.py", "line": 1}'],
 )  # fmt: skip
 def test_a_question_that_means_nothing_is_refused(body: bytes) -> None:
     with pytest.raises(BadQueryError):

@@ -64,6 +64,8 @@ class Tracer:
         self._expressions: list[Any] = plan.get("expressions") or []
         self._watches = bool(plan.get("watches"))
         self._condition: Any = plan.get("condition")
+        self._up = int(plan.get("up") or 0)
+        """Whose names are shown: 0, those of the function that runs; 1, of who called it."""
         self._looks = self._print is not None or self._watches or self._condition is not None
         self._count = 0
         self._batch: list[Any] = []
@@ -189,7 +191,11 @@ class Tracer:
         if self._shown[0] <= count <= self._shown[1]:
             self._flush()
             look = _look.Look()
-            shown = {"event": count, "stack": self._list_stack(frame), "locals": self._render_locals(look, frame)}
+            shown = {"event": count, "stack": self._list_stack(frame), "locals": {}}
+            if (seen := self._find_up(frame)) is not None:
+                shown["locals"] = self._render_locals(look, seen)
+                if self._expressions and not self._looks:
+                    shown["values"] = [self._render(each, seen) for each in self._expressions]
             if kind == "return" and not raises:
                 shown["returned"] = look.render(returned)
             self._tell("frame", shown)
@@ -244,6 +250,18 @@ class Tracer:
             if known[1] is not None:
                 found.append([known[1], seen.f_lineno, self._name(seen), self._numbers.get(id(seen), 0)])
             seen = seen.f_back
+        return found
+
+    def _find_up(self, frame: FrameType) -> FrameType | None:
+        """Return the frame of the project's code that is so many callers up."""
+        left, seen = self._up, frame.f_back
+        found: FrameType | None = frame
+        while left > 0:
+            while seen is not None and (self._mine.get(id(seen.f_code)) or self._learn(seen.f_code))[1] is None:
+                seen = seen.f_back
+            if seen is None:
+                return None
+            found, seen, left = seen, seen.f_back, left - 1
         return found
 
     def _find_caller(self, frame: FrameType) -> int:
