@@ -24,6 +24,7 @@ from typing import Any
 
 import attrs
 
+from flux.config_console import CONSOLE_KEYS, ConsoleConfig
 from flux.config_gate import (
     FUNCTION_KEYS,
     HTTP_KEYS,
@@ -262,6 +263,7 @@ class Config:
     gate: GateConfig = attrs.field(factory=GateConfig)
     queue: QueueConfig = QueueConfig()
     recording: RecordingConfig = RecordingConfig()
+    console: ConsoleConfig = attrs.field(factory=ConsoleConfig)
     telemetry: TelemetryConfig = attrs.field(factory=TelemetryConfig)
     functions: Mapping[str, FunctionConfig] = attrs.field(factory=lambda: MappingProxyType({}))
     """By function name, only those that have a table."""
@@ -360,6 +362,7 @@ class _ConfigReader:
             gate=gate,
             queue=QueueConfig(**tables["queue"]),
             recording=RecordingConfig(**tables["recording"]),
+            console=ConsoleConfig(**tables["console"]),
             telemetry=TelemetryConfig(**tables["telemetry"]),
             functions=MappingProxyType(functions),
             cron=cron,
@@ -546,6 +549,7 @@ TABLES: Mapping[str, Mapping[str, ValueReader]] = {
         "redact": list_of(read_redaction),
         "self_check_s": integer_between(0, 86_400),
     },
+    "console": CONSOLE_KEYS,
     "telemetry": TELEMETRY_KEYS,
 }
 """The tables whose keys are the fields of their nouns."""

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -178,7 +179,8 @@ class ServerStory:
         self._line()
         self._line("  api   ", Piece(url, "cyan"))
         if console:
-            self._line("  ui    ", Piece(console, "cyan"), Piece("  (this machine only)", "dim"))
+            is_here = (urlsplit(console).hostname or "") in ("127.0.0.1", "::1", "localhost")
+            self._line("  ui    ", Piece(console, "cyan"), Piece("  (this machine only)" if is_here else "", "dim"))
         self._line()
         self._routes(routes)
         self._served = frozenset(routes)

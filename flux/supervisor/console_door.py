@@ -110,13 +110,13 @@ class Door:
         """Return whether a request comes from this machine, for this machine, and through no proxy."""
         return (
             _is_loopback(without_port(head.peer))
-            and _is_loopback_name(without_port(head.header("host") or ""))
+            and is_loopback_name(without_port(head.header("host") or ""))
             and not any(head.header(name) for name in _FORWARDED)
         )
 
     def _is_ours(self, host: str) -> bool:
         name = without_port(host)
-        return _is_loopback_name(name) or name in self.hosts
+        return is_loopback_name(name) or name in self.hosts
 
 
 def _unauthorised(said: str, *, remedy: str = "the token is in .flux/dev.json, or in FLUXRT_TOKEN") -> HttpResponse:
@@ -148,7 +148,8 @@ def _get_site(origin: str) -> str | None:
         return None
 
 
-def _is_loopback_name(name: str) -> bool:
+def is_loopback_name(name: str) -> bool:
+    """Say whether a name means this machine, whoever resolves it."""
     # RFC 6761, section 6.3: names under "localhost." mean this machine, whoever resolves them.
     return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)
 

@@ -26,9 +26,10 @@ import trio
 from flux.errors import OperatorError
 from flux.project import read_project, read_source_version
 from flux.supervisor.client_tls import open_certificate
+from flux.supervisor.console_port import ConsolePlace, open_console_port
 from flux.supervisor.crew_place import Failure, Place, Ready, decode_said, encode_also, encode_place
 from flux.supervisor.flux_folder import held_folder, prepare_flux_folder, server_file
-from flux.supervisor.listeners import open_shared_listeners
+from flux.supervisor.listeners import get_port, open_shared_listeners
 from flux.supervisor.project_database import find_place
 from flux.supervisor.server_address import name_server
 from flux.supervisor.server_options import ServerOptions
@@ -85,6 +86,10 @@ async def serve_crew(
         listeners = await open_shared_listeners(options.host, port, workers)
         for listener in (one for several in listeners for one in several):
             stack.callback(listener.socket.close)
+        listen = project.config.console.listen
+        console = await open_console_port(listen, options.host, get_port(listeners[0]))
+        for listener in console:
+            stack.callback(listener.socket.close)
         database = await stack.enter_async_context(open_database(options, project.config, flux_folder, story))
         is_embedded = not (options.database_url or project.config.database.url)
         # Not below .flux/: the name of a unix socket has room for a hundred characters.
@@ -94,6 +99,7 @@ async def serve_crew(
         model = Place(
             number=0, count=workers, is_first=False, deploys=deploys, folder=folder, token=token,
             secret=secrets.token_urlsafe(24), port=listeners[0][0].socket.getsockname()[1], descriptors=(),
+            console=tuple(one.socket.fileno() for one in console),
             options=options, screen=screen,
             database={name: getattr(database, name) for name in ("host", "port", "user", "password", "database")}
             if is_embedded else None,
@@ -114,10 +120,12 @@ async def serve_crew(
                 place = find_place(options.database_url or project.config.database.url)
                 with server_file(flux_folder, address.url, token, place, options.tls_certificate):
                     story.step("workers", f"{workers} processes on one port", trio.current_time() - began)
-                    story.ready(address.url, crew.routes, trio.current_time() - began, ())
+                    pages = ConsolePlace.find([one.socket for one in console], listen, scheme)
+                    told = "" if pages is None else pages.pages_url
+                    story.ready(address.url, crew.routes, trio.current_time() - began, (), told)
                     await stop.wait()
             story.stopping()
-            for listener in (one for several in listeners for one in several):
+            for listener in (*(one for several in listeners for one in several), *console):
                 # What clients have begun waits in sockets that the workers have as well, and they finish it.
                 listener.socket.close()
             await crew.stop()
@@ -211,7 +219,7 @@ class Crew:
             with theirs:
                 # Those of the others too, whose clients it may have to take.
                 shared = (one for each in self._members for one in each.place.descriptors)
-                descriptors = (*shared, theirs.fileno())
+                descriptors = (*shared, *member.place.console, theirs.fileno())
                 # In a session of its own: ctrl-c in a terminal is for the parent, which then says what is to be done.
                 member.process = process = await trio.lowlevel.open_process(
                     [*self._command, str(theirs.fileno())], stdin=DEVNULL, pass_fds=descriptors, start_new_session=True

@@ -1,8 +1,9 @@
 """What a worker of a crew answers the others, and what it leaves to the lead.
 
-`CrewDoor` stands before the front door on the port that clients reach: questions to the console's API and its pages go
-to the lead, which knows the sessions too; everything else is answered here. `CrewDesk` answers on the worker's own unix
-socket: the console when we are the lead, and under ``/_crew/`` what workers ask of each other::
+`CrewDoor` stands before the front door on the ports that clients reach: questions to the console's API, and its pages
+on the console's port, go to the lead, which knows the sessions too; everything else is answered here. `CrewDesk`
+answers on the worker's own unix socket: the console when we are the lead, and under ``/_crew/`` what workers ask of
+each other::
 
     current      which code is served here
     follow       serve this code too: it was deployed, and is on record, already
@@ -32,7 +33,7 @@ from flux.supervisor.console_errors import describe_error
 from flux.supervisor.crew_live import SETTLE_S, publish_to_others
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments
-from flux.supervisor.front_door import CONSOLE, FrontDoor, is_console
+from flux.supervisor.front_door import FrontDoor, is_page
 from flux.supervisor.in_flight import InFlight
 from flux.supervisor.live import Live
 from flux.supervisor.metrics import Metric, decode_metrics, encode_metrics
@@ -52,7 +53,7 @@ _BODY_BYTES_MAX = 2**20
 
 @attrs.frozen
 class CrewDoor:
-    """The handler of a worker's TCP port."""
+    """The handler of a worker's TCP ports."""
 
     front_door: FrontDoor
     door: Door
@@ -72,9 +73,14 @@ class CrewDoor:
                 return refusal
             if (answer := await self.siblings.forward(request)) is not None:
                 return answer
-        elif is_page(head.path) and (answer := await self.siblings.forward(request)) is not None:
-            return answer
         return await self.front_door.handle(request)
+
+    async def show(self, request: HttpRequest) -> HttpResponse:
+        """Answer what came by the console's port."""
+        if not is_page(request.head.path):
+            return await self.handle(request)
+        answer = await self.siblings.forward(request)
+        return await self.front_door.show(request) if answer is None else answer
 
 
 class CrewDesk:
@@ -112,7 +118,7 @@ class CrewDesk:
         """See `flux.supervisor.gateway.Handler.handle`."""
         head = request.head
         if head.path.startswith(API + "/") or is_page(head.path):
-            return await self._front_door.handle(request)
+            return await self._front_door.show(request)  # A worker passes on pages of the console's port only.
         if not self._siblings.knows(head.header(SECRET_HEADER)):
             return problem(403, "FORBIDDEN", "this socket is for the workers of one server")
         answer: Callable[[bytes], Awaitable[Mapping[str, Any]]]
@@ -166,11 +172,6 @@ class CrewDesk:
     async def _tell_checks(self, _body: bytes) -> Mapping[str, Any]:
         await trio.lowlevel.checkpoint()
         return self._checks()
-
-
-def is_page(path: str) -> bool:
-    """Say whether a path is one of the console's pages, or what these ask for. What watches a worker is its own."""
-    return is_console(path) and path.removeprefix(f"{CONSOLE}/") not in ("health", "live", "metrics")
 
 
 def describe_code(deployment: str, sha: str, branch: str | None, *, dirty: bool) -> Mapping[str, Any]:

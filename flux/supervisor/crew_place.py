@@ -44,6 +44,8 @@ class Place:
     """The TCP port of all."""
     descriptors: tuple[int, ...]
     """Sockets that it listens on, open in its process."""
+    console: tuple[int, ...]
+    """Sockets of the console's port, which all accept from and none closes; none where it is off."""
     options: ServerOptions
     database: Mapping[str, Any] | None
     """How to reach the embedded Postgres, which the parent runs; None: the options, or the project, name another."""
@@ -76,6 +78,7 @@ def decode_place(line: bytes) -> Place:
         | {
             "folder": Path(document["folder"]),
             "descriptors": tuple(document["descriptors"]),
+            "console": tuple(document["console"]),
             "options": ServerOptions(**options),
         }
     )

@@ -43,6 +43,8 @@ from flux.values import decode_json
 CONSOLE = "/_flux"
 CONSOLE_BODY_BYTES_MAX = 16 * 2**20
 
+_FOR_PROGRAMS = frozenset({"api", "health", "live", "metrics"})
+"""First words below ``/_flux/`` that no page has."""
 _OWN_HEADERS = frozenset({"x-request-id", "flux-id"})
 
 
@@ -57,14 +59,17 @@ class FrontDoor:
         console: Console,
         *,
         tells_why: bool,
+        lead: Callable[[RequestHead], HttpResponse],
         open_upload: Callable[[], SpooledUpload] | None = None,
     ) -> None:
-        """``open_upload`` makes a place for a body that is too large to hold; None: such bodies are refused."""
+        """``lead`` answers who looks for the console's pages, which are not on this port; ``open_upload`` makes a
+        place for a body that is too large to hold; None: such bodies are refused."""
         self._deployments = deployments
         self._gate = gate
         self._executor = executor
         self._console = console
         self._tells_why = tells_why
+        self._lead = lead
         self._open_upload = open_upload
 
     async def admit(self, head: RequestHead) -> Admission:
@@ -84,6 +89,8 @@ class FrontDoor:
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """See `flux.supervisor.gateway.Handler.handle`."""
         head = request.head
+        if is_page(head.path):
+            return self._lead(head)
         if is_console(head.path):
             return await self._console.handle(request)
         current = self._deployments.current
@@ -106,6 +113,10 @@ class FrontDoor:
             return await self._run(found.target, make_trigger(request, found, ticket), request)
         finally:
             current.leave()
+
+    async def show(self, request: HttpRequest) -> HttpResponse:
+        """Answer what came by the console's own port, where its pages are."""
+        return await self._console.handle(request)
 
     async def _run(self, runnable: Runnable, trigger: Trigger, request: HttpRequest) -> HttpResponse:
         try:
@@ -219,6 +230,11 @@ def _later(response: HttpResponse) -> HttpResponse:
 
 def is_console(path: str) -> bool:
     return path == CONSOLE or path.startswith(CONSOLE + "/")
+
+
+def is_page(path: str) -> bool:
+    """Say whether a path is the console's and for people: one of its pages, or what these ask for."""
+    return is_console(path) and path.removeprefix(CONSOLE).strip("/").partition("/")[0] not in _FOR_PROGRAMS
 
 
 def _unreadable(error: UnreadableInputError) -> Raised:

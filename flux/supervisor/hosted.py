@@ -10,6 +10,7 @@ import attrs
 
 from flux.limits import MIB
 from flux.store.postgres import ConnectOptions
+from flux.supervisor.console_port import ConsolePlace
 from flux.supervisor.hosts import Share as HostsShare
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.turns import Share as TurnsShare
@@ -43,6 +44,8 @@ class Hosted:
     """Gives the guest's role a password, where the database's owner may not; None: he may."""
     hosts: HostsShare
     """Hands over its requests: another server has the port."""
+    console: ConsolePlace | None
+    """Where the pages of all are; None: nowhere."""
     turns: TurnsShare
     """In which its executions run."""
     master_key: MasterKey

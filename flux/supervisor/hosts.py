@@ -11,7 +11,9 @@ A client writes into ``Host`` what it likes, so this is no wall: it chooses whos
 asked, and those ask for tokens of their own.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import attrs
 import trio
@@ -24,11 +26,18 @@ from flux.supervisor.gateway import Handler
 from flux.supervisor.server_address import ServerAddress
 
 
+class Served(Handler, Protocol):
+    """Functions, and the console of them."""
+
+    async def show(self, request: HttpRequest) -> HttpResponse:
+        """Answer what came by the console's port."""
+
+
 @attrs.define(eq=False)
 class _Place:
     """Where the requests of some names go."""
 
-    handler: Handler | None = None
+    handler: Served | None = None
     rate: RateLimit | None = None
     """Requests that may come, from wherever; those to the console not counted."""
     buckets: Buckets = attrs.field(factory=Buckets)
@@ -36,6 +45,17 @@ class _Place:
     """Requests that came too fast."""
     in_flight: int = 0
     idle: trio.Event = attrs.field(factory=trio.Event)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Count a request for as long as the block lasts."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if self.in_flight == 0:
+                self.idle.set()
 
 
 @attrs.frozen
@@ -53,7 +73,7 @@ class Hosts:
         self._own = _Place()
         self._of_name: dict[str, _Place] = {}
 
-    def set_own(self, handler: Handler) -> None:
+    def set_own(self, handler: Served) -> None:
         """Have ``handler`` answer for every name that no tenant has; 503 before."""
         self._own.handler = handler
 
@@ -85,13 +105,17 @@ class Hosts:
         if place.handler is None:  # It has gone since the head was read.
             await trio.lowlevel.checkpoint()
             return _unavailable()
-        place.in_flight += 1
-        try:
+        with place.busy():
             return await place.handler.handle(request)
-        finally:
-            place.in_flight -= 1
-            if place.in_flight == 0:
-                place.idle.set()
+
+    async def show(self, request: HttpRequest) -> HttpResponse:
+        """Answer what came by the console's port: a name's console is where its functions are."""
+        place = self._find(request.head)
+        if place.handler is None:
+            await trio.lowlevel.checkpoint()
+            return _unavailable()
+        with place.busy():
+            return await place.handler.show(request)
 
     def _find(self, head: RequestHead) -> _Place:
         if not self._of_name:
@@ -146,7 +170,7 @@ class Share:
         return self.place.refused
 
     async def serve(
-        self, handler: Handler, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, handler: Served, drain: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Have ``handler`` answer until ``drain`` is set, then wait for requests in flight."""
         place = self.place

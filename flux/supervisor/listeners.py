@@ -102,6 +102,11 @@ def adopt_listeners(descriptors: Sequence[int]) -> list[trio.SocketListener]:
     return [trio.SocketListener(trio.socket.from_stdlib_socket(socket.socket(fileno=one))) for one in descriptors]
 
 
+def get_port(listeners: Sequence[trio.SocketListener]) -> int:
+    """Return the port that all of them have."""
+    return int(listeners[0].socket.getsockname()[1])
+
+
 class Borrowed:
     """Listening sockets of other processes that are not there just now: what waits in them is accepted meanwhile."""
 
@@ -211,7 +216,8 @@ def _cannot_listen(error: OSError, host: str, port: int) -> OperatorError:
             by = "another process (of another user, or in another container)"
         else:
             by = f'"{holder.name}" (process {holder.pid})'
-        other = port + 1 if port < 65535 else port - 1
+        # One further is where the console of who has this port is, as a rule.
+        other = port + 2 if port < 65534 else port - 2
         return PortInUseError(
             f"port {port} on {host} is in use by {by}",
             remedy=f"stop it, or take another port: flux dev --port {other}, flux serve --bind {host}:{other}",

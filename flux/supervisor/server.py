@@ -35,6 +35,7 @@ from flux.supervisor.client_tls import Certificate, open_certificate
 from flux.supervisor.console import Console
 from flux.supervisor.console_door import Door
 from flux.supervisor.console_machines import Readiness
+from flux.supervisor.console_port import ConsolePort, ConsoleSockets, lead, open_console, share_console
 from flux.supervisor.console_records import retention_of
 from flux.supervisor.crew_desk import (
     CrewDesk,
@@ -60,10 +61,10 @@ from flux.supervisor.gateway import GatewayLimits, Handler, open_listeners, serv
 from flux.supervisor.guard import Guard
 from flux.supervisor.host import FunctionHost, Publisher
 from flux.supervisor.hosted import CONNECTIONS, ISOLATION, Hosted
-from flux.supervisor.hosts import Hosts
+from flux.supervisor.hosts import Hosts, Served
 from flux.supervisor.interleave import Interleaver
 from flux.supervisor.isolation import Isolation, probing
-from flux.supervisor.listeners import Borrowed, adopt_listeners, open_unix_listener
+from flux.supervisor.listeners import Borrowed, adopt_listeners, get_port, open_unix_listener
 from flux.supervisor.live import Live
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.otlp import Exporter, read_headers
@@ -113,8 +114,8 @@ class Running:
     host: FunctionHost
     address: ServerAddress
     """Where requests are taken."""
-    console_url: str
-    """Where the console's pages are, with the token that opens them."""
+    console_key: str
+    """What opens the console, behind the address of its pages."""
     take_requests: Callable[[], Awaitable[None]] | None = None
     """Begins to take them, for whoever has code to serve first; None where they are taken already."""
 
@@ -135,14 +136,19 @@ async def open_server(
     flux_folder = prepare_flux_folder(options.root, for_tenant=hosted is not None)
     port = project.config.dev.port if options.port is None else options.port
     certificate = open_certificate(options)
+    listen, scheme = project.config.console.listen, "http" if certificate is None else "https"
     async with contextlib.AsyncExitStack() as stack:
         if place is None:
             stack.enter_context(held_folder(flux_folder))
             # A port in use is known before anything is started.
             listeners = await open_listeners(options.host, port) if hosted is None else []
+            console = ConsoleSockets() if hosted is None else ConsoleSockets(hosted.console)
+            if listeners:
+                console = await open_console(listen, options.host, get_port(listeners), scheme)
         else:
             listeners = adopt_listeners(place.descriptors)
-        for listener in listeners:
+            console = share_console(place.console, listen, scheme)
+        for listener in (*listeners, *console.listeners):
             stack.push_async_callback(listener.aclose)
         tenant = Tenant() if hosted is None else hosted.tenant
         walls = await stack.enter_async_context(probing(project, tenant))
@@ -171,8 +177,8 @@ async def open_server(
         if place is None or place.is_first:
             tell_short_secrets(story, backing)
         yield Server(
-            options, project, opened, vault, story, flux_folder, walls.wait, listeners, began, place, hosted,
-            certificate,
+            options, project, opened, vault, story, flux_folder, walls.wait, listeners, console, began, place,
+            hosted, certificate,
         )  # fmt: skip
 
 
@@ -189,6 +195,7 @@ class Server:
         flux_folder: Path,
         wait_walls: Callable[[], Awaitable[Isolation]],
         listeners: Sequence[trio.SocketListener],
+        console: ConsoleSockets,
         began: float,
         place: Place | None,
         hosted: Hosted | None,
@@ -206,6 +213,9 @@ class Server:
         self._flux_folder = flux_folder
         self._wait_walls = wait_walls
         self._listeners = list(listeners)
+        self._console = console
+        self.console = console.place
+        """Where the pages are; None where they are off."""
         self._began = began
         url = options.database_url or project.config.database.url
         self.is_embedded = hosted is None and not url
@@ -241,6 +251,8 @@ class Server:
             self.story.note(
                 f"listening on {self.options.host}, where others may reach it, without TLS: docs/security.md says what"
             )
+        if self._console.listeners and self.console is not None and self.console.is_open and self.certificate is None:
+            self.story.note("the console listens where others may reach it, without TLS: docs/security.md says what")
         async with (
             open_keeper(self.backing.guests, self.backing.token, tenant.schema) as worlds,
             trio.open_nursery() as nursery,
@@ -315,7 +327,8 @@ class Server:
                 lambda: [self_check.describe(), *checks.checks()],
                 replays,
             )
-            door = Door(token, address.hosts, find_made)
+            pages_at = self.console
+            door = Door(token, address.hosts | (pages_at.hosts if pages_at is not None else set()), find_made)
             console = Console(
                 self.backing.owner, live, host, door, lambda run: nursery.start_soon(run),
                 schema=tenant.schema, tenant=tenant.name,
@@ -329,11 +342,12 @@ class Server:
             )  # fmt: skip
             front_door = FrontDoor(
                 deployments, gate, executor, console, tells_why=self.options.tells_why,
+                lead=partial(lead, door, pages_at),
                 open_upload=partial(SpooledUpload, self.backing.spools, gate.count_refusal),
             )  # fmt: skip
             host.front_door = front_door
             self.hosts.set_own(front_door)
-            running = Running(deployments, deployer, host, address, f"{address.url}/_flux/#t={token}")
+            running = Running(deployments, deployer, host, address, f"#t={token}")
             await deployer.keep_recorded()
             upkeep = Upkeep(self.backing.owner, lambda: retention_of(get_config().recording), self.story.crash)
             drain = trio.Event()
@@ -343,7 +357,7 @@ class Server:
                 report=self.story.crash, note=self.story.note,
             )  # fmt: skip
             async with trio.open_nursery() as serving:
-                handler: Handler = self.hosts
+                handler: Served = self.hosts
                 desk: Handler = front_door
                 if place is not None and siblings is not None:
                     handler = CrewDoor(front_door, door, siblings)
@@ -363,6 +377,10 @@ class Server:
                         await serving.start(_serve, [others], desk, drain, self.story)
                     more = (self.borrowed, self.certificate)
                     await serving.start(_serve, self._listeners, handler, drain, self.story, *more)
+                    if self._console.place is not None:
+                        pages = (list(self._console.listeners), ConsolePort(handler.show))
+                        more = (self._console.borrowed, self.certificate)
+                        await serving.start(_serve, *pages, drain, self.story, *more)
 
                 if place is None:
                     await take_requests()
@@ -412,7 +430,7 @@ class Server:
     @property
     def port(self) -> int:
         """Where it listens."""
-        return int(self._listeners[0].socket.getsockname()[1])
+        return get_port(self._listeners)
 
     def tell_sandbox(self, running: Running, elapsed_s: float) -> None:
         """Say what stands around the functions that are served."""
@@ -427,12 +445,13 @@ class Server:
         self.story.step("sandbox", detail, elapsed_s)
 
     def tell_ready(self, running: Running, watched: Sequence[str] = (), *, tells_console: bool = False) -> None:
-        """Say that requests are taken; with ``tells_console`` also by which link the console opens, token included."""
+        """Say that requests are taken, and where the console is; with ``tells_console`` as a link with the token."""
         current = running.deployments.current
         assert current is not None
+        pages = "" if self.console is None else self.console.pages_url
         self.story.ready(
             running.address.url, list_routes(current), trio.current_time() - self._began, watched,
-            running.console_url if tells_console else "",
+            pages and pages + (running.console_key if tells_console else ""),
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import attrs
 
 from flux.errors import OperatorError
+from flux.listen_address import split_listen_address
 from flux.supervisor.server_options import LOOPBACK
 
 
@@ -33,17 +34,12 @@ class ServerAddress:
 
 def read_bind(text: str) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT``; raise `BadAddressError`. An IPv6 address stands in brackets."""
-    host, colon, port = text.rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_bracketed = bare != host
-    if not colon or not bare or not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise BadAddressError(f'"{text[:200]}" is not HOST:PORT', remedy="write 127.0.0.1:4000 or [::1]:4000")
-    if is_bracketed != (":" in bare):
+    if (address := split_listen_address(text)) is None:
         raise BadAddressError(
-            f'"{text[:200]}" is not HOST:PORT: brackets are for IPv6 addresses, and those need them',
-            remedy="write 127.0.0.1:4000 or [::1]:4000",
+            f'"{text[:200]}" is not HOST:PORT',
+            remedy="write 127.0.0.1:4000 or [::1]:4000: brackets are for IPv6 addresses, and those need them",
         )
-    return bare, int(port)
+    return address
 
 
 def name_server(host: str, port: int, scheme: str = "http") -> ServerAddress:

@@ -45,7 +45,7 @@ class Story(Protocol):
     def ready(
         self, url: str, routes: Sequence[Route], elapsed_s: float, watched: Sequence[str], console: str = "", /
     ) -> None:
-        """Requests are taken. ``watched`` is empty where no file is; ``console`` opens the pages, if told."""
+        """Requests are taken. ``watched`` is empty where no file is; ``console`` is where the pages are, if at all."""
 
     def remember(self, routes: Sequence[Route]) -> None:
         """These are served, and somebody else has told so."""

@@ -7,7 +7,7 @@ finds; after each test the browser is asked whether a page broke its own policy,
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import attrs
 import pytest
@@ -39,6 +39,18 @@ async def order(ctx, input):
     ctx.log.info("ordered", note=input.get("note"))
     return {"id": placed["id"], "left": left["left_over"], "cents": PRICES[input["item"]]}
 """
+STRANGERS_PAGE = Path(__file__).parents[1] / "strangers_page.html"
+"""What a script in a page of the functions' port tries on the console's: it writes down all that it gets to see."""
+BOARD = f"""\
+from flux_guest import function
+
+PAGE = {STRANGERS_PAGE.read_text()!r}
+
+
+@function("GET /board")
+async def board(ctx, input):
+    return ctx.response(PAGE, headers={{"content-type": "text/html; charset=utf-8"}})
+"""
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \u202ex {{7*7}}"
 HOSTILE_IN_JSON = HOSTILE.replace('"', r'\"').replace("\u202e", r"\u202e")
 """As a page shows it within a value."""
@@ -51,6 +63,8 @@ class Desk:
     server: DevServer
     database: Database
     browser: Browser
+    console: str
+    """Where the console is: its own port."""
     token: str
     """What the link had behind its ``#``."""
 
@@ -61,7 +75,7 @@ class Desk:
         return answer.flux_id
 
     def open(self, path: str) -> None:
-        self.browser.go(f"http://127.0.0.1:{self.server.port}/_flux/{path}")
+        self.browser.go(f"{self.console}/_flux/{path}")
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +86,19 @@ def opened(
 ) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("web")
     folder.chmod(0o755)
-    project = write_project(folder / "shop", {"shop.py": SHOP}, migrations={"001.sql": SCHEMA})
+    project = write_project(folder / "shop", {"shop.py": SHOP, "board.py": BOARD}, migrations={"001.sql": SCHEMA})
     database = make_database(postgres18)
     with running_dev(project, database) as server, open_browser() as browser:
-        link = re.search(r"\bhttp://127\.0\.0\.1:\d+/_flux/#t=\S+", server.wait_story("/_flux/#t="))
-        assert link is not None
+        link = re.search(r"\b(http://127\.0\.0\.1:\d+)/_flux/#t=\S+", server.wait_story("/_flux/#t="))
+        assert link is not None and link[1] != f"http://127.0.0.1:{server.port}"
         browser.go(link[0])
         browser.wait_for("Executions", "h1")
         # The token has left the address, and with it the history.
-        assert browser.driver.current_url == f"http://127.0.0.1:{server.port}/_flux/"
+        assert browser.driver.current_url == f"{link[1]}/_flux/"
         # A page that wants a token says so with its status, and the browser writes that down.
         (refused,) = browser.take_complaints()
         assert "status of 401" in refused
-        yield Desk(server, database, browser, unquote(link[0].partition("#t=")[2]))
+        yield Desk(server, database, browser, link[1], unquote(link[0].partition("#t=")[2]))
 
 
 @pytest.fixture
@@ -192,6 +206,49 @@ def test_a_failure_is_followed_to_its_rows_its_passing_twin_and_its_repair(desk:
     browser.click("Doctor", "nav")
     browser.wait_for("All is well")
     browser.look(tmp_path, "doctor")
+
+
+def test_a_page_that_a_function_serves_neither_reads_the_console_nor_acts_in_it(opened: Desk) -> None:
+    browser, functions = opened.browser, f"http://127.0.0.1:{opened.server.port}"
+    secret = "read by nobody but who signed in"
+    name = opened.order("tea", secret)
+    opened.open(f"e/{name}")
+    assert secret in browser.text(), "who signed in is shown it"
+    replays = "select count(*) from flux.replay where not is_check"
+    before = opened.database.psql(replays)
+    browser.go(f"{functions}/board?console={quote(opened.console)}&name={name}")
+    browser.click("Begin")
+    browser.wait_for("all was tried", "#end")
+    told = browser.driver.execute_script("return told")
+    assert set(told.pop("reads its own")) == {"whole"}, "the page writes down what it gets to see"
+    assert set(told) == {
+        "fetch cors", "fetch no-cors", "fetch same-origin", "fetch json", "events", "act", "act as text", "own port",
+        "own port, not followed", "own api", "script", "picture", "frame", "window", "window with a token", "form",
+        "cookie",
+    }  # fmt: skip
+    assert {what for some in told.values() for what in some} <= {"refused", "nothing"}, told
+    assert secret not in str(told)
+    (first, *popups) = browser.driver.window_handles
+    for popup in popups:
+        browser.driver.switch_to.window(popup)
+        assert secret not in browser.text("body") and "another site makes are refused" in browser.text("body")
+        browser.driver.close()
+    browser.driver.switch_to.window(first)
+    assert len(popups) == 2
+    assert opened.database.psql(replays) == before, "nothing was replayed"
+    # The cookie that the page set is none of ours, and takes nobody's session away.
+    opened.open(f"e/{name}")
+    assert secret in browser.text()
+    browser.take_complaints()
+
+
+def test_who_looks_for_the_console_on_the_functions_port_is_sent_to_its_own(desk: Desk) -> None:
+    browser = desk.browser
+    browser.go(f"http://127.0.0.1:{desk.server.port}/_flux/errors?since=1h")
+    browser.wait_for("Errors", "h1")
+    assert browser.driver.current_url == f"{desk.console}/_flux/errors?since=1h"
+    browser.go(desk.console)
+    browser.wait_for("Executions", "h1")
 
 
 def test_who_signed_out_shows_a_token_again(opened: Desk) -> None:

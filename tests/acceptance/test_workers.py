@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import attrs
 import pytest
 import trio
 
@@ -71,6 +73,16 @@ def test_several_processes_are_one_server(project: Path) -> None:
         assert ask_console(server, "POST", "deploy")["deployed"]
         assert {server.request("GET", "/said").json["said"] for _ in range(10)} == {"second"}
         assert [one["deploys"] for one in ask_console(server, "GET", "deployments")["deployments"]] == [1, 1]
+
+        # Their console is on one port, and who signs in at any of them is signed in at all.
+        console = urlsplit(server.request("GET", "/_flux/").headers["location"])
+        assert console.path == "/_flux/" and console.port not in (None, server.port)
+        pages = attrs.evolve(server, port=console.port)
+        ours = {"origin": f"http://{console.netloc}", "host": console.netloc}
+        opened = pages.request("POST", "/_flux/session", {"token": read_token(server)["authorization"][7:]}, ours)
+        cookie = {"host": console.netloc, "cookie": opened.headers["set-cookie"].partition(";")[0]}
+        assert {pages.request("GET", "/_flux/errors", headers=cookie).status for _ in range(20)} == {200}
+        assert server.request("GET", "/_flux/errors", headers=cookie).status == 307
 
         # One is killed in the middle of a request. Its successor says what became of that, and serves the same code.
         victim = kill_while_it_works(server)

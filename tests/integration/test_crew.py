@@ -69,7 +69,8 @@ async def crew_of(folder: Path, script: str, count: int) -> AsyncIterator[tuple[
     places = [
         Place(
             number, count, is_first=False, deploys=False, folder=folder, token="t", secret="s", port=port,
-            descriptors=(several[0].socket.fileno(),), options=ServerOptions(folder), database=None, screen={},
+            descriptors=(several[0].socket.fileno(),), console=(), options=ServerOptions(folder), database=None,
+            screen={},
         )
         for number, several in enumerate(listeners)
     ]  # fmt: skip
@@ -150,7 +151,7 @@ async def test_a_server_without_any_worker_gives_up_by_name(tmp_path: Path, monk
 async def test_what_a_lead_takes_along_is_asked_again_and_what_it_was_told_is_not(tmp_path: Path) -> None:
     model = Place(
         number=2, count=3, is_first=False, deploys=False, folder=tmp_path, token="t", secret="s", port=1,
-        descriptors=(), options=ServerOptions(tmp_path), database=None, screen={},
+        descriptors=(), console=(), options=ServerOptions(tmp_path), database=None, screen={},
     )  # fmt: skip
     asked: list[tuple[int, bytes]] = []
 

@@ -81,6 +81,10 @@ class Entrance:
         return await self.door.handle(HttpRequest(head, b"{}", admission))
 
 
+def refuse_page(_head: RequestHead) -> HttpResponse:
+    raise AssertionError("no page is asked for here")
+
+
 @contextlib.asynccontextmanager
 async def open_entrance(database: Database, journal: Path, *, tokens: Pool | None = None) -> AsyncIterator[Entrance]:
     async with open_world(database, journal) as world:
@@ -100,7 +104,7 @@ async def open_entrance(database: Database, journal: Path, *, tokens: Pool | Non
         gate = Gate(backing.http, find, backing.secrets.find, notes.append, backing.clock, lambda: entrance.now)
         served = Served(None)
         door = FrontDoor(
-            cast(Deployments, served), gate, world.executor, cast(Console, None), tells_why=False
+            cast(Deployments, served), gate, world.executor, cast(Console, None), tells_why=False, lead=refuse_page
         )
         sandbox = ScriptedSandbox({"play": script}, world.nursery)
         entrance = Entrance(world, sandbox, served, door, gate, notes)

@@ -202,7 +202,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
     story.named = lambda tenant: SimpleNamespace(problem=story.problem)  # noqa: ARG005
     server = SimpleNamespace(
         backing=SimpleNamespace(owner=None), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
-        turns=Turns(), options=SimpleNamespace(logs_requests=False),
+        turns=Turns(), console=None, options=SimpleNamespace(logs_requests=False),
     )  # fmt: skip
     tenants = Tenants(cast(Any, server), cast(Any, story))
     with trio.fail_after(PATIENCE_S):

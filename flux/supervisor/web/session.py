@@ -50,19 +50,18 @@ class Sessions:
 
     def find_token(self, head: RequestHead) -> str | None:
         """Return the token of the session that a request belongs to; None when it belongs to none."""
-        value = _read_cookie(head)
-        if value is None:
-            return None
-        session = self._sessions.get(key := _digest(value))
-        if session is not None and self._clock() >= session.ends_at:
-            del self._sessions[key]
-            return None
-        return None if session is None else session.token
+        # A page on another port of this host can put a cookie of our name before ours, though never read or change
+        # that one. It shall not sign anybody out: of those that are sent the one that is known counts.
+        for key in map(_digest, _list_cookies(head)):
+            session = self._sessions.get(key)
+            if session is not None and self._clock() < session.ends_at:
+                return session.token
+            self._sessions.pop(key, None)
+        return None
 
     def close(self, head: RequestHead) -> str:
         """End the session of a request; return the ``Set-Cookie`` that takes the cookie away."""
-        value = _read_cookie(head)
-        if value is not None:
+        for value in _list_cookies(head):
             self._sessions.pop(_digest(value), None)
         return _make_cookie(head, "", 0)
 
@@ -84,12 +83,8 @@ def _make_cookie(head: RequestHead, value: str, seconds: int) -> str:
     return "; ".join(fields)
 
 
-def _read_cookie(head: RequestHead) -> str | None:
+def _list_cookies(head: RequestHead) -> list[str]:
     wanted = _name_cookie(head)
-    for name, value in head.headers:
-        if name == "cookie":
-            for pair in value.split(";"):
-                key, equals, said = pair.strip().partition("=")
-                if equals and key == wanted:
-                    return said
-    return None
+    sent = ";".join(value for name, value in head.headers if name == "cookie")
+    pairs = [pair.strip().partition("=") for pair in sent.split(";")]
+    return [said for name, equals, said in pairs if equals and name == wanted]
