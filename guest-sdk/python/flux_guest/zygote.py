@@ -255,6 +255,8 @@ class Zygote:
         declared = {"functions": _describe_functions(self._project), "middleware": _describe_middleware(self._project)}
         self._say({"ready": declared})
         confine = prepare_confining(self._machine.is_held)
+        gc.collect()
+        gc.freeze()  # A rehearsal collects as an execution does, and need not look through what is imported.
         self._worker.rehearse()
         _signal.signal(_signal.SIGCHLD, self._on_child_ended)
         sys._getframe()  # A signal's handler is given this frame's object, which is then kept: have it made now.
