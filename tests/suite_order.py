@@ -25,6 +25,7 @@ SECONDS = {
     "acceptance/test_isolation.py": 25,
     "acceptance/test_javascript.py": 35,
     "acceptance/test_libraries.py": 20,
+    "acceptance/test_mcp.py": 15,
     "acceptance/test_migration_rows.py": 15,
     "acceptance/test_queue.py": 20,
     "acceptance/test_rolling.py": 25,

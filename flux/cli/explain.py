@@ -38,10 +38,7 @@ def command(code: str | None) -> None:
         else:
             screen.page([["  ", Piece(name, "bold"), "  ", title(path)] for name, path in found.items()])
         return
-    name = _normal(code)
-    path = found.get(name)
-    if path is None:
-        raise NoSuchPage(f'there is no page for "{code}"', remedy="flux explain    lists all codes")
+    name, path = find_page(code)
     text = path.read_text(encoding="utf-8")
     if said.json:
         document = {"schema": "flux.explain/1", "code": name, "title": title(path), "text": text}
@@ -56,6 +53,15 @@ def pages() -> dict[str, Path]:
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("FLX*.md"))}
     return {}
+
+
+def find_page(code: str) -> tuple[str, Path]:
+    """The code as it is written in full, and its page; raises where there is none."""
+    name = _normal(code)
+    path = pages().get(name)
+    if path is None:
+        raise NoSuchPage(f'there is no page for "{code}"', remedy="flux explain    lists all codes")
+    return name, path
 
 
 def title(path: Path) -> str:

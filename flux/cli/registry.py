@@ -35,6 +35,8 @@ HELPERS = frozenset(
         "failures",
         "follow",
         "guarded",
+        "mcp_serve",
+        "mcp_tools",
         "moments",
         "offline",
         "proof",

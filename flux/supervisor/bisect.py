@@ -168,11 +168,12 @@ class Bisector:
         functions_from: str | None,
         *,
         is_judged: bool,
+        is_begun: bool = True,
     ) -> Plan:
         """Return where to begin; raise what keeps these executions from being bisected at all.
 
         Each has its committed mutations too. ``is_judged``: whoever asks says himself what is wrong; else only an
-        execution that failed can show what is.
+        execution that failed can show what is. ``is_begun``: probes follow, and their worlds are made ready.
         """
         if not originals:
             raise NothingToBisectError("there is no execution to bisect", remedy="a wider window: last:1h")
@@ -194,7 +195,8 @@ class Bisector:
                 f"none of {len(originals)} executions can be bisected; {name}: {reason}",
                 remedy=f"flux trace {name} shows what there is",
             )
-        self._replayer.expect(usable)
+        if is_begun:
+            self._replayer.expect(usable)
         overlay = await self.find_overlay(usable[0], functions_from)
         bad_sha = await self._find_bad(usable[0], bad)
         goods = await self._find_goods(usable[0], good, bad_sha, overlay)

@@ -258,6 +258,8 @@ class Console:
             case ["executions", name, "debug"]:
                 asks = partial(answer_debug, self._pool, self._host, self._find, name)
                 ask, method = self._for(asks, request.body), "POST"
+            case ["executions", name, "bisect"]:
+                ask, allowed = partial(self._bisects.plan_for, name), ("good", "bad", "functions_from")
             case ["executions", name, "diff", other]:
                 ask, allowed = partial(self._diffs.compare, name, other), ("all",)
             case ["executions", name, "diff"]:

@@ -8,7 +8,8 @@ Bodies are JSON objects::
     probe    {"execution": "qk3f81xa", "commit": SHA, "functions_from": SHA, "run": 1, "fresh": true}
     finding  {"commit": SHA, "parent": SHA, "failing": "qm1c3vvx", "passing": "qn8d2aa0"}
 
-What may be left out is optional; what is not known is refused.
+What may be left out is optional; what is not known is refused. The plan of one execution is also a GET, for who may
+only read: then no probe follows.
 """
 
 from collections.abc import Awaitable, Callable
@@ -81,7 +82,12 @@ class BisectDesk:
                 return await self._probe(_read(body, _Probe))
         return await self._describe(_read(body, _Finding))
 
-    async def _plan(self, said: _Plan) -> Document:
+    async def plan_for(self, name: str, query: Query) -> Document:
+        """Answer where a bisect of one execution would begin, to somebody who only looks: nothing is made ready."""
+        said = _Plan([name], query.get("good"), query.get("bad"), query.get("functions_from"))
+        return await self._plan(said, is_begun=False)
+
+    async def _plan(self, said: _Plan, *, is_begun: bool = True) -> Document:
         if len(said.executions) > EXECUTIONS_MAX:
             raise BadQueryError(
                 f"{len(said.executions)} executions are too many for one bisect: {EXECUTIONS_MAX} are the most",
@@ -93,7 +99,9 @@ class BisectDesk:
         bisector = self._find_bisector()
         summaries = {execution.id: summary for summary, execution in found}
         originals = [execution for _, execution in found]
-        plan = await bisector.plan(originals, said.good, said.bad, said.functions_from, is_judged=said.judged)
+        plan = await bisector.plan(
+            originals, said.good, said.bad, said.functions_from, is_judged=said.judged, is_begun=is_begun
+        )
         return {
             "schema": "flux.bisect-plan/1",
             "executions": [summary_json(summaries[original.id]) for original in plan.originals],
