@@ -24,7 +24,7 @@ HOSTILE = {
 
 TIMES = {
     "at", "started_at", "first", "last", "since", "until", "pushed_at", "run_at", "pinned_at", "claimed_at", "ended_at",
-    "paused_at", "added_at", "next", "tick",
+    "paused_at", "added_at", "next", "tick", "time",
 }  # fmt: skip
 """Fields that Flux writes itself, and reads."""
 
@@ -69,7 +69,7 @@ class PageReader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open and self._open.pop() == tag, f"</{tag}> ends what was begun"
-        self.text += " " * (tag in ("td", "th"))
+        self.text += " " * (tag in ("td", "th", "caption"))
 
     def handle_data(self, data: str) -> None:
         self.text += data

@@ -4,6 +4,7 @@ One server and one browser serve the whole file. What is on a page is compared w
 finds; after each test the browser is asked whether a page broke its own policy, or a script of it failed.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,24 @@ PAGE = {STRANGERS_PAGE.read_text()!r}
 async def board(ctx, input):
     return ctx.response(PAGE, headers={{"content-type": "text/html; charset=utf-8"}})
 """
+WORK = """\
+from flux_guest import function
+
+
+@function("POST /mail")
+async def mail(ctx, input):
+    return {"job": await ctx.queue.push("send", input)}
+
+
+@function()
+def send(ctx, payload):
+    raise RuntimeError(payload["text"])
+
+
+@function(cron="0 3 1 1 *")
+def yearly(ctx, input):
+    return {}
+"""
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \u202ex {{7*7}}"
 HOSTILE_IN_JSON = HOSTILE.replace('"', r'\"').replace("\u202e", r"\u202e")
 """As a page shows it within a value."""
@@ -86,7 +105,8 @@ def opened(
 ) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("web")
     folder.chmod(0o755)
-    project = write_project(folder / "shop", {"shop.py": SHOP, "board.py": BOARD}, migrations={"001.sql": SCHEMA})
+    functions = {"shop.py": SHOP, "board.py": BOARD, "work.py": WORK}
+    project = write_project(folder / "shop", functions, migrations={"001.sql": SCHEMA})
     database = make_database(postgres18)
     with running_dev(project, database) as server, open_browser() as browser:
         link = re.search(r"\b(http://127\.0\.0\.1:\d+)/_flux/#t=\S+", server.wait_story("/_flux/#t="))
@@ -169,14 +189,28 @@ def test_a_failure_is_followed_to_its_rows_its_passing_twin_and_its_repair(desk:
     for selector in (".calls", ".change", ".logs", ".value"):
         assert HOSTILE_IN_JSON in browser.text(selector), browser.text(selector)
     assert "owned" not in browser.driver.title
+    browser.press("\ue014")
+    browser.wait_for("stock[mug] as call 1 was to find it", "section:has(#rows-then)")
+    browser.press("\ue014")
+    browser.wait_for("stock[mug] as call 1 left it; rolled back afterwards", "section:has(#rows-then)")
     browser.look(tmp_path, "failure")
 
     browser.click("Mark for a diff")
-    browser.click("stock[mug]")
-    browser.wait_for("update, rolled back", ".change.undone")
+    browser.click("stock[mug]", ".change")
+    browser.wait_for("changed, rolled back", ".change.undone")
     assert failed in browser.text(".change.undone") and "left_over 3 2" in browser.text(".change.undone")
     assert "the migration migrations/001.sql" in browser.text("section")
+    browser.press("\ue012")
+    browser.wait_for("This change was rolled back: the row never was so.")
+    browser.press("m")
+    browser.wait_for("Take the mark away", "#mark-stop")
+    browser.press("\ue012")
+    browser.wait_for("As v1 left it", "#then")
+    assert "left_over 3 2" in browser.text("section:has(#between)")
     browser.look(tmp_path, "row")
+    browser.click("What became of the whole table in that time")
+    browser.wait_for("stock between two times", "h1")
+    browser.look(tmp_path, "table")
     desk.open("state")
     browser.type("Table", "stock")
     browser.type("Key", "tea")
@@ -249,6 +283,64 @@ def test_who_looks_for_the_console_on_the_functions_port_is_sent_to_its_own(desk
     assert browser.driver.current_url == f"{desk.console}/_flux/errors?since=1h"
     browser.go(desk.console)
     browser.wait_for("Executions", "h1")
+
+
+def test_what_is_dead_runs_again_and_a_schedule_is_paused(desk: Desk, tmp_path: Path) -> None:
+    browser = desk.browser
+    answer = desk.server.request("POST", "/mail", {"text": HOSTILE})
+    pushed = json.loads(answer.body)["job"]
+
+    def is_dead_after(attempts: int) -> bool:
+        return desk.database.psql(f"select attempt, state from flux.job where id = '{pushed}'") == f"{attempts}|dead"
+
+    browser.wait(lambda: is_dead_after(1), "dead job")
+    desk.open("queue")
+    browser.wait_for("✗ dead")
+    shown = browser.text("#main")
+    assert f"RuntimeError: {HOSTILE}".replace("\u202e", r"\u202e") in shown and f"{answer.flux_id}, call 1" in shown
+    assert "owned" not in browser.driver.title
+    browser.look(tmp_path, "queue")
+    browser.click("Retry")
+    browser.wait_for("done: Retry", "#said")
+    browser.wait(lambda: is_dead_after(2), "dead job after a second attempt")
+    browser.click(f"{answer.flux_id}, call 1")
+    browser.wait_for("job for send: dead")
+
+    paused = "select count(*) from flux.cron_pause where function = 'yearly'"
+    browser.click("Queue and cron", "nav")
+    for verb, count in (("Pause", "1"), ("Resume", "0")):
+        browser.click(verb, ".list")
+        browser.wait_for(f"done: {verb}", "#said")
+        assert desk.database.psql(paused) == count
+    browser.click("yearly", ".list th")
+    browser.wait_for("It was not due yet")
+    browser.look(tmp_path, "cron")
+
+
+def test_earlier_code_is_served_again_by_who_has_said_so_twice(desk: Desk, tmp_path: Path) -> None:
+    browser, shop = desk.browser, desk.server.project / "functions" / "shop.py"
+
+    def charge() -> object:
+        return json.loads(desk.server.request("POST", "/order", {"item": "tea"}).body)["cents"]
+
+    told = len(desk.server.story)
+    shop.write_text(SHOP.replace("450", "475"))
+    desk.server.wait_story("shop.py", after=told)
+    assert charge() == 475
+    desk.open("deployments")
+    browser.wait_for("● served now")
+    browser.look(tmp_path, "deployments")
+    (back, *_) = browser.driver.find_elements("css selector", "button[data-act]")
+    words = back.text
+    back.click()
+    browser.wait_for("Migrations are not undone", "dialog[open]")
+    browser.click("No", "dialog[open]")
+    assert charge() == 475
+    back.click()
+    browser.click("Yes, do it", "dialog[open]")
+    browser.wait_for(f"done: {words}", "#said")
+    assert charge() == 450
+    assert words.removeprefix("Roll back to ") in browser.text("tr:has(.good)")
 
 
 def test_who_signed_out_shows_a_token_again(opened: Desk) -> None:

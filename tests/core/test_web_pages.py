@@ -95,6 +95,21 @@ def make_tick(fate: str, **more: Any) -> dict[str, Any]:
     return {"tick": AT, "fate": fate, "left_out": 2, "status": None, "outcome": "raised"} | run | more
 
 
+def make_table_diff() -> dict[str, Any]:
+    writer = {
+        "execution": "qk3f81xa", "function": "pay", "at": AT, "sha": "3f9c1e2d", "migration": None, "outside": False,
+    }  # fmt: skip
+    update = {
+        "key": {"id": 42}, "op": "update", "before": {"plan": "free"}, "after": {"plan": "pro"}, "count": 5,
+        "gap": True, "writers": [writer],
+    }  # fmt: skip
+    insert = {
+        "key": None, "op": "insert", "before": None, "after": {"note": "x"}, "count": 2, "gap": False, "writers": [],
+    }  # fmt: skip
+    ends = {"from": {"time": "2025-11-25T13:00:00.000000Z"}, "to": {"time": AT}}
+    return {"changes": [update, insert], "undone": 2, "notes": ["a note"], "more": True, **ends}
+
+
 def documents_of_tables() -> dict[str, dict[str, Any]]:
     """Documents for the pages of what is served, what waits, and who is served."""
     code = {
@@ -136,6 +151,7 @@ def documents_of_tables() -> dict[str, dict[str, Any]]:
         "queue": {"queue": {"jobs": jobs, "counts": counts, "functions": [depth]}, "cron": cron},
         "cron": {"history": {"function": "email", "ticks": [make_tick("run"), make_tick("overlap")]}, "cron": cron},
         "tenants": {"tenants": {"tenants": [tenant, down]}},
+        "diff of a table": {"diff": make_table_diff()},
     }  # fmt: skip
 
 
@@ -154,7 +170,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "migration": None, "outside": False,
     }  # fmt: skip
     change = {"op": "update", "committed": False, "before": {"plan": "free"}, "after": {"plan": None}}
-    version = writer | change | {"version": None}
+    version = writer | change | {"version": None, "gap": False}
     blame = {"exists": True, "columns": {"plan": writer | {"value": "free", "reason": None}}}
     found = {"where": "$.plan", "name": None, "a": "pro", "follows": False}
     call = {"kind": "db.query", "arguments": {"sql": "select 1 from users"}}
@@ -183,15 +199,24 @@ PATHS = {
     "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
     "doctor": "doctor", "deployments": "deployments", "queue": "queue", "cron": "cron/email", "tenants": "tenants",
     **INCIDENT_PATHS,
+    "diff of a table": "state",
 }  # fmt: skip
 
 
+PAGES = {"diff of a table": "state"}
+"""Where one page has two forms."""
+QUERIES = {"state": {"table": "users", "key": "42"}, "diff of a table": {"table": "users", "from": "1h", "to": "0s"}}
+"""What a page is asked with, where it is asked with anything."""
+
+
 def show(name: str, given: dict[str, Any], **query: str) -> bytes:
-    return pages.render_page(name, given, Asked(PATHS[name], query, NOW))
+    query = QUERIES.get(name, {}) | query
+    return pages.render_page(PAGES.get(name, name), given, Asked(PATHS[name], query, NOW))
 
 
 def test_there_are_documents_for_each_page() -> None:
-    assert documents().keys() == pages.BUILDERS.keys() == PATHS.keys()
+    assert documents().keys() == PATHS.keys()
+    assert {PAGES.get(name, name) for name in PATHS} == pages.BUILDERS.keys()
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -213,7 +238,7 @@ def test_hostile_text_in_every_field_stays_text(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", PATHS)
 def test_each_page_is_whole_and_names_its_json(name: str) -> None:
     read = check_page(show(name, documents()[name]))
-    assert f"/_flux/{PATHS[name]}.json" in read.list_values("href")
+    assert any(address.startswith(f"/_flux/{PATHS[name]}.json") for address in read.list_values("href"))
 
 
 def test_an_execution_shows_what_it_did_and_what_is_left_of_it() -> None:
@@ -277,6 +302,123 @@ def test_tenants_are_in_the_navigation_of_an_installation_alone() -> None:
     for has_tenants in (False, True):
         page = pages.render_page("doctor", given, Asked("doctor", {}, NOW, has_tenants))
         assert ("/_flux/tenants" in check_page(page).list_values("href")) == has_tenants
+
+
+def make_version(number: int | None, minute: int, before: Any, after: Any, **more: Any) -> dict[str, Any]:
+    op = "insert" if before is None else "delete" if after is None else "update"
+    return {
+        "version": number, "at": f"2025-11-25T13:{minute:02}:00.000000Z", "op": op, "committed": True, "gap": False,
+        "before": before, "after": after, "execution": f"qk3f81x{minute % 10}", "function": "pay", "sha": "3f9c1e2d",
+        "outside": False, "migration": None,
+    } | more  # fmt: skip
+
+
+def history_of_a_row() -> dict[str, Any]:
+    """It was created, changed, changed by what was rolled back, changed outside Flux, deleted."""
+    versions = [
+        make_version(4, 50, {"plan": "gold"}, None),
+        make_version(3, 40, {"plan": "pro"}, {"plan": "gold"}, outside=True, execution=None, gap=True),
+        make_version(None, 30, {"plan": "pro"}, {"plan": "evil"}, committed=False),
+        make_version(2, 20, {"plan": "free"}, {"plan": "pro"}),
+        make_version(1, 10, None, {"plan": "free"}),
+    ]
+    return {"history": {"versions": versions, "notes": []}, "blame": {"exists": False, "columns": {}}}
+
+
+def look_at_row(**query: str) -> tuple[str, list[str]]:
+    page = check_page(show("state", history_of_a_row(), **query))
+    return " ".join(page.text.split()), page.list_values("href")
+
+
+def stop(minute: int) -> str:
+    return f"2025-11-25T13:{minute:02}:00.000000Z"
+
+
+def test_a_row_is_stepped_through_and_what_never_was_is_said_in_words() -> None:
+    text, links = look_at_row()
+    line = "v1 created 13:10:00.000 v2 changed 13:20:00.000 · changed, rolled back 13:30:00.000 ? changed 13:40:00.000"
+    assert f"{line} v4 deleted 13:50:00.000 now" in text and "There is no such row now." in text
+    row = "/_flux/state?table=users&key=42"
+    at = {minute: f"{row}&change=2025-11-25T13%3A{minute}%3A00.000000Z" for minute in (10, 20, 30, 40, 50)}
+    assert [link for link in links if link.startswith(row)][:6] == [*at.values(), row]
+    for change, before, after, said in (
+        (10, None, 20, "As v1 left it The row as it was Column Value plan \"free\""),
+        (20, 10, 30, "As v2 left it The row as it was Column Value plan \"pro\""),
+        (30, 20, 40, "As the change that was rolled back left it This change was rolled back: the row never was so."),
+        (40, 30, 50, "As a change outside Flux left it Something had changed the row past the capture"),
+        (50, 40, None, "As v4 left it The change took the row out."),
+    ):  # fmt: skip
+        page = check_page(show("state", history_of_a_row(), change=stop(change)))
+        assert said in " ".join(page.text.split())
+        steps = {rel: found["href"] for _, found in page.elements if (rel := found.get("rel")) in ("prev", "next")}
+        assert steps.get("prev") == (None if before is None else at[before])
+        assert steps["next"] == (row if after is None else at[after])
+
+
+def test_a_time_between_two_changes_is_between_their_stops() -> None:
+    found = {
+        "rows": [{"plan": "pro"}], "notes": [], "lost": {"tier": "was dropped"}, "gaps": [], "written": None,
+        "as_of": {"time": stop(35)},
+    }  # fmt: skip
+    page = check_page(show("state", history_of_a_row() | {"at": found}, time=stop(35)))
+    text = " ".join(page.text.split())
+    assert "As of 13:35:00.000 column tier is not known: was dropped" in text
+    assert 'The row as it was Column Value plan "pro"' in text
+    assert f"$ flux state at 'users' '42' --time '{stop(35)}'" in text
+    steps = [found["href"][-28:] for _, found in page.elements if found.get("rel") in ("prev", "next")]
+    assert steps == ["2025-11-25T13%3A30%3A00.000000Z"[-28:], "2025-11-25T13%3A40%3A00.000000Z"[-28:]]
+    gone = found | {"rows": []}
+    assert "There was no such row then." in check_page(
+        show("state", history_of_a_row() | {"at": gone}, time="15m")).text  # fmt: skip
+
+
+def test_a_marked_stop_is_compared_with_another_whichever_is_the_earlier() -> None:
+    for query in ({"mark": stop(10), "change": stop(40)}, {"mark": stop(40), "change": stop(10)}):
+        text, links = look_at_row(**query)
+        assert "From v1 to a change outside Flux Columns before and after Column Before After " in text
+        assert 'plan "free" "gold" What became of the whole table in that time' in text
+        # The row was as a stop has it until the next change was logged; what was rolled back was none.
+        until = [f"2025-11-25T13%3A{minute}%3A59.999999Z" for minute in (19, 49)]
+        assert f"/_flux/state?table=users&from={until[0]}&to={until[1]}" in links
+    text, links = look_at_row(mark=stop(20))
+    assert 'From v2 to now Columns before and after Column Before After plan "pro" (absent)' in text
+    assert "/_flux/state?table=users&key=42&mark=now" in links, "now is a stop that can be marked"
+    text, _ = look_at_row(mark=stop(20), change=stop(20))
+    assert "⚑ marked" in text and "Take the mark away" in text and "From v2" not in text
+
+
+def test_an_execution_shows_its_rows_as_each_of_its_calls_left_or_found_them() -> None:
+    given = documents()["execution"]
+
+    def rows_at(**query: str) -> str:
+        text = " ".join(check_page(show("execution", given, **query)).text.split())
+        return text[text.index("Rows a") : text.index(" Stack ")]
+
+    line = "as found at call 1 at call 2"
+    assert rows_at() == f"Rows at each call {line} ← the first Later →"
+    found, placed, ended = (rows_at(rows=call) for call in "012")
+    assert found.startswith(f"Rows as found {line} ← the first Later →")
+    assert "orders[a=1,b=x y] no such row, as call 1 was to find it" in found
+    assert 'users[42] as call 2 was to find it users[42] Column Value id 42 plan "free"' in found
+    assert 'orders[a=1,b=x y] as call 1 left it orders[a=1,b=x y] Column Value a 1 b "x y"' in placed
+    assert "users[42] as call 2 left it; rolled back afterwards users[42] Column Value id 42 plan null" in ended
+    assert "← Earlier the last →" in ended
+    # What is no call of it is none on the page; and a table that was emptied has no rows.
+    assert rows_at(rows="77") == rows_at(rows="x") == rows_at()
+    emptied = {"table": "orders", "op": "truncate", "key": None, "before": None, "after": None, "call": 3}
+    given["trace"]["mutations"].append(emptied | {"committed": True})
+    assert "orders[a=1,b=x y] went when call 3 emptied the table" in rows_at(rows="3")
+
+
+def test_a_table_between_two_times_says_what_became_of_each_row_and_who_did_it() -> None:
+    page = check_page(show("diff of a table", documents()["diff of a table"]))
+    text = " ".join(page.text.split())
+    for said in ("13:00:00.000 to 14:00:00.000: 1 came · 1 changed; 2 rows that changed and changed back",
+                 'users[42] changed Something had changed it past the capture before.', 'plan "free" "pro"',
+                 "qk3f81xa pay 14:00:00.000 3f9c1e2", "4 more changes of it", "2 rows came", "more than 2 rows",
+                 "$ flux state diff 'users' --from '1h' --to '0s'"):  # fmt: skip
+        assert said in text, said
+    assert "/_flux/state?table=users&key=42" in page.list_values("href")
 
 
 def test_numbers_keep_their_digits() -> None:

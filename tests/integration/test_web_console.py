@@ -11,6 +11,7 @@ import trio
 
 from flux.message import HttpResponse
 from flux.scopes import WORDS
+from flux.store.moments import add_mark
 from flux.store.tokens import TokenFound, digest_token
 from flux.supervisor.console_door import Door
 from flux.supervisor.present import summary_of_execution
@@ -333,3 +334,47 @@ async def test_the_queue_has_a_page_that_has_a_dead_job_run_again_and_only_an_in
     # Nobody learns here who else is served: for this server there is no such page.
     for path in ("/_flux/tenants", "/_flux/tenants.json"):
         assert code_of(await world.ask(path, headers=browser, token=None)) == (404, "NOT_FOUND")
+
+
+async def test_a_row_has_a_page_at_each_change_and_as_of_any_time(world: World) -> None:
+    await world.run_as_guest(make_execution(), "insert into users values (41, 'b@b.com', 'free')")
+    await add_mark(world.pool)  # Who had committed by now is known from now on, also of a server that notes no times.
+    await world.run_as_guest(make_execution(), "insert into users values (42, 'a@b.com', 'free')")
+    await add_mark(world.pool)
+    await world.run_as_guest(make_execution(), "update users set plan = 'pro' where id = 42")
+    browser = await sign_in(world)
+    row = {"table": "users", "key": "42"}
+    newer, older = [version["at"] for version in (await world.get("state/history", **row))["versions"]]
+
+    async def look(**query: str) -> str:
+        page = await world.ask("/_flux/state", headers=browser, token=None, **query)
+        assert page.status == 200 and isinstance(page.body, bytes), page.body
+        return " ".join(check_page(page.body).text.split())
+
+    assert 'As v1 left it The row as it was Column Value id 42 email "a@b.com" plan "free"' in await look(
+        **row, change=older
+    )
+    marked = await look(**row, mark=older)
+    assert 'From v1 to now Columns before and after Column Before After plan "free" "pro"' in marked
+    # Just before the second change was logged the row is what the first one had left.
+    before, newer = (
+        (datetime.fromisoformat(at) - timedelta(microseconds=1)).isoformat().replace("+00:00", "Z")
+        for at in (older, newer)
+    )  # fmt: skip
+    then = await look(**row, time=newer)
+    assert "As of " in then and 'plan "free"' in then.partition("The row as it was")[2].partition("Versions")[0]
+    between = await look(table="users", **{"from": before, "to": newer})
+    assert "users[42] came" in between and "flux state diff 'users'" in between
+    twin = await world.ask("/_flux/state.json", headers=browser, token=None, **row, time=newer)
+    documents = json.loads(twin.body)["documents"]
+    assert documents.keys() == {"history", "blame", "at"}
+    assert documents["at"] == await world.get("state/at", **row, time=newer)
+    for query in (
+        row | {"change": "2025-11-25T14:00:00.000000Z"}, row | {"mark": "then"}, row | {"change": "now"},
+        row | {"change": older, "time": newer}, row | {"from": older, "to": newer},
+        {"table": "users", "from": older}, {"from": older, "to": newer}, {"time": older},
+        {"mark": older, "table": "users"},
+    ):  # fmt: skip
+        answer = await world.ask("/_flux/state", headers=browser, token=None, **query)
+        assert answer.status == 400 and isinstance(answer.body, bytes), query
+        assert "FLX621" in check_page(answer.body).text

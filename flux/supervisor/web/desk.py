@@ -74,7 +74,7 @@ class _Place:
 _PLACES = {
     "executions": _Place("executions", gather.gather_executions, ("q", "before")),
     "errors": _Place("errors", gather.gather_errors, ("since",)),
-    "state": _Place("state", gather.gather_state, ("table", "key")),
+    "state": _Place("state", gather.gather_state, ("table", "key", "change", "time", "mark", "from", "to")),
     "deployments": _Place("deployments", gather.gather_deployments),
     "queue": _Place("queue", gather.gather_queue, ("state", "function")),
     "tenants": _Place("tenants", gather.gather_tenants, is_installations=True),
@@ -82,7 +82,7 @@ _PLACES = {
     "i": _Place("incidents", gather.gather_incidents),
     "cron/*": _Place("cron", gather.gather_cron),
     "d/*": _Place("diff", gather.gather_diff),
-    "e/*": _Place("execution", gather.gather_execution, ("from",)),
+    "e/*": _Place("execution", gather.gather_execution, ("from", "rows")),
     "i/*": _Place("incident", gather.gather_incident, progress=gather.gather_incident_run),
 }
 """By the words of an address; ``*`` is the name of something."""

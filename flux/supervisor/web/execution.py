@@ -13,6 +13,7 @@ import attrs
 from flux.supervisor.web import words
 from flux.supervisor.web.executions import Row, make_row
 from flux.supervisor.web.page import Asked, Page
+from flux.supervisor.web.rows_then import make_rows_then
 from flux.supervisor.web.values import ROOM_IN_LINE, Shown, show, show_line, show_text
 
 CALLS_SHOWN = 200
@@ -157,6 +158,7 @@ def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
             "scale": BAR_SCALE,
             "changes": [make_change(each) for each in trace["mutations"][:MUTATIONS_SHOWN]],
             "change_count": len(trace["mutations"]),
+            "rows_then": make_rows_then(name, trace["mutations"], asked.query.get("rows", ""), first),
             "logs": [_make_log(log, now) for log in trace["logs"][:LOGS_SHOWN]],
             "log_count": len(trace["logs"]),
             "stack": [_make_frame(frame) for frame in trace["stack"]],
@@ -172,7 +174,7 @@ def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
             "act": words.link("act", "executions", name, "replay", on="."),
         },
         command=f"flux why {name}",
-        scripts=("execution.js",),
+        scripts=("execution.js", "steps.js"),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from flux.supervisor.console_query import BadQueryError, Query, needed
+from flux.supervisor.web.scrubber import NOW, get_version
 from flux.supervisor.web.values import read
 
 Put = Callable[[tuple[str, ...], Mapping[str, str]], Awaitable[bytes]]
@@ -19,6 +20,8 @@ LIST_MAX = "50"
 """Executions on a page of the list."""
 INCIDENT_MAX = "500"
 """Executions of a window that are looked at for what they have in common."""
+ROWS_MAX = "200"
+"""Rows of a table that have changed, on a page."""
 
 
 @attrs.define
@@ -59,11 +62,27 @@ async def gather_execution(documents: Documents, _query: Query, name: str) -> No
 
 
 async def gather_state(documents: Documents, query: Query, *_path: str) -> None:
-    """A row's versions and the writers of its columns; nothing without a row."""
-    if query.get("table") or query.get("key"):
+    """A row's versions and the writers of its columns, or what became of a table; nothing without either."""
+    between = [name for name in ("from", "to") if query.get(name)]
+    stops = [name for name in ("change", "time", "mark") if query.get(name)]
+    if between:
+        if others := [name for name in ("key", *stops) if query.get(name)]:
+            raise BadQueryError(
+                f"{between[0]} asks for a whole table, {others[0]} for a row", remedy="leave one of them out"
+            )
+        table, since, until = (needed(query, name) for name in ("table", "from", "to"))
+        await documents.ask("diff", "state", "diff", table=table, from_=since, to=until, n=ROWS_MAX)
+    elif query.get("table") or query.get("key") or stops:
         table, key = needed(query, "table"), needed(query, "key")
-        await documents.ask("history", "state", "history", table=table, key=key)
+        if query.get("change") and query.get("time"):
+            raise BadQueryError("as of when is said twice: change and time", remedy="leave one of them out")
+        history = await documents.ask("history", "state", "history", table=table, key=key)
+        for name in ("change", "mark"):
+            if query.get(name) and (name, query[name]) != ("mark", NOW):
+                get_version(history["versions"], query[name], f"{table}[{key}]")
         await documents.ask("blame", "state", "blame", table=table, key=key)
+        if query.get("time"):
+            await documents.ask("at", "state", "at", table=table, key=key, time=query["time"])
 
 
 async def gather_diff(documents: Documents, _query: Query, pair: str) -> None:

@@ -26,6 +26,8 @@ class Job:
     state: str
     tone: str
     when: str
+    """What was, is or is to be at that time."""
+    at: str
     tries: str
     """How often it was tried, and how many of these went wrong by themselves."""
     cause: str
@@ -73,7 +75,9 @@ class Schedule:
 
     function: str
     text: str
-    next: str
+    when: str
+    """What is at that time: nothing to say where it is due."""
+    at: str
     is_paused: bool
     last: Tick | None
     href: str
@@ -151,12 +155,14 @@ def _make_job(job: Mapping[str, Any], now: datetime) -> Job:
     is_dead = state == "dead"
     pushed_by = "" if cause is None else words.cut(str(cause["execution"] or cause["id"]), 40)
     call = None if cause is None else cause["call"]
+    when, at = _tell_when(job, now)
     return Job(
         id=words.cut(id, 40),
         function=words.cut(str(job["function"])),
         state=words.cut(state, 20),
         tone=_TONES.get(state, ""),
-        when=_tell_when(job, now),
+        when=when,
+        at=words.clock(at, now) or "?",
         tries=_count_tries(job),
         cause=pushed_by,
         cause_href="" if not pushed_by else words.link_execution(pushed_by) + ("" if call is None else f"#call-{call}"),
@@ -168,15 +174,13 @@ def _make_job(job: Mapping[str, Any], now: datetime) -> Job:
     )
 
 
-def _tell_when(job: Mapping[str, Any], now: datetime) -> str:
+def _tell_when(job: Mapping[str, Any], now: datetime) -> tuple[str, str | None]:
     match job["state"]:
-        case "waiting" if words.read_moment(job["run_at"]) > now:
-            return f"is to run {words.clock(job['run_at'], now)}"
         case "waiting":
-            return f"due {words.clock(job['run_at'], now)}"
+            return "is to run" if words.read_moment(job["run_at"]) > now else "due", job["run_at"]
         case "running":
-            return f"since {words.clock(job['claimed_at'], now) or '?'}"
-    return f"ended {words.clock(job['ended_at'], now) or '?'}"
+            return "since", job["claimed_at"]
+    return "ended", job["ended_at"]
 
 
 def _count_tries(job: Mapping[str, Any]) -> str:
@@ -191,15 +195,13 @@ def make_schedule(schedule: Mapping[str, Any], now: datetime) -> Schedule:
     """Return a schedule, and what pauses or resumes its function."""
     function, zone = str(schedule["function"]), str(schedule["time_zone"])
     is_paused = schedule["paused_at"] is not None
-    if is_paused:
-        due = f"paused since {words.clock(schedule['paused_at'], now)}"
-    else:
-        due = words.clock(schedule["next"], now) or "never again"
+    due = schedule["paused_at"] if is_paused else schedule["next"]
     verb = "resume" if is_paused else "pause"
     return Schedule(
         function=words.cut(function),
         text=words.cut(str(schedule["schedule"]) + (f" {zone}" if zone != "UTC" else "")),
-        next=due,
+        when="paused since" if is_paused else "never again" if due is None else "",
+        at=words.clock(due, now),
         is_paused=is_paused,
         last=None if schedule["last"] is None else make_tick(schedule["last"], now),
         href=words.link("cron", function),
