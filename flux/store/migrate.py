@@ -3,6 +3,7 @@
 `prepare` is what a supervisor runs at each start, and all of it can be run again:
 
 1. Flux's own migrations, ``flux/store/migrations/NNN_name.sql``, in order;
+   and where the database was restored from elsewhere, the numbers in it (`flux.store.restored`);
 2. the event triggers that capture new tables by themselves, where this role may have them;
 3. the capture's triggers on every table that lacks them;
 4. the partitions of the coming days;
@@ -30,6 +31,7 @@ from flux.store.postgres import (
     quote_identifier,
 )
 from flux.store.queries import QUERIES
+from flux.store.restored import Adopted, adopt
 from flux.store.rights import Rights, read_rights
 
 SERVER_VERSION_MIN = 140000
@@ -117,11 +119,14 @@ class Prepared:
     """What the role may do there beyond what is needed."""
     coverage: tuple[tuple[str, str, str], ...]
     """(schema, table, reason) of tables whose changes are not wholly captured; empty is what one wants."""
+    adopted: Adopted | None = None
+    """What was made of a database that had been restored from elsewhere."""
 
 
 async def prepare(connection: Connection) -> Prepared:
     """Bring the database to where Flux needs it, and say how it stands."""
     version = await migrate(connection)
+    adopted = await adopt(connection)
     async with connection.transaction():
         # Two servers that start at once would both find that there are none.
         await connection.fetch_value(QUERIES.lock_migrations)
@@ -130,7 +135,7 @@ async def prepare(connection: Connection) -> Prepared:
     await connection.fetch_value(QUERIES.ensure_partitions, DAYS_AHEAD)
     coverage = await connection.fetch(QUERIES.list_coverage)
     rights = await read_rights(connection)
-    return Prepared(version, rights, tuple((row[0], row[1], row[2]) for row in coverage))
+    return Prepared(version, rights, tuple((row[0], row[1], row[2]) for row in coverage), adopted)
 
 
 # --- Flux's own schema -----------------------------------------------------------------------------

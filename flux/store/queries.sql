@@ -1474,17 +1474,20 @@ select pg_catalog.now() as since, pg_catalog.pg_current_snapshot()::text as snap
 -- name: list_logged_transactions
 -- Transactions of the log in a range of ids, with the server's stamps of their commits where it has them.
 select s.xid::text as xid, pg_catalog.max(s.at) as last_at,
-       case when pg_catalog.current_setting('track_commit_timestamp') = 'on' then pg_catalog.pg_xact_commit_timestamp(s.xid::xid) end as committed_at
+       -- Of ids that another cluster gave out, this one has other transactions' stamps.
+       case when pg_catalog.current_setting('track_commit_timestamp') = 'on' and s.xid >= (select c.first_xid from flux.cluster c order by c.number desc limit 1)
+            then pg_catalog.pg_xact_commit_timestamp(s.xid::xid) end as committed_at
 from (select m.xid, m.at from flux.mutation m where m.committed and m.xid >= $1::text::xid8 and m.xid < $2::text::xid8
       union all
       select d.xid, d.at from flux.ddl d where d.xid >= $1::text::xid8 and d.xid < $2::text::xid8) s
 group by s.xid;
 
 -- name: get_recording_start
--- Since when changes are recorded in this database, and what was pruned since: the time, the latest transaction.
+-- Since when changes are recorded in this database, and what was pruned since: the time, the latest transaction; and
+-- since when and from which transaction on it has been in the cluster where it is.
 select (select pg_catalog.min(v.applied_at) from flux.schema_version v) as began,
-       p.until as pruned_until, p.xid::text as pruned_xid
-from (select pg_catalog.max(p.until) as until, (pg_catalog.array_agg(p.xid order by p.xid desc nulls last))[1] as xid from flux.pruned p) p;
+       p.until as pruned_until, p.xid::text as pruned_xid, c.since as here_since, c.first_xid::text as here_first_xid
+from (select l.since, l.first_xid from flux.cluster l order by l.number desc limit 1) c, (select pg_catalog.max(p.until) as until, (pg_catalog.array_agg(p.xid order by p.xid desc nulls last))[1] as xid from flux.pruned p) p;
 
 -- name: add_mark
 -- Notes who has committed by now, unless the last mark says all there is to say. Returns whether the server notes the
@@ -2012,3 +2015,116 @@ select pg_catalog.pg_database_size(pg_catalog.current_database());
 -- name: get_server_process
 -- The process that serves this session.
 select pg_catalog.pg_backend_pid();
+
+
+-- ===== A database that was restored elsewhere =====
+
+-- name: find_cluster
+-- Where the database is, and where it was when it was last looked at.
+select p.system_identifier, 'flux.mutation'::regclass::oid::bigint as log_oid,
+       c.system_identifier as system_identifier_then, c.log_oid::bigint as log_oid_then, c.first_xid::text as first_xid, c.since
+from pg_catalog.pg_control_system() p, (select * from flux.cluster order by number desc limit 1) c;
+
+-- name: lock_log
+-- Nobody changes a row of the users' tables meanwhile.
+lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
+
+-- name: list_ids_given_since
+-- Transactions of this cluster that are in the log already: they changed rows between the restore and now. Their rows have
+-- the id both as a value and as what the server wrote them under; rows of a restore have the restore's there.
+with logged as (
+    select m.xid, m.xmin::text as written_by, m.at from flux.mutation m
+    union all select d.xid, d.xmin::text, d.at from flux.ddl d
+    union all select s.xid, s.xmin::text, null from flux.table_shape s
+)
+select l.xid::text as xid from logged l
+where l.written_by = l.xid::xid::text
+  and l.written_by not in (select o.written_by from logged o where o.written_by <> o.xid::xid::text)
+group by l.xid order by pg_catalog.min(l.at), l.xid;
+
+-- name: find_highest_id
+-- The highest id of a transaction that the records of an earlier cluster know, other than those given since ($1); and how
+-- far this cluster's own go.
+with since as (select t.xid::xid8 as xid from pg_catalog.unnest($1::text[]) t (xid))
+select pg_catalog.max(k.xid)::text as highest,
+       (pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric - 1)::text as given
+from (
+    select pg_catalog.max(m.xid::text::numeric) as xid from flux.mutation m
+    where not (m.xmin = m.xid::xid and m.xid in (select s.xid from since s))
+    union all select pg_catalog.max(d.xid::text::numeric) from flux.ddl d
+    where not (d.xmin = d.xid::xid and d.xid in (select s.xid from since s))
+    union all select pg_catalog.max(h.xid::text::numeric) from flux.table_shape h
+    where not (h.xmin = h.xid::xid and h.xid in (select s.xid from since s))
+    union all select pg_catalog.max(e.xid::text::numeric) from flux.execution e where e.xid is not null
+    union all select pg_catalog.max(t.xid::text::numeric) from flux.transaction t
+    union all select pg_catalog.max(pg_catalog.pg_snapshot_xmax(t.snapshot)::text::numeric) from flux.transaction t
+    union all select pg_catalog.max(pg_catalog.pg_snapshot_xmax(o.snapshot)::text::numeric) from flux.moment o
+    union all select pg_catalog.max(a.xid::text::numeric) from flux.migration_applied a
+    union all select pg_catalog.max(p.xid::text::numeric) from flux.pruned p
+    union all select pg_catalog.max(c.first_xid::text::numeric) from flux.cluster c
+) k;
+
+-- name: find_ids_given
+-- How far the ids of this cluster's transactions go.
+select (pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric - 1)::text as given;
+
+-- name: skip_transactions
+-- Takes so many ids, in subtransactions of the one that is open: roll them back.
+select flux.skip_transactions($1);
+
+-- name: renumber_changes
+-- Gives changes that were logged since the restore ids beyond those of the records: the ids, and others in their place.
+update flux.mutation m set xid = n.new::xid8
+from unnest($1::text[], $2::text[]) n (old, new) where m.xid = n.old::xid8 and m.xmin = m.xid::xid;
+
+-- name: renumber_ddl
+-- The same of changes of the schema.
+update flux.ddl d set xid = n.new::xid8
+from unnest($1::text[], $2::text[]) n (old, new) where d.xid = n.old::xid8 and d.xmin = d.xid::xid;
+
+-- name: renumber_shapes
+-- The same of what tables looked like.
+update flux.table_shape s set xid = n.new::xid8
+from unnest($1::text[], $2::text[]) n (old, new) where s.xid = n.old::xid8 and s.xmin = s.xid::xid;
+
+-- name: list_tables_found_again
+-- The oid that a table had in the records up to an id, and the one that it has: by its last name, which the restore kept.
+select o.relid::bigint as old, o.now::bigint as new
+from (select distinct on (l.schema_name, l.table_name) l.relid,
+             pg_catalog.to_regclass(pg_catalog.format('%I.%I', l.schema_name, l.table_name))::oid as now
+      from (select distinct on (s.relid) s.relid, s.schema_name, s.table_name, s.seq from flux.table_shape s
+            where s.xid <= $1::text::xid8 order by s.relid, s.seq desc) l
+      order by l.schema_name, l.table_name, l.seq desc) o
+where o.now is not null;
+
+-- name: move_log
+-- Says of which of the tables of now the log's rows up to an id are; 0 is of none that is left.
+update flux.mutation m
+set relid = coalesce((select n.new from unnest($2::bigint[]::oid[], $3::bigint[]::oid[]) n (old, new) where n.old = m.relid), 0::oid)
+where m.xid <= $1::text::xid8;
+
+-- name: move_shapes
+-- The same of what tables looked like, and by the numbers that their columns have now: a restore leaves no number to a
+-- column that was dropped. Those get numbers that no table can have.
+with last as (
+    select distinct on (s.relid) s.relid, s.columns from flux.table_shape s where s.xid <= $1::text::xid8 order by s.relid, s.seq desc
+), numbers as (
+    select l.relid, c.number as old, a.attnum::int as new
+    from last l join unnest($2::bigint[]::oid[], $3::bigint[]::oid[]) n (old, new) on n.old = l.relid
+    cross join lateral pg_catalog.json_to_recordset(l.columns) c (number int, name text)
+    join pg_catalog.pg_attribute a on a.attrelid = n.new and a.attname = c.name and a.attnum > 0 and not a.attisdropped
+)
+update flux.table_shape s
+set relid = coalesce((select n.new from unnest($2::bigint[]::oid[], $3::bigint[]::oid[]) n (old, new) where n.old = s.relid), 0::oid),
+    columns = (
+        select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('number', w.number, 'name', w.name, 'type', w.type, 'key', w.key)
+                                            order by w.number), '[]')
+        from (select coalesce(m.new, c.number + 1600) as number, c.name, c.type, c.key
+              from pg_catalog.json_to_recordset(s.columns) c (number int, name text, type text, key boolean)
+              left join numbers m on m.relid = s.relid and m.old = c.number) w)
+where s.xid <= $1::text::xid8;
+
+-- name: add_cluster
+-- Notes where the database is now: the cluster, the log's oid, the first id that is given out here, and since when if not now.
+insert into flux.cluster (system_identifier, log_oid, first_xid, since)
+values ($1, $2::bigint::oid, $3::text::xid8, coalesce($4::timestamptz, pg_catalog.clock_timestamp()));

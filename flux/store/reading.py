@@ -24,6 +24,7 @@ from flux.mutation import Mutation
 from flux.store.moments import is_log_gone
 from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES, Condition, where
+from flux.store.restored import FROM_ELSEWHERE, has_ids_of_here
 from flux.store.row_history import (
     KeyDoesNotFitError,
     NoSuchTableError,
@@ -183,6 +184,8 @@ async def get_execution(
         sentences += (ROWS_GONE,)
     if any(is_log_gone(start, each.snapshot) for each in execution.transactions if each.snapshot):
         sentences += (LOG_GONE,)
+    if has_ids_of_here(execution, start):
+        sentences += (FROM_ELSEWHERE,)
     return summary, attrs.evolve(execution, mutations=mutations, completeness=sentences)
 
 

@@ -1764,6 +1764,36 @@ create table flux.tenant (
 );
 comment on table flux.tenant is 'Who else this installation serves, each from a database of its own.';
 
+-- ---------------------------------------------------------------------------------------------------------
+-- In which cluster the database is
+-- ---------------------------------------------------------------------------------------------------------
+
+-- A copy that pg_restore made elsewhere has the same rows, and there transactions and tables have other numbers.
+create table flux.cluster (
+    number             int generated always as identity primary key,
+    system_identifier  bigint not null,     -- 0: not known, the database may have been restored before this table was there
+    log_oid            oid not null,        -- of flux.mutation: a restore within the cluster gives it another
+    since              timestamptz not null default pg_catalog.clock_timestamp(),  -- what began before ran in an earlier one
+    first_xid          xid8 not null default '3'  -- lower ids were given out by an earlier cluster
+);
+comment on table flux.cluster is 'Where the database has been, the last row where it is.';
+
+insert into flux.cluster (system_identifier, log_oid, since)
+select c.system_identifier, 'flux.mutation'::regclass::oid, 'epoch' from pg_catalog.pg_control_system() c;
+
+-- Takes ids of transactions that nobody will have. The caller rolls them back, so that they never count as committed.
+create function flux.skip_transactions(count int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    for number in 1..count loop
+        begin
+            perform pg_logical_emit_message(true, 'flux'::text, ''::text);  -- the least that makes a subtransaction take one
+        exception when division_by_zero then
+            raise;  -- never: the clause is what makes this block a subtransaction
+        end;
+    end loop;
+end $$;
+
 revoke all on all functions in schema flux from public;
 revoke all on all tables in schema flux from public;
 revoke all on all sequences in schema flux from public;

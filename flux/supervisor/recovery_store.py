@@ -10,6 +10,7 @@ from flux.execution import Execution
 from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
 from flux.store.records import RecordStore, make_record
+from flux.store.restored import ran_elsewhere, without_ids
 
 ASK_AGAIN_S = 0.05
 """Between two looks at a transaction that has not ended yet."""
@@ -27,7 +28,8 @@ class DatabaseStore:
 
     async def list_committed(self, execution_id: uuid.UUID, xids: Collection[int]) -> frozenset[int]:
         """See `flux.supervisor.recovery.Store.list_committed`."""
-        texts = [str(xid) for xid in sorted(xids)]
+        # Ids of another cluster may be those of anybody's transactions here.
+        texts = [] if await ran_elsewhere(self.pool, execution_id) else [str(xid) for xid in sorted(xids)]
         async with self.pool.acquire() as connection:
             if texts:
                 # Its supervisor is dead, but a session learns of that only when its statement is over. Nobody
@@ -40,5 +42,7 @@ class DatabaseStore:
 
     async def add(self, execution: Execution) -> bool:
         """See `flux.supervisor.recovery.Store.add`."""
+        if await ran_elsewhere(self.pool, execution.id):
+            execution = without_ids(execution)
         inserted = await RecordStore(self.pool).insert(make_record(execution))
         return inserted.is_new

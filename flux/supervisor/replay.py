@@ -39,6 +39,7 @@ from flux.redact import Redactor
 from flux.session import Divergence, ReplaySession, Session
 from flux.store.queries import QUERIES
 from flux.store.reading import LOG_GONE, ROWS_GONE
+from flux.store.restored import FROM_ELSEWHERE
 from flux.store.world import WorldError, WorldPlan
 from flux.supervisor.case_export import export_case
 from flux.supervisor.deployments import LiveDeployment
@@ -66,7 +67,7 @@ COMMIT_FAILED = "CommitFailed"
 """The error of a function that has returned and whose transaction could not be committed: it has no frames."""
 WORKING_TREE = "."
 """The folder as it is now, in the words of the command line."""
-_NO_WORLD = frozenset({ROWS_GONE, LOG_GONE})
+_NO_WORLD = frozenset({ROWS_GONE, LOG_GONE, FROM_ELSEWHERE})
 """What a record may say without which the database of then can't be rebuilt."""
 NO_DATABASE = "there is no database here: statements are answered as they were, and no other one is"
 TELLING_RUNTIMES = frozenset({"python", "javascript", "typescript"})

@@ -71,6 +71,8 @@ def tell_backing(story: Story, project: Project, opened: OpenedBacking, elapsed_
     """Say how the database stands."""
     prepared: Prepared = opened.prepared
     story.step("recorder", f"whole requests · {describe_redaction(project)}", elapsed_s)
+    if prepared.adopted is not None:
+        story.note(prepared.adopted.describe())
     for schema, table, reason in prepared.coverage:
         story.note(f"changes of {schema}.{table} are not wholly recorded: {reason}")
     for sentence in prepared.rights.describe_missing():

@@ -1,0 +1,35 @@
+-- In which cluster the database is. A copy that pg_restore made elsewhere has the same rows, and there transactions and
+-- tables have other numbers: flux/store/restored.py.
+
+create table flux.cluster (
+    number             int generated always as identity primary key,
+    system_identifier  bigint not null,     -- 0: not known, the database may have been restored before this table was there
+    log_oid            oid not null,        -- of flux.mutation: a restore within the cluster gives it another
+    since              timestamptz not null default pg_catalog.clock_timestamp(),  -- what began before ran in an earlier one
+    first_xid          xid8 not null default '3'  -- lower ids were given out by an earlier cluster
+);
+comment on table flux.cluster is 'Where the database has been, the last row where it is.';
+
+-- A row's system column xmin has the id under which it was written here; Flux never changes a shape.
+insert into flux.cluster (system_identifier, log_oid, since)
+select case when exists (select from flux.table_shape s where s.xmin <> s.xid::xid) then 0 else c.system_identifier end,
+       'flux.mutation'::regclass::oid, 'epoch'
+from pg_catalog.pg_control_system() c;
+
+-- Takes ids of transactions that nobody will have. The caller rolls them back, so that they never count as committed.
+create function flux.skip_transactions(count int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    for number in 1..count loop
+        begin
+            perform pg_logical_emit_message(true, 'flux'::text, ''::text);  -- the least that makes a subtransaction take one
+        exception when division_by_zero then
+            raise;  -- never: the clause is what makes this block a subtransaction
+        end;
+    end loop;
+end $$;
+
+-- As of all that is Flux's own: nobody but its owner.
+revoke all on table flux.cluster from public;
+revoke all on sequence flux.cluster_number_seq from public;
+revoke all on function flux.skip_transactions(int) from public;

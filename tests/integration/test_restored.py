@@ -1,0 +1,187 @@
+"""A database that was restored into another cluster: its records, and what is recorded there next, are told apart.
+
+There, ids of transactions begin again and tables have other oids. The oracle is the database that the backup was made
+of: what it answers of a time before the backup, the copy answers too.
+"""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from flux.execution import Interrupted, Returned, Transaction
+from flux.store import restored
+from flux.store.migrate import prepare
+from flux.store.moments import Moment, add_mark
+from flux.store.postgres import Pool, connect
+from flux.store.reading import get_execution
+from flux.store.records import RecordStore, commit_parameters, make_record
+from flux.store.restored import FROM_ELSEWHERE, Adopted, IdsOutOfReachError
+from flux.store.row_blame import find_blame
+from flux.store.row_states import find_state
+from flux.store.row_versions import list_row_history
+from flux.supervisor.recovery_store import DatabaseStore
+from tests.conftest import Database, create_database
+from tests.postgres_server import PostgresServer, running_postgres
+from tests.stored_executions import TOKEN, commit_record, guest_connection, make_execution
+
+TABLES = """
+create schema if not exists shop;
+create table shop.users (id int primary key, unused text, plan text, note text);
+create table shop.gone (id int primary key);
+grant all on all tables in schema shop to flux_guest_default;
+insert into shop.gone values (1);
+"""
+STEPS = [
+    "insert into shop.users values (1, 'x', 'free', 'a'), (2, 'x', 'free', 'b')",
+    "update shop.users set plan = 'pro' where id = 1",
+    "delete from shop.users where id = 2; insert into shop.users values (2, 'y', 'again', null)",
+]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[PostgresServer]:
+    """A new cluster, that notes when its own transactions commit."""
+    with running_postgres(extra_settings=["track_commit_timestamp=on"]) as server:
+        yield server
+
+
+async def run(database: Database, sql: str, **changes: Any) -> uuid.UUID:
+    """Have an execution do something in a transaction of its own."""
+    async with guest_connection(database) as connection:
+        await connection.begin("repeatable read")
+        snapshot = await connection.fetch_value("select pg_current_snapshot()::text")
+        for statement in sql.split(";"):
+            await connection.execute(statement)
+        transaction = Transaction("repeatable read", snapshot, None, committed=True, begun_by=1)
+        execution = make_execution(transactions=(transaction,), **changes)
+        await commit_record(connection, commit_parameters(make_record(execution), TOKEN))
+        await connection.commit()
+    return execution.id
+
+
+async def ask(pool: Pool, moment: Moment) -> list[dict[str, Any]]:
+    """The users as of a moment, without the column that is dropped meanwhile."""
+    found = await find_state(pool, "shop", "users", None, moment, 100)
+    rows = [{name: json.loads(value) for name, value in row.values.items()} for row in found.rows]
+    one = await find_state(pool, "shop", "users", "1", moment, 100)
+    assert [dict(row.values) for row in one.rows] == [dict(row.values) for row in found.rows[:1]]
+    return [{name: value for name, value in row.items() if name != "unused"} for row in rows]
+
+
+def restore(database: Database, server: PostgresServer, path: Path) -> Database:
+    """Copy a database to another server, as docs/operations.md has it."""
+    there = create_database(server)
+    there.psql("create role flux_guest_default login")
+    dump = ["pg_dump", "-Fc", "-f", str(path), database.name]
+    load = ["pg_restore", "--exit-on-error", "--single-transaction", "-d", there.name, str(path)]
+    for of, (program, *arguments) in ((database.server, dump), (server, load)):
+        where = ["-h", of.host, "-p", str(of.port), "-U", of.user]
+        subprocess.run([of.bin_dir / program, *where, *arguments], check=True)
+    return there
+
+
+async def start(database: Database) -> Adopted | None:
+    """What each start of a server does."""
+    connection = await connect(database.options())
+    try:
+        return (await prepare(connection)).adopted
+    finally:
+        await connection.aclose()
+
+
+async def test_what_was_recorded_before_a_restore_stays_apart_from_what_is_recorded_after_it(
+    database: Database, elsewhere: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with guest_connection(database):
+        database.psql(TABLES)
+    pool = database.pool()
+    old_ids: list[uuid.UUID] = []
+    seen: list[tuple[Moment, list[dict[str, Any]]]] = []
+    for step in STEPS:
+        old_ids.append(await run(database, step))
+        await add_mark(pool)
+        row = database.psql("select pg_current_snapshot(), clock_timestamp()").split("|")
+        await add_mark(pool)
+        for moment in (Moment(snapshot=row[0]), Moment(time=datetime.fromisoformat(row[1]))):
+            seen.append((moment, await ask(pool, moment)))
+    # After this, columns have other numbers in the copy, and a table of the log is gone.
+    database.psql("alter table shop.users drop column unused; drop table shop.gone")
+    before = [await get_execution(pool, each) for each in old_ids]
+    history = await list_row_history(pool, "shop", "users", "1")
+    await pool.aclose()
+    highest = int(database.psql("select max(xid::text::bigint) from flux.mutation"))
+
+    there = await trio.to_thread.run_sync(restore, database, elsewhere, tmp_path / "backup")
+    # Somebody repairs a row before Flux has started: by an id that a record has, or that is lower.
+    there.psql("update shop.users set note = 'repaired' where id = 2")
+    assert int(there.psql("select xid from flux.mutation where after ->> 'note' = 'repaired'")) < highest
+
+    # A cluster that is too far behind is refused, and nothing is half done.
+    with monkeypatch.context() as patched:
+        patched.setattr(restored, "SKIPPED_MAX", 1)
+        with pytest.raises(IdsOutOfReachError, match="skips 1 ids at most"):
+            await start(there)
+    adopted = await start(there)
+    assert adopted is not None and adopted.is_other_cluster and adopted.skipped > 0 and adopted.tables == 1
+    assert "was restored from another cluster" in adopted.describe()
+    assert await start(there) is None
+
+    pool = there.pool()
+    new = await run(there, "update shop.users set plan = 'max' where id = 1")
+    log = there.psql("select xid, after ->> 'plan' from flux.mutation where table_name = 'users' order by seq")
+    xids = [int(line.split("|")[0]) for line in log.splitlines()]
+    assert log.endswith("|max") and xids[-1] > max(highest, *xids[:-1])
+    assert [await get_execution(pool, each) for each in old_ids] == before
+    assert [each.after for each in (await get_execution(pool, new))[1].mutations] == [
+        '{"id":1,"plan":"max","note":"a"}'
+    ]
+
+    # What the old database said of a time, the copy says, though its rows have changed since.
+    for moment, rows in seen:
+        assert await ask(pool, moment) == rows, moment
+    versions = await list_row_history(pool, "shop", "users", "1")
+    assert versions[1:] == history and versions[0].execution == new
+    assert not any(version.gap for version in versions)
+    repaired, *_ = await list_row_history(pool, "shop", "users", "2")
+    assert repaired.mutation.xid > highest and repaired.execution is None and repaired.mutation.after is not None
+    assert "repaired" in repaired.mutation.after
+    blame = await find_blame(pool, "shop", "users", "1")
+    assert [(name, blame.versions[each.seq or 0].execution) for name, each in blame.columns.items()] == [
+        ("id", old_ids[0]), ("plan", new), ("note", old_ids[0])
+    ]  # fmt: skip
+    await check_journals(there, pool, old_ids[0])
+    await pool.aclose()
+
+    # The way out that the refusal names: without records, with all rows.
+    there.psql("drop schema flux, flux_world cascade")
+    assert await start(there) is None
+    assert there.psql("select plan from shop.users order by id") == "max\nagain"
+
+
+async def check_journals(database: Database, pool: Pool, early: uuid.UUID) -> None:
+    """An execution that ran in the other cluster after the backup names nothing of this one."""
+    journal = DatabaseStore(pool)
+    async with guest_connection(database) as somebody:
+        await somebody.begin("repeatable read")
+        await somebody.execute("update shop.users set note = 'b' where id = 2")
+        xid = int(await somebody.fetch_value("select pg_current_xact_id()::text"))
+        # It neither waits for somebody else's transaction nor ends it.
+        assert await journal.list_committed(early, {xid}) == frozenset()
+        await somebody.rollback()
+    late = Transaction("repeatable read", f"{xid}:{xid + 1}:", xid, committed=True, begun_by=1)
+    cut = make_execution(Interrupted("its server ended"), started_at_ns=1_764_079_339_504_000_000, transactions=(late,))
+    assert await journal.add(cut)
+    _, told = await get_execution(pool, cut.id)
+    assert told.completeness == (FROM_ELSEWHERE,)
+    assert [(each.snapshot, each.xid) for each in told.transactions] == [("", None)]
+    # The same of a record whose snapshot is higher than what the log has.
+    whole = make_execution(Returned(200, (), b""), started_at_ns=1_764_079_339_504_000_000, transactions=(late,))
+    await RecordStore(pool).insert(make_record(whole))
+    assert (await get_execution(pool, whole.id))[1].completeness == (FROM_ELSEWHERE,)
