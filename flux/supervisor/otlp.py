@@ -35,6 +35,9 @@ BYTES_MAX = 64 * 2**20
 """What may wait, by what their calls hold: an estimate."""
 BATCH_MAX = 64
 """Executions in a request."""
+BATCH_BYTES_MAX = 4 * 2**20
+"""What the calls of a request's executions hold together, unless one alone holds more. Collectors refuse a request that
+is too large (20 MiB by default), and all that is in it would be lost for one that is large."""
 GATHER_S = 0.5
 """How long executions are gathered before they are sent together."""
 SEND_S = 10.0
@@ -121,7 +124,7 @@ class Exporter:
                 await self._woken.wait()
                 with trio.move_on_after(GATHER_S):
                     await self._finishing.wait()
-                batch = [self._ready.popleft() for _ in range(min(BATCH_MAX, len(self._ready)))]
+                batch = self._take_batch()
                 if not self._ready:
                     self._woken = trio.Event()
                 self._in_batch = len(batch)
@@ -134,6 +137,14 @@ class Exporter:
                 finally:
                     self._in_batch = 0
                     self._bytes -= sum(_weigh(execution) for execution in batch)
+
+    def _take_batch(self) -> list[Execution]:
+        batch: list[Execution] = []
+        left = BATCH_BYTES_MAX
+        while self._ready and len(batch) < BATCH_MAX and (not batch or _weigh(self._ready[0]) <= left):
+            left -= _weigh(self._ready[0])
+            batch.append(self._ready.popleft())
+        return batch
 
     async def finish(self) -> None:
         """Wait until all is sent that has ended, for a while."""

@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from flux.execution import Execution, Level, LogLine, Returned, Trigger
+from flux.execution import Execution, Level, LogLine, Raised, Returned, Trigger
 from flux.supervisor import otlp
 from flux.supervisor.metrics import Metric
 from flux.supervisor.otlp import CollectorHeadersError, Exporter, read_headers
@@ -147,3 +147,23 @@ def test_what_waits_holds_nothing_that_no_span_tells() -> None:
     assert counted(exporter.read())["otlp_executions_waiting"] == 4
     assert all(len(kept.trigger.body) + len(kept.logs) == 0 for kept in exporter._ready)
     assert [list_spans(kept) for kept in exporter._ready] == [list_spans(one) for one in (large, failed, large, failed)]
+
+
+async def test_a_request_has_no_more_than_a_collector_takes_unless_one_execution_has() -> None:
+    def offer(exporter: Exporter) -> None:
+        # Two fit together, each of the large ones goes alone.
+        for number, size in enumerate((1_900_000, 1_900_000, 3_000_000, 9_000_000, 10)):
+            headers = (("x-long", "h" * size),)
+            trigger = attrs.evolve(EXECUTION.trigger, headers=headers)
+            exporter.done(attrs.evolve(EXECUTION, id=uuid.UUID(int=number + 1), trigger=trigger), stored=True)
+
+    counts, stub, told = await export(always_ok, offer)
+    assert (counts["otlp_spans_sent_total"], told) == (5, [])
+    sent = [json.loads(each.body) for each in stub.received]
+    assert [len(each["resourceSpans"][0]["scopeSpans"][0]["spans"]) for each in sent] == [2, 1, 1, 1]
+
+
+def test_a_commit_whose_end_nobody_knows_is_told_as_an_error() -> None:
+    unknown = Raised("CommitUnknown", "the connection broke during COMMIT", status=503, code="OVERLOADED")
+    root, *_ = list_spans(attrs.evolve(EXECUTION, outcome=unknown))
+    assert root["status"] == {"code": 2, "message": "CommitUnknown: the connection broke during COMMIT"}
