@@ -59,14 +59,8 @@ class SpoolFolder:
         """What all open spools take."""
 
     def open(self) -> "Spool":
-        """Return a new body, which is empty."""
-        try:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            # Without a name where the file system can (O_TMPFILE), else without it at once.
-            file = tempfile.TemporaryFile(dir=self.folder, buffering=0)  # noqa: SIM115 - the spool closes it
-        except OSError as error:
-            raise _explain(error, self.folder) from error
-        return Spool(self, file)
+        """Return a new body, which is empty. It takes a descriptor from its first piece on: it may never come."""
+        return Spool(self)
 
     def hold(self, size_bytes: int) -> None:
         """Count ``size_bytes`` more; raise `SpoolFullError` where the share does not allow it."""
@@ -82,9 +76,9 @@ class SpoolFolder:
 class Spool:
     """One body. See the module."""
 
-    def __init__(self, folder: SpoolFolder, file: IO[bytes]) -> None:
+    def __init__(self, folder: SpoolFolder) -> None:
         self._folder = folder
-        self._file = file
+        self._file: IO[bytes] | None = None
         self._digest = hashlib.sha256()
         self._writing = trio.Lock()
         self._is_closed = False
@@ -109,7 +103,7 @@ class Spool:
                 raise _explain(error, self._folder.folder) from error
 
     def _write(self, piece: bytes, offset: int) -> None:
-        descriptor = self._file.fileno()
+        descriptor = self._open().fileno()
         disk = os.fstatvfs(descriptor)
         if disk.f_bavail * disk.f_frsize < self._folder.free_bytes_min + len(piece):
             raise OSError(errno.ENOSPC, f"less than {format_size(self._folder.free_bytes_min)} would be left")
@@ -119,6 +113,13 @@ class Spool:
             view, offset = view[written:], offset + written
         self._digest.update(piece)
 
+    def _open(self) -> IO[bytes]:
+        if self._file is None:
+            self._folder.folder.mkdir(mode=0o700, exist_ok=True)
+            # Without a name where the file system can (O_TMPFILE), else without it at once.
+            self._file = tempfile.TemporaryFile(dir=self._folder.folder, buffering=0)  # noqa: SIM115 - closed by `close`
+        return self._file
+
     async def read(self, offset: int, size: int) -> bytes:
         """Return at most ``size`` bytes from ``offset``; fewer only at the end."""
         wanted = max(0, min(size, self.size_bytes - offset))
@@ -126,7 +127,7 @@ class Spool:
             await trio.lowlevel.checkpoint()
             return b""
         try:
-            data = await trio.to_thread.run_sync(os.pread, self._file.fileno(), wanted, offset)
+            data = await trio.to_thread.run_sync(os.pread, self._open().fileno(), wanted, offset)
         except OSError as error:
             raise _explain(error, self._folder.folder) from error
         if len(data) < wanted:
@@ -143,6 +144,8 @@ class Spool:
             return
         self._is_closed = True
         self._folder.held_bytes -= self.size_bytes
+        if self._file is None:
+            return
         if self.size_bytes > CLOSE_BYTES:
             # Nobody waits for it, nor is there anything to tell: what was in it is not asked for any more.
             trio.lowlevel.start_thread_soon(self._file.close, lambda _closed: None)

@@ -114,10 +114,7 @@ class ExecutionStreams(Generic[_S]):
         if self._ended is not None:
             raise HostCallFailed("StreamEnded", f"{call}: this answer has had its end", code="FLX712")
         if self._answer is None:
-            try:
-                self._answer = self._open_answer()
-            except SpoolError as error:
-                raise self._fail(_no_room(call, error)) from error
+            self._answer = self._open_answer()
         return self._answer
 
     def _fail(self, failed: HostCallFailed) -> HostCallFailed:
@@ -156,10 +153,7 @@ class SpooledUpload:
     def __init__(self, folder: SpoolFolder, count: Callable[[str, str], None]) -> None:
         """``count`` takes the code and the reason of a refusal: of one here, no execution can tell."""
         self._count = count
-        try:
-            self.spool = folder.open()
-        except SpoolError as error:
-            raise self._refuse(error) from error
+        self.spool = folder.open()
 
     async def write(self, piece: bytes) -> None:
         """See `flux.message.Upload.write`."""

@@ -4,6 +4,7 @@ What was sent is read back from the spool; what is not to be on record is looked
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from flux.execution import Execution, Killed, Raised, Returned, Trigger
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest
 from flux.streamed import StreamedBody
-from flux.supervisor.spool import CLOSE_BYTES, SpooledAnswer, SpoolFolder
+from flux.supervisor.spool import CLOSE_BYTES, SpooledAnswer, SpoolError, SpoolFolder
 from tests.conftest import Database
 from tests.execution_world import ExecutionWorld, open_world
 
@@ -299,7 +300,7 @@ async def test_a_large_body_is_closed_beside_the_server_and_its_room_is_there_at
         spool.close()
         assert folder.held_bytes == 0
     with trio.fail_after(60):
-        while not spool._file.closed:  # noqa: ASYNC110 - a thread does it, and tells nobody
+        while spool._file is None or not spool._file.closed:  # noqa: ASYNC110 - a thread does it, and tells nobody
             await trio.sleep(0.01)
 
 
@@ -310,6 +311,12 @@ def unwritable(tmp_path: Path) -> Iterator[Path]:
     yield path
 
 
-def test_a_folder_that_is_none_is_named(unwritable: Path) -> None:
-    with pytest.raises(Exception, match="FLX714"):
-        SpoolFolder(unwritable / "spool").open()
+async def test_a_body_takes_a_descriptor_from_its_first_piece_on_and_a_folder_that_is_none_is_named(
+    unwritable: Path, tmp_path: Path
+) -> None:
+    with contextlib.closing(SpoolFolder(tmp_path / "spool", free_bytes_min=0).open()) as spool:
+        assert await spool.read(0, 10) == b"" and not (tmp_path / "spool").exists()
+        await spool.write(b"first")
+        assert await spool.read(1, 10) == b"irst"
+    with pytest.raises(SpoolError, match="FLX714"):
+        await SpoolFolder(unwritable / "spool").open().write(b"first")
