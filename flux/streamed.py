@@ -79,3 +79,10 @@ def find_ended(calls: Iterable[HostCall]) -> StreamedBody | None:
             assert isinstance(answer, dict), "the host answers with an object"
             return StreamedBody(answer["sha256"], answer["bytes"])
     return None
+
+
+def count_pieces(calls: Iterable[HostCall], name: str) -> int:
+    """Return in how many calls of that name (`WRITE` or `READ`) a body travelled; those that failed moved none."""
+    return sum(
+        call.request.name == name and call.result is not None and call.result.error is None for call in calls
+    )

@@ -41,6 +41,7 @@ from flux.mutation import Mutation
 from flux.store.reading import ErrorGroup, RowVersion, Summary
 from flux.store.records import COLUMNS, WHOLE, make_columns
 from flux.store.replays import ReplayFound
+from flux.streamed import READ, WRITE, count_pieces
 from flux.why import Why
 
 Document = dict[str, Any]
@@ -133,11 +134,12 @@ def show_body(body: bytes, headers: Iterable[tuple[str, str]]) -> Document:
     return {"body": shown, "body_format": "text" if isinstance(shown, str) else "bytes"}
 
 
-def _show_body_of(noun: Trigger | Returned) -> Document:
+def _show_body_of(noun: Trigger | Returned, execution: Execution) -> Document:
     """Return the body as `show_body`; of one that was streamed ``body_format: "streamed"`` and what it was."""
     if noun.streamed is None:
         return show_body(noun.body, noun.headers)
-    what = {"sha256": noun.streamed.sha256, "bytes": noun.streamed.size_bytes}
+    pieces = count_pieces(execution.calls, WRITE if isinstance(noun, Returned) else READ)
+    what = {"sha256": noun.streamed.sha256, "bytes": noun.streamed.size_bytes, "pieces": pieces}
     return {"body": None, "body_format": "streamed", "streamed": what}
 
 
@@ -329,7 +331,7 @@ def show_input(execution: Execution) -> Any:
         "headers": show_pairs(trigger.headers),
         "client": trigger.client or None,
         "auth": show_json(trigger.auth) if trigger.auth else None,
-        **_show_body_of(trigger),
+        **_show_body_of(trigger, execution),
     }
 
 
@@ -337,7 +339,7 @@ def show_output(execution: Execution) -> Document | None:
     """Return what went out, or why the function had no answer of its own; None when it was cut off."""
     match execution.outcome:
         case Returned(status=status, headers=headers) as returned:
-            return {"status": status, "headers": show_pairs(headers), **_show_body_of(returned)}
+            return {"status": status, "headers": show_pairs(headers), **_show_body_of(returned, execution)}
         case Raised() as raised:
             return {
                 "status": raised.status,

@@ -95,7 +95,12 @@ def check_answers(server: DevServer, database: Database) -> None:
     assert (head.headers["content-length"], head.body) == (str(len(expected)), b"")
     output = server.json("trace", answer.flux_id)["output"]
     assert output["body_format"] == "streamed"
-    assert output["streamed"] == {"sha256": hashlib.sha256(expected).hexdigest(), "bytes": len(expected)}
+    digest = hashlib.sha256(expected).hexdigest()
+    pieces = sum(call["kind"] == "response.write" for call in server.json("trace", answer.flux_id)["calls"])
+    assert pieces > 1
+    assert output["streamed"] == {"sha256": digest, "bytes": len(expected), "pieces": pieces}
+    said = f"{len(expected):,} bytes, streamed, written in {pieces} pieces; SHA-256 {digest}"
+    assert said in " ".join(server.command("trace", answer.flux_id).stdout.split())
     for more in ([], ["--on", "."]):
         assert server.json("replay", answer.flux_id, *more)["verdict"] == "identical"
     failed = server.request("GET", "/lines/90000?fail=1")
@@ -118,7 +123,7 @@ def check_uploads(server: DevServer) -> None:
     answer = server.request("PUT", "/up?a=1", UPLOAD)
     assert answer.json == said
     seen = server.json("trace", answer.flux_id)["input"]
-    assert (seen["body"], seen["streamed"]) == (None, {"sha256": digest, "bytes": len(UPLOAD)})
+    assert (seen["body"], seen["streamed"]) == (None, {"sha256": digest, "bytes": len(UPLOAD), "pieces": 3})
     replay = server.json("replay", answer.flux_id, exit_code=1)
     assert (replay["verdict"], replay["divergence"]["kind"]) == ("outside", "unheard")
     assert f"{len(UPLOAD)} bytes whose SHA-256 is {digest}" in server.command("export", answer.flux_id, "--curl").stdout
