@@ -1,6 +1,6 @@
 """A database that was restored into another cluster: its records, and what is recorded there next, are told apart.
 
-There, ids of transactions begin again and tables have other oids. The oracle is the database that the backup was made
+Once by what is asked of the store, once with real servers, whose role is no superuser as with a managed database. There, ids of transactions begin again and tables have other oids. The oracle is the database that the backup was made
 of: what it answers of a time before the backup, the copy answers too.
 """
 
@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
@@ -28,6 +29,7 @@ from flux.store.row_states import find_state
 from flux.store.row_versions import list_row_history
 from flux.supervisor.recovery_store import DatabaseStore
 from tests.conftest import Database, create_database
+from tests.dev_process import running_serve, write_project
 from tests.postgres_server import PostgresServer, running_postgres
 from tests.stored_executions import TOKEN, commit_record, guest_connection, make_execution
 
@@ -45,7 +47,14 @@ STEPS = [
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def here() -> Iterator[PostgresServer]:
+    """The cluster where a backup is made."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def elsewhere() -> Iterator[PostgresServer]:
     """A new cluster, that notes when its own transactions commit."""
     with running_postgres(extra_settings=["track_commit_timestamp=on"]) as server:
@@ -97,8 +106,10 @@ async def start(database: Database) -> Adopted | None:
 
 
 async def test_what_was_recorded_before_a_restore_stays_apart_from_what_is_recorded_after_it(
-    database: Database, elsewhere: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: PostgresServer, elsewhere: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    database = create_database(here)
+    await start(database)
     async with guest_connection(database):
         database.psql(TABLES)
     pool = database.pool()
@@ -185,3 +196,96 @@ async def check_journals(database: Database, pool: Pool, early: uuid.UUID) -> No
     whole = make_execution(Returned(200, (), b""), started_at_ns=1_764_079_339_504_000_000, transactions=(late,))
     await RecordStore(pool).insert(make_record(whole))
     assert (await get_execution(pool, whole.id))[1].completeness == (FROM_ELSEWHERE,)
+
+
+FUNCTIONS = """\
+from flux_guest import function
+
+
+@function("POST /plan")
+def plan(ctx, input):
+    user = ctx.db.query_one("select id, plan from users where id = $1", input["id"])
+    ctx.db.execute("update users set plan = $1 where id = $2", input["plan"], input["id"])
+    return {"was": user["plan"]}
+
+
+@function("POST /steps", atomic=False)
+def steps(ctx, input):
+    for number in (1, 2):
+        with ctx.db.transaction():
+            ctx.db.execute("update users set seen = seen + 1 where id = $1", number)
+    return {}
+"""
+SCHEMA = """
+create table users (id int primary key, unused text, plan text, seen int not null default 0);
+insert into users values (1, 'x', 'free'), (2, 'x', 'free');
+"""
+
+
+@attrs.frozen
+class Managed:
+    """A database as a provider gives it: to a role that is no superuser."""
+
+    database: Database
+    """As that role."""
+    by_superuser: Database
+
+    def dump(self, path: Path) -> None:
+        self._run("pg_dump", "-Fc", "-f", str(path), self.database.name)
+
+    def load(self, path: Path) -> None:
+        # First, and by that role: only who has made a role may give it a password.
+        self.database.psql("create role flux_guest_main login")
+        self._run("pg_restore", "--exit-on-error", "--single-transaction", "-d", self.database.name, str(path))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        server = self.database.server
+        where = ["-h", server.host, "-p", str(server.port), "-U", server.user]
+        subprocess.run([server.bin_dir / program, *where, *arguments], check=True)
+
+
+def make_managed(server: PostgresServer) -> Managed:
+    server.psql("create role team login createrole createdb")
+    server.psql("create database shop owner team")
+    return Managed(Database(attrs.evolve(server, user="team"), "shop"), Database(server, "shop"))
+
+
+def test_a_role_without_superuser_serves_a_database_and_its_copy_in_another_cluster(
+    here: PostgresServer, elsewhere: PostgresServer, tmp_path: Path
+) -> None:
+    first, second = make_managed(here), make_managed(elsewhere)
+    project = write_project(tmp_path, {"main.py": FUNCTIONS}, migrations={"001_users.sql": SCHEMA})
+    with running_serve(project, first.database) as server:
+        rights = next(check for check in server.json("doctor")["checks"] if check["name"] == "rights")
+        assert "event triggers" in rights["detail"] and "track_commit_timestamp" in rights["detail"]
+        old = server.request("POST", "/plan", b'{"id": 1, "plan": "pro"}')
+        steps = server.request("POST", "/steps", b"{}")
+        assert (old.status, old.json, steps.status) == (200, {"was": "free"}, 200)
+        traced = server.json("trace", old.flux_id)
+        assert traced["completeness"] == "whole"
+        assert [row["after"]["plan"] for row in traced["mutations"]] == ["pro"]
+        first.by_superuser.psql("update users set plan = 'outside' where id = 2")
+        history = server.json("state", "history", "users", "1")
+        last = server.json("state", "history", "users", "2")["versions"][0]
+        assert last["outside"] and last["after"]["plan"] == "outside"
+        # The backup is made while it serves.
+        first.dump(tmp_path / "backup")
+        server.request("POST", "/plan", b'{"id": 1, "plan": "after the backup"}')
+    second.load(tmp_path / "backup")
+    with running_serve(project, second.database) as server:
+        server.wait_story("was restored from another cluster")
+        new = server.request("POST", "/plan", b'{"id": 1, "plan": "max"}')
+        assert new.json == {"was": "pro"} and server.request("POST", "/steps", b"{}").status == 200
+        assert server.json("trace", old.flux_id) == traced
+        newest, *others = server.json("state", "history", "users", "1")["versions"]
+        assert (newest["after"]["seen"], others[0]["execution"]) == (2, new.flux_id)
+        assert others[1:] == history["versions"]
+        # Another question has no recorded answer: it is asked of the database of then, which is rebuilt.
+        (project / "functions" / "main.py").write_text(FUNCTIONS.replace("select id, plan", "select plan, seen"))
+        for execution, plan, seen in ((old, "free", 0), (new, "pro", 1)):
+            (row,) = server.json("state", "at", "users", "1", "--before", execution.flux_id)["rows"]
+            assert row["plan"] == plan
+            replay = server.json("replay", execution.flux_id, "--on", ".", exit_code=1)
+            assert (replay["verdict"], replay["reason"]) == ("changed", "it differs in what it asks"), replay
+            assert replay["fidelity"] == {"matched": 1, "equal": 1} and replay["answers"]["world"] == 2
+            assert replay["calls"][0]["replayed"]["result"]["rows"] == [[plan, seen]]
