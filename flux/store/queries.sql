@@ -2027,7 +2027,7 @@ from pg_catalog.pg_control_system() p, (select * from flux.cluster order by numb
 
 -- name: lock_log
 -- Nobody changes a row of the users' tables meanwhile.
-lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
+select flux.lock_log();
 
 -- name: list_ids_given_since
 -- Transactions of this cluster that are in the log already: they changed rows between the restore and now. Their rows have

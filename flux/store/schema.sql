@@ -1781,6 +1781,13 @@ comment on table flux.cluster is 'Where the database has been, the last row wher
 insert into flux.cluster (system_identifier, log_oid, since)
 select c.system_identifier, 'flux.mutation'::regclass::oid, 'epoch' from pg_catalog.pg_control_system() c;
 
+-- Nobody logs a change until the transaction ends.
+create function flux.lock_log() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
+end $$;
+
 -- Takes ids of transactions that nobody will have. The caller rolls them back, so that they never count as committed.
 create function flux.skip_transactions(count int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$

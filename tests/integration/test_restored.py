@@ -1,7 +1,8 @@
 """A database that was restored into another cluster: its records, and what is recorded there next, are told apart.
 
-Once by what is asked of the store, once with real servers, whose role is no superuser as with a managed database. There, ids of transactions begin again and tables have other oids. The oracle is the database that the backup was made
-of: what it answers of a time before the backup, the copy answers too.
+Once by what is asked of the store, once with real servers, whose role is no superuser, as with a managed database. In
+the other cluster, ids of transactions begin again and tables have other oids. The oracle is the database that the
+backup was made of: what it answers of a time before the backup, the copy answers too.
 """
 
 import json

@@ -16,6 +16,13 @@ select case when exists (select from flux.table_shape s where s.xmin <> s.xid::x
        'flux.mutation'::regclass::oid, 'epoch'
 from pg_catalog.pg_control_system() c;
 
+-- Nobody logs a change until the transaction ends.
+create function flux.lock_log() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
+end $$;
+
 -- Takes ids of transactions that nobody will have. The caller rolls them back, so that they never count as committed.
 create function flux.skip_transactions(count int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -32,4 +39,4 @@ end $$;
 -- As of all that is Flux's own: nobody but its owner.
 revoke all on table flux.cluster from public;
 revoke all on sequence flux.cluster_number_seq from public;
-revoke all on function flux.skip_transactions(int) from public;
+revoke all on function flux.skip_transactions(int), flux.lock_log() from public;
