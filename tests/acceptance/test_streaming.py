@@ -3,7 +3,6 @@
 What travelled is measured here with SHA-256, and never asked of Flux.
 """
 
-import contextlib
 import hashlib
 import os
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from tests.conftest import Database
 from tests.dev_process import DevServer, running_dev, write_project
+from tests.streams import large
 
 PYTHON = """\
 import hashlib
@@ -62,7 +62,7 @@ UPLOAD = os.urandom(2_500_000)
 
 def make_project(folder: Path) -> Path:
     return write_project(
-        folder, {"main.py": PYTHON, "back.js": JAVASCRIPT}, toml=TOML,
+        folder, {"main.py": PYTHON, "back.js": JAVASCRIPT, "large.py": large.FUNCTIONS}, toml=TOML,
         migrations={"001_asked.sql": "create table asked (n int);"},
     )  # fmt: skip
 
@@ -71,19 +71,14 @@ def test_answers_and_uploads_of_any_size(database: Database, tmp_path: Path) -> 
     with running_dev(make_project(tmp_path), database) as server:
         check_answers(server, database)
         check_uploads(server)
-        assert list_spooled(server.process.pid) == [], "every body was let go"
+        # ``python -m tests.streams.large`` does this with larger ones, and with several processes.
+        seen = large.exercise(server, 3 * large.MIB + 1)
+        assert large.is_bounded(seen) and seen.pieces == 4, seen
+        assert seen.verdicts == ("identical", "outside")
+        assert large.list_spooled(server.process.pid) == [], "every body was let go"
         server.process.send_signal(signal.SIGKILL)
         server.process.wait(60)
         assert list((tmp_path / ".flux" / "spool").iterdir()) == []
-
-
-def list_spooled(pid: int) -> list[str]:
-    """Files of bodies that a process holds."""
-    held = []
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # Of another file: closed since it was listed.
-            held.append(str(path.readlink()))
-    return [one for one in held if "/spool/" in one]
 
 
 def check_answers(server: DevServer, database: Database) -> None:
