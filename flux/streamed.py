@@ -86,3 +86,13 @@ def count_pieces(calls: Iterable[HostCall], name: str) -> int:
     return sum(
         call.request.name == name and call.result is not None and call.result.error is None for call in calls
     )
+
+
+def describe_lack(upload: StreamedBody | None, calls: Iterable[HostCall]) -> str:
+    """Return what a replay lacks where ``upload`` was read by pieces, as a sentence; empty where it was not."""
+    if upload is None or not count_pieces(calls, READ):
+        return ""
+    return (
+        f"it has the SHA-256 of the request's body and not its {upload.size_bytes:,} bytes: a replay stops where the "
+        "function reads them"
+    )

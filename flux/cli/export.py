@@ -16,6 +16,7 @@ from flux.cli.complete import execution_ids
 from flux.cli.failures import UsageError
 from flux.cli.screen import Piece, Screen, json_text
 from flux.cli.settings import settings
+from flux.streamed import describe_lack
 
 CASE_TYPE = "application/vnd.flux.case"
 
@@ -50,7 +51,8 @@ def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, as_pytest: boo
         return _export_text(id, output, as_curl=as_curl)
     data = open_client().download("executions", id, "case", kind=CASE_TYPE)
     # Read before it is written: what is handed on is whole, and its name is that of an execution.
-    name = decode_case(data).execution.name
+    execution = decode_case(data).execution
+    name, lack = execution.name, describe_lack(execution.trigger.streamed, execution.calls)
     if output == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -60,9 +62,12 @@ def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, as_pytest: boo
     screen = Screen.stdout()
     if settings().json:
         document = {"schema": "flux.export/1", "execution": name, "file": str(path), "bytes": len(data)}
+        document |= {"lacks": [lack] if lack else []}
         screen.write_raw_json(json_text(document))
         return 0
     screen.line(Piece(str(path), "bold"), f"  {len(data):,} bytes")
+    if lack:
+        screen.line(Piece(f"  {lack}", "yellow"))
     if not settings().quiet:
         screen.line(Piece(f"  flux replay {path}", "cyan"), "  runs it again, without server or database")
     return 0

@@ -150,8 +150,11 @@ def _body(label: str, value: dict[str, Any], width: int) -> list[Line]:
             return [[Piece(f"  {label:<9}", "bold"), Piece("no body", "dim")]]
         case "streamed", {"bytes": int(size), "sha256": str(digest), "pieces": int(pieces)}:
             done = "read" if label == "input" else "written"
-            said = f"{size:,} bytes, streamed, {done} in {pieces:,} piece{'s' * (pieces != 1)}; SHA-256 {digest}"
-            return [[Piece(f"  {label:<9}", "bold"), Piece(said, "dim")]]
+            said = f"{size:,} bytes, streamed, {done} in {pieces:,} piece{'s' * (pieces != 1)}"
+            return [
+                [Piece(f"  {label:<9}", "bold"), Piece(said, "dim")],
+                [Piece(f"  {'':<9}SHA-256 {digest}", "dim")],
+            ]
     return render.block(label, value.get("body"), width, whole=False)
 
 

@@ -94,7 +94,7 @@ def check_answers(server: DevServer, database: Database) -> None:
     pieces = sum(call["kind"] == "response.write" for call in server.json("trace", answer.flux_id)["calls"])
     assert pieces > 1
     assert output["streamed"] == {"sha256": digest, "bytes": len(expected), "pieces": pieces}
-    said = f"{len(expected):,} bytes, streamed, written in {pieces} pieces; SHA-256 {digest}"
+    said = f"{len(expected):,} bytes, streamed, written in {pieces} pieces SHA-256 {digest}"
     assert said in " ".join(server.command("trace", answer.flux_id).stdout.split())
     for more in ([], ["--on", "."]):
         assert server.json("replay", answer.flux_id, *more)["verdict"] == "identical"
@@ -122,6 +122,9 @@ def check_uploads(server: DevServer) -> None:
     replay = server.json("replay", answer.flux_id, exit_code=1)
     assert (replay["verdict"], replay["divergence"]["kind"]) == ("outside", "unheard")
     assert f"{len(UPLOAD)} bytes whose SHA-256 is {digest}" in server.command("export", answer.flux_id, "--curl").stdout
+    case = server.json("export", answer.flux_id, "--case", "-o", "up.fluxcase")
+    assert [f"not its {len(UPLOAD):,} bytes" in lack for lack in case["lacks"]] == [True]
+    assert server.json("replay", "up.fluxcase", exit_code=1)["verdict"] == "outside"
     there_and_back = server.request("PUT", "/js", UPLOAD)
     assert there_and_back.body == UPLOAD and there_and_back.headers["x-size"] == str(len(UPLOAD))
     assert server.request("PUT", "/js", b"small").body == b"small"
