@@ -143,6 +143,10 @@ class Walk:
             return None
         return (min if ahead else max)(found, key=lambda each: each[0])
 
+    def check_line(self, file: str, line: int) -> None:
+        """Raise what the server says where a line never ran."""
+        self.ask(self._only() | {"file": file, "line": line})
+
     def find_change(self, name: str, *, ahead: bool) -> Change | None:
         """Return the nearest event in this direction at which ``name`` had come to have another value."""
         values = self.ask(self._side(ahead) | {"watch": name}).records("values")

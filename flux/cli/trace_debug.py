@@ -8,7 +8,8 @@ terminal with a prompt (`flux.cli.debug_prompt`), else it shows that.
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,9 @@ from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cut, wrap
 from flux.cli.settings import settings
+
+if TYPE_CHECKING:
+    from flux.cli.debug_clock import Clock
 
 FAITHFUL = frozenset({"identical", "same failure", "outside"})
 """Verdicts of a run that did what is on record."""
@@ -41,8 +45,16 @@ SOURCE_CELLS = 80
     metavar="FILE:LINE EXPR",
     help="What EXPR was each time that the line was about to run. 'plan, total' asks for two.",
 )
+@click.option(
+    "--dap",
+    "dap",
+    is_flag=False,
+    flag_value="stdio",
+    metavar="[PORT]",
+    help="Speak the Debug Adapter Protocol: on stdin and stdout, or on PORT of 127.0.0.1 (0: a free one).",
+)
 @click.option("--watch", "watch", metavar="NAME", help="How NAME, or order.total, changed, and which line did it.")
-def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: str | None) -> int:
+def command(id: str, at: int | None, looked_up: tuple[str, str] | None, dap: str | None, watch: str | None) -> int:
     """Step through an execution, both ways, with its variables.
 
     It is run again on the code that made it, with nothing leaving. Without an option it stands where the execution
@@ -51,6 +63,10 @@ def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: s
     """
     if looked_up is not None and watch is not None:
         raise UsageError("flux trace debug: --print or --watch, one at a time", remedy="ask twice")
+    if dap is not None:
+        if looked_up is not None or watch is not None:
+            raise UsageError("flux trace debug: --dap is for an editor, which asks itself", remedy="--dap, and --at N")
+        return _serve(id, dap, at)
     order: dict[str, object] = {}
     if at is not None:
         order["at"] = at
@@ -76,23 +92,57 @@ def command(id: str, at: int | None, looked_up: tuple[str, str] | None, watch: s
 
 def _prompt(id: str) -> int:
     """Read commands until it is enough."""
-    from flux.cli.debug_clock import Clock
     from flux.cli.debug_prompt import Prompt, read_line
     from flux.cli.debug_walk import Walk
 
+    id = find_id(id)
     walk = Walk(lambda order: ask(id, order).record)
-    # Whatever the beginning of a name means by then, it is this one that is stepped through.
-    id = walk.told.record("execution").text("id")
-
-    def read_clock() -> Clock:
-        return Clock(open_client().get("executions", id).record.of_schema("flux.trace/1"))
-
     screen = Screen.stdout()
-    Prompt(walk, read_clock, screen).run(read_line)
+    Prompt(walk, lambda: read_clock(id), screen).run(read_line)
     if not settings().quiet:
         name = walk.told.record("execution").text("name")
         screen.line(Piece(f"to be here again: flux trace debug {name} --at {walk.at}", "dim"))
     return 0 if is_faithful(walk.told) else EXIT_FINDING
+
+
+def _serve(id: str, where: str, at: int | None) -> int:
+    """Answer an editor."""
+    from flux.cli.dap_serve import serve_port, serve_stdio
+    from flux.cli.dap_session import Session
+    from flux.cli.debug_walk import Walk
+
+    if where != "stdio" and not (where.isascii() and where.isdigit() and int(where) < 2**16):
+        raise UsageError(f'flux trace debug: "{where[:40]}" is no port', remedy="flux trace debug ID --dap [PORT]")
+    id = find_id(id)
+
+    def open_session() -> Session:
+        return Session(
+            lambda at: Walk(lambda order: ask(id, order).record, at), lambda: read_clock(id), find_project(), at
+        )
+
+    if where == "stdio":
+        serve_stdio(open_session())
+    else:
+        serve_port(int(where), open_session)
+    return 0
+
+
+def find_id(id: str) -> str:
+    """Return the whole id: what the beginning of one means, and @-1, is another execution after a while."""
+    return open_client().get("executions", id).record.of_schema("flux.trace/1").text("id")
+
+
+def read_clock(id: str) -> "Clock":
+    """Read the record of an execution, for what it says of times, calls and rows."""
+    from flux.cli.debug_clock import Clock
+
+    return Clock(open_client().get("executions", id).record.of_schema("flux.trace/1"))
+
+
+def find_project() -> Path | None:
+    """Return the project's folder that one is in."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "flux.toml").is_file()), None)
 
 
 def ask(id: str, order: dict[str, object]) -> Answer:
