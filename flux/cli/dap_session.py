@@ -257,7 +257,7 @@ class Session:
                 if (at := walk.run([each.place], ahead=ahead)) is not None:
                     found.append((at[0], {"reason": "breakpoint", "hitBreakpointIds": [each.id]}))
             elif (change := walk.find_change(each.name, ahead=ahead)) is not None:
-                text = sanitize(f"{each.name} was changed by {change.file}:{change.line}")
+                text = sanitize(f"{each.name} was changed by {change.place}")
                 stop = {"reason": "data breakpoint", "hitBreakpointIds": [each.id], "description": text, "text": text}
                 found.append((change.event, stop))
         yield {"allThreadsContinued": True} if ahead else {}

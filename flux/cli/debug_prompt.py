@@ -180,7 +180,7 @@ class Prompt:
             side = "after" if ahead else "before"
             self._say([Piece(f"  {rest} did not change {side} event {self._walk.at:,}", "yellow")])
             return
-        told = f"{rest} had become {show(change.value)}, by {change.file}:{change.line}"
+        told = f"{rest} had become {show(change.value)}, by {change.place}"
         self._arrive(change.event, told)
 
     def _arrive(self, number: int, why: str = "") -> None:

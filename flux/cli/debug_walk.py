@@ -56,9 +56,8 @@ class Change:
     """A moment at which a name had another value than before."""
 
     event: int
-    file: str
-    line: int
-    """The line that made it."""
+    place: str
+    """The line that made it, and its function: ``signup.py:12 in create_user()``."""
     value: Any
 
 
@@ -148,12 +147,24 @@ class Walk:
         self.ask(self._only() | {"file": file, "line": line})
 
     def find_change(self, name: str, *, ahead: bool) -> Change | None:
-        """Return the nearest event in this direction at which ``name`` had come to have another value."""
+        """Return the nearest event in this direction at which ``name`` had come to have another value.
+
+        A name is another one in each call of a function: the one meant is that of the call that one stands in, as long
+        as it changed there. Else it is the nearest.
+        """
+        frame = self.here.frame
         values = self.ask(self._side(ahead) | {"watch": name}).records("values")
+        if not ahead:
+            values.reverse()
         if not values:
             return None
-        value = values[0 if ahead else -1]
-        return Change(int(value.number("event")), value.text("file"), int(value.number("line")), value.get("value"))
+        same = (value for value in values if self.step(int(value.number("event"))).frame == frame)
+        value = next(same, values[0])
+        return Change(
+            int(value.number("event")),
+            f"{value.text('file')}:{value.number('line'):.0f} in {value.text('function')}()",
+            value.get("value"),
+        )
 
     def _side(self, ahead: bool) -> dict[str, object]:
         return self._only() | {"after" if ahead else "before": self.at}

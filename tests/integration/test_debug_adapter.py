@@ -192,7 +192,7 @@ async def test_an_editor_goes_both_ways_through_a_failed_execution(tmp_path: Pat
             client.ask("setBreakpoints", source=source, breakpoints=[])
             changed = client.stops("reverseContinue")
             assert (changed["reason"], changed["text"]) == (
-                "data breakpoint", "total was changed by functions/shop.py:42",
+                "data breakpoint", "total was changed by functions/shop.py:42 in charge()",
             )
             assert client.names()["total"]["value"] == "10"
             client.ask("setDataBreakpoints", breakpoints=[])

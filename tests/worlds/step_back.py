@@ -146,7 +146,11 @@ def go_back(ask: Ask, seen: list[Seen], back: int, changes: int) -> Compared:
         walk.go(walk.total)
         for number, line, value in list_changes(seen, name)[-1 : -changes - 1 : -1]:
             change = walk.find_change(name, ahead=False)
-            if change is None or (change.event, change.line, change.value) != (number, line, value):
+            if change is None or (change.event, change.place, change.value) != (
+                number,
+                f"functions/walk.py:{line} in walk()",
+                value,
+            ):
                 wrong.append(f"{name}: {change}; the tracer saw {value} at {number}, by line {line}")
                 break
             walk.go(change.event)
