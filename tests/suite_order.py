@@ -16,6 +16,7 @@ SECONDS = {
     "acceptance/test_composition.py": 20,
     "acceptance/test_database_commands.py": 20,
     "acceptance/test_conduit.py": 20,
+    "acceptance/test_debugger.py": 20,
     "acceptance/test_deployments.py": 30,
     "acceptance/test_dev_story.py": 20,
     "acceptance/test_gate.py": 15,

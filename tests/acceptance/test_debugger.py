@@ -1,7 +1,9 @@
 """``flux trace debug`` as it is used: at a prompt on a terminal, and by an editor, of requests to a running server."""
 
+import contextlib
 import fcntl
 import http.client
+import io
 import os
 import pty
 import re
@@ -10,15 +12,19 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 import pytest
 
+from tests import dev_process
 from tests.conftest import Database
 from tests.dap_client import DapClient
 from tests.dev_process import DevServer, environment, running_dev, write_project
+from tests.forks import Forked
 
 SIGNUP = """\
 from flux_guest import function
@@ -48,6 +54,7 @@ export default defineFunction({
   },
 });
 """
+PROMPT = r"#\d+ > "
 USERS = "create table users (id bigint generated always as identity primary key, email text not null, plan text);"
 
 
@@ -56,19 +63,19 @@ class Terminal:
     """A person at a prompt."""
 
     end: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     shown: str = ""
 
-    def wait(self, text: str) -> str:
-        """Read until ``text`` is shown, and return what came before it."""
-        while text not in self.shown:
+    def wait(self, pattern: str = PROMPT) -> str:
+        """Read until ``pattern`` is shown, and return what came before it."""
+        while (found := re.search(pattern, self.shown)) is None:
             try:
                 data = os.read(self.end, 65_536)
             except OSError:  # How Linux says that the other side has closed.
                 data = b""
-            assert data, f"{text!r} is not shown: {self.shown}"
+            assert data, f"{pattern!r} is not shown: {self.shown}"
             self.shown += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data.decode())
-        before, _, self.shown = self.shown.partition(text)
+        before, self.shown = self.shown[: found.start()], self.shown[found.end() :]
         return before
 
     def type(self, line: str) -> None:
@@ -79,12 +86,24 @@ class Terminal:
 def open_terminal(server: DevServer, *arguments: str) -> Terminal:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 140, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flux", *arguments], cwd=server.project, env={**environment(), "TERM": "dumb"},
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-    )  # fmt: skip
+    process = start_flux(server, arguments, theirs, theirs, theirs)
     os.close(theirs)
     return Terminal(ours, process)
+
+
+def start_flux(
+    server: DevServer, arguments: Sequence[str], stdin: int, stdout: int, stderr: int
+) -> subprocess.Popen[bytes] | Forked:
+    """Start ``flux ARGUMENTS`` in the project's folder, on these descriptors."""
+    environ = {**environment(), "TERM": "dumb"}
+    if dev_process.forker is not None:
+        return dev_process.forker.start(
+            server.project, arguments, environ, stdin=stdin, stdout=stdout, stderr=stderr, own_session=True
+        )
+    return subprocess.Popen(
+        [sys.executable, "-m", "flux", *arguments], cwd=server.project, env=environ, stdin=stdin, stdout=stdout,
+        stderr=stderr, start_new_session=True,
+    )  # fmt: skip
 
 
 def test_a_failed_request_is_debugged_on_a_terminal_and_by_an_editor(tmp_path: Path, database: Database) -> None:
@@ -109,31 +128,31 @@ def debug_all(server: DevServer) -> None:
 def at_a_prompt(server: DevServer, name: str) -> None:
     terminal = open_terminal(server, "trace", "debug", name)
     try:
-        text = terminal.wait("> ")
+        text = terminal.wait()
         assert "run again: same failure, as recorded" in text
         assert "KeyError: pro" in text
         assert re.search(r"event \d+ of \d+ · call 2 · [\d.]+ to ([\d.]+) of \1 ms", text), text
         terminal.type("out")
-        terminal.wait("> ")
+        terminal.wait()
         terminal.type("print plan, user['id']")
-        assert 'plan = "pro"' in terminal.wait("> ")
+        assert 'plan = "pro"' in terminal.wait()
         terminal.type("change plan")
-        assert 'plan had become "pro", by functions/signup.py:12' in terminal.wait("> ")
+        assert 'plan had become "pro", by functions/signup.py:12' in terminal.wait()
         terminal.type("rows")
-        rows = terminal.wait("> ")
+        rows = terminal.wait()
         assert 'email "a@b.com"' in rows
         assert "plan null" in rows
         assert "rolled back in the end" in rows
         terminal.type("list")
-        assert '→    13      ctx.db.execute("update users' in terminal.wait("> ")
+        assert '→    13      ctx.db.execute("update users' in terminal.wait()
         terminal.type("dance")
-        assert "FLX680" in terminal.wait("> ")
+        assert "FLX680" in terminal.wait()
         terminal.type("next")
-        terminal.wait("> ")
+        terminal.wait()
         terminal.type("rows")
-        assert 'plan "pro"' in terminal.wait("> ")
+        assert 'plan "pro"' in terminal.wait()
         terminal.type("quit")
-        assert f"flux trace debug {name} --at " in terminal.wait("to be here again")  + terminal.wait("\n")
+        terminal.wait(f"to be here again: flux trace debug {name} --at ")
         assert terminal.process.wait(60) == 0
     finally:
         terminal.process.kill()
@@ -157,11 +176,33 @@ def into_a_pipe(server: DevServer, name: str) -> None:
     assert "FLX101" in server.command("trace", "debug", "zzzzzzzz", "--dap").stderr
 
 
-def start_adapter(server: DevServer, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "flux", "trace", "debug", *arguments], cwd=server.project, env=environment(),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+@attrs.frozen
+class Adapter:
+    """``flux trace debug ID --dap``, as an editor starts it."""
+
+    process: subprocess.Popen[bytes] | Forked
+    stdin: io.FileIO
+    stdout: BinaryIO
+    stderr: BinaryIO
+
+    def client(self) -> DapClient:
+        """Speak to it over its standard streams."""
+        return DapClient(lambda: os.read(self.stdout.fileno(), 65_536), self.stdin.write)
+
+
+@contextlib.contextmanager
+def running_adapter(server: DevServer, *arguments: str) -> Iterator[Adapter]:
+    ends = [os.pipe() for _ in range(3)]
+    (stdin, write_in), (read_out, stdout), (read_err, stderr) = ends
+    process = start_flux(server, ["trace", "debug", *arguments], stdin, stdout, stderr)
+    for descriptor in (stdin, stdout, stderr):
+        os.close(descriptor)
+    with io.FileIO(write_in, "w") as typed, open(read_out, "rb") as out, open(read_err, "rb") as err:
+        try:
+            yield Adapter(process, typed, out, err)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def debug(client: DapClient, server: DevServer) -> None:
@@ -187,54 +228,42 @@ def debug(client: DapClient, server: DevServer) -> None:
 
 
 def by_an_editor(server: DevServer, name: str) -> None:
-    with start_adapter(server, name, "--dap") as adapter:
-        assert adapter.stdin is not None and adapter.stdout is not None and adapter.stderr is not None
-        stdin, stdout = adapter.stdin, adapter.stdout
-
-        def write(data: bytes) -> None:
-            stdin.write(data)
-            stdin.flush()
-
-        debug(DapClient(lambda: os.read(stdout.fileno(), 65_536), write), server)
-        assert adapter.wait(60) == 0
+    with running_adapter(server, name, "--dap") as adapter:
+        debug(adapter.client(), server)
+        assert adapter.process.wait(60) == 0
         assert adapter.stderr.read() == b""
 
 
 def over_a_port(server: DevServer, name: str) -> None:
-    with start_adapter(server, name, "--dap", "0") as adapter:
-        assert adapter.stderr is not None
-        try:
-            told = re.search(rb"127\.0\.0\.1:(\d+)", adapter.stderr.readline())
-            assert told is not None
-            port = int(told[1])
-            # A page in a browser can make it post: nothing that is HTTP comes back.
-            page = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            page.request("POST", "/", b'Content-Length: 2\r\n\r\n{}', {"content-type": "text/plain"})
-            with pytest.raises((http.client.HTTPException, ConnectionError)):
-                page.getresponse()
-            page.close()
-            assert b"FLX675" in adapter.stderr.readline()
-            for _ in range(2):  # An editor, and then the next one.
-                with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                    debug(DapClient(lambda: connection.recv(65_536), connection.sendall), server)
-        finally:
-            adapter.terminate()
-            adapter.wait()
+    with running_adapter(server, name, "--dap", "0") as adapter:
+        told = re.search(rb"127\.0\.0\.1:(\d+)", adapter.stderr.readline())
+        assert told is not None
+        port = int(told[1])
+        # A page in a browser can make it post: nothing that is HTTP comes back.
+        page = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        page.request("POST", "/", b"Content-Length: 2\r\n\r\n{}", {"content-type": "text/plain"})
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            page.getresponse()
+        page.close()
+        assert b"FLX675" in adapter.stderr.readline()
+        for _ in range(2):  # An editor, and then the next one.
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                debug(DapClient(partial(connection.recv, 65_536), connection.sendall), server)
 
 
 def of_javascript(server: DevServer, name: str) -> None:
     terminal = open_terminal(server, "trace", "debug", name)
     try:
-        text = terminal.wait("> ")
+        text = terminal.wait()
         assert "its steps are its host calls" in text
         assert "host call 1 of 1" in text
         terminal.type("locals")
-        assert '"select count(*)::int as n from users"' in terminal.wait("> ")
+        assert '"select count(*)::int as n from users"' in terminal.wait()
         terminal.type("list")
-        assert '→     6      const { n } = await ctx.db.queryOne(' in terminal.wait("> ")
+        assert '→     6      const { n } = await ctx.db.queryOne(' in terminal.wait()
         for command in ("change n", "print n", "c n == 1"):
             terminal.type(command)
-            assert "FLX673" in terminal.wait("> ")
+            assert "FLX673" in terminal.wait()
         terminal.type("quit")
         assert terminal.process.wait(60) == 0
     finally:
@@ -242,15 +271,8 @@ def of_javascript(server: DevServer, name: str) -> None:
         terminal.process.wait()
         os.close(terminal.end)
 
-    with start_adapter(server, name, "--dap") as adapter:
-        assert adapter.stdin is not None and adapter.stdout is not None
-        stdin, stdout = adapter.stdin, adapter.stdout
-
-        def write(data: bytes) -> None:
-            stdin.write(data)
-            stdin.flush()
-
-        client = DapClient(lambda: os.read(stdout.fileno(), 65_536), write)
+    with running_adapter(server, name, "--dap") as adapter:
+        client = adapter.client()
         client.ask("initialize", adapterID="flux")
         client.ask("launch")
         assert "its steps are its host calls" in client.wait("output")["output"]
@@ -264,4 +286,4 @@ def of_javascript(server: DevServer, name: str) -> None:
         told = client.ask("setBreakpoints", source={"path": path}, breakpoints=[{"line": 6}])
         assert told["breakpoints"][0]["verified"] is False
         client.ask("disconnect")
-        assert adapter.wait(60) == 0
+        assert adapter.process.wait(60) == 0
