@@ -1,5 +1,8 @@
 """What a followed guest tells is taken out of its bytes, however they are cut, and the wire's pass untouched."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,3 +113,36 @@ def test_a_question_that_means_nothing_is_refused(body: bytes) -> None:
 )
 def test_a_value_is_shown_on_one_line(value: object, text: str) -> None:
     assert show(value) == text
+
+
+def test_nothing_that_serves_can_have_the_tracer_in_it() -> None:
+    """A worker imports it in one place, for a start document that asks for it; and only a followed replay's does.
+
+    That a function which serves finds neither module nor trace function is seen in tests/integration/test_debug.py.
+    """
+    root = Path(__file__).parents[2]
+    importers = []
+    for path in (root / "guest-sdk" / "python" / "flux_guest").glob("*.py"):
+        parsed = ast.parse(path.read_text())
+        guarded = {
+            id(inner)
+            for node in ast.walk(parsed)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "'trace' in start"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names}
+                if any("._trace" in name for name in names):
+                    importers.append((path.name, id(node) in guarded))
+                if any(name.endswith("._look") for name in names):
+                    assert path.name == "_trace.py", "what it renders with is nobody else's"
+    assert importers == [("_worker.py", True)]
+    asking = [
+        path.relative_to(root).as_posix()
+        for path in (root / "flux").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "make_document"
+        and any(keyword.arg == "trace" for keyword in node.keywords)
+    ]  # fmt: skip
+    assert asking == ["flux/supervisor/replay.py"]
