@@ -165,7 +165,7 @@ class Session:
         if at is not None and (type(at) is not int or at < 1):
             raise BadRequestError('"at" is the number of an event')
         walk = self._open_walk(at)
-        self._walk, self._sources = walk, Sources(walk, self._root)
+        self._walk, self._sources, self._at = walk, Sources(walk, self._root), at
         yield {}
         for note in list_notes(walk):
             yield event("output", {"category": "important", "output": sanitize(note) + "\n"})
