@@ -24,7 +24,7 @@ HOSTILE = {
 
 TIMES = {
     "at", "started_at", "first", "last", "since", "until", "pushed_at", "run_at", "pinned_at", "claimed_at", "ended_at",
-    "paused_at", "added_at", "next", "tick", "time",
+    "paused_at", "added_at", "next", "tick", "time", "date",
 }  # fmt: skip
 """Fields that Flux writes itself, and reads."""
 

@@ -39,3 +39,52 @@ def incident_documents(summaries: list[Any], group: dict[str, Any]) -> dict[str,
         },
         "incident": {"incident": WINDOW, "executions": {"executions": summaries, "not_stored": 1}, "run": RUN},
     }
+
+
+BISECT_PATHS = {"bisects": "b", "bisect": "b/qk3f81xa"}
+
+
+def make_step(sha: str, mark: str, verdict: str, purpose: str = "search", run: int = 1) -> dict[str, Any]:
+    """A run of a commit."""
+    return {
+        "sha": sha * 40, "verdict": verdict, "mark": mark, "elapsed_ms": 810.0, "reason": "not built",
+        "subject": "rename helper", "execution": "qk3f81xa", "replay": f"qm{sha}f81xa", "cached": False,
+        "purpose": purpose, "run": run, "wanted": run,
+    }  # fmt: skip
+
+
+STEPS = [
+    make_step("c", "bad", "same failure", "bad end"), make_step("a", "good", "past it", "good end"),
+    make_step("b", "bad", "same failure"), make_step("d", "skip", "unreplayable"),
+    make_step("a", "good", "past it", "proof", 2),
+]  # fmt: skip
+PLAN = {
+    "bad": {"sha": "c" * 40, "source": "record", "dirty": True, "recorded": True},
+    "goods": [{"sha": "a" * 40, "source": "records", "execution": "qk1f81xa"}],
+}  # fmt: skip
+FINDING = {
+    "commit": "b" * 40, "author": "Ana Ruiz", "date": "2025-11-22T14:00:00.000000Z", "subject": "add plan to signup",
+    "files": [{"path": "functions/signup.py", "added": 31, "removed": 12}], "changed_path": True,
+    "hunks": [{"file": "functions/signup.py", "line": 16, "lines": ["-a = 1", "+a = plan[1]"]}],
+    "hunks_were_run": True, "hunks_left_out": 1,
+}  # fmt: skip
+CALL = {"seq": 2, "kind": "db.query", "arguments": {"sql": "select 1 from users"}, "location": None}
+ANSWER = {
+    "schema": "flux.bisect/1", "first_bad": "b" * 40, "candidates": ["b" * 40], "refused": None, "reason": None,
+    "steps": [], "skipped": 1, "runs": 5, "cached": 2, "finding": FINDING, "log": None, "left_out": [],
+    "proof": [{"sha": "a" * 40, "role": "parent"}, {"sha": "b" * 40, "role": "commit"}],
+    "first_difference": {"part": "call", "index": 0, "a": CALL, "b": None},
+    "said": {"ends": ["good aaaaaaa ✓ past it ×2"], "proofs": ["bbbbbbb ✗ same failure ×2"], "more": ""},
+}  # fmt: skip
+
+
+def bisect_documents(summaries: list[Any]) -> dict[str, dict[str, Any]]:
+    """Documents for each of the pages about bisects, of executions that failed."""
+    run = {
+        "schema": "flux.bisect-run/1", "execution": summaries[0], "plan": PLAN, "commits": 4, "steps": STEPS,
+        "answer": ANSWER, "state": "done", "problem": None,
+    }  # fmt: skip
+    return {
+        "bisects": {"bisects": {"runs": [run]}, "executions": {"executions": summaries}},
+        "bisect": {"run": run},
+    }

@@ -1,81 +1,16 @@
-"""How a bisect looks: as JSON, as lines while it goes, and as an answer at the end."""
+"""How a bisect looks on a terminal: as lines while it goes, and as an answer at the end."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from flux.bisect import Found, Purpose, Range, Refusal
+from flux.bisect import Found, Purpose, Range
+from flux.bisect_answer import count_skips, explain_more, list_ends, list_proofs, mark_run
+from flux.bisect_search import Outcome, Run
 from flux.cli import moments, render
-from flux.cli.bisect_drive import Outcome, Run
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, cut, pad, spread, wrap
 
 SHA_SHOWN = 7
 CANDIDATES_SHOWN = 12
-
-
-def make_document(
-    outcome: Outcome, refused: Mapping[str, str] | None, finding: Record | None, diff: Record | None, log: str | None
-) -> dict[str, Any]:
-    """The answer as JSON, as the contract has it. ``refused`` has a code and a reason."""
-    end = outcome.end
-    good = None if outcome.good is None else _end_json(outcome, outcome.good.text("sha"))
-    return {
-        "schema": "flux.bisect/1",
-        "first_bad": end.commit if isinstance(end, Found) else None,
-        "candidates": list(end.candidates) if isinstance(end, Range) else _of_found(end),
-        "refused": None if refused is None else refused["code"],
-        "reason": refused["message"] if refused is not None else end.reason if isinstance(end, Range) else None,
-        "good": good,
-        "bad": {**_end_json(outcome, outcome.bad), "recorded": outcome.is_recorded},
-        "steps": [_run_json(run) for run in outcome.runs if run.purpose is Purpose.SEARCH],
-        "skipped": sum(run.purpose is Purpose.SEARCH and run.mark == "skip" for run in outcome.runs),
-        "proof": [
-            {"sha": sha, "role": role, **_end_json(outcome, sha)} for role, sha in _list_proof(end)
-        ] or None,
-        "runs": len(outcome.runs),
-        "bound": outcome.bound,
-        "doubted": outcome.is_doubted,
-        "cached": sum(run.is_cached for run in outcome.runs),
-        "left_out": [{"execution": name, "reason": reason} for name, reason in outcome.left_out.items()],
-        "finding": None if finding is None else finding.data,
-        "first_difference": None if diff is None else diff.get("first_difference"),
-        "log": log,
-    }  # fmt: skip
-
-
-def _of_found(end: Found | Refusal) -> list[str]:
-    return [end.commit] if isinstance(end, Found) else []
-
-
-def _list_proof(end: object) -> list[tuple[str, str]]:
-    if not isinstance(end, Found):
-        return []
-    return [*(("parent", parent) for parent in end.parents), ("commit", end.commit)]
-
-
-def _end_json(outcome: Outcome, sha: str) -> dict[str, Any]:
-    runs = outcome.of(sha)
-    return {
-        "sha": sha,
-        "verdict": runs[0].verdict if runs else None,
-        "mark": runs[0].mark.value if runs else None,
-        "runs": len(runs),
-        "reason": runs[0].reason if runs else None,
-    }
-
-
-def _run_json(run: Run) -> dict[str, Any]:
-    return {
-        "sha": run.commit,
-        "verdict": run.verdict,
-        "mark": run.mark.value,
-        "elapsed_ms": run.elapsed_ms,
-        "reason": run.reason,
-        "subject": run.subject,
-        "execution": run.execution,
-        "replay": run.replay,
-        "cached": run.is_cached,
-    }
 
 
 # --- while it goes ---------------------------------------------------------------------------------
@@ -120,10 +55,12 @@ def run_line(run: Run, number: int, width: int) -> Line:
     return line
 
 
+_STYLES = {"good": "bold green", "warn": "yellow", "bad": "bold red"}
+
+
 def _mark(run: Run) -> tuple[str, str]:
-    if run.mark == "skip":
-        return render.VERDICT_MARKS.get(run.verdict, ("?", "yellow"))[0], "yellow"
-    return ("✗", "bold red") if run.mark == "bad" else ("✓", "bold green")
+    mark, tone = mark_run(run)
+    return mark, _STYLES[tone]
 
 
 # --- the answer ------------------------------------------------------------------------------------
@@ -148,10 +85,9 @@ def lines(
         result += _range_lines(outcome, end, width)
         commands.append((f"flux replay {execution} --on {end.candidates[-1][:12]}", "the last of them"))
         commands.append((f"git log {end.candidates[-1][:12]} -n {len(end.candidates)}", "what they are"))
-    skips = [run for run in outcome.runs if run.purpose is Purpose.SEARCH and run.mark == "skip"]
     cached = sum(run.is_cached for run in outcome.runs)
-    result.append(["  ", Piece("skipped  ", "dim"), f"{len(skips)}"])
-    result += _listed("ends", _list_ends(outcome))
+    result.append(["  ", Piece("skipped  ", "dim"), f"{count_skips(outcome)}"])
+    result += _listed("ends", list_ends(outcome))
     result.append(["  ", Piece("runs     ", "dim"), f"{len(outcome.runs)}, {cached} of them known from before"])
     if more := explain_more(outcome):
         result += [["           ", line] for line in wrap(more, width - 11)]
@@ -165,34 +101,6 @@ def _listed(label: str, texts: Sequence[str]) -> list[Line]:
     return [
         ["  ", Piece(f"{label if not index else '':<9}", "dim"), text] for index, text in enumerate(texts)
     ]
-
-
-def _list_ends(outcome: Outcome) -> list[str]:
-    assert outcome.good is not None, "the search was not refused"
-    ends = []
-    for word, sha in (("good", outcome.good.text("sha")), ("bad", outcome.bad)):
-        runs = outcome.of(sha)
-        recorded = ", and recorded" if word == "bad" and outcome.is_recorded else ""
-        ends.append(f"{word} {sha[:SHA_SHOWN]} {_mark(runs[0])[0]} {runs[0].verdict} ×{len(runs)}{recorded}")
-    return ends
-
-
-def explain_more(outcome: Outcome) -> str:
-    """Say what took more runs than a search of so many commits needs; empty when nothing did."""
-    assert outcome.good is not None and outcome.bound is not None, "the search was not refused"
-    more = len(outcome.runs) - outcome.bound
-    if more <= 0:
-        return ""
-    reasons = []
-    if outcome.is_doubted:
-        reasons.append("it changed no line in the stack or the calls of the failure, so each side was run four times")
-    if not outcome.is_recorded:
-        reasons.append("what is bad was not recorded on the bad end, so that was run twice")
-    tried = {run.commit for run in outcome.runs if run.purpose is Purpose.GOOD_END} - {outcome.good.text("sha")}
-    if tried:
-        reasons.append(f"{len(tried)} good end{'s' * (len(tried) != 1)} did not pass")
-    words = "; ".join(reasons) or "the history is no line that can be halved each time"
-    return f"{more} more than log2(commits) + skips + 4: {words}"
 
 
 def _found_lines(finding: Record, width: int) -> list[Line]:
@@ -254,14 +162,7 @@ def _difference_lines(diff: Record | None, width: int) -> list[Line]:
 
 
 def _proof_lines(outcome: Outcome, end: Found) -> list[Line]:
-    proofs = []
-    for role, sha in _list_proof(end):
-        runs = outcome.of(sha)
-        mark, _ = _mark(runs[0])
-        who = f"{sha[:SHA_SHOWN]}" + (" (parent)" if role == "parent" else "")
-        wrote = "" if role == "parent" or outcome.is_doubted else ", through a line that it changed"
-        proofs.append(f"{who} {mark} {runs[0].verdict} ×{len(runs)}{wrote}")
-    result = _listed("sure?", proofs)
+    result = _listed("sure?", list_proofs(outcome, end))
     for sha in end.unproved:
         reason = outcome.of(sha)[0].reason
         result.append(["  ", Piece("       ! ", "yellow"), f"{sha[:SHA_SHOWN]} (parent) could not be run: {reason}"])
@@ -283,11 +184,3 @@ def _range_lines(outcome: Outcome, end: Range, width: int) -> list[Line]:
     if count > CANDIDATES_SHOWN:
         result.insert(1, [Piece(f"    … {count - CANDIDATES_SHOWN} older ones (--json has all)", "dim")])
     return [*result, []]
-
-
-def summarise_refusal(end: Refusal, runs: Sequence[Run]) -> str:
-    """What the runs of the commit said that stands in the way."""
-    said = [f"{_mark(run)[0]} {run.verdict}" for run in runs]
-    if len(set(said)) == 1:
-        return f"{said[0]}{f' ×{len(said)}' if len(said) > 1 else ''}: {end.reason}"
-    return ", ".join(said)

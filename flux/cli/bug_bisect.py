@@ -12,9 +12,11 @@ from pathlib import Path
 
 import click
 
-from flux.bisect import Found, Mark, Purpose, Refusal, Why
+from flux.bisect import Found, Mark, Purpose
+from flux.bisect_answer import find_refusal, make_document
+from flux.bisect_search import Outcome, Run, Search
 from flux.cli import bisect_show
-from flux.cli.bisect_drive import Driver, Outcome, Run
+from flux.cli.bisect_drive import Driver
 from flux.cli.bisect_judge import Judge, judge_by_expression, judge_by_program, judge_by_verdict
 from flux.cli.bisect_log import BisectLog, find_log
 from flux.cli.client import INVOKE_TIMEOUT_S, Client, open_client
@@ -24,47 +26,12 @@ from flux.cli.incident_replay import list_executions, make_filter
 from flux.cli.record import Record
 from flux.cli.screen import Piece, Screen
 from flux.cli.settings import settings
-from flux.errors import FluxError, OperatorError
+from flux.errors import FluxError
 from flux.fail_if import parse_expression
 
 EXPECTED = {Purpose.BAD_END: Mark.BAD, Purpose.GOOD_END: Mark.GOOD}
 """What the first run of an end says, unless it is none."""
 _PINNED = re.compile(r"[a-z][a-z0-9_-]*")
-
-
-class BadEndPassesError(OperatorError):
-    """The execution does not fail on the bad end as it did."""
-
-    code = "FLX550"
-    exit_code = EXIT_NOT_WHOLE
-
-
-class GoodEndFailsError(OperatorError):
-    """The execution does not pass on the good end."""
-
-    code = "FLX552"
-    exit_code = EXIT_NOT_WHOLE
-
-
-class NoGoodEndError(OperatorError):
-    """No commit was found on which the execution passes."""
-
-    code = "FLX553"
-    exit_code = EXIT_NOT_WHOLE
-
-
-class OutsideError(OperatorError):
-    """What failed is in the recording: every commit would get it again."""
-
-    code = "FLX554"
-    exit_code = EXIT_NOT_WHOLE
-
-
-class FlakyError(OperatorError):
-    """Two runs of one commit differ, so no run decides."""
-
-    code = "FLX555"
-    exit_code = EXIT_NOT_WHOLE
 
 
 @click.command()
@@ -125,9 +92,10 @@ def command(
     }  # fmt: skip
     teller = _Teller(story)
     teller.begin(plan)
+    search = Search(plan.data, first_parent=first_parent, is_fresh=fresh)
     driver = Driver(
-        client, plan, judge, first_parent=first_parent, is_fresh=fresh, tell=teller.run, tell_ends=teller.ends,
-        log=log, question=question, resumes=resume,
+        client, search, judge, first_parent=first_parent, tell=teller.run, tell_ends=teller.ends, log=log,
+        question=question, resumes=resume,
     )  # fmt: skip
     outcome = driver.drive()
     return _answer(client, driver, outcome, log)
@@ -198,15 +166,15 @@ class _Teller:
 def _answer(client: Client, driver: Driver, outcome: Outcome, log: BisectLog | None) -> int:
     """Print what came of it; return the exit code, or raise why there is nothing."""
     said, screen = settings(), Screen.stdout()
-    refusal = _make_refusal(outcome)
+    refusal = find_refusal(outcome)
     has_log = log is not None and outcome.good is not None
     log_name = _shorten(log.path) if has_log and log is not None else None
     finding = diff = None
     if isinstance(outcome.end, Found):
         finding, diff = _ask_finding(client, driver, outcome.end)
     if said.json:
-        refused = None if refusal is None else {"code": refusal.code, "message": refusal.message}
-        document = bisect_show.make_document(outcome, refused, finding, diff, log_name)
+        told, parted = (None if one is None else one.data for one in (finding, diff))
+        document = make_document(outcome, refusal, told, parted, log_name)
         screen.write_raw_json(json.dumps(document, ensure_ascii=False))
         if refusal is not None:
             return refusal.exit_code
@@ -223,7 +191,7 @@ def _ask_finding(client: Client, driver: Driver, end: Found) -> tuple[Record, Re
     """Ask what the commit is, and how its run differs from its parent's."""
     finding = driver.ask_finding(end.commit, end.parents[0])
     assert finding is not None, "the commit was run"
-    failing, passing = driver.find_pair(end.commit, end.parents[0])
+    failing, passing = driver.search.find_pair(end.commit, end.parents[0])
     if failing is None or passing is None:
         return finding, None
     try:
@@ -233,42 +201,6 @@ def _ask_finding(client: Client, driver: Driver, end: Found) -> tuple[Record, Re
             raise
         return finding, None  # They can't be compared, and the answer says so.
     return finding, diff
-
-
-def _make_refusal(outcome: Outcome) -> FluxError | None:
-    """Return why nothing can be said; None when something can."""
-    end = outcome.end
-    if not isinstance(end, Refusal):
-        return None
-    runs, sha = outcome.of(end.commit), end.commit[:12]
-    told = bisect_show.summarise_refusal(end, runs)
-    name = runs[-1].execution
-    match end.why:
-        case Why.FLAKY:
-            return FlakyError(
-                f"{sha}: {told}. The same code with the same recording does not end the same way twice, "
-                "so no commit can be named",
-                remedy=f"flux trace diff {runs[0].replay or name} {runs[-1].replay or name} shows where they part",
-            )
-        case Why.BAD_IS_NOT if runs[-1].verdict == "outside":
-            return OutsideError(
-                f"the failing answer is in the recording, so every commit would get it again: {end.reason}",
-                remedy=f"flux why {name}",
-            )
-        case Why.BAD_IS_NOT:
-            return BadEndPassesError(
-                f"{name} does not fail on the bad end {sha} as it did: {told}",
-                remedy="name a commit on which it does: --bad REF, or say what is bad: --any-failure, --fail-if EXPR",
-            )
-        case Why.GOOD_IS_NOT:
-            return GoodEndFailsError(
-                f"{name} does not pass on the good end {sha}: {told}", remedy="name an older commit: --good REF"
-            )
-    assert end.why is Why.NO_GOOD, "all others are above"
-    return NoGoodEndError(
-        f"no commit was found on which {name} passes; the last that was tried is {sha}: {told}",
-        remedy="name one: --good REF",
-    )
 
 
 def _shorten(path: Path) -> str:

@@ -1,8 +1,8 @@
 """What a bisect asks of the server: where to begin, which commits there are, and what an execution does on one.
 
-The search itself is `flux.bisect`, and whoever asks drives it (the command line does). So a search has no life
-of its own here: each question is answered for itself, and what was run before is on record
-(`flux.store.bisects`), which makes the second search of an incident a matter of looking things up.
+The search itself is `flux.bisect`, and whoever asks drives it: the command line, or a run that a page has begun. Each
+question is answered for itself, and what was run before is on record (`flux.store.bisects`), which makes the second
+search of an incident a matter of looking things up.
 
 A *probe* replays one execution on one commit, with nothing leaving. A commit that can't be made ready is an answer
 about that commit, and no error: not built, so nothing is known of it. An error is what stands in the way of every

@@ -38,6 +38,7 @@ from flux.supervisor.bisect import Bisector
 from flux.supervisor.console_activity import answer_activity
 from flux.supervisor.console_admin import AREAS, AdminDesk, AdminHost
 from flux.supervisor.console_bisect import BisectDesk
+from flux.supervisor.console_bisects import BisectRunsDesk
 from flux.supervisor.console_checks import ChecksDesk
 from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_debug import DebugHost, answer_debug
@@ -202,6 +203,7 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
+        self._bisect_runs = BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find)
         self._records = RecordsDesk(
             pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest
         )
@@ -284,6 +286,8 @@ class Console:
                 ask, method = self._for(self._deploy_guarded, request.body), "POST"
             case ["rollback"]:
                 ask, method = self._for(self._deploys.roll_back, request.body), "POST"
+            case ["bisects", *words] if (found := self._bisect_runs.find(head.method, words, request.body)):
+                ask, method = found.ask, found.method
             case ["bisect", "plan" | "graph" | "probe" | "finding" as question]:
                 ask, method = partial(self._bisects.answer, question, request.body), "POST"
             case ["queue"]:

@@ -11,14 +11,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import attrs
 import msgspec
 
 from flux.errors import OperatorError
 from flux.filter import parse
 from flux.store import incidents
 from flux.store.postgres import Pool
-from flux.supervisor.console_query import BadQueryError, Query
+from flux.supervisor.console_query import BadQueryError, Query, Question
 from flux.supervisor.console_replays import Asked, ReplaysDesk
 from flux.supervisor.incident_run import IncidentRun
 from flux.supervisor.present import Document, show_moment
@@ -45,14 +44,6 @@ class IncidentExistsError(OperatorError):
     code = "FLX528"
 
 
-@attrs.frozen
-class IncidentQuestion:
-    """What a path asks."""
-
-    method: str
-    ask: Callable[[Query], Awaitable[Document]]
-
-
 class IncidentDesk:
     """Answers them, for one tenant."""
 
@@ -73,21 +64,21 @@ class IncidentDesk:
         self._settle = settle
         self._now = now
 
-    def find(self, method: str, path: list[str], body: bytes) -> IncidentQuestion | None:
+    def find(self, method: str, path: list[str], body: bytes) -> Question | None:
         """Return what is asked below ``incidents``, or None when nothing is there."""
         match path:
             case [] if method == "POST":
-                return IncidentQuestion("POST", partial(self._pin, body))
+                return Question("POST", partial(self._pin, body))
             case []:
-                return IncidentQuestion("GET", self._list)
+                return Question("GET", self._list)
             case [window]:
-                return IncidentQuestion("GET", partial(self._describe, window))
+                return Question("GET", partial(self._describe, window))
             case [window, "replay"] if method == "POST":
-                return IncidentQuestion("POST", partial(self._begin, window, body))
+                return Question("POST", partial(self._begin, window, body))
             case [window, "replay"]:
-                return IncidentQuestion("GET", partial(self._show_run, window))
+                return Question("GET", partial(self._show_run, window))
             case [window, "replay", "cancel"]:
-                return IncidentQuestion("POST", partial(self._cancel, window))
+                return Question("POST", partial(self._cancel, window))
         return None
 
     # --- windows -----------------------------------------------------------------------------------

@@ -1,14 +1,24 @@
 """What is asked of the console, read strictly: a misspelt parameter must not become a list of everything."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import attrs
 import msgspec
 
 from flux.errors import OperatorError
 from flux.message import RequestHead
+from flux.supervisor.present import Document
 
 Query = Mapping[str, str]
+
+
+@attrs.frozen
+class Question:
+    """What a path asks."""
+
+    method: str
+    ask: Callable[[Query], Awaitable[Document]]
 
 
 class BadQueryError(OperatorError):

@@ -96,6 +96,10 @@ class Runs:
             raise run.crash  # Whoever asks tells of it, as of any failure of ours.
         return _show(run)
 
+    def list(self, kind: str) -> list[Document]:
+        """Return those whose key begins so, the latest first."""
+        return [_show(run) for key, run in reversed(self._runs.items()) if key.startswith(kind) and run.crash is None]
+
     def cancel(self, key: str) -> Document | None:
         """Stop a run, if it goes on; return what it has found by then."""
         run = self._runs.get(key)
@@ -106,8 +110,8 @@ class Runs:
 
     def close(self) -> None:
         """Stop all: the server ends."""
-        for key in list(self._runs):
-            self._runs[key].scope.cancel()
+        for run in self._runs.values():
+            run.scope.cancel()
 
     async def _do(self, run: _Run) -> None:
         with run.scope:

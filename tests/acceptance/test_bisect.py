@@ -5,6 +5,7 @@ and of psql, around every bisect: see `tests.histories.bisect`. What the search 
 against ``git bisect run`` in ``tests/integration/test_history.py``.
 """
 
+import json
 import shlex
 import signal
 import subprocess
@@ -91,6 +92,48 @@ def test_the_second_time_nothing_is_run_and_git_reads_the_log(
     git(tmp_path, "clone", "--quiet", "--no-hardlinks", str(shop.server.project), "clone")
     told = git(tmp_path / "clone", "bisect", "replay", str(find_log(shop, failed)))
     assert f"{answered['first_bad']} is the first bad commit" in told
+
+
+def ask_page(shop: Shop, method: str, path: str, body: object = None) -> Any:
+    """Ask the API what the console's page asks it."""
+    token = json.loads((shop.server.project / ".flux" / "dev.json").read_text())["token"]
+    answer = shop.server.request(method, f"/_flux/api/bisects{path}", body, {"authorization": f"Bearer {token}"})
+    assert answer.status < 500, answer.body
+    return answer.json
+
+
+def test_a_bisect_that_was_begun_on_a_page_says_what_the_command_says(shop: Shop, failed: str, answered: Any) -> None:
+    before = shop.look()
+    ahead = ask_page(shop, "GET", f"/{failed}")
+    assert (ahead["state"], ahead["plan"]["bad"]["sha"]) == ("none", shop.history.bad)
+    assert ask_page(shop, "POST", f"/{failed}", {"good": "no-such-ref"})["state"] == "running"
+    refused = wait_ended(shop, failed)
+    assert (refused["state"], refused["answer"]) == ("failed", None) and "no-such-ref" in refused["problem"]["detail"]
+    ask_page(shop, "POST", f"/{failed}", {"good": shop.history.good})
+    run = wait_ended(shop, failed)
+    assert (run["state"], run["problem"], run["execution"]["name"]) == ("done", None, failed)
+    assert len(run["steps"]) == run["answer"]["runs"] and run["answer"]["said"]["proofs"]
+    differs = {"log", "steps", "cached"}  # How long each took, and that it was run before.
+    assert {key: run["answer"][key] for key in answered.keys() - differs} == {
+        key: answered[key] for key in answered.keys() - differs
+    }
+    assert [step["sha"] for step in run["answer"]["steps"]] == [step["sha"] for step in answered["steps"]]
+    (listed,) = ask_page(shop, "GET", "")["runs"]
+    assert listed["answer"]["first_bad"] == answered["first_bad"]
+    assert ask_page(shop, "POST", f"/{failed}/cancel", {})["state"] == "done"
+    for body, said in (({"god": "x"}, "god"), ({"good": ""}, "names no commit"), ([], "can't be read")):
+        wrong = ask_page(shop, "POST", f"/{failed}", body)
+        assert wrong["code"] == "FLX621" and said in wrong["detail"], wrong
+    assert ask_page(shop, "GET", "/nobody")["code"] == "FLX101"
+    assert shop.look() == before
+
+
+def wait_ended(shop: Shop, name: str) -> Any:
+    deadline = time.monotonic() + 300
+    while (run := ask_page(shop, "GET", f"/{name}"))["state"] == "running":
+        assert time.monotonic() < deadline, run
+        time.sleep(0.05)
+    return run
 
 
 def test_ctrl_c_leaves_a_log_to_go_on_from_and_a_program_decides(

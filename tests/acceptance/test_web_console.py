@@ -12,10 +12,12 @@ from urllib.parse import quote, unquote
 
 import attrs
 import pytest
+from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, open_browser
 from tests.conftest import Database
 from tests.dev_process import DevServer, running_dev, write_project
+from tests.histories.write import git
 from tests.postgres_server import PostgresServer
 
 SCHEMA = """\
@@ -70,9 +72,20 @@ def send(ctx, payload):
 def yearly(ctx, input):
     return {}
 """
+CULPRIT = "Prices of <b>what is on the shelf</b>, and no others \u202e"
+"""Subject of the commit that broke it, which somebody wrote."""
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \u202ex {{7*7}}"
 HOSTILE_IN_JSON = HOSTILE.replace('"', r'\"').replace("\u202e", r"\u202e")
 """As a page shows it within a value."""
+
+
+PRICED = '{"tea": 450, "mug": 900}'
+
+
+def commit(project: Path, subject: str) -> None:
+    git(project, "add", "--all")
+    who = ("-c", "user.name=Ana Ruiz", "-c", "user.email=ana@shop.example", "-c", "commit.gpgsign=false")
+    git(project, *who, "commit", "--quiet", "--message", subject)
 
 
 @attrs.frozen
@@ -105,8 +118,17 @@ def opened(
 ) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("web")
     folder.chmod(0o755)
-    functions = {"shop.py": SHOP, "board.py": BOARD, "work.py": WORK}
-    project = write_project(folder / "shop", functions, migrations={"001.sql": SCHEMA})
+    files = {"shop.py": SHOP.replace('{"tea": 450}', PRICED), "board.py": BOARD, "work.py": WORK}
+    project = write_project(folder / "shop", files, migrations={"001.sql": SCHEMA})
+    (project / ".gitignore").write_text(".flux/\n__pycache__/\n")
+    git(project, "init", "--quiet", "--template=", "--initial-branch=main")
+    commit(project, "The shop")
+    (project / "README").write_text("A shop.\n")
+    commit(project, "Say what it is")
+    (project / "functions" / "shop.py").write_text(SHOP)
+    commit(project, CULPRIT)
+    (project / "README").write_text("A shop of tea and mugs.\n")
+    commit(project, "Say more")
     database = make_database(postgres18)
     with running_dev(project, database) as server, open_browser() as browser:
         link = re.search(r"\b(http://127\.0\.0\.1:\d+)/_flux/#t=\S+", server.wait_story("/_flux/#t="))
@@ -229,7 +251,7 @@ def test_a_failure_is_followed_to_its_rows_its_passing_twin_and_its_repair(desk:
     desk.open(f"e/{failed}")
     browser.click("Replay on the working tree")
     browser.wait_for("same failure on the working tree", "#verdict .verdict")
-    shop.write_text(SHOP.replace('{"tea": 450}', '{"tea": 450, "mug": 900}'))
+    shop.write_text(SHOP.replace('{"tea": 450}', PRICED))
     desk.server.wait_story("shop.py", after=told)
     browser.click("Replay on the working tree")
     browser.wait_for("passed on the working tree", "#verdict .verdict")
@@ -237,9 +259,65 @@ def test_a_failure_is_followed_to_its_rows_its_passing_twin_and_its_repair(desk:
     browser.look(tmp_path, "replayed")
     assert desk.database.psql(rows) == before
 
-    browser.click("Doctor", "nav")
-    browser.wait_for("All is well")
-    browser.look(tmp_path, "doctor")
+    browser.press("b")
+    browser.wait_for("the commit that was recorded")
+    browser.click("Find the commit")
+    browser.wait_for("First bad commit", "#answer")
+    culprit = git(desk.server.project, "log", "--format=%H", "-n1", "HEAD~1")
+    for words in (culprit[:12], "Ana Ruiz", r"<b>what is on the shelf</b>, and no others \u202e",
+                  "functions/shop.py +1 −1", f"-PRICES = {PRICED}", "Nothing left the sandbox"):  # fmt: skip
+        assert words in browser.text(), browser.text()
+    browser.look(tmp_path, "bisect")
+    browser.click("The two side by side")
+    browser.wait_for("Calls")
+    browser.click("Bisect", "nav")
+    browser.wait_for(f"first bad commit {culprit[:12]}", "table")
+    browser.look(tmp_path, "bisects")
+    assert desk.database.psql(rows) == before
+
+
+def test_all_that_failed_in_a_window_is_replayed_on_the_working_tree_and_the_window_gets_a_name(
+    desk: Desk, tmp_path: Path
+) -> None:
+    browser, shop = desk.browser, desk.server.project / "functions" / "shop.py"
+    told = len(desk.server.story)
+    shop.write_text(SHOP)
+    desk.server.wait_story("shop.py", after=told)
+    for note in ("one", HOSTILE):
+        desk.order("mug", note, status=500)
+    rows = "select left_over from stock where item = 'mug' union all select count(*) from orders"
+    before = desk.database.psql(rows)
+    browser.click("Incidents", "nav")
+    browser.wait_for("KeyError: 'mug'", "table")
+    browser.look(tmp_path, "incidents")
+    browser.driver.find_element(By.CSS_SELECTOR, "#bursts ~ .wide tbody a").click()
+    browser.wait_for("In common")
+    assert "function order: all" in browser.text() and "began in this window" in browser.text()
+    browser.click("Replay those that failed")
+    browser.wait_for("do not, or could not be decided")
+    assert "same failure" in browser.text(".list")
+    told = len(desk.server.story)
+    shop.write_text(SHOP.replace('{"tea": 450}', PRICED))
+    desk.server.wait_story("shop.py", after=told)
+    browser.click("Replay those that failed")
+    browser.wait_for("✓ passed", ".list")
+    assert "and 0 do not, or could not be decided" in browser.text() and "0 effects left" in browser.text()
+    browser.look(tmp_path, "incident")
+    browser.type("Name", "mugs-away")
+    browser.click("Pin", "#pin-form")
+    browser.wait_for("Incident mugs-away", "h1")
+    assert "✓ passed" in browser.text(".list"), "it is the same window, and has the same run"
+    browser.click("Incidents", "nav")
+    browser.wait_for("mugs-away", "table")
+    assert desk.database.psql(rows) == before
+    assert desk.server.json("incident", "list")["incidents"][0]["name"] == "mugs-away"
+
+
+def test_the_doctor_says_how_the_server_is(desk: Desk, tmp_path: Path) -> None:
+    desk.open("")
+    desk.browser.click("Doctor", "nav")
+    desk.browser.wait_for("All is well")
+    desk.browser.look(tmp_path, "doctor")
 
 
 def test_a_page_that_a_function_serves_neither_reads_the_console_nor_acts_in_it(opened: Desk) -> None:

@@ -21,7 +21,7 @@ from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
 from tests.console_world import make_call, make_execution, raised
 from tests.hostile_pages import HOSTILE, check_page, poison
-from tests.incident_pages import INCIDENT_PATHS, incident_documents
+from tests.incident_pages import BISECT_PATHS, INCIDENT_PATHS, bisect_documents, incident_documents
 
 NOW = datetime(2025, 11, 25, 14, 3, tzinfo=UTC)
 
@@ -192,13 +192,14 @@ def documents() -> dict[str, dict[str, Any]]:
         "diff": {"diff": diff},
         "doctor": {"checks": {"checks": [{"name": "isolation", "ok": False, "detail": "core", "remedy": "do"}]}},
         **incident_documents(listed["executions"], group),
+        **bisect_documents(listed["executions"]),
     }
 
 
 PATHS = {
     "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
     "doctor": "doctor", "deployments": "deployments", "queue": "queue", "cron": "cron/email", "tenants": "tenants",
-    **INCIDENT_PATHS,
+    **INCIDENT_PATHS, **BISECT_PATHS,
     "diff of a table": "state",
 }  # fmt: skip
 

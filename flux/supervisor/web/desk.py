@@ -80,6 +80,8 @@ _PLACES = {
     "tenants": _Place("tenants", gather.gather_tenants, is_installations=True),
     "doctor": _Place("doctor", gather.gather_doctor),
     "i": _Place("incidents", gather.gather_incidents),
+    "b": _Place("bisects", gather.gather_bisects),
+    "b/*": _Place("bisect", gather.gather_bisect, progress=gather.gather_bisect),
     "cron/*": _Place("cron", gather.gather_cron),
     "d/*": _Place("diff", gather.gather_diff),
     "e/*": _Place("execution", gather.gather_execution, ("from", "rows")),
@@ -97,8 +99,8 @@ _FORMS: Mapping[str, Container[str]] = {
 
 _ACTS = (
     ("executions", "*", "replay"), ("incidents",), ("incidents", "*", "replay"),
-    ("incidents", "*", "replay", "cancel"), ("rollback",), ("queue", "*", "retry"), ("cron", "*", "pause"),
-    ("cron", "*", "resume"),
+    ("incidents", "*", "replay", "cancel"), ("bisects", "*"), ("bisects", "*", "cancel"), ("rollback",),
+    ("queue", "*", "retry"), ("cron", "*", "pause"), ("cron", "*", "resume"),
 )  # fmt: skip
 """What pages do beside showing: questions of the API."""
 

@@ -136,6 +136,17 @@ async def gather_incident_run(documents: Documents, _query: Query, window: str) 
     await documents.ask("run", "incidents", window, "replay")
 
 
+async def gather_bisects(documents: Documents, _query: Query, *_path: str) -> None:
+    """Bisects that were begun, and what could be."""
+    await documents.ask("bisects", "bisects")
+    await documents.ask("executions", "executions", q="since:1d status:>=500 -trigger:replay", n="20")
+
+
+async def gather_bisect(documents: Documents, _query: Query, name: str) -> None:
+    """How far an execution's bisect is; where none was begun, where it would begin."""
+    await documents.ask("run", "bisects", name)
+
+
 async def gather_doctor(documents: Documents, _query: Query, *_path: str) -> None:
     """How the server is."""
     await documents.ask("checks", "checks")

@@ -54,6 +54,7 @@ AREAS = (
     Area("executions", "/_flux/", "Executions"),
     Area("errors", "/_flux/errors", "Errors"),
     Area("incidents", "/_flux/i", "Incidents"),
+    Area("bisect", "/_flux/b", "Bisect"),
     Area("state", "/_flux/state", "State"),
     Area("deployments", "/_flux/deployments", "Deployments"),
     Area("queue", "/_flux/queue", "Queue and cron"),

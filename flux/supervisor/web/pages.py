@@ -5,6 +5,7 @@ from typing import Any
 
 from flux import __version__
 from flux.supervisor.web import words
+from flux.supervisor.web.bisect import build_bisect, build_bisects, show_bisect_progress
 from flux.supervisor.web.deployments import build_deployments
 from flux.supervisor.web.diff import build_diff
 from flux.supervisor.web.doctor import build_doctor
@@ -34,10 +35,13 @@ BUILDERS: Mapping[str, Build] = {
     "doctor": build_doctor,
     "incidents": build_incidents,
     "incident": build_incident,
+    "bisects": build_bisects,
+    "bisect": build_bisect,
 }
 
 PROGRESS: Mapping[str, Callable[[Mapping[str, Any]], Progress]] = {
     "incident": show_incident_progress,
+    "bisect": show_bisect_progress,
 }
 """How far the run of a page is."""
 

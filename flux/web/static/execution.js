@@ -73,3 +73,4 @@ button.addEventListener("click", replay);
 mark.addEventListener("click", useMark);
 keys.r = replay;
 keys.d = useMark;
+keys.b = () => document.getElementById("bisect")?.click();
