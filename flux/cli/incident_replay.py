@@ -127,7 +127,8 @@ def _replay_together(
 def make_filter(client: Client, window: str, query: str | None) -> str:
     """The window and the filter in one, with times as the server is to read them."""
     terms = find_window(client, window, "flux incident replay")
-    text = canonical_filter(f"{terms} {query if query and query.strip() else 'status:>=500'}")
+    # A replay is on record as an execution, and not a request of then.
+    text = canonical_filter(f"{terms} {query if query and query.strip() else 'status:>=500 -trigger:replay'}")
     assert text is not None, "there is a window at least"
     return text
 

@@ -24,8 +24,8 @@ from flux.supervisor.present import Document, show_moment
 from flux.supervisor.runs import Runs
 from flux.window import Window, may_be_name, read_window
 
-FAILED = "status:>=500"
-"""What is replayed of a window, as by ``flux incident replay``."""
+FAILED = "status:>=500 -trigger:replay"
+"""What is replayed of a window, as by ``flux incident replay``: no replay is itself a request of then."""
 REF_ROOM = 200
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """Of an incident: never a time, nor anything with a colon or two dots."""

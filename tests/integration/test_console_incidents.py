@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from flux.execution import Trigger
 from flux.supervisor.replay import UnreplayableError
 from flux.supervisor.runs import Runs
 from tests.conftest import Database
@@ -66,7 +67,8 @@ async def test_a_window_is_read_and_counted_and_may_have_a_name(world: World) ->
 
 async def test_replays_of_a_window_go_on_alone_and_say_what_became_of_each(world: World, host: ReplayingHost) -> None:
     passed, failed = [make_execution(raised(), at_s=second) for second in (1, 2)]
-    await world.add(passed, failed, make_execution(at_s=3))
+    # A replay that failed has its record in the window, and is no request of then.
+    await world.add(passed, failed, make_execution(at_s=3), make_execution(raised(), at_s=4, trigger=Trigger("replay")))
     host.failures[failed.name] = UnreplayableError("its record is not whole", remedy="")
     assert (await world.get(f"incidents/{WINDOW}/replay"))["state"] == "none"
     status, begun = await post(world, f"incidents/{WINDOW}/replay", {"on": "."})

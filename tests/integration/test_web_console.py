@@ -153,6 +153,9 @@ async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:
         ("/_flux/e/zzzzzzzz", {}, 404, "FLX101"),
         ("/_flux/e/<script>alert(1)", {}, 404, "<script>alert(1)"),
         ("/_flux/errors", {"since": "yesterdayish"}, 400, "FLX110"),
+        ("/_flux/i/14:00", {}, 400, "FLX657"),
+        ("/_flux/i/nobody", {}, 404, "FLX527"),
+        ("/_flux/b/zzzzzzzz", {}, 404, "FLX101"),
     ):
         page = await world.ask(path, headers=browser, token=None, **query)
         assert page.status == status and isinstance(page.body, bytes)
@@ -290,6 +293,9 @@ async def test_a_row_two_executions_and_the_checks_have_pages(world: World) -> N
         ("/_flux/state", {"table": "users", "key": "42"}, ran.name),
         (f"/_flux/d/{failed.name}..{ran.name}", {}, "Calls"),
         ("/_flux/doctor", {}, "flux explain FLX420"),
+        ("/_flux/i", {}, "No incident has a name"),
+        ("/_flux/i/2025-11-25T14:00:00Z..2025-11-25T15:00:00Z", {}, failed.name),
+        ("/_flux/b", {}, "No bisect was begun"),
     ):
         page = await world.ask(path, headers=browser, token=None, **query)
         assert page.status == 200 and isinstance(page.body, bytes)

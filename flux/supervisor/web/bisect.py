@@ -93,7 +93,8 @@ def build_bisect(documents: Mapping[str, Any], asked: Asked) -> Page:
     row = make_row(run["execution"], asked.now)
     plan, answer = run.get("plan"), run.get("answer")
     ends = [] if plan is None else _list_ends(plan)
-    good = next((end.sha for end in ends if end.word == "good" and end.source == SOURCES["given"]), "")
+    # What somebody named for the search is in the command, too.
+    named = [f" --{end.word} {shlex.quote(end.sha)}" for end in ends if end.source == SOURCES["given"]]
     return Page(
         title=f"Bisect of {row.name}",
         template="bisect.html",
@@ -102,7 +103,6 @@ def build_bisect(documents: Mapping[str, Any], asked: Asked) -> Page:
             "row": row,
             "is_dirty": plan is not None and plan["bad"]["dirty"],
             "ends": ends,
-            "planned": plan is not None,
             "progress": show_bisect_progress(run),
             "progress_at": words.link("b", f"{row.name}.progress"),
             "act": words.link("act", "bisects", row.name),
@@ -110,7 +110,7 @@ def build_bisect(documents: Mapping[str, Any], asked: Asked) -> Page:
             "here": words.link("b", row.name),
             "answer": None if answer is None else _make_answer(answer, run["steps"], asked.now),
         },
-        command=f"flux bug bisect {row.name}" + (f" --good {shlex.quote(good)}" if good else ""),
+        command=f"flux bug bisect {row.name}" + "".join(sorted(named, reverse=True)),
         scripts=("run.js",),
     )
 
@@ -139,8 +139,9 @@ def show_bisect_progress(run: Mapping[str, Any]) -> Progress:
         return Progress("none", "", 0, 0, (), problem)
     steps, commits = run["steps"], run["commits"]
     searched = sum(step["purpose"] == "search" for step in steps)
-    said = words.count(len(steps), "run")
+    said, wanted = words.count(len(steps), "run"), 0
     if commits is not None:
+        # Skips take one more each.
         wanted = max((commits - 1).bit_length(), searched)
         said += f" · {words.count(commits, 'commit')} between, about {wanted} to ask, {searched} asked"
     elif state == "running":
@@ -148,7 +149,7 @@ def show_bisect_progress(run: Mapping[str, Any]) -> Progress:
     if state == "cancelled":
         said += ", then it was cancelled"
     rows = [_make_step(step, steps[:number]) for number, step in enumerate(steps)]
-    return Progress(state, said, searched, (commits or 1).bit_length() if commits else 0, rows[-ROWS_SHOWN:], problem)
+    return Progress(state, said, searched, wanted, rows[-ROWS_SHOWN:], problem)
 
 
 def _make_step(step: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> Row:
