@@ -8,6 +8,7 @@ of the whole suite, or that files of their folder may take. A wrong number costs
 import pytest
 
 SECONDS = {
+    "acceptance/test_asgi.py": 20,
     "acceptance/test_bad_input.py": 25,
     "acceptance/test_bisect.py": 25,
     "acceptance/test_case_files.py": 20,
