@@ -1717,6 +1717,18 @@ where b.stored_at < least($1, (select pg_catalog.min(e.started_at) from flux.exe
 
 -- ===== Secrets and tokens =====
 
+-- name: find_sealed_tables
+-- Whether there is what holds sealed values: a tenant's database has nothing yet before its first start.
+select pg_catalog.to_regclass('flux.tenant_key') is not null and pg_catalog.to_regclass('flux.secret') is not null;
+
+-- name: reseal_tenant_key
+-- Keeps a tenant's key as it is sealed now; other servers read the secrets again.
+update flux.tenant_key set sealed = $2, version = version + 1 where tenant = $1;
+
+-- name: reseal_secret
+-- Keeps a secret as it is sealed now: its value is the same, so it has not changed.
+update flux.secret set sealed = $3 where tenant = $1 and name = $2;
+
 -- name: find_tenant_key
 -- The sealed key of a tenant.
 select sealed from flux.tenant_key where tenant = $1;
@@ -1956,11 +1968,18 @@ insert into flux.tenant (name, folder, hosts, database_sealed, is_made, weight, 
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (name) do nothing returning name;
 
 -- name: set_tenant
--- Changes what one may use, and how its database is reached; its name, if there is one.
+-- Changes what one may use; its name, if there is one.
 update flux.tenant
-set database_sealed = $2, weight = $3, concurrency = $4, memory_bytes = $5, requests_per_minute = $6, storage_bytes = $7,
-    cpu_ms_per_minute = $8
+set weight = $2, concurrency = $3, memory_bytes = $4, requests_per_minute = $5, storage_bytes = $6, cpu_ms_per_minute = $7
 where name = $1 returning name;
+
+-- name: find_sealed_database
+-- How the database of one is reached, sealed.
+select database_sealed from flux.tenant where name = $1;
+
+-- name: reseal_tenant_database
+-- Keeps it as it is sealed now.
+update flux.tenant set database_sealed = $2 where name = $1;
 
 -- name: remove_tenant
 -- Takes one out.

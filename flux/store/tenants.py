@@ -5,7 +5,7 @@ from datetime import datetime
 
 import attrs
 
-from flux.store.postgres import Pool
+from flux.store.postgres import Connection, Pool
 from flux.store.queries import QUERIES
 
 
@@ -59,22 +59,30 @@ async def list_tenants(pool: Pool) -> list[TenantRow]:
     ]  # fmt: skip
 
 
-async def add_tenant(pool: Pool, row: TenantRow) -> bool:
-    """Add one; False when its name is taken."""
-    async with pool.acquire() as connection:
-        added = await connection.fetch_value(
-            QUERIES.add_tenant, row.name, row.folder, list(row.hosts), row.database_sealed, row.is_made,
-            *_list_quotas(row.quotas), list(row.allow),
-        )  # fmt: skip
+async def add_tenant(connection: Connection, row: TenantRow) -> bool:
+    """Add one; False when its name is taken. In a `flux.store.vault.holding_keys` block."""
+    added = await connection.fetch_value(
+        QUERIES.add_tenant, row.name, row.folder, list(row.hosts), row.database_sealed, row.is_made,
+        *_list_quotas(row.quotas), list(row.allow),
+    )  # fmt: skip
     return added is not None
 
 
+async def find_database(connection: Connection, name: str) -> bytes | None:
+    """Return how a tenant's database is reached, sealed; None when there is no such tenant. In such a block too."""
+    found: bytes | None = await connection.fetch_value(QUERIES.find_sealed_database, name)
+    return found
+
+
+async def reseal_database(connection: Connection, name: str, sealed: bytes) -> None:
+    """Keep it as it is sealed now. In a `flux.store.vault.changing_keys` block."""
+    await connection.execute(QUERIES.reseal_tenant_database, name, sealed)
+
+
 async def set_tenant(pool: Pool, row: TenantRow) -> bool:
-    """Change what it may use, and how its database is reached; False when there is none of this name."""
+    """Change what it may use; False when there is none of this name."""
     async with pool.acquire() as connection:
-        found = await connection.fetch_value(
-            QUERIES.set_tenant, row.name, row.database_sealed, *_list_quotas(row.quotas)
-        )
+        found = await connection.fetch_value(QUERIES.set_tenant, row.name, *_list_quotas(row.quotas))
     return found is not None
 
 

@@ -46,6 +46,8 @@ class AdminDesk:
                 return AdminQuestion("POST", _with(self._secrets.set, name, body))
             case ["secrets", name, "delete"]:
                 return AdminQuestion("POST", _with(self._secrets.delete, name))
+            case ["secrets", "master-key", "rotate"]:  # No secret's name has a hyphen.
+                return AdminQuestion("POST", _with(self._secrets.rotate, body))
             case ["tokens"] if method == "POST":
                 return AdminQuestion("POST", _with(self._tokens.create, body))
             case ["tokens"]:

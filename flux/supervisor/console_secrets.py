@@ -6,6 +6,7 @@ import msgspec
 
 from flux.supervisor.console_query import BadQueryError, Query
 from flux.supervisor.present import Document, show_moment
+from flux.supervisor.rotation import rotate
 from flux.supervisor.vault import SecretSeen, Vault
 
 
@@ -18,6 +19,10 @@ class SecretsHost(Protocol):
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
     value: str
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
 
 
 class SecretsDesk:
@@ -42,6 +47,22 @@ class SecretsDesk:
         """Take one out."""
         await self._host.vault().delete(name)
         return self._document(self._host.vault().list())
+
+    async def rotate(self, body: bytes) -> Document:
+        """Put another master key into force."""
+        try:
+            msgspec.json.decode(body, type=_Nothing)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadQueryError(f"the body is not what it should be: {error}", remedy="{}") from error
+        done = await rotate(self._host.vault())
+        return {
+            "schema": "flux.master-key/1",
+            "secrets": done.own.secrets,
+            "tenants": [
+                {"name": name, "secrets": resealed.secrets, "closed": resealed.closed}
+                for name, resealed in done.of_tenants
+            ],
+        }
 
     def _document(self, found: list[SecretSeen]) -> Document:
         return {

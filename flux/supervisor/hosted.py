@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from flux.limits import MIB
 from flux.store.postgres import ConnectOptions
 from flux.supervisor.console_port import ConsolePlace
 from flux.supervisor.hosts import Share as HostsShare
@@ -20,17 +19,6 @@ ISOLATION = "strict"
 """The jail around a tenant's code."""
 CONNECTIONS = (4, 8)
 """To its database at most: Flux's own, and those of functions."""
-ANSWER_BYTES_MAX = 128 * MIB
-"""What one answer of its database may take. Its migrations own every table that Flux reads there, and may have put a
-view of any size in the place of one; the process that holds the answer serves everybody. Records of ordinary size, some
-hundred in a page, are far below: the larger ones keep their bodies apart."""
-ANSWER_S_MAX = 3600.0
-"""How long one answer may take; building an index on a large table is among what has to fit."""
-
-
-def bounded(database: ConnectOptions) -> ConnectOptions:
-    """Return ``database`` with bounds on what it answers."""
-    return attrs.evolve(database, answer_bytes_max=ANSWER_BYTES_MAX, answer_s_max=ANSWER_S_MAX)
 
 
 @attrs.frozen
@@ -39,7 +27,7 @@ class Hosted:
 
     tenant: Tenant
     database: ConnectOptions
-    """How the owner of its database connects; `bounded`."""
+    """How the owner of its database connects; `flux.supervisor.tenant_seal.bounded`."""
     repair_guest: Callable[[str], Awaitable[None]] | None
     """Gives the guest's role a password, where the database's owner may not; None: he may."""
     hosts: HostsShare

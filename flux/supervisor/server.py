@@ -172,7 +172,9 @@ async def open_server(
         tell_recovered(story, opened.recovered)
         backing = opened.backing
         master_key = MasterKey(flux_folder) if hosted is None else hosted.master_key
-        vault = Vault(backing.owner, tenant.name, master_key, backing.secrets, secret_values)
+        vault = Vault(
+            backing.owner, tenant.name, master_key, backing.secrets, secret_values, keeps_master_key=hosted is None
+        )
         await vault.load()
         if place is None or place.is_first:
             tell_short_secrets(story, backing)

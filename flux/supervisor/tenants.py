@@ -14,25 +14,25 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from secrets import token_bytes
 
 import attrs
 import trio
 
 from flux.errors import FluxError, OperatorError
 from flux.fair import ShareUse
-from flux.sealing import NONCE_BYTES, open_sealed, seal
 from flux.store import tenant_database, tenants
 from flux.store.postgres import ConnectOptions, parse_url
 from flux.store.tenants import Quotas, TenantRow
+from flux.store.vault import holding_keys
 from flux.supervisor.deploy import Switch
-from flux.supervisor.hosted import Hosted, bounded
+from flux.supervisor.hosted import Hosted
 from flux.supervisor.hosts import Share
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.spool import SPOOL_BYTES_MAX
 from flux.supervisor.story import Story
 from flux.supervisor.tenant_order import BadTenantError, TenantChange, TenantOrder, name_local_host
+from flux.supervisor.tenant_seal import bounded, open_database, seal_database
 from flux.supervisor.tenant_story import TenantStory
 from flux.supervisor.tenant_watch import TenantWatch
 from flux.supervisor.turns import Share as TurnsShare
@@ -174,12 +174,14 @@ class Tenants:
                 made = await tenant_database.make_database(self._pool, tenant)
                 assert made.password is not None
                 hidden = made.password
-            sealed = seal(self._master_key.get_or_make(), token_bytes(NONCE_BYTES), hidden.encode(), _place(order.name))
-            row = TenantRow(
-                order.name, str(order.folder), (name_local_host(order.name), *order.hosts), sealed,
-                not order.database_url, order.quotas, order.allow,
-            )  # fmt: skip
-            if not await tenants.add_tenant(self._pool, row):
+            async with self._pool.acquire() as connection, holding_keys(connection):
+                row = TenantRow(
+                    order.name, str(order.folder), (name_local_host(order.name), *order.hosts),
+                    seal_database(order.name, self._master_key.get_or_make(), hidden),
+                    not order.database_url, order.quotas, order.allow,
+                )  # fmt: skip
+                is_added = await tenants.add_tenant(connection, row)
+            if not is_added:
                 raise BadTenantError(
                     f'another server of this installation has a tenant "{order.name}"', remedy="start this one again"
                 )
@@ -286,7 +288,7 @@ class Tenants:
         with self._server.turns.opened(row.name, row.quotas) as turns:
             served.turns = turns
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
-            database = bounded(self._open_database(row))
+            database = await self._open_database(row)
             hosted = Hosted(
                 tenant, database, repair, served.share, self._server.console, turns, self._master_key,
                 min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
@@ -313,15 +315,13 @@ class Tenants:
         )
         await served.watch.run()
 
-    def _open_database(self, row: TenantRow) -> ConnectOptions:
-        opened = open_sealed(self._master_key.get(), row.database_sealed, _place(row.name)).decode()
-        if not row.is_made:
-            return parse_url(opened)
-        # Where the server is may have changed since: an embedded one has its socket where it can.
-        return attrs.evolve(
-            self._pool.options, user=tenant_database.name_owner(row.name), password=opened,
-            database=tenant_database.name_database(row.name),
-        )  # fmt: skip
+    async def _open_database(self, row: TenantRow) -> ConnectOptions:
+        async with self._pool.acquire() as connection, holding_keys(connection):
+            # Read again each time: it may be sealed with another master key by now.
+            sealed = await tenants.find_database(connection, row.name)
+            if sealed is None:
+                raise NoSuchTenantError(f'tenant "{row.name}" was removed by another server', remedy="flux tenant list")
+            return open_database(attrs.evolve(row, database_sealed=sealed), self._master_key, self._pool.options)
 
 
 async def _cancel_late(stop: trio.Event, scope: trio.CancelScope) -> None:
@@ -355,11 +355,6 @@ def _see_use(served: _Served) -> TenantUse | None:
         turns.get_use(), round(watch.cpu_s * 1000), None if spent_s is None else round(spent_s * 1000),
         served.share.find_requests_spent(), watch.storage_bytes, refused,
     )  # fmt: skip
-
-
-def _place(tenant: str) -> str:
-    """What a sealed URL or password is bound to."""
-    return f"database/{tenant}"
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> BaseException:

@@ -17,7 +17,7 @@ import trio
 
 from flux.errors import FluxError, OperatorError
 from flux.hostcalls.secret import TenantSecrets
-from flux.sealing import KEY_BYTES, NONCE_BYTES, open_sealed, seal
+from flux.sealing import KEY_BYTES, NONCE_BYTES, open_sealed, open_with_any, seal
 from flux.store import vault as store
 from flux.store.postgres import Connection, Pool
 from flux.supervisor.master_key import MasterKey
@@ -56,12 +56,23 @@ class Vault:
     """The secrets of one tenant."""
 
     def __init__(
-        self, pool: Pool, tenant: str, master_key: MasterKey, secrets: TenantSecrets, local: Mapping[str, str]
+        self,
+        pool: Pool,
+        tenant: str,
+        master_key: MasterKey,
+        secrets: TenantSecrets,
+        local: Mapping[str, str],
+        *,
+        keeps_master_key: bool = True,
     ) -> None:
-        self._pool = pool
-        self._tenant = tenant
+        self.pool = pool
+        """To the database that has them."""
+        self.tenant = tenant
+        """Whose they are."""
         self.master_key = master_key
         """What opens the tenant's key, and seals those of others where this is the installation's own vault."""
+        self.keeps_master_key = keeps_master_key
+        """It is the installation's own vault, where the master key can be changed."""
         self._secrets = secrets
         self._local = dict(local)
         self._stored: dict[str, str] = {}
@@ -70,12 +81,16 @@ class Vault:
 
     async def load(self) -> None:
         """Take in what the database has; raise when it can't be opened: to go on without would fail later, unsaid."""
-        async with self._pool.acquire() as connection:
+        async with self.pool.acquire() as connection:
             await self._load(connection)
 
     async def _load(self, connection: Connection) -> None:
-        version = await store.get_version(connection, self._tenant)
-        found = await store.list_secrets(connection, self._tenant)
+        async with store.holding_keys(connection):
+            await self._load_held(connection)
+
+    async def _load_held(self, connection: Connection) -> None:
+        version = await store.get_version(connection, self.tenant)
+        found = await store.list_secrets(connection, self.tenant)
         if len(found) > store.SECRETS_READ_MAX:
             raise BadSecretError(
                 f"table flux.secret has more than {store.SECRETS_READ_MAX:,} secrets, and they are read whole",
@@ -83,11 +98,11 @@ class Vault:
             )
         values = {}
         if found:
-            sealed_key = await store.find_tenant_key(connection, self._tenant)
+            sealed_key = await store.find_tenant_key(connection, self.tenant)
             assert sealed_key is not None  # A foreign key says so.
-            key = open_sealed(self.master_key.get(), sealed_key, self._key_place)
+            key = open_with_any(self.master_key.get_all(), sealed_key, place_of_key(self.tenant))
             for each in found:
-                values[each.name] = open_sealed(key, each.sealed, self._place(each.name)).decode()
+                values[each.name] = open_sealed(key, each.sealed, place_of_secret(self.tenant, each.name)).decode()
         self._version, self._stored = version, values
         self._changed_at = {each.name: each.changed_at for each in found}
         self._apply()
@@ -122,22 +137,21 @@ class Vault:
             raise BadSecretError(
                 f"{len(self._stored):,} secrets are kept, and there can't be more", remedy="flux secrets delete NAME"
             )
-        async with self._pool.acquire() as connection:
-            sealed_key = await store.find_tenant_key(connection, self._tenant)
-            if sealed_key is None:
-                master, new_key = self.master_key.get_or_make(), randomness.token_bytes(KEY_BYTES)
-                made = seal(master, randomness.token_bytes(NONCE_BYTES), new_key, self._key_place)
-                sealed_key = await store.keep_tenant_key(connection, self._tenant, made)
-            key = open_sealed(self.master_key.get(), sealed_key, self._key_place)
-            sealed = seal(key, randomness.token_bytes(NONCE_BYTES), data, self._place(name))
-            await store.put_secret(connection, self._tenant, name, sealed)
+        async with self.pool.acquire() as connection:
+            async with store.holding_keys(connection):
+                sealed_key = await store.find_tenant_key(connection, self.tenant)
+                if sealed_key is None:
+                    made = seal_key(self.tenant, self.master_key.get_or_make(), randomness.token_bytes(KEY_BYTES))
+                    sealed_key = await store.keep_tenant_key(connection, self.tenant, made)
+                key = open_with_any(self.master_key.get_all(), sealed_key, place_of_key(self.tenant))
+                await store.put_secret(connection, self.tenant, name, seal_secret(self.tenant, key, name, data))
             await self._load(connection)
         return next(each for each in self.list() if each.name == name)
 
     async def delete(self, name: str) -> None:
         """Take a secret out, from the next execution on."""
-        async with self._pool.acquire() as connection:
-            was_there = await store.delete_secret(connection, self._tenant, name)
+        async with self.pool.acquire() as connection:
+            was_there = await store.delete_secret(connection, self.tenant, name)
             await self._load(connection)
         if not was_there:
             where = "it is in .env.local: take the line out there" if name in self._local else "flux secrets list"
@@ -149,8 +163,8 @@ class Vault:
         while True:
             await trio.sleep(FOLLOW_S)
             try:
-                async with self._pool.acquire() as connection:
-                    if await store.get_version(connection, self._tenant) != self._version:
+                async with self.pool.acquire() as connection:
+                    if await store.get_version(connection, self.tenant) != self._version:
                         await self._load(connection)
                 told = None
             except FluxError as error:  # What is known goes on being used. Told once, not every five seconds.
@@ -158,9 +172,22 @@ class Vault:
                     report(error)
                 told = error.message
 
-    @property
-    def _key_place(self) -> str:
-        return f"key/{self._tenant}"
 
-    def _place(self, name: str) -> str:
-        return f"secret/{self._tenant}/{name}"
+def place_of_key(tenant: str) -> str:
+    """Where a tenant's key is sealed for."""
+    return f"key/{tenant}"
+
+
+def place_of_secret(tenant: str, name: str) -> str:
+    """Where a value is sealed for."""
+    return f"secret/{tenant}/{name}"
+
+
+def seal_key(tenant: str, master_key: bytes, key: bytes) -> bytes:
+    """Return a tenant's key, sealed."""
+    return seal(master_key, randomness.token_bytes(NONCE_BYTES), key, place_of_key(tenant))
+
+
+def seal_secret(tenant: str, key: bytes, name: str, value: bytes) -> bytes:
+    """Return a value, sealed with the tenant's key."""
+    return seal(key, randomness.token_bytes(NONCE_BYTES), value, place_of_secret(tenant, name))

@@ -14,17 +14,18 @@ import trio
 import trio.testing
 
 from flux.message import Admission, HttpRequest, HttpResponse, RawPath, RequestHead
-from flux.sealing import NONCE_BYTES, seal
 from flux.store.postgres import ConnectOptions
 from flux.store.tenant_database import TenantDatabaseError
-from flux.store.tenants import Quotas, TenantRow
-from flux.supervisor.hosted import ANSWER_BYTES_MAX, ANSWER_S_MAX, Hosted
+from flux.store.tenants import Quotas, TenantRow, add_tenant
+from flux.supervisor.hosted import Hosted
 from flux.supervisor.hosts import Hosts
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.tenant_order import read_order
+from flux.supervisor.tenant_seal import ANSWER_BYTES_MAX, ANSWER_S_MAX, seal_database
 from flux.supervisor.tenants import Tenants
 from flux.supervisor.turns import WAITING_MAX, CpuQuotaError, QuotaError, Share, Turns
 from flux.tenant import Tenant
+from tests.conftest import Database
 
 PATIENCE_S = 60.0
 MIB = 2**20
@@ -167,16 +168,15 @@ async def test_requests_beyond_a_tenants_rate_are_refused_and_its_console_is_not
 
 
 async def test_tenants_have_their_names_before_they_are_served_and_until_the_server_ends(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database
 ) -> None:
-    key = MasterKey(tmp_path)
-    sealed = seal(key.get_or_make(), bytes(NONCE_BYTES), b"postgres://x@127.0.0.1:1/x", "database/acme")
+    key, pool = MasterKey(tmp_path), database.pool()
+    sealed = seal_database("acme", key.get_or_make(), "postgres://x@127.0.0.1:1/x")
     row = TenantRow("acme", str(tmp_path), ("acme.localhost", "api.acme.test"), sealed, False, Quotas(), ())
     asked, seen = trio.Event(), []
 
-    async def list_tenants(_pool: object) -> list[TenantRow]:
-        await trio.lowlevel.checkpoint()
-        return [row]
+    async with pool.acquire() as connection:
+        await add_tenant(connection, row)
 
     @contextlib.asynccontextmanager
     async def hang(_options: object, _story: object, hosted: Hosted) -> AsyncIterator[None]:
@@ -193,7 +193,6 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
         if len(checked) == 1:
             raise TenantDatabaseError("everybody may connect", remedy="revoke")
 
-    monkeypatch.setattr("flux.store.tenants.list_tenants", list_tenants)
     monkeypatch.setattr("flux.store.tenant_database.check_given_database", check)
     monkeypatch.setattr("flux.supervisor.tenants.open_server", hang)
     monkeypatch.setattr("flux.supervisor.tenants.STOP_S_MAX", 0.1)
@@ -201,7 +200,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
     story = SimpleNamespace(problem=lambda what, error, is_serving: problems.append((what, error.code, is_serving)))
     story.named = lambda tenant: SimpleNamespace(problem=story.problem)  # noqa: ARG005
     server = SimpleNamespace(
-        backing=SimpleNamespace(owner=None), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
+        backing=SimpleNamespace(owner=pool), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
         turns=Turns(), console=None, options=SimpleNamespace(logs_requests=False),
     )  # fmt: skip
     tenants = Tenants(cast(Any, server), cast(Any, story))
@@ -219,6 +218,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
             assert (database.answer_bytes_max, database.answer_s_max) == (ANSWER_BYTES_MAX, ANSWER_S_MAX)
             stop.set()
         assert (await ask(hosts, "api.acme.test"))[0] == 503, "the gateway may not have closed yet"
+        await pool.aclose()
 
 
 def test_a_host_that_a_tenant_has_anyway_is_not_its_twice(tmp_path: Path) -> None:
