@@ -6,6 +6,7 @@ deploy``, and ``flux dev`` on a database that is not its own, ask here what woul
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import attrs
 
@@ -57,6 +58,12 @@ async def list_applied(connection: Connection, tenant: Tenant) -> dict[str, str]
         return {}
     rows = await connection.fetch(QUERIES.list_migrations_applied, tenant.name)
     return {row["name"]: row["sha256"] for row in rows}
+
+
+async def list_applied_at(connection: Connection, tenant: Tenant) -> dict[str, datetime]:
+    """Return when the database has had its migrations, by name: another answer each time that it is made anew."""
+    rows = await connection.fetch(QUERIES.list_migrations_applied, tenant.name)
+    return {row["name"]: row["applied_at"] for row in rows}
 
 
 async def read_tables(connection: Connection, schema: str) -> dict[str, dict[str, str]]:

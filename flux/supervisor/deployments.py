@@ -48,6 +48,12 @@ from flux.supervisor.sandboxes import Sandboxes
 from flux.tenant import Tenant
 
 
+class TenantCollectorError(OperatorError):
+    """A tenant's project wants its spans sent somewhere."""
+
+    code = "FLX724"
+
+
 class AddressNotAllowedError(OperatorError):
     """A tenant's ``flux.toml`` grants the way to an address that the tenant was not allowed."""
 
@@ -271,6 +277,7 @@ class Deployments:
             check_middleware(config, sandboxes.functions, sandboxes.middleware)
             if self._addresses_allowed is not None:
                 _check_addresses(config, sandboxes.functions, self._addresses_allowed)
+                _check_collector(config)
             rules = RedactionRules.parse(config.recording.redact)
             runnables: dict[str, Runnable] = {}
             for function in sandboxes.functions:
@@ -470,6 +477,15 @@ def _check_addresses(config: Config, functions: tuple[Function, ...], allowed: f
                 f'flux.toml lets {who} reach "{text}": addresses are not a tenant\'s to grant',
                 remedy="name the host, or ask whoever runs the installation: flux tenant add --allow",
             )
+
+
+def _check_collector(config: Config) -> None:
+    """Refuse a tenant's collector: the server itself would ask that address, from inside its network."""
+    if config.telemetry.otlp:
+        raise TenantCollectorError(
+            "flux.toml has telemetry.otlp, and a tenant has no collector of its own",
+            remedy="take the line out of the tenant's flux.toml",
+        )
 
 
 def list_schedules(config: Config, functions: Iterable[Function]) -> tuple[Schedule, ...]:

@@ -3,17 +3,20 @@
 The project's migrations are applied and its folder is deployed; then the files are watched. What a migration takes
 away is said, and in a database that is not Flux's own it is not applied. A change makes a new
 deployment beside the old one and switches; when the new code is no good, that is told and the old one goes on. What
-``flux deploy`` or ``flux rollback`` put in its place is held until a file is saved.
+``flux deploy`` or ``flux rollback`` put in its place is held until a file is saved. Code that is no good may be good
+for another database: after ``flux db reset`` or ``migrate`` it is tried again.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import trio
 
 from flux.deploy_history import Cause
 from flux.errors import FluxError
 from flux.project import Project, read_project
+from flux.supervisor.database_migrate import list_applied_at
 from flux.supervisor.deploy import Switch
 from flux.supervisor.server import Running, Server, open_server
 from flux.supervisor.server_options import ServerOptions
@@ -23,6 +26,10 @@ from flux.supervisor.watch import watch_project
 from flux.tenant import Tenant
 
 RELOAD_QUIET_S = 0.02
+LOOK_S = 0.5
+"""How often it is seen, while code is no good, whether the database is another one by now."""
+ANSWER_S = 5.0
+"""How long that is waited for."""
 
 
 async def serve_dev(options: ServerOptions, story: Story, stop: trio.Event) -> None:
@@ -40,6 +47,8 @@ class _Dev:
         self._root = server.root
         self._project = server.project
         self._is_ready = False
+        self._failed_on: Mapping[str, datetime] | None = None
+        """The migrations that the database had had when code was no good, or None when it did not answer."""
 
     def tell(self, running: Running, switch: Switch) -> None:
         """Say what somebody deployed; what was saved is told by whoever takes it in."""
@@ -56,6 +65,7 @@ class _Dev:
         send, receive = trio.open_memory_channel[tuple[str, ...]](64)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_project, self._root, self._project.config.project.functions, send)
+            nursery.start_soon(self._watch_database, running, send.clone())
             began = trio.current_time()
             if await self._deploy(running, self._project, "the functions", Cause.START):
                 self._server.tell_sandbox(running, trio.current_time() - began)
@@ -69,6 +79,27 @@ class _Dev:
                         changed.update(receive.receive_nowait())
                 if await self._reload(running, sorted(changed), reload_began):
                     self._tell_ready(running)
+
+    async def _watch_database(self, running: Running, changed: trio.MemorySendChannel[tuple[str, ...]]) -> None:
+        """Say that there is something to look at, once the database is another than that for which code was no good."""
+        while True:
+            await trio.sleep(LOOK_S)
+            if running.host.failure is None:
+                continue
+            applied = await self._find_applied()
+            if applied is not None and applied != self._failed_on:
+                self._failed_on = applied
+                await changed.send(("migrations",))
+
+    async def _find_applied(self) -> Mapping[str, datetime] | None:
+        """Return what tells a database that is made anew from what it was; None while it does not answer."""
+        with trio.move_on_after(ANSWER_S):
+            try:
+                async with self._server.backing.owner.acquire() as connection:
+                    return await list_applied_at(connection, Tenant())
+            except FluxError:  # Others tell of it, and it is asked again.
+                return None
+        return None
 
     def _tell_ready(self, running: Running) -> None:
         """Say, once, that requests are taken: from the first code that is served, however it came."""
@@ -87,15 +118,15 @@ class _Dev:
         try:
             switch = await running.deployer.serve(project, cause)
         except FluxError as error:
-            self._tell_problem(running, what, error)
+            await self._tell_problem(running, what, error)
             return False
         finally:
             self._project = project
         running.host.failure = None
         return switch.is_news or was_failing
 
-    def _tell_problem(self, running: Running, what: str, error: FluxError) -> None:
-        running.host.failure = error
+    async def _tell_problem(self, running: Running, what: str, error: FluxError) -> None:
+        running.host.failure, self._failed_on = error, await self._find_applied()
         self._story.problem(what, error, is_serving=running.deployments.current is not None)
 
     async def _reload(self, running: Running, changed: Sequence[str], began: float) -> bool:
@@ -110,7 +141,7 @@ class _Dev:
                     project, self._server.backing, Tenant(), self._story, is_own=self._server.is_embedded
                 )
         except FluxError as error:
-            self._tell_problem(running, what, error)
+            await self._tell_problem(running, what, error)
             return False
         if (
             project.config.database != self._project.config.database

@@ -22,7 +22,6 @@ import attrs
 import trio
 
 from flux.config import Config
-from flux.errors import OperatorError
 from flux.project import Project, read_project, read_source_version
 from flux.store.erasures import count_erasures
 from flux.store.tokens import find_token
@@ -97,12 +96,6 @@ from flux.tenant import Tenant
 IDLE_WORKERS = 4
 DRAIN_S = 10.0
 """How long requests in flight may take to end once the server is told to stop."""
-
-
-class TenantCollectorError(OperatorError):
-    """A tenant's project wants its spans sent somewhere."""
-
-    code = "FLX724"
 
 
 @attrs.frozen
@@ -418,14 +411,8 @@ class Server:
     def _make_exporter(self) -> Exporter | None:
         """Return who sends spans to the project's collector; None where it names none."""
         url = self.project.config.telemetry.otlp
-        if not url:
+        if not url or self._hosted is not None:  # A tenant's code that names one is refused before it is served.
             return None
-        if self._hosted is not None:
-            # The server itself would ask whatever address a tenant writes there, from inside its network.
-            raise TenantCollectorError(
-                f"tenant {self._tenant.name}: flux.toml has telemetry.otlp, and a tenant has no collector of its own",
-                remedy="take the line out of the tenant's flux.toml",
-            )
         name = self.project.config.project.name
         return Exporter(url, name, self.story.note, self.story.crash, headers=read_headers())
 

@@ -309,6 +309,13 @@ def test_commands_use_the_database_of_the_server_that_runs(tmp_path: Path, bare:
         assert json.loads(flux_here(project, "reset", "--yes", "--json").stdout)["done"] == ["migrations/001.sql"]
         assert server.request("POST", "/users", {"id": 2}).status == 204, "functions work on the new table"
         assert json.loads(flux_here(project, *ids).stdout)["rows"] == [[1], [2]]
+        (project / "migrations" / "001.sql").write_text(USERS.replace("'free'", "'paid'"))
+        server.wait_story("was changed after it had been applied")
+        told = len(server.story)
+        assert flux_here(project, "reset", "--yes").returncode == 0
+        server.wait_story("reload", after=told)  # Nothing was saved since.
+        assert json.loads(flux_here(project, "query", "select plan from users", "--json").stdout)["rows"] == [["paid"]]
+        assert server.request("POST", "/users", {"id": 2}).status == 204
     assert json.loads(flux_here(project, *ids).stdout)["rows"] == [[1], [2]], "started when no server runs"
 
 

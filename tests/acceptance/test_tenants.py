@@ -340,6 +340,22 @@ def test_no_token_id_host_or_name_of_a_tenant_is_good_for_another(two: Two) -> N
     assert name not in listed and job["id"] not in listed and TREASURE not in listed
 
 
+def test_another_master_key_is_the_installations_affair_and_no_server_is_started_again(two: Two) -> None:
+    file = two.server.project / ".flux" / "master.key"
+    before = file.read_text()
+    refused = two.flux("wolf", "secrets", "rotate")
+    assert refused.returncode == 2 and "FLX742" in refused.stderr and file.read_text() == before
+    seen = two.server.json("secrets", "rotate")
+    assert seen["tenants"] == [
+        {"name": "lamb", "secrets": 1, "closed": 0}, {"name": "wolf", "secrets": 0, "closed": 0},
+    ]  # fmt: skip
+    assert file.read_text() != before
+    assert two.flux("lamb", "secrets", "set", "rotate", value="new").returncode == 0
+    assert two.ask("lamb", "POST", "/secret", {"name": "rotate"}).json == {"value": "new"}
+    assert two.ask("lamb", "POST", "/secret", {"name": "LAMB_KEY"}).json == {"value": TREASURE}
+    assert two.flux("lamb", "secrets", "delete", "rotate").returncode == 0
+
+
 def test_a_tenants_flux_toml_has_no_say_in_its_walls(two: Two) -> None:
     toml = two.wolf / "flux.toml"
     said = toml.read_text()
@@ -353,6 +369,9 @@ def test_a_tenants_flux_toml_has_no_say_in_its_walls(two: Two) -> None:
             toml.write_text(f"{said}\n{inward}\n")
             refused = two.flux("wolf", "deploy")
             assert refused.returncode != 0 and "FLX814" in refused.stderr, (inward, refused.stderr)
+        toml.write_text(f'{said}\n[telemetry]\notlp = "http://127.0.0.1:{two.server.port}"\n')
+        refused = two.flux("wolf", "deploy")
+        assert refused.returncode != 0 and "FLX724" in refused.stderr, refused.stderr
         toml.write_text(f'{said}\n[sandbox]\nisolation = "core"\n[database]\nurl = "{database}"\n')
         (two.wolf / "functions" / "more.py").write_text("MORE = 1\n")
         assert two.flux("wolf", "deploy").returncode == 0
