@@ -6,13 +6,15 @@ A *sandbox* holds one deployment's code, imported and ready. It hands out
 a pooled one or a wasm isolate.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from flux.deployment import Function
 from flux.errors import GuestError, OperatorError
-from flux.execution import Level
+
+if TYPE_CHECKING:  # A process of wasm guests needs neither, and to import them takes it a fifth of its start.
+    from flux.deployment import Function
+    from flux.execution import Level
 
 
 @attrs.frozen
@@ -160,11 +162,11 @@ class Sandbox(Protocol):
     """One deployment's code, ready to run."""
 
     @property
-    def functions(self) -> tuple[Function, ...]:
+    def functions(self) -> "tuple[Function, ...]":
         """What the code declares."""
 
     @property
-    def level(self) -> Level:
+    def level(self) -> "Level":
         """Which walls are up."""
 
     async def acquire(self, *, fresh: bool = False) -> Worker:
