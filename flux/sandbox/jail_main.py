@@ -22,6 +22,7 @@ On the control socket, before anything else, goes one line::
 """
 
 import errno
+import gc
 import importlib
 import importlib.util
 import json
@@ -78,6 +79,7 @@ def main(arguments: list[str], arenas: Arenas | None = None) -> None:
     die_with_parent(plan.parent)
     if plan.control != CONTROL:
         os.dup2(plan.control, CONTROL, inheritable=False)
+    gc.disable()  # What is imported until the jail stands, stays: looking through it again and again finds nothing.
     try:
         if plan.cgroup:
             _enter_cgroup(plan.cgroup)
@@ -91,6 +93,7 @@ def main(arguments: list[str], arenas: Arenas | None = None) -> None:
         abi = _build(plan)
     except (LayerRefusedError, OSError) as error:
         _refuse(error)
+    gc.enable()
     match plan.program:
         case "probe":
             _tell(jail_checks.run(plan, abi, ready))
