@@ -64,6 +64,20 @@ class Browser:
         """Press a key, wherever the page has its focus."""
         self.driver.switch_to.active_element.send_keys(key)
 
+    def copy(self, words: str) -> str:
+        """Press a button that copies; return what came into the clipboard."""
+        origin = self.driver.execute_script("return location.origin")
+        # What is granted takes away what is not: pages may write by themselves, and only a grant has them read.
+        granted = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        self._command("Browser.grantPermissions", origin=origin, permissions=granted)
+        self.driver.execute_script("document.getElementById('said').textContent = ''")
+        self.click(words)
+        self.wait_for("copied", "#said")
+        copied: str = self.driver.execute_async_script(
+            "const done = arguments[0]; navigator.clipboard.readText().then(done, (error) => done(`${error}`))"
+        )
+        return copied
+
     def text(self, selector: str = "main") -> str:
         """What is to be seen of an element, as it is seen."""
         return "\n".join(found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector))

@@ -27,26 +27,33 @@ CASE_TYPE = "application/vnd.flux.case"
 @click.option("--curl", "as_curl", is_flag=True, help="Its request as a command that sends it again.")
 @click.option("--otlp", "as_otlp", is_flag=True, help="Its spans, as OpenTelemetry's protocol has them in JSON.")
 @click.option("--pytest", "as_pytest", is_flag=True, help="Its failure as a test that needs no server and no database.")
+@click.option("--html", "as_html", is_flag=True, help="As a page in one file, which opens anywhere without a server.")
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
     help="Where to write it; - is stdout. Without it, a case goes to NAME.fluxcase, all else to stdout.",
 )
-def command(id: str, as_case: bool, as_curl: bool, as_otlp: bool, as_pytest: bool, output: str | None) -> int:
+def command(
+    id: str, as_case: bool, as_curl: bool, as_otlp: bool, as_pytest: bool, as_html: bool, output: str | None
+) -> int:  # fmt: skip
     """One execution in a form that can be handed on.
 
     A case file holds the record as it is stored, without what is redacted and without the values of secrets, and
     the code that made it.
     """
-    forms = as_case + as_curl + as_otlp + as_pytest
+    forms = as_case + as_curl + as_otlp + as_pytest + as_html
     if forms != 1:
         raise UsageError(
             "flux export: as what?" if not forms else "flux export: one form at a time",
-            remedy="--case writes a case file, which flux replay runs anywhere; or say --curl, --otlp or --pytest",
+            remedy="--case writes a case file, which flux replay runs anywhere; or --curl, --html, --otlp, --pytest",
         )
     if as_pytest:
         return _export_test(id, output)
+    if as_html:
+        answer = open_client().get("executions", id, "html")
+        _write_text(answer.record.of_schema("flux.html/1").text("text"), output)
+        return 0
     if not as_case:
         return _export_text(id, output, as_curl=as_curl)
     data = open_client().download("executions", id, "case", kind=CASE_TYPE)

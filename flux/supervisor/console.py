@@ -77,7 +77,7 @@ from flux.supervisor.prove import Prover
 from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.runs import Runs
 from flux.supervisor.spans import list_spans
-from flux.supervisor.web.desk import WebDesk
+from flux.supervisor.web.desk import NOWHERE, WebDesk
 from flux.supervisor.work_stream import Start, WorkStreams
 from flux.tenant import Tenant
 
@@ -178,12 +178,12 @@ class Console:
         recording: Callable[[], RecordingConfig] = RecordingConfig, readiness: Readiness | None = None,
         counters: Callable[[], Sequence[Metric]] = list, shared: Shared = no_metrics,
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
-        checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None, scheme: str = "http",
+        checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None, url: str = NOWHERE,
     ) -> None:  # fmt: skip
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
         what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
         the other processes of the server, of which this is ``worker``;
-        ``checks_elsewhere`` are what all processes say together; ``scheme`` is how it is reached."""
+        ``checks_elsewhere`` are what all processes say together; ``url`` is where the functions are."""
         self._checks_desk = ChecksDesk(pool, host.checks, checks_elsewhere)
         self.machines = MachineDesk(
             live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
@@ -209,7 +209,7 @@ class Console:
         )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
-        self._web = WebDesk(door, self._api, now, scheme, lambda: host.tenants_keeper() is not None)
+        self._web = WebDesk(door, self._api, now, url, lambda: host.tenants_keeper() is not None)
         self._heartbeat_s = heartbeat_s
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
@@ -274,6 +274,8 @@ class Console:
                 ask, method = found.ask, found.method
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
+            case ["executions", name, "html"]:
+                ask = self._for(self._web.export, name)
             case ["executions", name, "pytest"]:
                 ask, method = self._for(partial(answer_pytest, self._pool, self._host, self._find), name), "POST"
             case ["interleave"]:

@@ -333,7 +333,7 @@ class Server:
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
-                scheme=address.url.partition(":")[0],
+                url=address.url,
             )  # fmt: skip
             front_door = FrontDoor(
                 deployments, gate, executor, console, tells_why=self.options.tells_why,

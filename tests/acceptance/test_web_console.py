@@ -320,6 +320,38 @@ def test_the_doctor_says_how_the_server_is(desk: Desk, tmp_path: Path) -> None:
     desk.browser.look(tmp_path, "doctor")
 
 
+def test_an_execution_is_copied_as_each_form_and_saved_as_a_file_that_opens_anywhere(
+    desk: Desk, tmp_path: Path
+) -> None:
+    browser = desk.browser
+    failed = desk.order("cup", HOSTILE, status=500)
+    desk.open(f"e/{failed}")
+    assert browser.copy("Copy as curl") == desk.server.command("export", failed, "--curl").stdout
+    assert json.loads(browser.copy("Copy JSON"))["documents"]["trace"]["name"] == failed
+    markdown = browser.copy("Copy as Markdown")
+    assert markdown.startswith("## ` POST /order ` → ` 500 `") and failed in markdown
+    written = browser.copy("Copy as pytest")
+    assert written == browser.driver.execute_script("return document.querySelector('#verdict pre').textContent")
+    assert any(line.startswith("def test_") for line in written.splitlines())
+    compile(written, "test_cup.py", "exec")
+
+    file = tmp_path / "cup.html"
+    assert desk.server.command("export", failed, "--html", "-o", str(file)).returncode == 0
+    saved = browser.driver.execute_async_script(
+        "const done = arguments[0];"
+        "fetch(document.querySelector('a[download]').href).then((answer) => answer.text()).then(done)"
+    )
+    without_minute = [re.sub("saved at [0-9: -]+", "", text) for text in (saved, file.read_text())]
+    assert without_minute[0] == without_minute[1]
+    assert desk.browser.take_complaints() == []
+    browser.go(file.as_uri())
+    assert "TypeError" in browser.text(".why") and failed in browser.text("h1 ~ .facts")
+    browser.click("db UPDATE stock", ".calls")
+    browser.wait_for("update stock set left_over", ".calls")
+    assert HOSTILE_IN_JSON in browser.text() and "owned" not in browser.driver.title
+    browser.look(tmp_path, "file")
+
+
 def test_a_page_that_a_function_serves_neither_reads_the_console_nor_acts_in_it(opened: Desk) -> None:
     browser, functions = opened.browser, f"http://127.0.0.1:{opened.server.port}"
     secret = "read by nobody but who signed in"

@@ -141,6 +141,17 @@ async def test_a_page_is_the_documents_of_its_json(world: World) -> None:
     assert isinstance(curl.body, bytes) and dict(curl.headers)["content-type"].startswith("text/plain")
     command = curl.body.decode()
     assert command.startswith("curl -i -X POST http://127.0.0.1:4000/signup") and body.decode() in command
+    markdown = await world.ask(f"/_flux/e/{failed.name}.md", headers=browser, token=None)
+    assert isinstance(markdown.body, bytes) and markdown.body.startswith(b"## ` POST /signup `")
+    file = await world.ask(f"/_flux/e/{failed.name}.html", headers=browser, token=None)
+    assert dict(file.headers)["content-disposition"] == f'attachment; filename="{failed.name}.html"'
+    told = await world.get(f"executions/{failed.name[:6]}/html")
+    assert (told["schema"], told["execution"]) == ("flux.html/1", failed.name)
+    assert isinstance(file.body, bytes) and told["text"].splitlines()[20:] == file.body.decode().splitlines()[20:]
+    for form in ("md", "html", "curl"):
+        assert code_of(await world.ask(f"/_flux/e/zzzzzzzz.{form}", headers=browser, token=None)) == (404, "FLX101")
+        assert (await world.ask(f"/_flux/errors.{form}", headers=browser, token=None)).status == 404
+        assert (await world.ask(f"/_flux/e/{failed.name}.{form}", token=None)).status == 401
     listed = json.loads((await world.ask("/_flux/executions.json", headers=browser, token=None, q="status:500")).body)
     assert listed["documents"]["executions"] == await world.get("executions", q="status:500", n=50)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Container, Mapping
 from datetime import datetime
 from functools import partial
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
@@ -19,17 +19,20 @@ from flux.as_curl import write_curl
 from flux.errors import FluxError
 from flux.message import HttpRequest, HttpResponse, RawPath, RequestHead, problem
 from flux.scopes import Scope, get_needed
-from flux.supervisor.console_door import Door
+from flux.supervisor.console_door import Door, without_port
 from flux.supervisor.console_errors import describe_error
 from flux.supervisor.console_query import read_query
 from flux.supervisor.present import Document, encode
 from flux.supervisor.web import gather
 from flux.supervisor.web.events import EventStream
 from flux.supervisor.web.files import find_file
+from flux.supervisor.web.markdown import write_markdown
 from flux.supervisor.web.page import Asked
 from flux.supervisor.web.session import Sessions
 
 API = "/_flux/api/"
+NOWHERE = "http://127.0.0.1:4000"
+"""Where functions are said to be by a console that belongs to no server."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -93,12 +96,19 @@ _FORMS: Mapping[str, Container[str]] = {
     "json": _PLACES,
     "events": ("executions",),
     "curl": ("e/*",),
+    "md": ("e/*",),
+    "html": ("e/*",),
     "progress": [words for words, place in _PLACES.items() if place.progress is not None],
 }
 """What a page's address may end with, and the pages that have it."""
 
+_PAGE = ""
+"""The form of what has none of these ends."""
+_COPIES = ("curl", "md", "html")
+"""Forms of an execution that are taken elsewhere."""
+
 _ACTS = (
-    ("executions", "*", "replay"), ("incidents",), ("incidents", "*", "replay"),
+    ("executions", "*", "replay"), ("executions", "*", "pytest"), ("incidents",), ("incidents", "*", "replay"),
     ("incidents", "*", "replay", "cancel"), ("bisects", "*"), ("bisects", "*", "cancel"), ("rollback",),
     ("queue", "*", "retry"), ("cron", "*", "pause"), ("cron", "*", "resume"),
 )  # fmt: skip
@@ -109,17 +119,29 @@ class WebDesk:
     """See the module."""
 
     def __init__(
-        self, door: Door, ask: AskApi, now: Callable[[], datetime], scheme: str,
+        self, door: Door, ask: AskApi, now: Callable[[], datetime], url: str = NOWHERE,
         has_tenants: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
-        """``scheme``: ``http`` or ``https``, by which the server is reached; ``has_tenants``: whether
-        it is an installation's, which may have some."""
+        """``url``: where the functions are, on this machine; ``has_tenants``: whether it is an installation's,
+        which may have some."""
         self._door = door
         self._ask = ask
         self._now = now
-        self._scheme = scheme
+        self._functions = urlsplit(url)
         self._has_tenants = has_tenants
         self._sessions = Sessions()
+
+    async def export(self, name: str) -> Document:
+        """Return an execution's page as a file that is opened anywhere."""
+        documents = gather.Documents(self._put)
+        try:
+            await gather.gather_execution(documents, {}, name)
+        except _RefusedError as refused:
+            raise AssertionError("what is asked here is answered, or raises") from refused
+        from flux.supervisor.web import pages
+
+        text = pages.render_file(documents.read, self._now()).decode()
+        return {"schema": "flux.html/1", "execution": documents.read["trace"]["name"], "text": text}
 
     async def answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
         """Answer what is below ``/_flux/`` and not the API's; None when nothing is there."""
@@ -195,8 +217,8 @@ class WebDesk:
     async def _show(self, path: list[str], request: HttpRequest, token: str | None) -> HttpResponse | None:
         head = request.head
         words = path if path != [""] else ["executions"]
-        form = next((end for end in _FORMS if words[-1].endswith(f".{end}")), "html")
-        if form != "html":
+        form = next((end for end in _FORMS if words[-1].endswith(f".{end}")), _PAGE)
+        if form != _PAGE:
             words = [*words[:-1], words[-1].removesuffix(f".{form}")]
         key = "/".join([words[0], *("*" for _ in words[1:])])
         place = _PLACES.get(key)
@@ -207,11 +229,11 @@ class WebDesk:
         if head.method not in ("GET", "HEAD"):
             return _allow("GET", head)
         if (refusal := await self._refuse(token, get_needed("GET", words[0]))) is not None:
-            return refusal if form != "html" else self._ask_for_token(refusal)
+            return refusal if form != _PAGE else self._ask_for_token(refusal)
         if form == "events":
             return await self._follow(head)
-        if form == "curl":
-            return await self._write_curl(words[1], head)
+        if form in _COPIES:
+            return await self._copy(form, words[1], head)
         return await self._page(place, words, form, head)
 
     async def _page(self, place: _Place, words: list[str], form: str, head: RequestHead) -> HttpResponse:
@@ -222,9 +244,9 @@ class WebDesk:
             query = read_query(head, place.allowed)
             await ask(documents, query, *words[1:])
         except _RefusedError as refused:
-            return refused.answer if form != "html" else self._show_problem(refused.answer)
+            return refused.answer if form != _PAGE else self._show_problem(refused.answer)
         except FluxError as error:
-            return describe_error(error) if form != "html" else self._show_problem(describe_error(error))
+            return describe_error(error) if form != _PAGE else self._show_problem(describe_error(error))
         if form == "json":
             return HttpResponse(200, (_JSON,), _join(place.page, documents.written))
         from flux.supervisor.web import pages
@@ -246,17 +268,26 @@ class WebDesk:
             raise _RefusedError(answer)
         return encode(answer)
 
-    async def _write_curl(self, name: str, head: RequestHead) -> HttpResponse:
-        """Return the request that began an execution as a command."""
+    async def _copy(self, form: str, name: str, head: RequestHead) -> HttpResponse:
+        """Return an execution to be taken elsewhere: its request as a command, what is known of it, or its page."""
+        documents = gather.Documents(self._put)
         try:
-            read_query(head, ())
-            text = await self._put(("executions", name), {})
-            command = write_curl(text.decode(), f"{self._scheme}://{head.header('host')}")
-            return HttpResponse(200, (_TEXT,), command.encode("utf-8", "backslashreplace"))
+            await gather.gather_execution(documents, read_query(head, ()), name)
+            if form == "curl":
+                # Under the name that the browser has used, and on the functions' port: this one has none.
+                where = f"{self._functions.scheme}://{_name_of(head)}:{self._functions.port}"
+                return _take(_TEXT, write_curl(documents.written["trace"].decode(), where))
         except _RefusedError as refused:
             return refused.answer
         except FluxError as error:
             return describe_error(error)
+        if form == "md":
+            return _take(_TEXT, write_markdown(documents.read["trace"], documents.read["why"]))
+        from flux.supervisor.web import pages
+
+        file = HttpResponse(200, (_HTML,), pages.render_file(documents.read, self._now()))
+        called = f'attachment; filename="{documents.read["trace"]["name"]}.html"'
+        return attrs.evolve(file, headers=(*file.headers, ("content-disposition", called)))
 
     async def _follow(self, head: RequestHead) -> HttpResponse:
         """Send executions as they end, as a browser's EventSource reads them."""
@@ -309,6 +340,15 @@ def _read_problem(answer: HttpResponse) -> Document:
 def _allow(method: str, head: RequestHead) -> HttpResponse:
     refusal = problem(405, "METHOD_NOT_ALLOWED", f"{head.path[:500]} is asked with {method}")
     return attrs.evolve(refusal, headers=(*refusal.headers, ("allow", method)))
+
+
+def _take(kind: tuple[str, str], text: str) -> HttpResponse:
+    return HttpResponse(200, (kind,), text.encode("utf-8", "backslashreplace"))
+
+
+def _name_of(head: RequestHead) -> str:
+    name = without_port(head.header("host") or "")
+    return f"[{name}]" if ":" in name else name
 
 
 def _fits(form: tuple[str, ...], path: list[str]) -> bool:

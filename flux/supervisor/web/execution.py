@@ -18,6 +18,8 @@ from flux.supervisor.web.values import ROOM_IN_LINE, Shown, show, show_line, sho
 
 CALLS_SHOWN = 200
 """Calls on one page."""
+CALLS_IN_FILE = 2000
+"""Calls in a file, which has no further page."""
 MUTATIONS_SHOWN = 200
 LOGS_SHOWN = 200
 OTHERS_SHOWN = 100
@@ -125,12 +127,25 @@ class Part:
     value: Shown
 
 
-def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
-    """Everything about one execution."""
+def build_file(documents: Mapping[str, Any], asked: Asked) -> Page:
+    """Everything about one execution, in a file that leads nowhere."""
+    page = build_execution(documents, asked, CALLS_IN_FILE)
+    children = [attrs.evolve(row, href=None) for row in page.context["children"]]
+    changes = [attrs.evolve(change, href="") for change in page.context["changes"]]
+    wrong = [(seq, href if href.startswith("#") else "") for seq, href in page.context["wrong"]]
+    context = {
+        "is_file": True, "children": children, "changes": changes, "wrong": wrong, "earlier": "", "later": "",
+        "rows_then": None,  # To step through them takes a server.
+    }  # fmt: skip
+    return attrs.evolve(page, context={**page.context, **context})
+
+
+def build_execution(documents: Mapping[str, Any], asked: Asked, room: int = CALLS_SHOWN) -> Page:
+    """Everything about one execution, with so many of its calls."""
     trace, why = documents["trace"], documents["why"]
     name, calls, now = words.cut(str(trace["name"]), 40), trace["calls"], asked.now
     first = _read_first(asked.query.get("from", ""), len(calls))
-    shown = calls[first : first + CALLS_SHOWN]
+    shown = calls[first : first + room]
     wrong = [call["seq"] for call in calls if words.went_wrong(call)]
     row = make_row(trace, now)
     failure = why["failure"]
@@ -151,9 +166,9 @@ def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
             "calls": [make_call(call, trace["elapsed_ms"]) for call in shown],
             "call_count": len(calls),
             "first": first,
-            "earlier": words.link("e", name, from_=max(0, first - CALLS_SHOWN) or None) if first else "",
-            "later": words.link("e", name, from_=first + CALLS_SHOWN) if first + CALLS_SHOWN < len(calls) else "",
-            "wrong": [(seq, _link_call(name, calls, seq, first)) for seq in wrong[:WRONG_SHOWN]],
+            "earlier": words.link("e", name, from_=max(0, first - room) or None) if first else "",
+            "later": words.link("e", name, from_=first + room) if first + room < len(calls) else "",
+            "wrong": [(seq, _link_call(name, calls, seq, first, room)) for seq in wrong[:WRONG_SHOWN]],
             "wrong_count": len(wrong),
             "scale": BAR_SCALE,
             "changes": [make_change(each) for each in trace["mutations"][:MUTATIONS_SHOWN]],
@@ -170,7 +185,11 @@ def build_execution(documents: Mapping[str, Any], asked: Asked) -> Page:
             "replays": [make_replayed(replay) for replay in trace["replays"]],
             "replay_of": words.cut(trace["replay_of"] or "", 40),
             "is_http": trace["trigger"] == "http",
+            "is_file": False,
             "curl": words.link("e", f"{name}.curl"),
+            "markdown": words.link("e", f"{name}.md"),
+            "file": words.link("e", f"{name}.html"),
+            "pytest": words.link("act", "executions", name, "pytest"),
             "act": words.link("act", "executions", name, "replay", on="."),
         },
         command=f"flux why {name}",
@@ -184,11 +203,11 @@ def _read_first(text: str, calls: int) -> int:
     return number if number < calls else 0
 
 
-def _link_call(name: str, calls: Sequence[Mapping[str, Any]], seq: int, first: int) -> str:
+def _link_call(name: str, calls: Sequence[Mapping[str, Any]], seq: int, first: int, room: int) -> str:
     place = next(number for number, call in enumerate(calls) if call["seq"] == seq)
-    if first <= place < first + CALLS_SHOWN:
+    if first <= place < first + room:
         return f"#call-{seq}"
-    return words.link("e", name, from_=place - place % CALLS_SHOWN or None) + f"#call-{seq}"
+    return words.link("e", name, from_=place - place % room or None) + f"#call-{seq}"
 
 
 def describe_circumstances(trace: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,8 @@ class Row:
     """An execution in a list, as text."""
 
     name: str
-    href: str
+    href: str | None
+    """Its page; None in a file, which leads nowhere."""
     at: str
     """RFC 3339: the order of the list."""
     time: str

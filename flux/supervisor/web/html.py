@@ -5,6 +5,8 @@ template can forget to shorten a value, but not to make it safe. Nothing is ever
 no text in the program that would pass by this.
 """
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from flux.sanitize import sanitize
 from flux.supervisor.web import words
 
 TEMPLATES = Path(__file__).parents[2] / "web" / "templates"
+STATIC = TEMPLATES.with_name("static")
 ROOM = 10_000
 """Characters that one value takes on a page at most, whatever the page has made of it."""
 
@@ -26,9 +29,17 @@ def render(template: str, context: Mapping[str, Any]) -> bytes:
 
 
 @cache
+def find_style_policy() -> str:
+    """Return the policy of a page in a file: the style sheet that it has in it, by its hash, and nothing else."""
+    style = _environment().get_template("flux.css").render()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader([TEMPLATES, STATIC]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,  # A name that a page does not have is an error, not a gap.
         finalize=make_visible,

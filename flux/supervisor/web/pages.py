@@ -1,6 +1,7 @@
 """All pages by name, and how one is put into its frame."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from flux import __version__
@@ -9,9 +10,9 @@ from flux.supervisor.web.bisect import build_bisect, build_bisects, show_bisect_
 from flux.supervisor.web.deployments import build_deployments
 from flux.supervisor.web.diff import build_diff
 from flux.supervisor.web.doctor import build_doctor
-from flux.supervisor.web.execution import build_execution
+from flux.supervisor.web.execution import build_execution, build_file
 from flux.supervisor.web.executions import build_errors, build_executions
-from flux.supervisor.web.html import render
+from flux.supervisor.web.html import find_style_policy, render
 from flux.supervisor.web.incident import build_incident, build_incidents, show_incident_progress
 from flux.supervisor.web.page import AREAS, Asked, Page
 from flux.supervisor.web.queue import build_cron, build_queue
@@ -51,7 +52,14 @@ def render_page(name: str, documents: Mapping[str, Any], asked: Asked) -> bytes:
     page = BUILDERS[name](documents, asked)
     json = words.link(*f"{asked.path}.json".split("/"), **asked.query)
     frame = _frame(page.area, has_tenants=asked.has_tenants)
-    return render(page.template, {**frame, "page": page, "json": json, **page.context})
+    return render(page.template, {**frame, "layout": "frame.html", "page": page, "json": json, **page.context})
+
+
+def render_file(documents: Mapping[str, Any], now: datetime) -> bytes:
+    """Return an execution's page as a file that is opened anywhere, without a server."""
+    page = build_file(documents, Asked("", {}, now))
+    frame = {"layout": "file.html", "policy": find_style_policy(), "version": __version__, "page": page, "json": ""}
+    return render(page.template, {**frame, "saved": f"{now:%Y-%m-%d %H:%M}", **page.context})
 
 
 def render_progress(name: str, documents: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,5 @@
 // One execution: its replay, and the mark that makes it one side of a diff.
-import { act, keys, say } from "./frame.js";
+import { act, copy, keys, say } from "./frame.js";
 
 const MARK = "flux-marked";
 const button = document.getElementById("replay");
@@ -68,7 +68,34 @@ function useMark() {
   showMark();
 }
 
+// Flux writes a test by replaying, which takes a while: what comes of it is shown as well, for who has looked away.
+const pytest = document.getElementById("pytest");
+
+async function writeTest() {
+  pytest.disabled = true;
+  verdict.hidden = false;
+  verdict.replaceChildren();
+  line("writing the smallest test that fails as this did …");
+  try {
+    const told = await act(pytest.dataset.act);
+    verdict.replaceChildren();
+    line(`a test for pytest, after ${told.runs} replays${told.is_smallest ? "" : "; a smaller one may be possible"}`, "verdict");
+    const text = document.createElement("pre");
+    text.className = "value";
+    text.tabIndex = 0;
+    text.textContent = told.text;
+    verdict.append(text);
+    await copy(told.text);
+  } catch (error) {
+    verdict.replaceChildren();
+    line(error.message, "bad");
+  } finally {
+    pytest.disabled = false;
+  }
+}
+
 showMark();
+pytest?.addEventListener("click", writeTest);
 button.addEventListener("click", replay);
 mark.addEventListener("click", useMark);
 keys.r = replay;

@@ -22,7 +22,7 @@ export async function act(address, body = {}) {
   return document_;
 }
 
-async function copy(text) {
+export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     say("copied");
