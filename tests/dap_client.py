@@ -25,11 +25,17 @@ def schema() -> dict[str, Any]:
     return read
 
 
-def check(message: dict[str, Any], definition: str) -> None:
-    """Hold a message to one of the schema's definitions."""
+@cache
+def validator(definition: str) -> Any:
+    """What holds a message to one of the schema's definitions."""
     whole = schema()
     assert definition in whole["definitions"], definition
-    jsonschema.Draft4Validator({**whole, "$ref": f"#/definitions/{definition}"}).validate(message)
+    return jsonschema.Draft4Validator({**whole, "$ref": f"#/definitions/{definition}"})
+
+
+def check(message: dict[str, Any], definition: str) -> None:
+    """Hold a message to one of the schema's definitions."""
+    validator(definition).validate(message)
 
 
 class DapClient:

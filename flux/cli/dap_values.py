@@ -18,8 +18,8 @@ from flux.sanitize import sanitize
 TEXT_CHARACTERS_MAX = 1_000
 PAGE_MAX = 100
 """Items that one answer has at most."""
-ASKED_TOGETHER = 10
-"""Expressions of one question: fewer than there may be, as they have room for so many characters."""
+ASKED_TOGETHER = 20
+"""Expressions of one question, as long as they have room in it."""
 EXPRESSION_CHARACTERS_MAX = 500
 _MAPPINGS = frozenset({"dict", "defaultdict", "OrderedDict", "Counter"})
 """Types that are told by their fields, and whose fields are keys. Of others they are attributes."""

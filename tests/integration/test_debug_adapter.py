@@ -66,13 +66,14 @@ def charge(ctx, input):
     return {"total": total}
 
 
+DEEP = []
+for _ in range(5000):
+    DEEP = [DEEP]
+
+
 @function
 def hostile(ctx, input):
-    deep = kept = []
-    for _ in range(5000):
-        deep.append([])
-        deep = deep[0]
-    deep = kept
+    deep = DEEP
     endless, pairs = Endless(), Pairs(a=1)
     large, many = "\\x1b[31m" + "x" * 10_000_000, list(range(1000))
     some, keyed = {3}, OrderedDict(a={"b": (1, 2)})

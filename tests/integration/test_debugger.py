@@ -56,7 +56,7 @@ LINES = b'{"lines": [{"cents": 5, "count": 2}, {"cents": 7, "count": 1}, {"cents
 
 
 async def test_stepping_back_shows_what_another_tracer_saw_of_the_first_run(tmp_path: Path) -> None:
-    compared = await compare(tmp_path, events=1_500, back=1_000, changes=3)
+    compared = await compare(tmp_path, events=1_100, back=1_000, changes=3)
     assert compared.wrong == []
     assert compared.back == 1_000
     assert compared.changes == 6
