@@ -356,6 +356,22 @@ def test_a_row_is_stepped_through_and_what_never_was_is_said_in_words() -> None:
         assert steps["next"] == (row if after is None else at[after])
 
 
+def test_a_long_line_is_shown_around_the_change_that_is_looked_at() -> None:
+    at = [f"2025-11-25T{number // 60:02}:{number % 60:02}:00.000000Z" for number in range(600)]
+    versions = [make_version(number + 1, 0, {"n": number}, {"n": number + 1}, at=at[number]) for number in range(600)]
+    given = {"history": {"versions": versions[::-1], "notes": []}, "blame": {"exists": False, "columns": {}}}
+    row = "/_flux/state?table=users&key=42"
+    for here, first, last in ((None, 401, 600), (at[300], 201, 400), (at[0], 1, 200)):
+        page = check_page(show("state", given, **({} if here is None else {"change": here})))
+        line = " ".join(page.text.split()).partition("it goes on where one steps. ")[2].partition(" now ")[0]
+        assert line.startswith(f"v{first} changed") and f" v{last} changed" in line and f"v{last + 1} " not in line
+        steps = {found["rel"]: found["href"] for _, found in page.elements if found.get("rel") in ("prev", "next")}
+        place = 600 if here is None else at.index(here)
+        for rel, beside in (("prev", place - 1), ("next", place + 1)):
+            change = at[beside].replace(":", "%3A") if 0 <= beside < 600 else None
+            assert steps.get(rel) == (f"{row}&change={change}" if change else None)
+
+
 def test_a_time_between_two_changes_is_between_their_stops() -> None:
     found = {
         "rows": [{"plan": "pro"}], "notes": [], "lost": {"tier": "was dropped"}, "gaps": [], "written": None,

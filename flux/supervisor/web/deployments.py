@@ -19,6 +19,7 @@ CAUSES = {
 }  # fmt: skip
 """Who had it served, in the words of the record."""
 ID_SHOWN = 8
+DEPLOYMENTS_SHOWN = 100
 
 
 @attrs.frozen
@@ -36,8 +37,7 @@ class Row:
     executions: int
     failed: int
     href: str
-    """Its executions."""
-    failed_href: str
+    """Executions of its commit: no filter tells deployments of one commit apart."""
     functions: str
     runtime: str
     is_current: bool
@@ -56,7 +56,7 @@ def build_deployments(documents: Mapping[str, Any], asked: Asked) -> Page:
         title="Deployments",
         template="deployments.html",
         area="deployments",
-        context={"rows": [_make_row(each, asked.now) for each in found]},
+        context={"rows": [_make_row(each, asked.now) for each in found], "is_cut": len(found) >= DEPLOYMENTS_SHOWN},
         command="flux deployments",
         scripts=("acts.js",),
     )
@@ -76,7 +76,6 @@ def _make_row(seen: Mapping[str, Any], now: datetime) -> Row:
         executions=seen["executions"],
         failed=seen["failed"],
         href=words.link(q=f"sha:{words.cut(sha)}"),
-        failed_href=words.link(q=f"sha:{words.cut(sha)} status:>=500"),
         functions=words.cut(", ".join(map(str, seen["functions"])), 1000),
         runtime=words.cut(", ".join(f"{name} {version}" for name, version in seen["runtime"].items())),
         is_current=bool(seen["current"]),

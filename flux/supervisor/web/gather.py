@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 
 from flux.supervisor.console_query import BadQueryError, Query, needed
+from flux.supervisor.web.deployments import DEPLOYMENTS_SHOWN
+from flux.supervisor.web.queue import JOBS_SHOWN, TICKS_SHOWN
 from flux.supervisor.web.scrubber import NOW, get_version
 from flux.supervisor.web.values import read
 
@@ -95,18 +97,19 @@ async def gather_diff(documents: Documents, _query: Query, pair: str) -> None:
 
 async def gather_deployments(documents: Documents, _query: Query, *_path: str) -> None:
     """What was served."""
-    await documents.ask("deployments", "deployments", n="100")
+    await documents.ask("deployments", "deployments", n=str(DEPLOYMENTS_SHOWN))
 
 
 async def gather_queue(documents: Documents, query: Query, *_path: str) -> None:
     """Jobs, how many there are, and the schedules."""
-    await documents.ask("queue", "queue", state=query.get("state"), function=query.get("function"), n="100")
+    state, function = query.get("state"), query.get("function")
+    await documents.ask("queue", "queue", state=state, function=function, n=str(JOBS_SHOWN))
     await documents.ask("cron", "cron")
 
 
 async def gather_cron(documents: Documents, _query: Query, function: str) -> None:
     """A function's schedules and what became of their times."""
-    await documents.ask("history", "cron", function, "history", n="200")
+    await documents.ask("history", "cron", function, "history", n=str(TICKS_SHOWN))
     await documents.ask("cron", "cron")
 
 

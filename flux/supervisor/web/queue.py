@@ -13,6 +13,8 @@ from flux.supervisor.web import words
 from flux.supervisor.web.executions import quote_word
 from flux.supervisor.web.page import Asked, Page
 
+JOBS_SHOWN = 100
+TICKS_SHOWN = 200
 STATES = ("waiting", "running", "dead", "done", "all")
 _TONES = {"waiting": "", "running": "", "done": "good", "dead": "bad"}
 
@@ -101,6 +103,7 @@ def build_queue(documents: Mapping[str, Any], asked: Asked) -> Page:
             "counts": [(word, queue["counts"][word]) for word in STATES if word in queue["counts"]],
             "depths": [_make_depth(each) for each in queue["functions"]],
             "jobs": [_make_job(job, asked.now) for job in queue["jobs"]],
+            "is_cut": len(queue["jobs"]) >= JOBS_SHOWN,
             "state": words.cut(state),
             "function": words.cut(function),
             "states": [("not done", link_jobs("", function), not state)]
@@ -126,6 +129,7 @@ def build_cron(documents: Mapping[str, Any], asked: Asked) -> Page:
             "function": words.cut(function),
             "schedules": [make_schedule(each, asked.now) for each in own],
             "ticks": [make_tick(tick, asked.now) for tick in history["ticks"]],
+            "is_cut": len(history["ticks"]) >= TICKS_SHOWN,
         },
         command=f"flux cron history {quote_word(words.cut(function))}",
         scripts=("acts.js",),

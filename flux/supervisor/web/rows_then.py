@@ -59,7 +59,8 @@ def make_rows_then(name: str, mutations: Sequence[Mapping[str, Any]], chosen: st
     known = [each for each in mutations[:CHANGES_MAX] if each["call"] is not None]
     if not known:
         return None
-    calls = [0, *sorted({int(each["call"]) for each in known})][:STOPS_SHOWN]
+    every = [0, *sorted({int(each["call"]) for each in known})]
+    calls = every[:STOPS_SHOWN]
     seq = int(chosen) if chosen.isascii() and chosen.isdigit() and len(chosen) < 9 else None
     place = calls.index(seq) if seq in calls else None
 
@@ -75,7 +76,7 @@ def make_rows_then(name: str, mutations: Sequence[Mapping[str, Any]], chosen: st
         title="" if place is None else f"Rows {_name_stop(calls[place])}",
         rows=rows[:ROWS_SHOWN],
         row_count=len(rows),
-        is_cut=len(mutations) > CHANGES_MAX or len(calls) == STOPS_SHOWN,
+        is_cut=len(mutations) > CHANGES_MAX or len(every) > len(calls),
     )
 
 

@@ -17,7 +17,7 @@ from flux.supervisor.web import words
 from flux.supervisor.web.values import Shown, show_line
 
 STOPS_SHOWN = 200
-"""The latest; earlier ones are in the JSON."""
+"""The latest, or those around the one that is shown."""
 NOW = "now"
 """What stands for the last stop where a change's time would stand."""
 
@@ -51,7 +51,7 @@ class Scrubber:
     is_marked: bool
     """This stop is the marked one."""
     is_cut: bool
-    """There are earlier changes."""
+    """There are changes that are not on it."""
 
 
 @attrs.frozen
@@ -76,15 +76,16 @@ def get_version(versions: Sequence[Mapping[str, Any]], at: str, row: str) -> Map
 def make_scrubber(versions: Sequence[Mapping[str, Any]], query: Mapping[str, str], now: datetime) -> Scrubber:
     """Return the line of a row's ``versions``, the newest first; ``query`` is the page's."""
     table, key, mark = query["table"], query["key"], query.get("mark")
-    shown = list(reversed(versions[:STOPS_SHOWN]))
-    ats = [*(str(version["at"]) for version in shown), NOW]
+    ats = [*(str(version["at"]) for version in reversed(versions)), NOW]
 
     def link(at: str, marked: str | None) -> str:
         return words.link("state", table=table, key=key, change="" if at == NOW else at, mark=marked)
 
     # At a time of its own one stands between two stops, and on none.
     here = None if query.get("time") else query.get("change") or NOW
-    place = ats.index(here) if here in ats else _find_place(shown, query.get("time", ""))
+    place = ats.index(here) if here in ats else _find_place(ats[:-1], query.get("time", ""))
+    begin = max(0, min(place - STOPS_SHOWN // 2, len(versions) - STOPS_SHOWN))
+    shown = list(reversed(versions))[begin : begin + STOPS_SHOWN]
     stops = [
         Stop(
             label=label_of(version),
@@ -106,17 +107,17 @@ def make_scrubber(versions: Sequence[Mapping[str, Any]], query: Mapping[str, str
         later=link(ats[after], mark) if after < len(ats) else "",
         mark="" if here is None else link(here, None if mark == here else here),
         is_marked=here is not None and mark == here,
-        is_cut=len(versions) > STOPS_SHOWN,
+        is_cut=len(versions) > len(shown),
     )
 
 
-def _find_place(shown: Sequence[Mapping[str, Any]], time: str) -> int:
-    """Return the place of the first stop after a time; of one that can't be read here, of the last."""
+def _find_place(ats: Sequence[str], time: str) -> int:
+    """Return the place of the first change after a time; of a time that can't be read here, the place after all."""
     try:
         moment = words.read_moment(time)
     except ValueError:  # Such as "15m": the API reads it, and this page has what it answered.
-        return len(shown)
-    return next((number for number, each in enumerate(shown) if words.read_moment(each["at"]) > moment), len(shown))
+        return len(ats)
+    return next((number for number, at in enumerate(ats) if words.read_moment(at) > moment), len(ats))
 
 
 def label_of(version: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ def _make_then(documents: Mapping[str, Any], asked: Asked) -> Then | None:
     if not (change := asked.query.get("change")):
         return None
     version = get_version(documents["history"]["versions"], change, f"{asked.query['table']}[{asked.query['key']}]")
-    label, committed, after = label_of(version), version["committed"], version["after"]
+    committed, after = version["committed"], version["after"]
     notes = [] if committed else ["This change was rolled back: the row never was so."]
     notes += ["Something had changed the row past the capture before this change."] if version["gap"] else []
     return Then(
@@ -131,7 +131,7 @@ def _make_then(documents: Mapping[str, Any], asked: Asked) -> Then | None:
         absent="" if is_row(after) else "The change took the row out." if committed else "It would have taken it out.",
         notes=notes,
         writer=None,
-        version=attrs.evolve(_make_version(version, asked.now), label=label),
+        version=_make_version(version, asked.now),
     )
 
 
