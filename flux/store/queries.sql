@@ -415,7 +415,7 @@ from relation c join pg_catalog.pg_policy p on p.polrelid = c.oid cross join lat
 -- name: list_other_schemas
 -- Schemas that people made, beside the one given.
 select n.nspname::text as name from pg_catalog.pg_namespace n
-where n.nspname not in ($1, 'flux', 'flux_world', 'public', 'information_schema') and n.nspname !~ '^pg_'
+where n.nspname not in ($1, 'flux', 'flux_views', 'flux_world', 'public', 'information_schema') and n.nspname !~ '^pg_'
 order by n.nspname;
 
 -- name: list_schema_drops

@@ -100,7 +100,7 @@ async def reset(
                 await connection.execute(row["statement"])  # What depended on others may be gone with them.
             await connection.execute(QUERIES.forget_migrations_applied, tenant.name)
             if records:
-                await connection.execute("drop schema flux, flux_world cascade")
+                await connection.execute("drop schema flux, flux_views, flux_world cascade")
     except DatabaseError as error:
         if error.sqlstate == "55P03":
             raise RecordsInUseError(

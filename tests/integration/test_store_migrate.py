@@ -38,27 +38,34 @@ select 'column', format('%s.%s %s %s %s %s %s', c.relname, a.attnum, a.attname, 
        a.attnotnull, a.attstorage, pg_get_expr(d.adbin, d.adrelid))
 from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
-where c.relnamespace = 'flux'::regnamespace
+where c.relnamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
 union all
 select 'class', format('%s %s %s %s %s', c.relname, c.relkind, pg_get_partkeydef(c.oid),
                        pg_get_expr(c.relpartbound, c.oid), c.relacl)
-from pg_class c where c.relnamespace = 'flux'::regnamespace
+from pg_class c where c.relnamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
 union all
-select 'index', indexdef from pg_indexes where schemaname = 'flux'
+select 'index', indexdef from pg_indexes where schemaname in ('flux', 'flux_views')
 union all
-select 'constraint', conname || pg_get_constraintdef(oid) from pg_constraint where connamespace = 'flux'::regnamespace
+select 'constraint', conname || pg_get_constraintdef(oid) from pg_constraint
+where connamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
 union all
 select 'function', pg_get_functiondef(oid) || coalesce(proacl::text, 'default') from pg_proc
-where pronamespace = 'flux'::regnamespace
+where pronamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
 union all
-select 'view', viewname || definition from pg_views where schemaname = 'flux'
+select 'view', viewname || definition from pg_views where schemaname in ('flux', 'flux_views')
 union all
-select 'sequence', sequencename || increment_by || cache_size || data_type from pg_sequences where schemaname = 'flux'
+select 'sequence', sequencename || increment_by || cache_size || data_type from pg_sequences
+where schemaname in ('flux', 'flux_views')
 union all
 select 'comment', c.relname || obj_description(c.oid, 'pg_class') from pg_class c
-where c.relnamespace = 'flux'::regnamespace
+where c.relnamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
 union all
-select 'schema', nspacl::text from pg_namespace where nspname = 'flux'
+select 'schema', nspacl::text from pg_namespace where nspname in ('flux', 'flux_views')
+union all
+select 'column comment', format('%s.%s %s', c.relname, a.attname, col_description(c.oid, a.attnum))
+from pg_class c join pg_attribute a on a.attrelid = c.oid
+where c.relnamespace in ('flux'::regnamespace, 'flux_views'::regnamespace)
+  and col_description(c.oid, a.attnum) is not null
 order by 1, 2
 """
 
