@@ -280,9 +280,10 @@ def test_all_that_failed_in_a_window_is_replayed_on_the_working_tree_and_the_win
     desk: Desk, tmp_path: Path
 ) -> None:
     browser, shop = desk.browser, desk.server.project / "functions" / "shop.py"
-    told = len(desk.server.story)
-    shop.write_text(SHOP)
-    desk.server.wait_story("shop.py", after=told)
+    if shop.read_text() != SHOP:  # The test before has mended it.
+        told = len(desk.server.story)
+        shop.write_text(SHOP)
+        desk.server.wait_story("shop.py", after=told)
     for note in ("one", HOSTILE):
         desk.order("mug", note, status=500)
     rows = "select left_over from stock where item = 'mug' union all select count(*) from orders"
