@@ -29,6 +29,7 @@ def command() -> None:
     story = Screen.stderr(colour=False if said.no_color else None)
     for tenant in tenants:
         if closed := int(tenant.number("closed")):
-            story.line(f"! {closed} of tenant {tenant.text('name')} opened with no key before, and are as they were")
+            why = "no key opens them, or they are too many"
+            story.line(f"! {closed} of tenant {tenant.text('name')} are as they were: {why}")
     story.line("the former key is gone from .flux/master.key: backups that were made before need it")
     story.line("other machines on this database need the file as it is now, to set secrets and to start")

@@ -1977,6 +1977,10 @@ where name = $1 returning name;
 -- How the database of one is reached, sealed.
 select database_sealed from flux.tenant where name = $1;
 
+-- name: list_sealed_databases
+-- How the databases of all are reached, sealed.
+select name, database_sealed from flux.tenant order by name;
+
 -- name: reseal_tenant_database
 -- Keeps it as it is sealed now.
 update flux.tenant set database_sealed = $2 where name = $1;

@@ -74,6 +74,12 @@ async def find_database(connection: Connection, name: str) -> bytes | None:
     return found
 
 
+async def list_databases(connection: Connection) -> list[tuple[str, bytes]]:
+    """Return how each tenant's database is reached, sealed, by name. In such a block, or in a `changing_keys` one."""
+    rows = await connection.fetch(QUERIES.list_sealed_databases)
+    return [(row["name"], row["database_sealed"]) for row in rows]
+
+
 async def reseal_database(connection: Connection, name: str, sealed: bytes) -> None:
     """Keep it as it is sealed now. In a `flux.store.vault.changing_keys` block."""
     await connection.execute(QUERIES.reseal_tenant_database, name, sealed)

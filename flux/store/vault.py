@@ -100,7 +100,8 @@ async def reseal(connection: Connection, tenant: str, key: bytes, secrets: Seque
 
 async def delete_secret(connection: Connection, tenant: str, name: str) -> bool:
     """Take a secret out; say whether there was one."""
-    async with connection.transaction():
+    # Its row before the key's, and whoever changes keys has the key's first: each would wait for the other.
+    async with holding_keys(connection):
         was_there = await connection.fetch_value(QUERIES.delete_secret, tenant, name) is not None
         await connection.execute(QUERIES.move_secrets_version, tenant)
     return was_there

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import attrs
 
-from flux.store.postgres import ConnectOptions
+from flux.store.postgres import ConnectOptions, Pool
 from flux.supervisor.console_port import ConsolePlace
 from flux.supervisor.hosts import Share as HostsShare
 from flux.supervisor.master_key import MasterKey
@@ -38,6 +38,8 @@ class Hosted:
     """In which its executions run."""
     master_key: MasterKey
     """What opens its key."""
+    installation: Pool
+    """To the installation's own database, which tells whether that master key is the one in force."""
     spool_bytes_max: int
     """What its bodies that are too large to hold may take on the disk."""
     addresses_allowed: frozenset[str]

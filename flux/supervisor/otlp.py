@@ -25,6 +25,7 @@ import trio
 from flux import __version__
 from flux.errors import OperatorError
 from flux.execution import Execution, Raised, Returned
+from flux.hostcall import HostCall
 from flux.supervisor.metrics import Metric, each, one
 from flux.supervisor.spans import list_spans
 
@@ -32,14 +33,17 @@ HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_HEADERS"
 """What a collector wants to see of us, a token as a rule: ``name=value,name=value``, as in OpenTelemetry's SDKs."""
 EXECUTIONS_MAX = 2048
 BYTES_MAX = 64 * 2**20
-"""What may wait, by what their calls hold: an estimate."""
+"""What may wait, by what their spans will take: an estimate."""
 BATCH_MAX = 64
 """Executions in a request."""
 BATCH_BYTES_MAX = 4 * 2**20
-"""What the calls of a request's executions hold together, unless one alone holds more. Collectors refuse a request that
-is too large (20 MiB by default), and all that is in it would be lost for one that is large."""
+"""What the spans of a request's executions take together, by the same estimate, unless one's alone take more.
+Collectors refuse a request that is too large (20 MiB by default), and all that is in it would be lost for one that is
+large."""
+EXECUTION_BYTES, CALL_BYTES = 1024, 768
+"""What the span of each takes besides what is in it: ids, times, names of fields."""
 GATHER_S = 0.5
-"""How long executions are gathered before they are sent together."""
+"""How long executions are gathered before they are sent together; where some are left of the last batch, they are."""
 SEND_S = 10.0
 ATTEMPTS = 6
 PAUSE_S = 1.0
@@ -120,12 +124,15 @@ class Exporter:
     async def run(self) -> None:
         """Send what comes, until cancelled."""
         async with httpcore.AsyncConnectionPool(max_connections=1, keepalive_expiry=30) as pool:
+            gathers = True
             while True:
                 await self._woken.wait()
-                with trio.move_on_after(GATHER_S):
-                    await self._finishing.wait()
+                if gathers:
+                    with trio.move_on_after(GATHER_S):
+                        await self._finishing.wait()
                 batch = self._take_batch()
-                if not self._ready:
+                gathers = not self._ready
+                if gathers:
                     self._woken = trio.Event()
                 self._in_batch = len(batch)
                 try:
@@ -265,8 +272,6 @@ def _lighten(execution: Execution) -> Execution:
 
 
 def _weigh(execution: Execution) -> int:
-    answers = sum(len(call.result.value) for call in execution.calls if call.result is not None)
-    asked = sum(len(call.request.arguments) for call in execution.calls)
     match execution.outcome:
         case Returned(body=body):
             end = len(body)
@@ -275,7 +280,13 @@ def _weigh(execution: Execution) -> int:
         case _:
             end = 0
     head = sum(len(name) + len(value) for name, value in execution.trigger.headers)
-    return 1024 + head + end + answers + asked
+    return EXECUTION_BYTES + head + end + sum(map(_weigh_call, execution.calls))
+
+
+def _weigh_call(call: HostCall) -> int:
+    error = None if call.result is None else call.result.error
+    answer = 0 if call.result is None else len(call.result.value)
+    return CALL_BYTES + len(call.request.arguments) + answer + (0 if error is None else len(error.message))
 
 
 def _count_spans(execution: Execution) -> int:

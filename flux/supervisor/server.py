@@ -166,7 +166,8 @@ async def open_server(
         backing = opened.backing
         master_key = MasterKey(flux_folder) if hosted is None else hosted.master_key
         vault = Vault(
-            backing.owner, tenant.name, master_key, backing.secrets, secret_values, keeps_master_key=hosted is None
+            backing.owner, tenant.name, master_key, backing.secrets, secret_values,
+            installation=None if hosted is None else hosted.installation,
         )
         await vault.load()
         if place is None or place.is_first:

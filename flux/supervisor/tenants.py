@@ -36,6 +36,7 @@ from flux.supervisor.tenant_seal import bounded, open_database, seal_database
 from flux.supervisor.tenant_story import TenantStory
 from flux.supervisor.tenant_watch import TenantWatch
 from flux.supervisor.turns import Share as TurnsShare
+from flux.supervisor.vault import check_master_key
 from flux.tenant import Tenant
 
 RETRY_S_MAX = 60.0
@@ -166,6 +167,8 @@ class Tenants:
         async with self._lock:
             self._check_free(order)
             tenant = Tenant(order.name)
+            async with self._pool.acquire() as connection, holding_keys(connection):
+                await check_master_key(connection, self._master_key)  # Before anything is made.
             await tenant_database.close_own_database(self._pool, closes=self._server.is_embedded)
             if order.database_url:
                 await tenant_database.check_given_database(bounded(parse_url(order.database_url)), tenant)
@@ -175,6 +178,7 @@ class Tenants:
                 assert made.password is not None
                 hidden = made.password
             async with self._pool.acquire() as connection, holding_keys(connection):
+                await check_master_key(connection, self._master_key)
                 row = TenantRow(
                     order.name, str(order.folder), (name_local_host(order.name), *order.hosts),
                     seal_database(order.name, self._master_key.get_or_make(), hidden),
@@ -291,7 +295,7 @@ class Tenants:
             database = await self._open_database(row)
             hosted = Hosted(
                 tenant, database, repair, served.share, self._server.console, turns, self._master_key,
-                min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
+                self._pool, min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
             )  # fmt: skip
             options = ServerOptions(Path(row.folder), logs_requests=self._server.options.logs_requests)
             async with trio.open_nursery() as beside:

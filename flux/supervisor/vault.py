@@ -18,9 +18,12 @@ import trio
 from flux.errors import FluxError, OperatorError
 from flux.hostcalls.secret import TenantSecrets
 from flux.sealing import KEY_BYTES, NONCE_BYTES, open_sealed, open_with_any, seal
+from flux.store import tenants
 from flux.store import vault as store
 from flux.store.postgres import Connection, Pool
 from flux.supervisor.master_key import MasterKey
+from flux.supervisor.tenant_seal import place_of_database
+from flux.tenant import Tenant
 
 FOLLOW_S = 5.0
 """How often a server looks whether another one has changed a secret."""
@@ -63,7 +66,7 @@ class Vault:
         secrets: TenantSecrets,
         local: Mapping[str, str],
         *,
-        keeps_master_key: bool = True,
+        installation: Pool | None = None,
     ) -> None:
         self.pool = pool
         """To the database that has them."""
@@ -71,8 +74,9 @@ class Vault:
         """Whose they are."""
         self.master_key = master_key
         """What opens the tenant's key, and seals those of others where this is the installation's own vault."""
-        self.keeps_master_key = keeps_master_key
-        """It is the installation's own vault, where the master key can be changed."""
+        self.installation = installation
+        """To the database of the installation that serves this tenant. None: this is the installation's own vault,
+        where the master key can be changed."""
         self._secrets = secrets
         self._local = dict(local)
         self._stored: dict[str, str] = {}
@@ -141,12 +145,21 @@ class Vault:
             async with store.holding_keys(connection):
                 sealed_key = await store.find_tenant_key(connection, self.tenant)
                 if sealed_key is None:
+                    await self._check_master_key(connection)
                     made = seal_key(self.tenant, self.master_key.get_or_make(), randomness.token_bytes(KEY_BYTES))
                     sealed_key = await store.keep_tenant_key(connection, self.tenant, made)
                 key = open_with_any(self.master_key.get_all(), sealed_key, place_of_key(self.tenant))
                 await store.put_secret(connection, self.tenant, name, seal_secret(self.tenant, key, name, data))
             await self._load(connection)
         return next(each for each in self.list() if each.name == name)
+
+    async def _check_master_key(self, connection: Connection) -> None:
+        if self.installation is None:
+            await check_master_key(connection, self.master_key)
+            return
+        # While the tenant's table is held: a change that is not seen here now waits for it, and seals the key anew.
+        async with self.installation.acquire() as other:
+            await check_master_key(other, self.master_key)
 
     async def delete(self, name: str) -> None:
         """Take a secret out, from the next execution on."""
@@ -171,6 +184,22 @@ class Vault:
                 if told != error.message:
                     report(error)
                 told = error.message
+
+
+async def check_master_key(connection: Connection, master_key: MasterKey) -> None:
+    """See that the key at hand is the one in force before something new is sealed with it; ``connection`` is to the
+    installation's own database.
+
+    A machine that was not given the newer key has one that opens nothing there. What it sealed would open for nobody
+    else, and once it has the newer key, not for itself.
+    """
+    own = Tenant().name
+    sealed, place = await store.find_tenant_key(connection, own), place_of_key(own)
+    if sealed is None:
+        name, sealed = next(iter(await tenants.list_databases(connection)), ("", None))
+        place = place_of_database(name)
+    if sealed is not None:  # Else nothing is sealed yet, and any key will do.
+        open_with_any(master_key.get_all(), sealed, place)
 
 
 def place_of_key(tenant: str) -> str:

@@ -1,11 +1,14 @@
 """Another master key over real databases: killed at each step, while secrets are set, with a tenant that hinders it."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -14,10 +17,21 @@ import trio
 from flux.hostcalls.secret import TenantSecrets
 from flux.sealing import CannotOpenError, open_sealed
 from flux.store import tenants, vault
+from flux.store.postgres import Connection, Pool
 from flux.store.tenants import Quotas, TenantRow
-from flux.supervisor.master_key import FILE, NEW_FILE, VARIABLE, MasterKey, MasterKeyChangeError
+from flux.supervisor.hosts import Hosts
+from flux.supervisor.master_key import (
+    FILE,
+    NEW_FILE,
+    VARIABLE,
+    MasterKey,
+    MasterKeyChangeError,
+    MasterKeyError,
+)
 from flux.supervisor.rotation import Resealed, Rotation, RotationUnfinishedError, rotate
+from flux.supervisor.tenant_order import read_order
 from flux.supervisor.tenant_seal import open_database, seal_database
+from flux.supervisor.tenants import Tenants
 from flux.supervisor.vault import Vault
 from tests.conftest import Database
 from tests.console_world import TOKEN, World, WorldHost, open_world, read
@@ -44,13 +58,13 @@ class Installation:
         return {path.name for path in self.folder.iterdir()} - {"master.key.lock"}
 
     @contextlib.asynccontextmanager
-    async def opened(self, tenant: str = "main", **said: bool) -> AsyncIterator[Vault]:
+    async def opened(self, tenant: str = "main", **said: Pool) -> AsyncIterator[Vault]:
         """The secrets of either as a server has them that starts now."""
         pool = (self.own if tenant == "main" else self.acme).pool()
         try:
-            vault = Vault(pool, tenant, MasterKey(self.folder), TenantSecrets({}, b"k"), {}, **said)
-            await vault.load()
-            yield vault
+            opened = Vault(pool, tenant, MasterKey(self.folder), TenantSecrets({}, b"k"), {}, **said)
+            await opened.load()
+            yield opened
         finally:
             await pool.aclose()
 
@@ -216,6 +230,8 @@ async def test_a_tenant_that_can_not_be_done_keeps_the_former_key_in_force_and_n
         assert installation.key == new and installation.files() == {FILE}
         acme.psql("update flux.tenant_key set sealed = 'mine'")
         assert await rotate(own) == Rotation(Resealed(2, 0), [("acme", Resealed(0, 3))])
+        acme.psql("insert into flux.secret select 'acme', 'N' || n, '' from generate_series(1, 1999) n")
+        assert await rotate(own) == Rotation(Resealed(2, 0), [("acme", Resealed(0, 2002))])
         acme.psql("drop table flux.secret, flux.tenant_key")
         assert await rotate(own) == Rotation(Resealed(2, 0), [("acme", Resealed(0, 0))])
         # The installation's own are another matter: what is wrong with them can be repaired while the key is there.
@@ -226,11 +242,123 @@ async def test_a_tenant_that_can_not_be_done_keeps_the_former_key_in_force_and_n
         assert installation.key == last
 
 
+async def test_a_tenant_that_is_added_right_before_the_tables_are_locked_is_sealed_anew_too(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, first = vault.changing_keys, installation.key
+    async with installation.opened() as own:
+        [acme] = await tenants.list_tenants(own.pool)
+        hidden = open_sealed(first, acme.database_sealed, "database/acme").decode()
+
+        @contextlib.asynccontextmanager
+        async def add_and_lock(connection: Connection) -> AsyncIterator[None]:
+            async with own.pool.acquire() as other, vault.holding_keys(other):
+                sealed = seal_database("late", first, hidden)
+                await tenants.add_tenant(other, attrs.evolve(acme, name="late", hosts=(), database_sealed=sealed))
+            monkeypatch.setattr(vault, "changing_keys", locked)
+            async with locked(connection):
+                yield
+
+        monkeypatch.setattr(vault, "changing_keys", add_and_lock)
+        await rotate(own)
+        assert installation.files() == {FILE} and installation.key != first
+        rows = await tenants.list_tenants(own.pool)
+        assert [row.name for row in rows] == ["acme", "late"]
+        for row in rows:
+            assert open_database(row, own.master_key, own.pool.options).database == installation.acme.name
+
+
+async def test_what_a_tenant_makes_of_its_tables_is_its_own_problem_and_the_next_one_is_done(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = installation.acme
+    async with installation.opened() as own:
+        acme.psql("alter table flux.secret alter sealed drop not null")
+        acme.psql("update flux.secret set sealed = null where name = 'A'")
+        assert await rotate(own) == Rotation(Resealed(2, 0), [("acme", Resealed(1, 1))])
+        acme.psql("alter table flux.secret alter sealed type text using 'mine'")
+        assert await rotate(own) == Rotation(Resealed(2, 0), [("acme", Resealed(0, 2))])
+        # What nobody has thought of, of one; the next is in the same database, and has no secret yet.
+        [row] = await tenants.list_tenants(own.pool)
+        hidden = open_sealed(installation.key, row.database_sealed, "database/acme").decode()
+        async with own.pool.acquire() as connection:
+            sealed = seal_database("next", installation.key, hidden)
+            await tenants.add_tenant(connection, attrs.evolve(row, name="next", hosts=(), database_sealed=sealed))
+        found, asked = vault.find_tenant_key, []
+
+        async def find_badly(connection: Connection, tenant: str) -> bytes | None:
+            asked.append(tenant)
+            if tenant == "acme":
+                raise TypeError("of a tenant's own words")
+            return await found(connection, tenant)
+
+        monkeypatch.setattr(vault, "find_tenant_key", find_badly)
+        with pytest.raises(RotationUnfinishedError) as held:
+            await rotate(own)
+        assert 'tenant "acme"' in held.value.message and "failed with TypeError" in held.value.message
+        assert "own words" not in held.value.message
+        assert asked == ["main", "acme", "next"]
+        assert installation.files() == {FILE, NEW_FILE}
+
+
+async def test_a_secret_that_is_deleted_during_a_change_waits_for_it(installation: Installation) -> None:
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with installation.opened() as own, installation.opened() as other, own.pool.acquire() as connection:
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery, vault.changing_keys(connection):
+                nursery.start_soon(other.delete, "A")
+                while installation.own.psql(waiting) == "0":  # noqa: ASYNC110 - another process is asked
+                    await trio.sleep(0.01)
+                sealed_key = await vault.find_tenant_key(connection, "main")
+                assert sealed_key is not None
+                await vault.reseal(connection, "main", sealed_key, await vault.list_secrets(connection, "main"))
+        assert await installation.read("main") == {"B": VALUES["B"]}
+
+
+async def test_a_machine_that_has_the_former_key_seals_nothing_new_with_it(
+    installation: Installation, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (stale := tmp_path_factory.mktemp("stale") / FILE).write_text(installation.key.hex())
+    stale.chmod(0o600)
+    empty = tmp_path_factory.mktemp("empty")
+
+    def there(opened: Vault, folder: Path) -> Vault:
+        key = MasterKey(folder)
+        return Vault(opened.pool, opened.tenant, key, TenantSecrets({}, b"k"), {}, installation=opened.installation)
+
+    async with installation.opened() as own, installation.opened("acme", installation=own.pool) as acme:
+        await rotate(own)
+        installation.acme.psql("delete from flux.secret; delete from flux.tenant_key")
+        with pytest.raises(CannotOpenError, match="key/main"):
+            await there(acme, stale.parent).set("A", "of a tenant that has no key yet")
+        installation.own.psql("delete from flux.secret; delete from flux.tenant_key")
+        for opened in (own, acme):
+            with pytest.raises(CannotOpenError, match="database/acme"):
+                await there(opened, stale.parent).set("A", "of one that has no key yet")
+            with pytest.raises(MasterKeyError):
+                await there(opened, empty).set("A", "of one that has no key yet")
+        assert not list(empty.iterdir())
+        server: Any = SimpleNamespace(
+            backing=SimpleNamespace(owner=own.pool), vault=there(own, stale.parent), hosts=Hosts(),
+            root=installation.folder,
+        )  # fmt: skip
+        served = Tenants(server, cast(Any, None))
+        served.attach(cast(Any, SimpleNamespace(address=SimpleNamespace(hosts=frozenset()))))
+        (folder := tmp_path_factory.mktemp("next")).joinpath("flux.toml").touch()
+        with pytest.raises(CannotOpenError, match="database/acme"):
+            await served.add(read_order(json.dumps({"name": "next", "folder": str(folder)}).encode()))
+        assert installation.own.psql("select count(*) from pg_database where datname = 'flux_tenant_next'") == "0"
+        for opened, database in ((own, installation.own), (acme, installation.acme)):
+            assert database.psql("select count(*) from flux.tenant_key") == "0"
+            await opened.set("A", "with the key in force")
+        assert (await rotate(own)).of_tenants == [("acme", Resealed(1, 0))]
+
+
 async def test_there_is_another_master_key_only_where_it_can_be_true(
     installation: Installation, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     before = installation.files()
-    async with installation.opened() as own, installation.opened("acme", keeps_master_key=False) as acme:
+    async with installation.opened() as own, installation.opened("acme", installation=own.pool) as acme:
         with pytest.raises(MasterKeyChangeError, match='"acme" is a tenant'):
             await rotate(acme)
         with own.master_key.changing(), pytest.raises(MasterKeyChangeError, match="is being changed already"):

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from flux.execution import Execution, Level, LogLine, Raised, Returned, Trigger
+from flux.hostcall import HostCall, HostCallRequest, HostCallResult, Position
 from flux.supervisor import otlp
 from flux.supervisor.metrics import Metric
 from flux.supervisor.otlp import CollectorHeadersError, Exporter, read_headers
@@ -161,6 +162,46 @@ async def test_a_request_has_no_more_than_a_collector_takes_unless_one_execution
     assert (counts["otlp_spans_sent_total"], told) == (5, [])
     sent = [json.loads(each.body) for each in stub.received]
     assert [len(each["resourceSpans"][0]["scopeSpans"][0]["spans"]) for each in sent] == [2, 1, 1, 1]
+
+
+async def test_many_small_calls_weigh_what_their_spans_take() -> None:
+    where = Position("functions/orders.py", 120, "create_order.<locals>.handler")
+    asked = [HostCallRequest(seq, "db.query", b'["select 1",[]]', position=where) for seq in range(1, 1001)]
+    calls = tuple(HostCall(request, HostCallResult(b"[]", None, 10**6), 10**9) for request in asked)
+    count = 16
+
+    def offer(exporter: Exporter) -> None:
+        for number in range(1, count + 1):
+            execution = attrs.evolve(EXECUTION, id=uuid.UUID(int=number), calls=calls, started_at_ns=1764163 * 10**12)
+            exporter.done(execution, stored=True)
+
+    counts, stub, told = await export(always_ok, offer)
+    assert (counts["otlp_spans_sent_total"], told) == (count * 1001, [])
+    assert len(stub.received) > 1
+    assert max(len(each.body) for each in stub.received) <= otlp.BATCH_BYTES_MAX
+
+
+async def test_what_is_left_of_a_batch_is_sent_without_another_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_sent, left = trio.Event(), [3]
+
+    async def behave(peer: Peer) -> None:
+        while True:
+            await peer.read()
+            monkeypatch.setattr(otlp, "GATHER_S", 3600.0)
+            await peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+            left[0] -= 1
+            if not left[0]:
+                all_sent.set()
+
+    monkeypatch.setattr(otlp, "GATHER_S", 0.001)
+    async with serving(behave) as stub, trio.open_nursery() as nursery:
+        exporter = Exporter(stub.url(""), "shop", print, crashed)
+        for number in range(2 * otlp.BATCH_MAX + 1):
+            exporter.done(attrs.evolve(EXECUTION, id=uuid.UUID(int=number + 1)), stored=True)
+        nursery.start_soon(exporter.run)
+        with trio.fail_after(120):
+            await all_sent.wait()
+        nursery.cancel_scope.cancel()
 
 
 def test_a_commit_whose_end_nobody_knows_is_told_as_an_error() -> None:
