@@ -22,6 +22,7 @@ FIRST_FRAME_S = 30.0
 READ_BYTES = 65_536
 ROOT_USER = 0
 _ENDS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_ESTABLISHED = "01"
 
 
 class PortError(OperatorError):
@@ -121,7 +122,9 @@ def find_owner(peer: tuple[str, int], port: int) -> int | None:
         except OSError:
             continue
         for fields in map(str.split, lines):
-            if len(fields) > 7 and (fields[1], fields[2]) in ends:
+            # One that nobody holds any more stands there as root's.
+            is_held = len(fields) > 9 and fields[3] == _ESTABLISHED and fields[9] != "0"
+            if is_held and (fields[1], fields[2]) in ends:
                 return int(fields[7])
     return None
 

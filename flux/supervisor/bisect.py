@@ -10,9 +10,10 @@ commit.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import trio
@@ -58,7 +59,11 @@ from flux.verdict import Verdict
 
 GOODS_MAX = 5
 """Commits of passing executions that are tried as the good end."""
+GITS_AT_ONCE = 2
+"""Questions to git that one tenant's bisects, and those who look at them, ask at the same time."""
 SHA_DIGITS = (40, 64)
+
+Answer = TypeVar("Answer")
 
 NOT_BUILT = (
     GuestError, ConfigError, InstallFailedError, NoProjectError, NoSuchCommitError, RefusedPackageError,
@@ -157,6 +162,12 @@ class Bisector:
         self._backing = backing
         self._root = root
         self._candidates = Candidates(deployments, root)
+        self._gits = trio.CapacityLimiter(GITS_AT_ONCE)
+
+    async def _ask_git(self, question: Callable[..., Answer], *arguments: object) -> Answer:
+        """Ask in a thread: few at a time, since a question to a long history may take all of git's limit, and journals
+        and files wait for threads of the same pool."""
+        return await trio.to_thread.run_sync(question, *arguments, limiter=self._gits)
 
     # --- where to begin ------------------------------------------------------------------------
 
@@ -222,7 +233,7 @@ class Bisector:
     ) -> tuple[GoodEnd, ...]:
         if good is not None:
             sha = await self._shelf.find_commit(good)
-            await trio.to_thread.run_sync(self._check_ancestor, good, sha, bad)
+            await self._ask_git(self._check_ancestor, good, sha, bad)
             return (GoodEnd(sha, "given"),)
         passing = await list_passing_shas(self._backing.owner, original.function, GOODS_MAX * 4)
 
@@ -241,7 +252,7 @@ class Bisector:
                     goods.setdefault(sha, GoodEnd(sha, "first"))
             return tuple(goods.values())
 
-        goods = await trio.to_thread.run_sync(find)
+        goods = await self._ask_git(find)
         if not goods:
             raise NothingToBisectError(
                 f"no commit before {bad[:7]} is known on which {original.function} has passed, and none that has it",
@@ -310,7 +321,7 @@ class Bisector:
             touching = list_touching(self._root, ends[0], ends[1], paths, first_parent=first_parent)
             return attrs.evolve(graph, likelier=frozenset(touching))
 
-        return await trio.to_thread.run_sync(read)
+        return await self._ask_git(read)
 
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""
@@ -318,7 +329,7 @@ class Bisector:
 
     async def read_heads(self, shas: Sequence[str]) -> Mapping[str, CommitHead]:
         """Return what commits, as `find_commit` names them, say of themselves."""
-        return await trio.to_thread.run_sync(read_heads, self._root, shas)
+        return await self._ask_git(read_heads, self._root, shas)
 
     # --- runs ----------------------------------------------------------------------------------
 
@@ -415,7 +426,7 @@ class Bisector:
                 head, files, choose_hunks(changed, lines, before), changed_any(changed, path, path_before)
             )
 
-        return await trio.to_thread.run_sync(read)
+        return await self._ask_git(read)
 
 
 def _check_failed(original: Execution) -> None:

@@ -70,7 +70,7 @@ class BisectRunsDesk:
     async def _look_ahead(self, summary: Document) -> Document:
         plan = problem = None
         try:
-            plan = await self._ask("plan", {"executions": [summary["name"]]})
+            plan = await self._bisects.plan_for(str(summary["name"]), {})
         except FluxError as error:
             problem = describe_problem(error)
         return {

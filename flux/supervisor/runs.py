@@ -58,6 +58,8 @@ class _Run:
     ended_at: datetime | None = None
     problem: FluxError | None = None
     crash: Exception | None = None
+    is_over: bool = False
+    """Nothing of it goes on. One that is cancelled may still be cleaning up."""
 
 
 class Runs:
@@ -71,7 +73,7 @@ class Runs:
 
     def begin(self, key: str, work: RunWork) -> Document:
         """Begin a run in the place of an earlier one of its key; raise where one goes on, or too many do."""
-        going_on = [other for other, run in self._runs.items() if run.state == "running"]
+        going_on = [other for other, run in self._runs.items() if not run.is_over]
         if key in going_on:
             raise AlreadyRunningError(f"this goes on already: {key}", remedy="wait for it, or cancel it first")
         if len(going_on) >= AT_ONCE_MAX:
@@ -82,7 +84,7 @@ class Runs:
         self._runs.pop(key, None)
         self._runs[key] = run = _Run(work, self._now())
         while len(self._runs) > KEPT_MAX:
-            del self._runs[next(old for old, each in self._runs.items() if each.state != "running")]
+            del self._runs[next(old for old, each in self._runs.items() if each.is_over)]
         self._start(partial(self._do, run))
         return _show(run)
 
@@ -125,6 +127,7 @@ class Runs:
             failed = run.problem is not None or run.crash is not None
             run.state = "failed" if failed else "cancelled" if run.scope.cancelled_caught else "done"
             run.ended_at = self._now()
+        run.is_over = True
 
 
 def _show(run: _Run) -> Document:

@@ -248,7 +248,8 @@ class Tenants:
         names = (name_local_host(order.name), *order.hosts)
         if (taken := self._hosts.find_taken(names)) is not None:
             raise BadTenantError(f'"{taken}" is another tenant\'s host', remedy="flux tenant list")
-        if own := self._running.address.hosts & set(names):
+        pages = self._server.console
+        if own := (self._running.address.hosts | (pages.hosts if pages else frozenset())) & set(names):
             raise BadTenantError(f'"{min(own)}" is the host of the installation\'s own console', remedy="name another")
         folders = {self._server.root.resolve(), *(Path(each.row.folder) for each in self._of_name.values())}
         if order.folder in folders:

@@ -25,7 +25,8 @@ import random
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
-from starlette.routing import Mount, Route
+from starlette.endpoints import HTTPEndpoint
+from starlette.routing import Route
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 
@@ -105,6 +106,12 @@ async def broken_pieces():
 async def both(request: Request):
     return {"method": request.method, "body": (await request.body()).decode(), "cookie": request.cookies}
 
+class Deleting(HTTPEndpoint):
+    async def delete(self, request):
+        return PlainTextResponse("deleted")
+
+app.router.routes.append(Route("/class", Deleting))
+
 def show_name(request):
     return PlainTextResponse(request.path_params["name"])
 
@@ -165,6 +172,8 @@ QUESTIONS: tuple[tuple[str, str, Any], ...] = (
     ("GET", "/long", None),
     ("PUT", "/both", {"é": "ü"}),
     ("PATCH", "/both", None),
+    ("DELETE", "/class", None),
+    ("POST", "/class", None),
     ("GET", "/admin/x/ana", None),
     ("GET", "/admin/none", None),
     ("GET", "/openapi.json", None),

@@ -10,7 +10,7 @@ import trio.testing
 
 from flux.execution import Trigger
 from flux.supervisor.replay import UnreplayableError
-from flux.supervisor.runs import Runs
+from flux.supervisor.runs import AlreadyRunningError, Runs, TooManyRunsError
 from tests.conftest import Database
 from tests.console_world import NOW, World, make_execution, open_world, raised
 from tests.integration.test_console_replays import AwayError, ReplayingHost
@@ -117,6 +117,41 @@ async def test_what_ends_all_replays_is_told_with_what_is_known_by_then(world: W
     for body, said in (({"on": ""}, "no code"), ({"at": "."}, '"at"'), ({"on": 1}, "can't be read"), ([], "read")):
         status, refused = await post(world, f"incidents/{WINDOW}/replay", body)
         assert (status, refused["code"]) == (400, "FLX621") and said in refused["detail"], body
+
+
+async def test_a_cancelled_run_counts_until_nothing_of_it_goes_on() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.cleaned = trio.Event()
+
+        async def do(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.cleaned.wait()
+
+        def show(self) -> dict[str, Any]:
+            return {}
+
+    async with trio.open_nursery() as nursery:
+        runs, first, second = Runs(nursery.start_soon, lambda: NOW), Slow(), Slow()
+        runs.begin("first", first)
+        runs.begin("second", second)
+        await trio.testing.wait_all_tasks_blocked()
+        cancelled = runs.cancel("first")
+        assert cancelled is not None and cancelled["state"] == "cancelled"
+        with pytest.raises(AlreadyRunningError):
+            runs.begin("first", Slow())
+        with pytest.raises(TooManyRunsError):
+            runs.begin("third", Slow())
+        first.cleaned.set()
+        await trio.testing.wait_all_tasks_blocked()
+        third = Slow()
+        assert runs.begin("third", third)["state"] == "running"
+        for slow in (second, third):
+            slow.cleaned.set()
+        runs.close()
 
 
 async def test_a_run_that_breaks_takes_nothing_with_it_and_is_told_to_who_asks() -> None:

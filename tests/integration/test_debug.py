@@ -136,6 +136,32 @@ def untraced(ctx, input):
     sys.settrace(None)
     after = 2
     return after
+
+
+class Asked:
+    def __getattr__(self, name):
+        TOUCHED.append(name)
+        raise AttributeError(name)
+
+
+class Disguised(property):
+    __dict__ = property.__dict__["__isabstractmethod__"]
+
+
+class Slotted:
+    __slots__ = ("a",)
+
+
+class Borrowed:
+    a = Slotted.a
+
+
+@function
+def disguised(ctx, input):
+    hidden, borrowed = Disguised(Asked()), Borrowed()
+    TOUCHED.clear()
+    done = True
+    return {"touched": list(TOUCHED)}
 '''
 ORACLE = '''\
 import importlib.util, json, sys
@@ -233,6 +259,11 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         assert [each.get("$type") if isinstance(each, dict) else each for each in value.values] == [
             7, "unseen", "unseen", "unseen", 1, 1000, "e", "unseen", "unseen",
         ]  # fmt: skip
+
+        disguised = await followed.record("disguised", b"{}", {})
+        seen = await look(followed, disguised, around=99)
+        assert seen.replay is not None
+        assert seen.replay.judgement.verdict is Verdict.IDENTICAL, "nothing was asked that the function would notice"
 
         caught = await followed.record("caught", b'{"plan": "pro"}', {})
         seen = await look(followed, caught)

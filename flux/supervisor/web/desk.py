@@ -49,6 +49,8 @@ HEADERS = (
     ("cache-control", "no-store"),
 )
 """Of each answer."""
+SESSION_BYTES_MAX = 4096
+"""Of a body that brings a token."""
 _HTML = ("content-type", "text/html; charset=utf-8")
 _JSON = ("content-type", "application/json")
 _TEXT = ("content-type", "text/plain; charset=utf-8")
@@ -171,7 +173,8 @@ class WebDesk:
         if (refusal := self._refuse_act(request.head)) is not None:
             return refusal
         try:
-            said = json.loads(request.body)
+            # Anybody may ask, so what is no token is not read.
+            said = json.loads(request.body) if len(request.body) <= SESSION_BYTES_MAX else None
         except (ValueError, RecursionError):
             said = None
         token = said.get("token") if isinstance(said, dict) else None

@@ -39,6 +39,10 @@ _get_qualname = type.__dict__["__qualname__"].__get__
 _get_args = BaseException.__dict__["args"].__get__
 _get_uuid_number = uuid.UUID.__dict__["int"].__get__
 _get_function_name = types.FunctionType.__dict__["__qualname__"].__get__
+# A module's names are anybody's to change, and what stands there then would be asked.
+_isfinite = math.isfinite
+_DATETIME, _DATE, _TIME = datetime.datetime, datetime.date, datetime.time
+_TIMEDELTA, _TIMEZONE = datetime.timedelta, datetime.timezone
 _MISSING = object()
 _PLAIN = (bool, int, float, str, bytes, type(None), Decimal)
 
@@ -82,7 +86,7 @@ class Look:
             return self._integer(kind, value)
         if issubclass(kind, float):
             number = float.__float__(value)
-            if not math.isfinite(number):
+            if not _isfinite(number):
                 return {"$type": name_type(kind), "text": str(number)}
             return number if kind is float else {"$type": name_type(kind), "value": number}
         for base in (bytes, bytearray):
@@ -162,10 +166,10 @@ def _tell_known(kind: type, value: Any) -> str | None:
     """Return the text of what the standard library alone has made, or None."""
     if kind is Decimal:
         return str(value)
-    if _is_one_of(kind, datetime.datetime, datetime.time):
+    if _is_one_of(kind, _DATETIME, _TIME):
         # An offset is asked of the zone, which may be a class of the project's.
-        return str(value) if _is_one_of(type(value.tzinfo), type(None), datetime.timezone, ZoneInfo) else None
-    if _is_one_of(kind, datetime.date, datetime.timedelta):
+        return str(value) if _is_one_of(type(value.tzinfo), type(None), _TIMEZONE, ZoneInfo) else None
+    if _is_one_of(kind, _DATE, _TIMEDELTA):
         return str(value)
     return _tell_uuid(value) if kind is uuid.UUID else None
 
@@ -205,7 +209,9 @@ def _get_dictionary(kind: type, value: Any) -> dict[Any, Any]:
     """Return an instance's own dictionary, or an empty one. A class's property of this name is passed by."""
     for each in _get_mro(kind):
         door = _find_own(each, "__dict__")
-        if type(door) is types.GetSetDescriptorType and each is not type:
+        # Another class's descriptor under this name would be asked for what it is of, which may be code.
+        is_own = type(door) is types.GetSetDescriptorType and door.__objclass__ is each and door.__name__ == "__dict__"
+        if is_own and each is not type:
             try:
                 found = door.__get__(value)
             except (AttributeError, TypeError):
@@ -223,8 +229,8 @@ def _list_fields(kind: type, value: Any) -> Iterable[tuple[str, Any]]:
             if type(door) is types.MemberDescriptorType and type(name) is str and not name.startswith("__"):
                 try:
                     item = door.__get__(value)
-                except AttributeError:
-                    continue  # A slot that was never set.
+                except (AttributeError, TypeError):
+                    continue  # A slot that was never set, or another class's.
                 yield name, item
 
 
@@ -268,7 +274,7 @@ def _find_attribute(value: Any, name: str) -> Any:
     if type(found) is types.MemberDescriptorType:
         try:
             return found.__get__(value)
-        except AttributeError:
+        except (AttributeError, TypeError):
             raise Unseen(f"{name} was never set") from None
     if _find_in_class(type(found), "__get__") is not _MISSING:
         raise Unseen(f"{name} is computed: reading it would run code")

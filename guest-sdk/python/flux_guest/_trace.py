@@ -30,6 +30,7 @@ STACK_MAX = 50
 FILES_MAX = 200
 LINES_MAX = 1_000
 RAISED_MAX = 1_000
+_dumps = json.dumps  # Whatever the project puts in its place.
 _YIELD = opcode.opmap["YIELD_VALUE"]
 _OPTIMIZED = 1
 """Flag of a code object whose names are variables of the interpreter, not keys of whatever its class was given."""
@@ -210,7 +211,7 @@ class Tracer:
                     self._tell_value(file, line, frame, [self._render(each, frame) for each in self._expressions])
         elif self._watches:
             value = self._render(self._expressions[0], frame)
-            text = json.dumps(value)
+            text = _dumps(value)
             before = self._last_values.get(number)
             self._last_values[number] = text
             if text != before and (before is not None or not _is_unseen(value)):
@@ -286,7 +287,7 @@ class Tracer:
             self._batch = []
 
     def _tell(self, what: str, said: Any) -> None:
-        self._channel.trace(what, json.dumps(said))
+        self._channel.trace(what, _dumps(said))
 
 
 def _is_unseen(value: Any) -> bool:

@@ -80,9 +80,11 @@ def _list_routes(app: Any) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
         inner = getattr(route, "app", None) if not hasattr(route, "endpoint") else None
         name = _REFUSED_IN_NAMES.sub("_", getattr(route, "name", "") or "") or "app"
         if hasattr(route, "endpoint"):
-            methods = tuple(sorted(set(getattr(route, "methods", None) or ()) - {"HEAD"}))
+            # None: the endpoint is a class or an application that looks at the method itself. A WebSocket has no such field.
+            given = getattr(route, "methods", ())
+            methods = METHODS if given is None else tuple(sorted(set(given) - {"HEAD"}))
             yield name, _translate(route.path), methods, route.endpoint
-        elif inner is not None:
+        elif inner is not None and hasattr(route, "path"):
             below = route.path.rstrip("/")
             name = _REFUSED_IN_NAMES.sub("_", below.strip("/")) or name
             yield name, _translate(f"{below}/{{rest:path}}"), METHODS, inner
@@ -138,11 +140,11 @@ async def _serve(app: App, ctx: Context) -> Response:
         async with contextlib.AsyncExitStack() as stack:
             state = await stack.enter_async_context(_lifespan(app))
             answer = _Answer()
-            task = asyncio.create_task(app(_make_scope(ctx, state), _Request(ctx).receive, answer.send))
+            task = asyncio.create_task(app(_make_scope(ctx, state), _Request(ctx, answer.ended).receive, answer.send))
             await answer.wait_begun(task)
             if not answer.is_stream:
                 await task  # What the application does after its answer belongs to the execution, and may fail it.
-                return ctx.response(answer.body, answer.status, answer.headers)
+                return ctx.response(bytes(answer.body), answer.status, answer.headers)
             ending = stack.pop_all()
             return ctx.response(_stream(answer, task, ending), answer.status, answer.headers)
     finally:
@@ -159,17 +161,19 @@ async def _stream(
 
 
 class _Request:
-    """The request's side of the application: the body, then that nobody leaves before the answer."""
+    """The request's side of the application: the body, then, once the answer is whole, that the client is gone."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, answered: asyncio.Event) -> None:
+        self._answered = answered
         self._pieces = aiter(ctx.request.stream()) if ctx.request.is_streamed else None
         self._body = b"" if ctx.request.is_streamed else ctx.request.body
         self._over = False
 
     async def receive(self) -> Message:
         if self._over:
-            # A client that leaves ends the execution from outside, so the application never hears of one.
-            await asyncio.get_running_loop().create_future()
+            # A client that leaves before ends the execution from outside, and the application hears nothing.
+            await self._answered.wait()
+            return {"type": "http.disconnect"}
         if self._pieces is not None:
             async for piece in self._pieces:
                 return {"type": "http.request", "body": piece, "more_body": True}
@@ -187,10 +191,12 @@ class _Answer:
     def __init__(self) -> None:
         self.status = 0
         self.headers: dict[str, list[str]] = {}
-        self.body = b""
+        self.body = bytearray()
         self.is_stream = False
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._begun = asyncio.Event()
+        self.ended = asyncio.Event()
+        """The last of the body was handed over."""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -205,6 +211,8 @@ class _Answer:
             raise RuntimeError(f"the application sends {message['type']!r}, which is nothing that Flux serves")
 
     async def _take(self, piece: bytes, more: bool) -> None:
+        if not more:
+            self.ended.set()
         if not self.is_stream:
             self.body += piece
             self.is_stream = more and len(self.body) > HELD_BYTES_MAX
@@ -212,7 +220,7 @@ class _Answer:
                 self._begun.set()
             if not self.is_stream:
                 return
-            piece = self.body
+            piece, self.body = bytes(self.body), bytearray()
         if piece:
             await self._pieces.put(piece)
         if not more:
