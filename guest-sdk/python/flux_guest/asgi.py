@@ -80,7 +80,8 @@ def _list_routes(app: Any) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
         inner = getattr(route, "app", None) if not hasattr(route, "endpoint") else None
         name = _REFUSED_IN_NAMES.sub("_", getattr(route, "name", "") or "") or "app"
         if hasattr(route, "endpoint"):
-            # None: the endpoint is a class or an application that looks at the method itself. A WebSocket has no such field.
+            # None: the endpoint is a class or an application that looks at the method itself. A WebSocket has no such
+            # field.
             given = getattr(route, "methods", ())
             methods = METHODS if given is None else tuple(sorted(set(given) - {"HEAD"}))
             yield name, _translate(route.path), methods, route.endpoint
