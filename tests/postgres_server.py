@@ -102,6 +102,7 @@ def running_postgres(
     hba_lines: Sequence[str] = (),
     user: str = "postgres",
     on_disk: bool = False,
+    upgraded: PostgresServer | None = None,
 ) -> Iterator[PostgresServer]:
     """A fresh cluster, running until the block ends.
 
@@ -109,14 +110,18 @@ def running_postgres(
     surviving a power cut (a killed server still recovers). Its files are in memory where there is
     room, unless they are to be ``on_disk``: what is measured has to pay for its disk. ``tcp`` also
     listens on loopback, both IPv4 and IPv6. ``hba_lines`` come before the defaults of
-    ``pg_hba.conf``, which trust everybody.
+    ``pg_hba.conf``, which trust everybody. What ``upgraded`` has, an older server, is brought over
+    by ``pg_upgrade``; that one is stopped.
     """
     bin_dir = bin_dir or wheel_bin_dir()
     # A unix socket's path has at most 107 bytes, and pytest's folders are long.
     home = Path(tempfile.mkdtemp(prefix="fluxpg", dir=None if on_disk else find_memory()))
     try:
         data_dir, log_path = home / "data", home / "log"
-        _initdb(bin_dir, data_dir, user)
+        if upgraded is None:
+            _initdb(bin_dir, data_dir, user)
+        else:
+            _upgrade(upgraded, bin_dir, home)
         hba_path = data_dir / "pg_hba.conf"
         hba_path.write_text("".join(f"{line}\n" for line in hba_lines) + hba_path.read_text())
         port = _free_port()
@@ -154,12 +159,32 @@ def _prefix() -> tuple[str, ...]:
     return AS_UID_1000 if os.geteuid() == 0 else ()
 
 
-def _initdb(bin_dir: Path, data_dir: Path, user: str) -> None:
+def _initdb(bin_dir: Path, data_dir: Path, user: str, *options: str) -> None:
     subprocess.run(
         [*_prefix(), bin_dir / "initdb", "-D", data_dir, "-U", user, "--auth=trust", "--encoding=UTF8",
-         "--locale=C", "--no-sync", "--no-instructions"],
+         "--locale=C", "--no-sync", "--no-instructions", *options],
         check=True, capture_output=True, timeout=COMMAND_S_MAX,
     )  # fmt: skip
+
+
+def _upgrade(old: PostgresServer, bin_dir: Path, home: Path) -> None:
+    """Make the cluster ``home/data`` of an older server's."""
+    os.kill(old.pid, signal.SIGINT)  # "Fast shutdown", with the checkpoint that it wants.
+    deadline = time.monotonic() + STOP_S_MAX
+    while (old.data_dir / "postmaster.pid").exists():
+        assert time.monotonic() < deadline, old.log_path.read_text()[-2000:]
+        time.sleep(0.02)
+    # Both must have checksums, or neither: newer servers have them unless they are told.
+    has_option = "--no-data-checksums" in subprocess.run(
+        [bin_dir / "initdb", "--help"], check=True, capture_output=True, text=True
+    ).stdout  # fmt: skip
+    _initdb(bin_dir, home / "data", old.user, *(["--no-data-checksums"] if has_option else []))
+    done = subprocess.run(
+        [*_prefix(), bin_dir / "pg_upgrade", "-b", old.bin_dir, "-B", bin_dir, "-d", old.data_dir, "-D", home / "data",
+         "-U", old.user, "-s", home, "-p", str(_free_port()), "-P", str(_free_port()), "--no-sync"],
+        check=False, cwd=home, capture_output=True, text=True, timeout=COMMAND_S_MAX,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _free_port() -> int:

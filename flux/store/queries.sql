@@ -2045,12 +2045,36 @@ select pg_catalog.pg_backend_pid();
 -- name: find_cluster
 -- Where the database is, and where it was when it was last looked at.
 select p.system_identifier, 'flux.mutation'::regclass::oid::bigint as log_oid,
-       c.system_identifier as system_identifier_then, c.log_oid::bigint as log_oid_then, c.first_xid::text as first_xid, c.since
-from pg_catalog.pg_control_system() p, (select * from flux.cluster order by number desc limit 1) c;
+       c.system_identifier as system_identifier_then, c.log_oid::bigint as log_oid_then, c.first_xid::text as first_xid, c.since,
+       -- A row that was restored was written under another id than it says.
+       c.written_by, c.is_written_here
+from pg_catalog.pg_control_system() p, (select l.*, l.xmin::text as written_by, l.xmin = l.xid::xid as is_written_here
+                                          from flux.cluster l order by l.number desc limit 1) c;
 
 -- name: lock_log
--- Nobody changes a row of the users' tables meanwhile.
+-- Nobody changes a row of the users' tables meanwhile. It fails where one who has done so does not end.
 select flux.lock_log();
+
+-- name: has_records_of_here
+-- Whether executions that wrote were recorded since the restore: rows with the id under which they were written, and
+-- nothing else was. A restore's own id can be one that a row has, but then it wrote other rows too.
+select exists (
+    select from (
+        select e.xid, e.xmin::text as written_by from flux.execution e where e.xid is not null
+        union all select t.xid, t.xmin::text from flux.transaction t
+        union all select null, v.xmin::text from flux.schema_version v
+    ) w
+    group by w.written_by
+    having pg_catalog.bool_and(w.written_by is not distinct from w.xid::xid::text)
+) as found;
+
+-- name: list_writers
+-- Sessions of this database whose transactions have ids, with these. From the locks, which everybody may see:
+-- pg_stat_activity shows ids of one's own roles only.
+select a.pid, l.transactionid::text as xid
+from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
+  and a.datname = pg_catalog.current_database() and a.pid <> pg_catalog.pg_backend_pid();
 
 -- name: list_ids_given_since
 -- Transactions of this cluster that are in the log already: they changed rows between the restore and now. Their rows have
@@ -2148,6 +2172,6 @@ set relid = coalesce((select n.new from unnest($2::bigint[]::oid[], $3::bigint[]
 where s.xid <= $1::text::xid8;
 
 -- name: add_cluster
--- Notes where the database is now: the cluster, the log's oid, the first id that is given out here, and since when if not now.
+-- Notes where the database is now: the cluster, the log's oid, the first id that is given out here, and since when.
 insert into flux.cluster (system_identifier, log_oid, first_xid, since)
-values ($1, $2::bigint::oid, $3::text::xid8, coalesce($4::timestamptz, pg_catalog.clock_timestamp()));
+values ($1, $2::bigint::oid, $3::text::xid8, $4::timestamptz);

@@ -1776,8 +1776,9 @@ create table flux.cluster (
     number             int generated always as identity primary key,
     system_identifier  bigint not null,     -- 0: not known, the database may have been restored before this table was there
     log_oid            oid not null,        -- of flux.mutation: a restore within the cluster gives it another
-    since              timestamptz not null default pg_catalog.clock_timestamp(),  -- what began before ran in an earlier one
-    first_xid          xid8 not null default '3'  -- lower ids were given out by an earlier cluster
+    since              timestamptz not null,    -- what began before ran in an earlier one, by the clock of Flux's server
+    first_xid          xid8 not null default '3',  -- lower ids were given out by an earlier cluster
+    xid                xid8 not null default pg_catalog.pg_current_xact_id()  -- a row whose xmin is another was restored
 );
 comment on table flux.cluster is 'Where the database has been, the last row where it is.';
 
@@ -1786,7 +1787,7 @@ select c.system_identifier, 'flux.mutation'::regclass::oid, 'epoch' from pg_cata
 
 -- Nobody logs a change until the transaction ends.
 create function flux.lock_log() returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 begin
     lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
 end $$;

@@ -9,7 +9,7 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,27 @@ import pytest
 import trio
 
 from flux.execution import Interrupted, Returned, Transaction
-from flux.store import restored
-from flux.store.migrate import prepare
+from flux.store import migrate, restored
+from flux.store.migrate import list_schema_migrations, prepare
 from flux.store.moments import Moment, add_mark
 from flux.store.postgres import Pool, connect
+from flux.store.queries import QUERIES
 from flux.store.reading import get_execution
 from flux.store.records import RecordStore, commit_parameters, make_record
-from flux.store.restored import FROM_ELSEWHERE, Adopted, IdsOutOfReachError
+from flux.store.restored import (
+    FROM_ELSEWHERE,
+    Adopted,
+    IdsOutOfReachError,
+    RecordedOnCopyError,
+    WritersOnCopyError,
+)
 from flux.store.row_blame import find_blame
 from flux.store.row_states import find_state
 from flux.store.row_versions import list_row_history
 from flux.supervisor.recovery_store import DatabaseStore
 from tests.conftest import Database, create_database
 from tests.dev_process import running_serve, write_project
-from tests.postgres_server import PostgresServer, running_postgres
+from tests.postgres_server import PostgresServer, older_bin_dir, running_postgres
 from tests.stored_executions import TOKEN, commit_record, guest_connection, make_execution
 
 TABLES = """
@@ -85,10 +92,15 @@ async def ask(pool: Pool, moment: Moment) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "unused"} for row in rows]
 
 
+def in_savepoint(sql: str) -> str:
+    """The block that has statements run in a transaction within the transaction."""
+    return f"do $do$ begin {sql} exception when division_by_zero then raise; end $do$"
+
+
 def restore(database: Database, server: PostgresServer, path: Path) -> Database:
     """Copy a database to another server, as docs/operations.md has it."""
     there = create_database(server)
-    there.psql("create role flux_guest_default login")
+    there.psql("do $$ begin create role flux_guest_default login; exception when duplicate_object then null; end $$")
     dump = ["pg_dump", "-Fc", "-f", str(path), database.name]
     load = ["pg_restore", "--exit-on-error", "--single-transaction", "-d", there.name, str(path)]
     for of, (program, *arguments) in ((database.server, dump), (server, load)):
@@ -135,12 +147,23 @@ async def test_what_was_recorded_before_a_restore_stays_apart_from_what_is_recor
     there.psql("update shop.users set note = 'repaired' where id = 2")
     assert int(there.psql("select xid from flux.mutation where after ->> 'note' = 'repaired'")) < highest
 
+    # What is refused changes nothing. An execution that was recorded on the copy has ids that others have too.
+    served = create_database(elsewhere, there.name)
+    await run(served, "update shop.users set plan = 'early' where id = 1")
+    with pytest.raises(RecordedOnCopyError, match="were recorded on the copy"):
+        await start(served)
+    await check_writers(there, monkeypatch)
     # A cluster that is too far behind is refused, and nothing is half done.
     with monkeypatch.context() as patched:
         patched.setattr(restored, "SKIPPED_MAX", 1)
         with pytest.raises(IdsOutOfReachError, match="skips 1 ids at most"):
             await start(there)
-    adopted = await start(there)
+    with monkeypatch.context() as patched:
+        # The server's clock, by which executions get their ids, is not the database's.
+        patched.setattr(restored, "datetime", Ahead)
+        adopted = await start(there)
+    assert there.psql("select since from flux.cluster order by number desc limit 1") == "2100-01-01 00:00:00+00"
+    there.psql("update flux.cluster set since = clock_timestamp() where since > clock_timestamp()")
     assert adopted is not None and adopted.is_other_cluster and adopted.skipped > 0 and adopted.tables == 1
     assert "was restored from another cluster" in adopted.describe()
     assert await start(there) is None
@@ -161,7 +184,9 @@ async def test_what_was_recorded_before_a_restore_stays_apart_from_what_is_recor
     versions = await list_row_history(pool, "shop", "users", "1")
     assert versions[1:] == history and versions[0].execution == new
     assert not any(version.gap for version in versions)
-    repaired, *_ = await list_row_history(pool, "shop", "users", "2")
+    later, repaired, *_ = await list_row_history(pool, "shop", "users", "2")
+    assert later.mutation.xid > highest and later.execution is None and later.mutation.after is not None
+    assert "late" in later.mutation.after
     assert repaired.mutation.xid > highest and repaired.execution is None and repaired.mutation.after is not None
     assert "repaired" in repaired.mutation.after
     blame = await find_blame(pool, "shop", "users", "1")
@@ -172,9 +197,35 @@ async def test_what_was_recorded_before_a_restore_stays_apart_from_what_is_recor
     await pool.aclose()
 
     # The way out that the refusal names: without records, with all rows.
-    there.psql("drop schema flux, flux_world cascade")
+    there.psql("drop schema flux, flux_views, flux_world cascade")
     assert await start(there) is None
     assert there.psql("select plan from shop.users order by id") == "max\nagain"
+
+
+class Ahead(datetime):
+    """A clock that goes wrong."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> "Ahead":
+        return cls(2100, 1, 1, tzinfo=tz)
+
+
+async def check_writers(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made right while somebody may still log a row under an id of before."""
+    with monkeypatch.context() as patched:
+        patched.setattr(restored, "TRIES", 2)
+        patched.setattr(restored, "PAUSE_S", 0)
+        somebody = await connect(database.options())
+        await somebody.begin()
+        pid = await somebody.fetch_value("select pg_backend_pid() from pg_current_xact_id()")
+        with pytest.raises(WritersOnCopyError, match=f"those of PID {pid} don't"):
+            await start(database)
+        # It holds the log as well.
+        await somebody.execute("update shop.users set note = 'late' where id = 2")
+        with pytest.raises(WritersOnCopyError, match=f"those of PID {pid} don't"):
+            await start(database)
+        await somebody.commit()
+        await somebody.aclose()
 
 
 async def check_journals(database: Database, pool: Pool, early: uuid.UUID) -> None:
@@ -197,6 +248,90 @@ async def check_journals(database: Database, pool: Pool, early: uuid.UUID) -> No
     whole = make_execution(Returned(200, (), b""), started_at_ns=1_764_079_339_504_000_000, transactions=(late,))
     await RecordStore(pool).insert(make_record(whole))
     assert (await get_execution(pool, whole.id))[1].completeness == (FROM_ELSEWHERE,)
+
+
+async def test_a_copy_within_the_cluster_keeps_what_was_recorded_on_it_before_a_start(
+    here: PostgresServer, tmp_path: Path
+) -> None:
+    database = create_database(here)
+    await start(database)
+    async with guest_connection(database):
+        database.psql(TABLES)
+    first = await run(database, STEPS[0])
+    copy = await trio.to_thread.run_sync(restore, database, here, tmp_path / "backup")
+    # In a savepoint too: the server has its row under another id than the transaction's.
+    copy.psql(in_savepoint("update shop.users set note = 'c' where id = 1;"))
+    second = await run(copy, STEPS[1])
+    adopted = await start(copy)
+    assert adopted is not None and not adopted.is_other_cluster and adopted.skipped == 0
+    pool = copy.pool()
+    history = await list_row_history(pool, "shop", "users", "1")
+    assert [version.execution for version in history] == [second, None, first]
+    oid = copy.psql("select 'shop.users'::regclass::oid")
+    assert copy.psql("select distinct relid from flux.mutation where table_name = 'users'") == oid
+    await pool.aclose()
+
+
+RECORDS = """
+select 'mutation', m::text from flux.mutation m union all select 'execution', e::text from flux.execution e
+union all select 'transaction', t::text from flux.transaction t union all select 'ddl', d::text from flux.ddl d
+union all select 'shape', s::text from flux.table_shape s union all select 'mark', o::text from flux.moment o
+order by 1, 2
+"""
+
+
+async def test_an_upgraded_cluster_has_another_identifier_and_the_same_records(
+    elsewhere: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_postgres(older_bin_dir()) as old:
+        database = create_database(old)
+        # By a Flux that did not note the cluster yet. A shape that is noted in a savepoint has two ids.
+        earlier = tuple(each for each in list_schema_migrations() if each.version < 12)
+        connection = await connect(database.options())
+        with monkeypatch.context() as patched:
+            patched.setattr(migrate, "list_schema_migrations", lambda: earlier)
+            await migrate.migrate(connection)
+        await connection.fetch_value(QUERIES.install_event_triggers)
+        await connection.aclose()
+        database.psql(f"create role flux_guest_default; {in_savepoint(TABLES)}")
+        assert database.psql("select every(xmin <> xid::xid) from flux.table_shape") == "t"
+        copy = await trio.to_thread.run_sync(restore, database, elsewhere, tmp_path / "backup")
+        copied = await start(copy)
+        assert copied is not None and copied.is_other_cluster
+        assert await start(database) is None
+        assert database.psql("select system_identifier = 0 from flux.cluster") == "f"
+
+        pool = database.pool()
+        executions = []
+        seen = []
+        for step in STEPS:
+            executions.append(await run(database, step))
+            await add_mark(pool)
+            moment = Moment(snapshot=database.psql("select pg_current_snapshot()"))
+            seen.append((moment, await ask(pool, moment)))
+        traced = [await get_execution(pool, each) for each in executions]
+        history = await list_row_history(pool, "shop", "users", "1")
+        blame = await find_blame(pool, "shop", "users", "1")
+        await pool.aclose()
+        records = database.psql(RECORDS)
+        cluster = "select system_identifier from pg_control_system()"
+        identifier = database.psql(cluster)
+        with running_postgres(upgraded=old) as new:
+            upgraded = Database(new, database.name)
+            assert upgraded.psql(cluster) != identifier
+            assert [await start(upgraded), await start(upgraded)] == [None, None]
+            assert upgraded.psql("select count(*), count(distinct first_xid), max(since) from flux.cluster") == (
+                "2|1|1970-01-01 00:00:00+00"
+            )
+            assert upgraded.psql(RECORDS) == records
+            pool = upgraded.pool()
+            assert [await get_execution(pool, each) for each in executions] == traced
+            assert await find_blame(pool, "shop", "users", "1") == blame
+            later = await run(upgraded, "update shop.users set plan = 'max' where id = 1")
+            assert [await ask(pool, moment) for moment, _ in seen] == [rows for _, rows in seen]
+            newest, *others = await list_row_history(pool, "shop", "users", "1")
+            assert newest.execution == later and others == history
+            await pool.aclose()
 
 
 FUNCTIONS = """\

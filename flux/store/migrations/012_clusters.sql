@@ -5,20 +5,23 @@ create table flux.cluster (
     number             int generated always as identity primary key,
     system_identifier  bigint not null,     -- 0: not known, the database may have been restored before this table was there
     log_oid            oid not null,        -- of flux.mutation: a restore within the cluster gives it another
-    since              timestamptz not null default pg_catalog.clock_timestamp(),  -- what began before ran in an earlier one
-    first_xid          xid8 not null default '3'  -- lower ids were given out by an earlier cluster
+    since              timestamptz not null,    -- what began before ran in an earlier one, by the clock of Flux's server
+    first_xid          xid8 not null default '3',  -- lower ids were given out by an earlier cluster
+    xid                xid8 not null default pg_catalog.pg_current_xact_id()  -- a row whose xmin is another was restored
 );
 comment on table flux.cluster is 'Where the database has been, the last row where it is.';
 
--- A row's system column xmin has the id under which it was written here; Flux never changes a shape.
+-- A row's system column xmin has the id under which it was written here. Each version of the schema was noted in a
+-- transaction of its own; a restore writes all rows of a table in one.
 insert into flux.cluster (system_identifier, log_oid, since)
-select case when exists (select from flux.table_shape s where s.xmin <> s.xid::xid) then 0 else c.system_identifier end,
+select case when (select pg_catalog.count(distinct v.xmin::text) < pg_catalog.count(*) from flux.schema_version v) then 0
+            else c.system_identifier end,
        'flux.mutation'::regclass::oid, 'epoch'
 from pg_catalog.pg_control_system() c;
 
 -- Nobody logs a change until the transaction ends.
 create function flux.lock_log() returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '1s' as $$
 begin
     lock table flux.mutation, flux.table_shape, flux.ddl in share row exclusive mode;
 end $$;
