@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 WAIT_S_MAX = 120.0
 RULES = Path(__file__).with_name("browser_rules.js").read_text()
+AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text()
+"""axe-core: what who can't see, or uses no mouse, would stumble over. Contrast is judged by day and by night."""
+AXE_RUN = """
+const done = arguments[0];
+axe.run(document, {resultTypes: ["violations"]}).then(
+  ({violations}) => done(violations.flatMap(({id, nodes}) => nodes.map(({html}) => `${id}: ${html.slice(0, 200)}`))),
+  (error) => done([`axe itself failed: ${error}`]));
+"""
 VIOLATIONS = "tests-violations"
 LISTENER = f"""
 addEventListener("securitypolicyviolation", (event) => {{
@@ -97,11 +106,13 @@ class Browser:
     def look(self, folder: Path, name: str) -> None:
         """Judge the page as it is, at a desk and on a phone, light and dark; keep a picture of each."""
         wrong = []
+        self.driver.execute_script(AXE)
         for width, height, light in LOOKS:
             self._command("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
                           mobile=width < 600)  # fmt: skip
             self._command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": light}])
-            wrong += [f"{name}, {width} px, {light}: {found}" for found in self.driver.execute_script(RULES, width)]
+            found = [*self.driver.execute_script(RULES, width), *self.driver.execute_async_script(AXE_RUN)]
+            wrong += [f"{name}, {width} px, {light}: {one}" for one in found]
             picture = self._command("Page.captureScreenshot", format="png", optimizeForSpeed=True)
             (folder / f"{name}-{width}-{light}.png").write_bytes(base64.b64decode(picture["data"]))
         self._command("Emulation.clearDeviceMetricsOverride")

@@ -167,6 +167,19 @@ def test_the_browser_tells_when_a_page_breaks_its_policy(opened: Desk) -> None:
     browser.wait(are_all_told, "complaint")
 
 
+def test_the_browser_tells_of_a_page_that_not_everybody_can_use(opened: Desk, tmp_path: Path) -> None:
+    opened.open("doctor")
+    opened.browser.driver.execute_script(
+        "const grey = document.createElement('p'), picture = document.createElement('img');"
+        "grey.textContent = 'barely to be seen'; grey.style.color = '#999';"
+        "document.querySelector('main').append(grey, picture);"
+    )
+    with pytest.raises(AssertionError) as told:
+        opened.browser.look(tmp_path, "doctor")
+    assert all(f"{each}: <" in str(told.value) for each in ("image-alt", "color-contrast")), told.value
+    opened.browser.take_complaints()
+
+
 def test_a_request_that_is_made_meanwhile_comes_to_the_list(desk: Desk) -> None:
     browser = desk.browser
     desk.open("")
