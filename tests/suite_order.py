@@ -78,7 +78,7 @@ SECONDS = {
     "integration/test_pytest_export.py": 20,
     "integration/test_queue.py": 20,
     "integration/test_recovery.py": 35,
-    "integration/test_restored.py": 25,
+    "integration/test_restored.py": 34,
     "integration/test_row_states.py": 15,
     "integration/test_store_reading.py": 20,
     "integration/test_wasm_jail.py": 25,

@@ -2069,12 +2069,9 @@ select exists (
 ) as found;
 
 -- name: list_writers
--- Sessions of this database whose transactions have ids, with these. From the locks, which everybody may see:
--- pg_stat_activity shows ids of one's own roles only.
-select a.pid, l.transactionid::text as xid
-from pg_catalog.pg_locks l join pg_catalog.pg_stat_activity a on a.pid = l.pid
-where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.granted
-  and a.datname = pg_catalog.current_database() and a.pid <> pg_catalog.pg_backend_pid();
+-- Other sessions of this database whose transactions have ids, with these.
+select a.pid, a.backend_xid::text as xid from pg_catalog.pg_stat_activity a
+where a.datname = pg_catalog.current_database() and a.backend_xid is not null and a.pid <> pg_catalog.pg_backend_pid();
 
 -- name: list_ids_given_since
 -- Transactions of this cluster that are in the log already: they changed rows between the restore and now. Their rows have

@@ -19,8 +19,9 @@ One that was made of the files keeps all numbers, and nothing is changed. ``pg_b
 identifier too; ``pg_upgrade`` and ``pg_createsubscriber`` do not. So the identifier does not say what a copy is. The
 row of `flux.cluster` does: it has the id that it was written under, and of files the server knows that id as well.
 
-What can't be made right is refused by name: executions that wrote and were recorded on the copy before (their recordings
-have the copy's ids within), and transactions that have an id of before and may log a row with it once they go on.
+What can't be made right is refused by name: executions that wrote and were recorded on the copy before (their
+recordings have the copy's ids within), and transactions that have an id of before and may log a row with it once they
+go on.
 """
 
 import contextlib

@@ -280,6 +280,18 @@ order by 1, 2
 """
 
 
+async def ask_world(database: Database, moments: list[Moment]) -> list[list[str]]:
+    """What worlds of some moments are made of."""
+    parts = ("world_changes", "world_undo", "world_ddl", "world_shapes")
+    async with guest_connection(database) as guest:
+        asked = [
+            await guest.fetch(f"select w::text from flux.{part}($1, $2::text::pg_snapshot) w", TOKEN, moment.snapshot)
+            for moment in moments
+            for part in parts
+        ]
+    return [[row[0] for row in rows] for rows in asked]
+
+
 async def test_an_upgraded_cluster_has_another_identifier_and_the_same_records(
     elsewhere: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +325,8 @@ async def test_an_upgraded_cluster_has_another_identifier_and_the_same_records(
         history = await list_row_history(pool, "shop", "users", "1")
         blame = await find_blame(pool, "shop", "users", "1")
         await pool.aclose()
+        world = await ask_world(database, [moment for moment, _ in seen])
+        assert sum(map(len, world)) > len(seen)
         records = database.psql(RECORDS)
         cluster = "select system_identifier from pg_control_system()"
         identifier = database.psql(cluster)
@@ -324,6 +338,7 @@ async def test_an_upgraded_cluster_has_another_identifier_and_the_same_records(
                 "2|1|1970-01-01 00:00:00+00"
             )
             assert upgraded.psql(RECORDS) == records
+            assert await ask_world(upgraded, [moment for moment, _ in seen]) == world
             pool = upgraded.pool()
             assert [await get_execution(pool, each) for each in executions] == traced
             assert await find_blame(pool, "shop", "users", "1") == blame
