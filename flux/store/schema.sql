@@ -1822,7 +1822,7 @@ comment on schema flux_views is 'What Flux recorded, for reports: stable views, 
 -- Executions lie in partitions by id, which begins with the time: a bound on the id is a bound on the partitions.
 create function flux_views.first_id(at timestamptz) returns uuid
 language sql immutable strict parallel safe as $$
-    select (pg_catalog.lpad(pg_catalog.to_hex(least(greatest(pg_catalog.floor(extract(epoch from at) * 1000), 0), 281474976710655)::bigint), 12, '0')
+    select (pg_catalog.lpad(pg_catalog.to_hex(least(greatest(pg_catalog.floor(extract(epoch from at) operator(pg_catalog.*) 1000::numeric), 0), 281474976710655)::bigint), 12, '0')
             || '00000000000000000000')::uuid
 $$;
 comment on function flux_views.first_id is 'The smallest id that an execution which began at that time could have.';
