@@ -7,6 +7,7 @@ a shell for whoever reaches it. It gets the replay as JSON on its standard input
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -81,15 +82,11 @@ def judge_by_program(probe: Record, command: str) -> Judgement:
     if replay.text("verdict") == "unfaithful":
         return Judgement(Mark.SKIP, replay.text("reason"))
     try:
-        done = subprocess.run(
-            shlex.split(command), input=json.dumps(replay.data, ensure_ascii=False).encode(errors="replace"),
-            stdout=sys.stderr.fileno(), check=False,  # What it says is part of the story: stdout is for the answer.
-        )  # fmt: skip
+        status = _run(shlex.split(command), json.dumps(replay.data, ensure_ascii=False).encode(errors="replace"))
     except OSError as error:
         raise CheckFailedError(
             f"--check: {command} can't be run: {error.strerror}", remedy="name a program that is there, with its path"
         ) from error
-    status = done.returncode
     if status == SKIP_STATUS:
         return Judgement(Mark.SKIP, f"--check says that it can't tell: exit {SKIP_STATUS}")
     if not 0 <= status <= BAD_STATUS_MAX:
@@ -99,3 +96,27 @@ def judge_by_program(probe: Record, command: str) -> Judgement:
             remedy=f"0 is good, {SKIP_STATUS} skip, 1 to {BAD_STATUS_MAX} bad",
         )
     return Judgement(Mark.GOOD if status == 0 else Mark.BAD, f"--check ended with exit code {status}")
+
+
+def _run(command: list[str], said: bytes) -> int:
+    """Run a program that reads ``said``; return its exit code, or the negative of the signal that ended it.
+
+    Whoever is interrupted meanwhile takes it along. `subprocess.run` does not where that falls into the moment in which
+    the program has begun and its number is not known yet, so there an interrupt waits.
+    """
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    try:
+        # What it says is part of the story: stdout is for the answer.
+        program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr.fileno())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with program:
+        try:
+            if interrupts:
+                raise KeyboardInterrupt
+            program.communicate(said)
+        except BaseException:
+            program.kill()
+            raise
+    return program.returncode

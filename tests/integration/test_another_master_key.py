@@ -340,7 +340,7 @@ async def test_a_machine_that_has_the_former_key_seals_nothing_new_with_it(
         assert not list(empty.iterdir())
         server: Any = SimpleNamespace(
             backing=SimpleNamespace(owner=own.pool), vault=there(own, stale.parent), hosts=Hosts(),
-            root=installation.folder,
+            root=installation.folder, console=None,
         )  # fmt: skip
         served = Tenants(server, cast(Any, None))
         served.attach(cast(Any, SimpleNamespace(address=SimpleNamespace(hosts=frozenset()))))
