@@ -148,14 +148,15 @@ async def drive(
     redactor: Redactor,
     scribe: Scribe | None = None,
     keep_worker: bool = False,
-    waited_ns: int = 0,
+    began_ns: int | None = None,
     tells_waits: bool = False,
     is_document_on_record: bool = True,
     hears: Hears | None = None,
 ) -> Driven:
     """Run one execution on ``worker``; return how it ended. Kills the worker unless it is reusable.
 
-    ``waited_ns`` is how long the execution has lasted by now: what is asked for is timed from its start.
+    ``began_ns`` is when the execution began, on `time.perf_counter_ns`, if that was before: what is asked for is timed
+    from then. (How long ago it was would be wrong by as long as this process is held up between asking and using it.)
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
     that has ended well gets an answer to everything it still waits for, so that it can serve again.
     ``tells_waits``: ``document`` asks the guest to say when it waits, for a session that wants to know.
@@ -165,7 +166,7 @@ async def drive(
     stored redacted (from the start, unless ``is_document_on_record``), its replay hears something else, of
     another length, and comes to other fuel on the same way.
     """
-    conversation = _Conversation(worker, session, host, bounds, redactor, scribe, waited_ns, tells_waits)
+    conversation = _Conversation(worker, session, host, bounds, redactor, scribe, began_ns, tells_waits)
     conversation.is_exact = is_document_on_record
     conversation.hears = hears
     driven: Driven | None = None
@@ -195,7 +196,7 @@ class _Conversation:
         bounds: Bounds,
         redactor: Redactor,
         scribe: Scribe | None,
-        waited_ns: int,
+        began_ns: int | None,
         tells_waits: bool,
     ) -> None:
         self._worker = worker
@@ -215,7 +216,7 @@ class _Conversation:
         """Where it stood when it began the last frame that was taken."""
         self._is_to_stop = False
         """The guest will be stopped where it was cut off when it was recorded."""
-        self._started_ns = time.perf_counter_ns() - waited_ns
+        self._started_ns = time.perf_counter_ns() if began_ns is None else began_ns
         self._performing: dict[int, trio.CancelScope] = {}
         self._recorded: dict[int, HostCallRequest] = {}
         """Questions in flight as the record has them."""

@@ -17,6 +17,7 @@ happened (`flux.supervisor.recovery`). Nothing here decides what is replayed or 
 something failed; it waits, and hands values on.
 """
 
+import time
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -240,7 +241,7 @@ class _Run:
         self._report = report
         self._runnable = runnable
         self._trigger = trigger
-        started_at_ns = backing.clock.now_ns()
+        started_at_ns, self._began_ns = backing.clock.now_ns(), time.perf_counter_ns()
         execution_id = ids.make_execution_id(started_at_ns // 1_000_000, backing.entropy.take(ids.ENTROPY_BYTES))
         seed = backing.entropy.take(32)
         self._secrets = backing.secrets.of_execution(seed)
@@ -348,7 +349,7 @@ class _Run:
                     redactor=self._redactor,
                     scribe=self._scribe,
                     keep_worker=runnable.warm > 1,
-                    waited_ns=self._elapsed_ns(),
+                    began_ns=self._began_ns,
                     is_document_on_record=self._head.trigger == self._trigger,
                 )
             assert self._driven.outcome is not None, "a recording is never stopped"
