@@ -30,12 +30,11 @@ from flux.sandbox.base import ImportFailure, SandboxUnavailableError
 from flux.sandbox.declared import Declared, read_declared
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
+from flux.sandbox.output import Output
 from flux.sandbox.wasm_cache import CompiledCode, make_key
 from flux.sandbox.zygote import read_pid
 
 MESSAGE_BYTES_MAX = 32 * 2**20
-OUTPUT_READS_MAX = 16
-"""Reads at a time: a module that prints without end must not keep us here."""
 COMPILED_BYTES_MAX = 256 * 2**20
 """Of one module. More is not kept, and compiled again at the next start."""
 DESCRIPTORS_MAX = 4
@@ -103,9 +102,7 @@ class WasmProcess:
         self._plan = plan
         self._control = control
         self._control.setblocking(False)
-        self._output = process.stdout.fileno()
-        os.set_blocking(self._output, False)
-        self._on_output = on_output
+        self._output = Output(process.stdout.fileno(), on_output)
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
         self._sending = trio.Lock()
@@ -153,22 +150,7 @@ class WasmProcess:
 
     async def pump_output(self) -> None:
         """Hand on what modules print while they are loaded, until the end."""
-        while True:
-            await trio.lowlevel.wait_readable(self._output)
-            if not self._take_output():
-                return
-
-    def _take_output(self) -> bool:
-        """Hand on what is there to read; return False at its end."""
-        try:
-            for _ in range(OUTPUT_READS_MAX):
-                data = os.read(self._output, 1 << 16)
-                if not data:
-                    return False
-                self._on_output(data.decode(errors="backslashreplace"))
-        except BlockingIOError:
-            pass
-        return True
+        await self._output.pump()
 
     async def receive(self) -> Message | None:
         """Return its next message, or None once it has closed its socket."""
@@ -284,7 +266,7 @@ class WasmProcess:
                 self.kill()
                 await trio.lowlevel.wait_readable(self._handle)
                 self._process.wait()
-        self._take_output()
+        self._output.finish()
         assert self._process.stdout is not None
         self._process.stdout.close()
         trio.lowlevel.notify_closing(self._control)

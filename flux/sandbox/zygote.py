@@ -46,11 +46,10 @@ from flux.sandbox.cgroups import Group
 from flux.sandbox.declared import Declared, read_declared
 from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
+from flux.sandbox.output import Output
 
 MESSAGE_BYTES_MAX = 32 * 2**20
 """A project of ten thousand functions stays below a tenth of it."""
-OUTPUT_READS_MAX = 16
-"""Reads at a time: a module that prints without end must not keep us here."""
 DESCRIPTORS_MAX = 64
 """Sent by the zygote and not yet claimed by a message; honest ones come one at a time."""
 END_GRACE_S = 2.0
@@ -143,9 +142,7 @@ class Zygote:
         self._plan = plan
         self._group = group
         self._control = control
-        self._output = process.stdout.fileno()
-        os.set_blocking(self._output, False)
-        self._on_output = on_output
+        self._output = Output(process.stdout.fileno(), on_output)
         self._buffer = bytearray()
         self._descriptors: deque[int] = deque()
 
@@ -226,22 +223,7 @@ class Zygote:
 
     async def pump_output(self) -> None:
         """Hand on what its modules print, until the end."""
-        while True:
-            await trio.lowlevel.wait_readable(self._output)
-            if not self._take_output():
-                return
-
-    def _take_output(self) -> bool:
-        """Hand on what is there to read; return False at its end."""
-        try:
-            for _ in range(OUTPUT_READS_MAX):
-                data = os.read(self._output, 1 << 16)
-                if not data:
-                    return False
-                self._on_output(data.decode(errors="backslashreplace"))
-        except BlockingIOError:
-            pass
-        return True
+        await self._output.pump()
 
     async def receive(self) -> Message | None:
         """Return its next message, or None once it has closed its socket."""
@@ -401,7 +383,7 @@ class Zygote:
                 self._process.wait()
             if self._group is not None:
                 await self._group.remove()
-        self._take_output()
+        self._output.finish()
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._control.close()
