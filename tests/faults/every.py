@@ -1,0 +1,263 @@
+"""The n-th operation fails, for every n, and then a second client looks whether the records and the tables agree.
+
+    python -m tests.faults.every --operations all
+    python -m tests.faults.every --operations 20 --seed 7 --only journal
+
+Trades (`tests.faults.ledger`) are made one after the other through the real executor, journal, record writer and
+database. In each, one operation fails in one way (`tests.faults.sites`): a message to or from Postgres, a statement,
+a call of the system that the journal makes, a step of the function's process, a byte of an answer from outside, a
+reading of the clock. It is the first operation, then the second, until a trade has come to its end without reaching
+the n-th. After each kind of failure ``psql`` is asked:
+
+    lost        trades that were answered as made, and are not there
+    phantom     there though they were answered as failed, or on record as committed and not there
+    doubled     on record as committed more than once
+    unrecorded  there and not on record exactly once, or run and without a record
+
+and whether money and goods add up. With ``--operations 20``, twenty of each kind are drawn by ``--seed``.
+"""
+
+import argparse
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from flux.execution import Execution, Returned, Trigger
+from flux.store.migrate import prepare
+from flux.store.postgres import connect
+from flux.supervisor.execute import StoreStalledError
+from flux.supervisor.journal import JournalError
+from tests.conftest import Database, create_database
+from tests.execution_world import ExecutionWorld, open_world
+from tests.faults.chaos_proxy import chaos_proxy
+from tests.faults.ledger import ASKS, ATOMIC, BLOCK, PATH, RAISES, SCHEMA, Findings, Told, check, make_trade
+from tests.faults.sites import (
+    OutboundSite,
+    Site,
+    WorkerSite,
+    failing_host,
+    failing_journal,
+    make_wire_sites,
+    stepping_clock,
+)
+from tests.postgres_server import running_postgres
+
+OPERATIONS_MAX = 2000
+"""No trade has as many of one kind."""
+TIMEOUT_S = 60.0
+TIMEOUT_HELD_S = 0.5
+"""Of a function whose answer never comes: so long it waits, and then the trade is given up."""
+NEVER = ("never comes", "never goes on")
+
+
+@attrs.define
+class Row:
+    """What came of one site and one way to fail."""
+
+    site: str
+    harm: str
+    failed: int = 0
+    """Operations that were made to fail."""
+    done: int = 0
+    """Trades that were answered as made all the same."""
+    took_s: float = 0.0
+    findings: list[Findings] = attrs.field(factory=list)
+
+
+@attrs.define
+class Tally:
+    """All that came of it."""
+
+    rows: list[Row] = attrs.field(factory=list)
+    took_s: float = 0.0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was found."""
+        return not any(finding for row in self.rows for finding in row.findings)
+
+    def report(self) -> str:
+        """Return the table that a person reads."""
+        lines = [f"{'operation':34} {'fails':24} {'failed':>7} {'made':>6}  lost phantom doubled unrecorded"]
+        totals = [0] * 6
+        for row in self.rows:
+            counts = [
+                sum(len(getattr(finding, name)) for finding in row.findings)
+                for name in ("lost", "phantom", "doubled", "unrecorded")
+            ]
+            lines.append(_line(row.site, row.harm, row.failed, row.done, *counts))
+            totals = [a + b for a, b in zip(totals, [row.failed, row.done, *counts], strict=True)]
+        lines.append(_line("all", "", *totals))
+        books = [str(finding) for row in self.rows for finding in row.findings if finding]
+        return "\n".join([*lines, *books, f"in {self.took_s:.0f} s"])
+
+
+def _line(site: str, harm: str, *counts: int) -> str:
+    failed, done, lost, phantom, doubled, unrecorded = counts
+    return f"{site:34} {harm:24} {failed:7} {done:6} {lost:5} {phantom:7} {doubled:7} {unrecorded:10}"
+
+
+@attrs.define
+class Trading:
+    """Trades through one world, and what callers were told of them."""
+
+    world: ExecutionWorld
+    outbound: OutboundSite
+    number: int = 0
+    told: Told = attrs.field(factory=Told)
+
+    async def trade(self, site: Site, flavour: str, harm: str) -> bool:
+        """Make the next trade while ``site`` is armed; whether it was made."""
+        self.number += 1
+        number, told = self.number, self.told
+        host = f"127.0.0.1:{self.outbound.port}"
+        script = make_trade(
+            number, atomic=flavour != BLOCK, raises=flavour == RAISES, url=f"http://{host}/" if flavour == ASKS else ""
+        )
+        try:
+            executed = await self.world.run(
+                site.wrap(script),
+                atomic=flavour != BLOCK,
+                timeout_s=TIMEOUT_HELD_S if harm in NEVER else TIMEOUT_S,
+                trigger=Trigger("invoke", path=f"{PATH}{number}"),
+                allow=(host,),
+            )
+        except (JournalError, StoreStalledError):
+            told.refused.add(number)
+            site.disarm()
+            return False
+        if isinstance(executed.outcome, Returned):
+            told.done.add(number)
+        elif _may_be_there(executed.execution):
+            told.unknown.add(number)
+        else:
+            told.failed.add(number)
+        if harm in NEVER:
+            site.disarm()
+        # The record is written behind the answer, and its operations are to fail as well.
+        await self.world.settle()
+        site.disarm()
+        return isinstance(executed.outcome, Returned)
+
+    async def check(self) -> Findings:
+        """Ask a second client about all trades so far."""
+        await self.world.settle()
+        return await trio.to_thread.run_sync(check, self.world.database, self.told)
+
+
+def _may_be_there(execution: Execution) -> bool:
+    """Whether a failure's own record leaves room for a commit: it has one, or says that it is not known."""
+    if any(transaction.committed and transaction.xid is not None for transaction in execution.transactions):
+        return True
+    return "CommitUnknown" in repr(execution.outcome) or any(
+        "whether transaction" in sentence for sentence in execution.completeness
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_trading(database: Database, folder: Path) -> AsyncIterator[tuple[Trading, list[Site]]]:
+    """Open a world in which everything can be made to fail."""
+    with failing_journal() as journal, stepping_clock() as clock:
+        async with (
+            chaos_proxy(database.server) as proxy,
+            failing_host() as outbound,
+            open_world(database, folder / "journal", options=proxy.options(database.options())) as world,
+        ):
+            database.psql(SCHEMA)
+            wires = make_wire_sites(proxy, database.options().user)
+            sites: list[Site] = [*wires, journal, WorkerSite(), outbound, clock]
+            yield Trading(world, outbound), sites
+
+
+async def fail_each(
+    trading: Trading, site: Site, harm: str, flavour: str, row: Row, drawn: list[int] | None
+) -> None:
+    """Let operations fail, each in a trade of its own: those that are drawn, or all until a trade reaches no more."""
+    for number in range(1, OPERATIONS_MAX) if drawn is None else drawn:
+        site.arm(harm, number)
+        is_done = await trading.trade(site, flavour, harm)
+        row.failed += site.struck
+        row.done += is_done
+        if drawn is None and not site.struck:
+            return
+    assert drawn is not None, f"{site.name}: a trade has more than {OPERATIONS_MAX} operations"
+
+
+async def _draw(trading: Trading, site: Site, flavour: str, operations: int, chance: random.Random) -> list[int]:
+    """Return which operations fail, of as many as there are when none does."""
+    site.arm(site.harms[0], 0)
+    await trading.trade(site, flavour, "")
+    assert site.seen, f"{site.name}: a trade has no such operation"
+    return sorted(chance.sample(range(1, site.seen + 1), min(operations, site.seen)))
+
+
+async def run(
+    database: Database,
+    folder: Path,
+    operations: int | None,
+    seed: int = 0,
+    only: str = "",
+    tell: Callable[[Row], None] = lambda _row: None,
+) -> Tally:
+    """Let ``operations`` of each kind fail, all where it is None; ``tell`` hears of each row of the table."""
+    tally = Tally()
+    began = time.monotonic()
+    chance = random.Random(seed)
+    async with open_trading(database, folder) as (trading, sites):
+        await trading.trade(sites[-1], ATOMIC, "")  # The first one asks for what later ones know.
+        for site in (each for each in sites if only in each.name):
+            flavours = site.flavours if operations is None else (chance.choice(site.flavours),)
+            drawn = None if operations is None else await _draw(trading, site, flavours[0], operations, chance)
+            for harm in site.harms:
+                row, row_began = Row(site.name, harm), time.monotonic()
+                for flavour in flavours:
+                    await fail_each(trading, site, harm, flavour, row, drawn)
+                if finding := await trading.check():
+                    row.findings.append(finding)
+                    trading.told = Told()  # The next row is not to repeat what this one has found.
+                row.took_s = time.monotonic() - row_began
+                tally.rows.append(row)
+                tell(row)
+    tally.took_s = time.monotonic() - began
+    return tally
+
+
+async def _prepare(database: Database) -> None:
+    connection = await connect(database.options())
+    await prepare(connection)
+    await connection.aclose()
+
+
+def _tell(row: Row) -> None:
+    found = "; ".join(map(str, row.findings)) or "nothing wrong"
+    print(f"{row.site}, {row.harm}: {row.failed} failed, {row.done} made, {row.took_s:.1f} s: {found}", file=sys.stderr)
+
+
+def _operations(text: str) -> int | None:
+    return None if text == "all" else int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line, let operations fail and report; 0 when nothing was lost, doubled or made up."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.every", description=__doc__.split("\n")[0])
+    parser.add_argument("--operations", type=_operations, default=10, help="how many of each kind, or all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="operations whose name holds this")
+    options = parser.parse_args(arguments)
+    with running_postgres() as server, tempfile.TemporaryDirectory() as scratch:
+        database = create_database(server)
+        trio.run(_prepare, database)
+        tally = trio.run(run, database, Path(scratch), options.operations, options.seed, options.only, _tell)
+    print(tally.report())
+    return 0 if tally.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

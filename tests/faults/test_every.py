@@ -1,0 +1,61 @@
+"""Some operations fail, of every kind and in every way. ``python -m tests.faults.every`` has each of them fail."""
+
+from pathlib import Path
+
+from flux.execution import Trigger
+from tests.conftest import Database
+from tests.execution_world import open_world
+from tests.faults.every import run
+from tests.faults.ledger import PATH, SCHEMA, Told, check, make_trade
+
+
+async def test_whatever_fails_records_and_tables_agree(database: Database, tmp_path: Path) -> None:
+    tally = await run(database, tmp_path, 1, seed=20261126)
+    assert tally.is_good, tally.report()
+    # Most of those that were drawn were reached: a trade whose line is opened anew has other numbers.
+    assert sum(row.failed for row in tally.rows) > len(tally.rows) * 2 / 3, tally.report()
+
+
+WRONG = {
+    1: ("lost", "delete from transfer where id = 1; delete from flux.execution where path = '/trades/1'"),
+    2: ("unrecorded", "delete from flux.execution where path = '/trades/2'"),
+    3: ("phantom", "delete from transfer where id = 3"),
+    4: (
+        "doubled",
+        "insert into flux.execution select (jsonb_populate_record(e, jsonb_build_object('id', gen_random_uuid()))).* "
+        "from flux.execution e where path = '/trades/4'",
+    ),
+    5: ("unrecorded", "update flux.mutation set committed = false where key = '{\"id\":5}'"),
+    6: ("phantom", "update flux.execution set outcome = 'returned', xid = '77' where path = '/trades/6'"),
+    7: ("phantom", "delete from transfer where id = 7"),
+}
+"""What is done to a trade's rows and records, and what it then is."""
+
+OFF = {
+    "1 accounts that are not what the transfers say": "update account set cents = cents + 1 where id = 1",
+    "1 orders beside their lines": "update orders set lines = 9 where trade = 1",
+    "1 districts beside their orders": "update district set next_order = 99 where id = 2",
+    "1 warehouses beside their districts": "update warehouse set takings = -1",
+    "1 stock beside the lines": "update stock set ordered = 77 where item = 3",
+    "1 trades that were made in part": "delete from payment where trade = 2",
+}
+"""What is done to the books, and what is said of them then."""
+
+
+async def test_what_is_not_as_it_should_be_is_found(database: Database, tmp_path: Path) -> None:
+    told = Told(done={1, 2, 3, 4, 5, 7}, failed={6}, refused={8})
+    async with open_world(database, tmp_path / "journal") as world:
+        database.psql(SCHEMA)
+        for number in WRONG:
+            script = make_trade(number, atomic=number != 7, raises=number == 6)
+            await world.run(script, atomic=number != 7, trigger=Trigger("invoke", path=f"{PATH}{number}"))
+        await world.settle()
+    assert not (found := check(database, told)), found
+    for said, sql in OFF.items():
+        assert said not in check(database, told).books
+        database.psql(sql)
+        assert said in check(database, told).books
+    for number, (what, sql) in WRONG.items():
+        assert number not in getattr(check(database, told), what), what
+        database.psql(sql)
+        assert number in getattr(check(database, told), what), what
