@@ -58,16 +58,31 @@ class Browser:
 
     def click(self, words: str, within: str = "body") -> None:
         """Click the one link, button or summary that is called so, or has a line that reads so."""
-        self.wait(lambda: bool(self._find(words, within)), f"something called {words!r}")
-        (found,) = self._find(words, within)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
-        found.click()
+
+        def is_clicked() -> bool:  # In one go: what was found may be drawn anew before it is clicked.
+            found = self._find(words, within)
+            if not found:
+                return False
+            (one,) = found
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", one)
+            one.click()
+            return True
+
+        self.wait(is_clicked, f"something called {words!r}")
 
     def type(self, label: str, text: str) -> None:
         """Put text into the field that has this label."""
-        field = self.driver.find_element(By.XPATH, f"//input[@id=//label[normalize-space()='{label}']/@for]")
-        field.clear()
-        field.send_keys(text)
+
+        def is_typed() -> bool:
+            fields = self.driver.find_elements(By.XPATH, f"//input[@id=//label[normalize-space()='{label}']/@for]")
+            if not fields:
+                return False
+            (field,) = fields
+            field.clear()
+            field.send_keys(text)
+            return True
+
+        self.wait(is_typed, f"field called {label!r}")
 
     def press(self, key: str) -> None:
         """Press a key, wherever the page has its focus."""
@@ -89,7 +104,9 @@ class Browser:
 
     def text(self, selector: str = "main") -> str:
         """What is to be seen of an element, as it is seen."""
-        return "\n".join(found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector))
+        while True:
+            with contextlib.suppress(StaleElementReferenceException):  # It was drawn anew while we read.
+                return "\n".join(found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector))
 
     def wait_for(self, words: str, selector: str = "main") -> None:
         """Wait until words are to be seen."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from flux.store.connect_options import ConnectOptions, TlsMode
 from flux.store.migrate import prepare
@@ -25,9 +25,11 @@ from tests.forks import Forker
 from tests.postgres_server import PostgresServer, find_memory, older_bin_dir, running_postgres
 from tests.suite_order import put_longest_first
 
-# No deadline: how long an example takes says more about the machine's load than about Flux. And a gate draws the
-# same examples each time; whoever runs the tests at a desk draws new ones.
-settings.register_profile("flux", deadline=None, derandomize="CI" in os.environ)
+# No deadline: how long an example takes says more about the machine's load than about Flux, and so does how long it is
+# drawn. And a gate draws the same examples each time; whoever runs the tests at a desk draws new ones.
+settings.register_profile(
+    "flux", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
 settings.load_profile("flux")
 
 

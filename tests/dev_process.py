@@ -267,11 +267,12 @@ class CountingStub:
 
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                released = stub._released  # Before it is seen: who sees it may let it go.
                 stub.seen.append(Seen(self.command, self.path, tuple(self.headers.items()), body, time.time()))
                 status, content, kind = 200, stub.pages.get(self.path, b'{"ok": true}'), "application/json"
                 _, word, *rest = self.path.partition("?")[0].split("/")
                 if word == "hang":
-                    stub._released.wait(120)
+                    released.wait(120)
                     self.close_connection = True
                     return
                 if word == "status":
@@ -299,8 +300,9 @@ class CountingStub:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def release(self) -> None:
-        """Let go of requests that it left hanging."""
-        self._released.set()
+        """Let go of requests that it left hanging; those that come from then on hang again."""
+        released, self._released = self._released, threading.Event()
+        released.set()
 
     def close(self) -> None:
         """End it, and let go of requests that it left hanging."""

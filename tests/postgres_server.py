@@ -14,6 +14,7 @@ root's and nothing on the machine is changed.
 import contextlib
 import importlib.util
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -124,7 +125,7 @@ def running_postgres(
             _upgrade(upgraded, bin_dir, home)
         hba_path = data_dir / "pg_hba.conf"
         hba_path.write_text("".join(f"{line}\n" for line in hba_lines) + hba_path.read_text())
-        port = _free_port()
+        port = find_free_port()
         settings = [
             f"unix_socket_directories={home}", f"listen_addresses={'127.0.0.1,::1' if tcp else ''}",
             f"port={port}", "fsync=off", "synchronous_commit=off", "shared_buffers=32MB",
@@ -181,16 +182,21 @@ def _upgrade(old: PostgresServer, bin_dir: Path, home: Path) -> None:
     _initdb(bin_dir, home / "data", old.user, *(["--no-data-checksums"] if has_option else []))
     done = subprocess.run(
         [*_prefix(), bin_dir / "pg_upgrade", "-b", old.bin_dir, "-B", bin_dir, "-d", old.data_dir, "-D", home / "data",
-         "-U", old.user, "-s", home, "-p", str(_free_port()), "-P", str(_free_port()), "--no-sync"],
+         "-U", old.user, "-s", home, "-p", str(find_free_port()), "-P", str(find_free_port()), "--no-sync"],
         check=False, cwd=home, capture_output=True, text=True, timeout=COMMAND_S_MAX,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def find_free_port() -> int:
+    """A port that nobody has, and that the kernel gives to nobody who asks for just any: so it stays free."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    choices = [port for port in range(1025, 2**16) if not low <= port <= high] or range(1025, 2**16)
+    while True:
+        port = secrets.choice(choices)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _wait_ready(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:

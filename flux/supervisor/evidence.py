@@ -47,7 +47,8 @@ from flux.store.reading import (
 from flux.store.unique_rows import find_unique_row
 from flux.supervisor.origins import find_origin
 
-LOOKUP_TIMEOUT_S = 3.0
+LOOKUP_TIMEOUT_S = 10.0
+"""For each, side by side: on a busy machine what takes ten milliseconds takes a second."""
 COUNTED_MAX = 20_000
 """Counts are of the function's latest so many executions."""
 PEERS_MAX = 20

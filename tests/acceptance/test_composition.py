@@ -224,6 +224,7 @@ def test_a_name_that_nothing_declares_is_refused_and_the_last_good_code_goes_on(
     before = len(dev.story)
     (dev.project / "functions" / "guards.py").write_text(MIDDLEWARE.replace("async def auth", "async def ath"))
     dev.wait_story("FLX585", after=before)
+    dev.wait_story("the last good code is served", after=before)  # The last line of it.
     told = "\n".join(dev.story[before:])
     assert "flux.toml:4" in told and "no Python module declares a middleware named auth" in told
     assert dev.request("GET", "/orders").status == 401

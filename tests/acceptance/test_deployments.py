@@ -51,7 +51,7 @@ def version(ctx, input):
 @function("GET /slow")
 def slow(ctx, input):
     try:
-        ctx.http.get("STUB/hang")
+        ctx.http.get("STUB/hang", timeout=100)
     except Exception:
         pass
     return {"version": VERSION}
@@ -67,7 +67,8 @@ class Shop:
         self.stub = stub
         (root / "functions").mkdir(parents=True)
         migrations = {"001.sql": "create table things (id int primary key);"}
-        write_project(root, {}, toml=f'[http]\nallow = ["127.0.0.1:{stub.port}"]\n', migrations=migrations)
+        toml = f'[http]\nallow = ["127.0.0.1:{stub.port}"]\n[limits]\ntimeout = "120s"\n'
+        write_project(root, {}, toml=toml, migrations=migrations)
         write_wheel(root / "wheels", "plain", {"plain/__init__.py": "answer = 42\n"})
         (root / "requirements.txt").write_text("./wheels/plain-1.0-py3-none-any.whl\n")
         self.git("init", "-q", "-b", "main")

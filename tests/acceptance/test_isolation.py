@@ -222,9 +222,8 @@ def test_a_worker_has_nothing_of_the_servers(dev: DevServer, stub: CountingStub)
                 for line in Path(f"/proc/{dev.process.pid}/net/unix").read_text().splitlines()[1:]
             }
             assert inodes <= unix.keys() and not any(unix[inode] for inode in inodes)
-        stub._released.set()
+        stub.release()
         answer.result(PATIENCE_S)
-        stub._released.clear()
 
 
 def test_what_is_private_is_private(dev: DevServer) -> None:

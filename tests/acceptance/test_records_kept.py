@@ -136,6 +136,13 @@ def ask_console(server: DevServer, method: str, path: str, status: int = 200) ->
     return answer.json
 
 
+def wait_stored(server: DevServer) -> None:
+    """Wait until what has ended is on record: what wrote nothing is stored a moment later."""
+    deadline = time.monotonic() + 120
+    while (waiting := ask_console(server, "GET", "executions?n=1")["not_stored"]) != 0:
+        assert time.monotonic() < deadline, f"{waiting} records are not stored"
+
+
 def check_export(server: DevServer, database: Database) -> None:
     path = server.project / "records.ndjson"
     names = [
@@ -173,7 +180,8 @@ def replaying(server: DevServer, name: str, stub: CountingStub) -> Iterator[list
     """Have a replay stand still for as long as the block lasts, in a call that its code makes now; give its answer."""
     path = server.project / "functions" / "people.py"
     first = '    ctx.log.info(f"signing up'
-    path.write_text(path.read_text().replace(first, f'    await ctx.http.get("{stub.url("/hang")}")\n{first}'))
+    hangs = f'    await ctx.http.get("{stub.url("/hang")}", timeout=100)\n'
+    path.write_text(path.read_text().replace(first, hangs + first))
     answers: list[tuple[int, Any]] = []
     headers = {"authorization": f"Bearer {read_token(server)}"}
 
@@ -210,6 +218,7 @@ def check_forgetting(server: DevServer, database: Database, stub: CountingStub) 
     assert refused.returncode == 3 and "FLX604" in refused.stderr, "she has all that she ever had"
     ask("POST", "/leave/1", status=204)
     hers.append(ask("POST", "/login", {"email": ANA["email"]}, 500))
+    wait_stored(server)
     before, digest = read_everything(database), database.psql(DIGEST)
     assert all(form in before for value in HERS[:2] for form in forms_of(value)[:1])
     would = ask_console(server, "POST", "records/forget?table=people&key=id%3D1&dry_run=1")

@@ -21,11 +21,19 @@ import trio
 from flux.store.embedded import SUPERUSER
 from flux.store.embedded_running import find_running_postgres
 from flux.store.postgres import connect
-from tests.dev_process import START_S_MAX, DevServer, serving, start_server, write_project
+from tests.dev_process import (
+    START_S_MAX,
+    CountingStub,
+    DevServer,
+    counting_stub,
+    serving,
+    start_server,
+    write_project,
+)
 
-TOML = "[recording]\nself_check_s = 0\n"
+TOML = '[recording]\nself_check_s = 0\n[http]\nallow = ["127.0.0.1:PORT"]\n[limits]\ntimeout = "120s"\n'
 FUNCTIONS = """
-import asyncio
+import contextlib
 from flux_guest import Context, function
 
 @function("GET /said")
@@ -35,18 +43,27 @@ async def said(ctx: Context, input: dict) -> dict:
 @function("POST /slow")
 async def slow(ctx: Context, input: dict) -> dict:
     await ctx.db.execute("insert into item (n) values ($1)", input["n"])
-    await asyncio.sleep(input["s"])
+    if input["waits"]:  # Until the stub lets it go, without an answer.
+        with contextlib.suppress(Exception):
+            await ctx.http.get("http://127.0.0.1:PORT/hang", timeout=100)
     return {"n": input["n"]}
 """
 MIGRATION = {"001_item.sql": "create table item (n int not null)"}
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return write_project(tmp_path, {"item.py": FUNCTIONS}, toml=TOML, migrations=MIGRATION)
+def stub() -> Iterator[CountingStub]:
+    with counting_stub() as made:
+        yield made
 
 
-def test_several_processes_are_one_server(project: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path, stub: CountingStub) -> Path:
+    functions, toml = (text.replace("PORT", str(stub.port)) for text in (FUNCTIONS, TOML))
+    return write_project(tmp_path, {"item.py": functions}, toml=toml, migrations=MIGRATION)
+
+
+def test_several_processes_are_one_server(project: Path, stub: CountingStub) -> None:
     told_in_json = ("--log-format", "json", "--log-requests")
     with serving(start_server(project, "serve", "--bind", "127.0.0.1:0", "--workers", "2", *told_in_json)) as server:
         workers = list_workers(server)
@@ -69,7 +86,8 @@ def test_several_processes_are_one_server(project: Path) -> None:
         assert (workers_check["ok"], workers_check["detail"]) == (True, "2 of 2 answer")
 
         # A deploy is everybody's, whichever was asked for it, and is on record once.
-        (project / "functions" / "item.py").write_text(FUNCTIONS.replace("first", "second"))
+        code = project / "functions" / "item.py"
+        code.write_text(code.read_text().replace("first", "second"))
         assert ask_console(server, "POST", "deploy")["deployed"]
         assert {server.request("GET", "/said").json["said"] for _ in range(10)} == {"second"}
         assert [one["deploys"] for one in ask_console(server, "GET", "deployments")["deployments"]] == [1, 1]
@@ -85,7 +103,7 @@ def test_several_processes_are_one_server(project: Path) -> None:
         assert server.request("GET", "/_flux/errors", headers=cookie).status == 307
 
         # One is killed in the middle of a request. Its successor says what became of that, and serves the same code.
-        victim = kill_while_it_works(server)
+        victim = kill_while_it_works(server, stub)
         wait_until(lambda: len(list_workers(server)) == 2 and victim not in list_workers(server))
         wait_until(lambda: count_served(server).keys() == {"0", "1"})
         cut = ask_console(server, "GET", "executions?q=outcome:interrupted")["executions"]
@@ -106,15 +124,17 @@ def test_several_processes_are_one_server(project: Path) -> None:
             "select e.name from flux.execution e join flux.mutation m on m.xid = e.xid where m.table_name = 'item'",
         )
         assert sorted(recorded) == sorted(done.values())
-        health = server.request("GET", "/_flux/health")
-        assert (health.status, health.json["reasons"]) == (200, [])
+        # Each worker looks for itself whether the database is back.
+        wait_until(lambda: server.request("GET", "/_flux/health").json["reasons"] == [])
+        assert server.request("GET", "/_flux/health").status == 200
 
         # What runs in any of them has ended before a row is looked for that is to be forgotten: this table has no key.
         slow: list[int] = []
-        threads = [threading.Thread(target=ask_slowly, args=(server, n, 1.0, slow)) for n in range(10, 14)]
+        threads = [threading.Thread(target=ask_slowly, args=(server, n, slow)) for n in range(10, 14)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: count_running(server) == 4)
+        wait_until(lambda: count_hanging(stub) == 1 + 4)
+        threading.Timer(0.5, stub.release).start()  # While it is waited for them, unless the machine is very slow.
         forgotten = server.request("POST", "/_flux/api/records/forget?table=item&key=1", {}, read_token(server))
         assert forgotten.status == 400 and forgotten.json["code"] != "FLX617", forgotten.body
         assert count_running(server) == 0
@@ -124,11 +144,12 @@ def test_several_processes_are_one_server(project: Path) -> None:
 
         # Told to stop, all finish what they have begun.
         last: list[int] = []
-        threads = [threading.Thread(target=ask_slowly, args=(server, n, 1.0, last)) for n in range(4)]
+        threads = [threading.Thread(target=ask_slowly, args=(server, n, last)) for n in range(4)]
         for thread in threads:
             thread.start()
-        wait_until(lambda: count_running(server) == 4)
+        wait_until(lambda: count_hanging(stub) == 1 + 4 + 4)
         workers = list_workers(server)
+        threading.Timer(0.5, stub.release).start()
         assert server.stop() == 0, "\n".join(server.story)
         for thread in threads:
             thread.join()
@@ -186,7 +207,7 @@ def load_through_a_restart(server: DevServer) -> dict[int, tuple[int, str, str]]
     def ask() -> None:
         while not is_over.is_set():
             n = next(numbers)
-            answer = server.request("POST", "/slow", {"n": n, "s": 0})
+            answer = server.request("POST", "/slow", {"n": n, "waits": False})
             answers[n] = (answer.status, answer.headers.get("flux-id", ""), answer.headers.get("retry-after", ""))
             time.sleep(0.02)
 
@@ -211,8 +232,10 @@ def load_through_a_restart(server: DevServer) -> dict[int, tuple[int, str, str]]
 def list_workers(server: DevServer) -> list[int]:
     """The processes that the server has started, as the kernel has them."""
     # The kernel lists children by the thread that started them.
-    lists = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    children = [child for one in lists for child in one.read_text().split()]
+    children: list[str] = []
+    for one in Path(f"/proc/{server.process.pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # The thread has just ended.
+            children += (one / "children").read_text().split()
     workers = []
     for child in children:
         with contextlib.suppress(OSError):  # It has just ended.
@@ -231,6 +254,11 @@ def count_served(server: DevServer) -> dict[str, float]:
             number = line.partition('worker="')[2].partition('"')[0]
             counts[number] = counts.get(number, 0.0) + float(line.rpartition(" ")[2])
     return counts
+
+
+def count_hanging(stub: CountingStub) -> int:
+    """How many executions have ever come to where they wait."""
+    return sum(seen.path == "/hang" for seen in stub.seen)
 
 
 def count_running(server: DevServer) -> float:
@@ -256,11 +284,11 @@ def ask_until_both_served(server: DevServer) -> list[str]:
     raise AssertionError(f"one worker has got no request of {len(ids)}")
 
 
-def kill_while_it_works(server: DevServer) -> int:
+def kill_while_it_works(server: DevServer, stub: CountingStub) -> int:
     """Kill the worker that a request has come to; return its process id."""
-    thread = threading.Thread(target=ask_slowly, args=(server, 99, 600.0, []), daemon=True)
+    thread = threading.Thread(target=ask_slowly, args=(server, 99, []), daemon=True)
     thread.start()
-    wait_until(lambda: count_running(server) == 1)
+    wait_until(lambda: count_hanging(stub) == 1 and count_running(server) == 1)
     number = next(number for number, count in list_running(server).items() if count)
     # They are started one after the other, the first one first.
     victim = sorted(list_workers(server))[number]
@@ -269,9 +297,9 @@ def kill_while_it_works(server: DevServer) -> int:
     return victim
 
 
-def ask_slowly(server: DevServer, n: int, s: float, answers: list[int]) -> None:
+def ask_slowly(server: DevServer, n: int, answers: list[int]) -> None:
     try:
-        answers.append(server.request("POST", "/slow", {"n": n, "s": s}).status)
+        answers.append(server.request("POST", "/slow", {"n": n, "waits": True}).status)
     except (ConnectionError, http.client.HTTPException):
         answers.append(0)
 

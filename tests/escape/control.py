@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from run_attempts import write_guest
-from targets import LEFT_OUTSIDE, lay_out
+from targets import lay_out
 
 PATIENCE_S = 5.0
 NEEDS_A_JAIL = {"use_up_descriptors_of_the_machine", "reserve_all_addresses"}
@@ -38,7 +38,7 @@ def main() -> None:
                 for name in attempts.ATTEMPTS
                 if name not in NEEDS_A_JAIL and succeeds(name, laid.targets)
             ]
-            for path in LEFT_OUTSIDE:
+            for path in laid.targets["left_outside"]:
                 Path(path).unlink(missing_ok=True)
         print(json.dumps(succeeded))
 

@@ -17,10 +17,7 @@ from typing import Any
 import attrs
 
 SECRET_VARIABLE = "SECRET_OF_THE_SUPERVISOR"
-SHARED_MEMORY_KEY = 0x464C5558
-IPC_CREAT, IPC_RMID = 0o1000, 0
-LEFT_OUTSIDE = ("/tmp/created-by-a-guest", "/dev/shm/created-by-a-guest", "/created-by-a-guest")
-"""Files that some attempts would leave there."""
+IPC_CREAT, IPC_EXCL, IPC_RMID = 0o1000, 0o2000, 0
 
 
 @attrs.frozen
@@ -28,7 +25,7 @@ class Laid:
     """What was laid out."""
 
     targets: dict[str, Any]
-    """What guests are told of it."""
+    """What guests are told of it; ``left_outside`` are files that some attempts would leave there."""
     folder: Path
     listener: socket.socket
     unix: socket.socket
@@ -52,8 +49,11 @@ def lay_out(folder: Path) -> Iterator[Laid]:
     (folder / "link").symlink_to("journal")
     os.environ[SECRET_VARIABLE] = secret
     libc = ctypes.CDLL(None, use_errno=True)
-    shared = libc.shmget(SHARED_MEMORY_KEY, 4096, IPC_CREAT | 0o666)
+    # The machine has one set of keys, one /tmp and one root folder, and others attempt the same at the same time.
+    key = 1 + secrets.randbelow(2**31 - 1)
+    shared = libc.shmget(key, 4096, IPC_CREAT | IPC_EXCL | 0o666)
     assert shared >= 0
+    created = f"created-by-a-guest-{secrets.token_hex(4)}"
     # Inheritable on purpose: a descriptor that the supervisor forgot to close.
     leaked = os.open(folder / ".env.local", os.O_RDONLY)
     os.set_inheritable(leaked, True)
@@ -84,7 +84,8 @@ def lay_out(folder: Path) -> Iterator[Laid]:
                     "port": listener.getsockname()[1],
                     "unix": str(folder / "socket"),
                     "abstract": name,
-                    "shared_memory_key": SHARED_MEMORY_KEY,
+                    "shared_memory_key": key,
+                    "left_outside": [f"/tmp/{created}", f"/dev/shm/{created}", f"/{created}"],
                     "memory_bytes": 512 * 2**20,
                     "variable": SECRET_VARIABLE,
                     "secret": secret,
@@ -129,7 +130,7 @@ def list_what_was_reached(laid: Laid, before: dict[str, tuple[int, int, bytes]],
         reached.append("the victim was ended")
     after = laid.look(guest)
     reached += [path for path in sorted(after.keys() | before) if after.get(path) != before.get(path)]
-    for path in LEFT_OUTSIDE:
+    for path in laid.targets["left_outside"]:
         if Path(path).exists():
             reached.append(path)
     return reached

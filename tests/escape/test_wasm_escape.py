@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from flux.sandbox.wasm_engine import Engine
+from tests.acceptance.test_isolation import wait_until
 from tests.conftest import Database
 from tests.dev_process import DevServer, running_dev, write_project
 from tests.escape.targets import lay_out, list_what_was_reached
@@ -174,6 +175,8 @@ def test_no_module_gets_out_and_each_attempt_is_on_record(served: Served) -> Non
     (serving,) = [pid for pid in hosts if is_in_the_jail(pid)]
     assert not [line for line in Path(f"/proc/{serving}/maps").read_text().splitlines() if "rwx" in line]
 
+    # Records of what wrote nothing are stored a moment later.
+    wait_until(lambda: len(read_records(served.database)) >= len(answers), "some are not on record")
     recorded = read_records(served.database)
     assert recorded.keys() == {answer.flux_id for answer in answers.values()}
     came_to = {}

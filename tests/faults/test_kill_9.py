@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from tests.conftest import Database
 from tests.dev_process import DevServer, database_url, start_dev, wait_ready, write_project
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import PostgresServer, find_free_port
 from tests.repetitions import TIMES
 from tests.zygote_world import children_of
 
@@ -101,13 +100,6 @@ class Clients:
             connection.close()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def list_processes(root: int) -> dict[int, int]:
     """Every process below ``root``, with its parent."""
     found: dict[int, int] = {}
@@ -136,7 +128,7 @@ def test_after_a_thousand_kills_every_commit_has_one_record_and_no_record_lies(
 ) -> None:
     database = make_database(postgres18)
     project = write_project(tmp_path, {"transfers.py": TRANSFER}, migrations={"001.sql": SCHEMA})
-    port = free_port()
+    port = find_free_port()
     draw = random.Random(20261125)
 
     def start() -> DevServer:

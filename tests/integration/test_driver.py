@@ -132,10 +132,11 @@ async def test_what_a_notices_callback_raises_the_statement_raises(connection: C
 
 async def test_one_connection_is_one_tasks(connection: Connection) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.fetch, "select pg_sleep(0.3)")
+        nursery.start_soon(connection.fetch, "select pg_sleep(300)")
         await trio.sleep(0.05)
         with pytest.raises(ConnectionBusy):
             await connection.fetch("select 1")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_changed_table_does_not_spoil_a_prepared_statement(connection: Connection) -> None:

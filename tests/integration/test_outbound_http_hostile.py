@@ -13,7 +13,13 @@ import trio
 from flux.grants import Grants, Origin
 from flux.hostcalls.http_client import HttpClient
 from flux.hostcalls.http_network import Network, check_address
-from flux.hostcalls.http_outbound import OutboundError, OutboundPolicy, OutboundRequest, parse_url
+from flux.hostcalls.http_outbound import (
+    DEFAULT_TIMEOUT_S,
+    OutboundError,
+    OutboundPolicy,
+    OutboundRequest,
+    parse_url,
+)
 from tests.stub_http import OK, Behave, Names, Peer, always_ok, answers, failure, get, policy_for, serving
 
 
@@ -260,6 +266,9 @@ async def test_a_time_limit_is_a_positive_number(client: HttpClient, timeout_s: 
 
 # Servers that stall
 
+LIMITS_S = (0.2, 1.0, 5.0)
+"""Tried one after the other: on a busy machine the first may pass before it comes to where the server stalls."""
+
 
 async def drips(peer: Peer) -> None:
     await peer.read()
@@ -298,23 +307,29 @@ async def never_reads(_peer: Peer) -> None:
 async def test_a_server_that_stalls_costs_its_limit_and_no_more(
     client: HttpClient, behave: Behave, body: bytes, phase: str
 ) -> None:
-    async with serving(behave) as stub:
-        policy = policy_for(stub.port, timeout_s=0.2)
-        error = await failure(client, OutboundRequest("POST", stub.url(), body=body), policy)
-        assert error.kind == "timeout"
-        assert phase in error.message
-        assert (error.limit_s, error.limit_source) == (0.2, "default")
-        assert 0.2 <= error.elapsed_s < 2
-        if behave is not never_reads:
-            await stub.wait_left()
+    for limit_s in LIMITS_S:
+        async with serving(behave) as stub:
+            policy = policy_for(stub.port, timeout_s=limit_s)
+            error = await failure(client, OutboundRequest("POST", stub.url(), body=body), policy)
+            assert error.kind == "timeout"
+            assert (error.limit_s, error.limit_source) == (limit_s, "default")
+            assert limit_s <= error.elapsed_s < limit_s + DEFAULT_TIMEOUT_S / 2
+            if phase in error.message:
+                if behave is not never_reads:
+                    await stub.wait_left()
+                return
+    raise AssertionError(error.message)
 
 
 async def test_tls_that_never_shakes_hands_is_a_time_out(client: HttpClient) -> None:
-    async with serving(never_answers) as stub:
-        request = get(f"https://127.0.0.1:{stub.port}/", timeout_s=0.1)
-        error = await failure(client, request, policy_for(stub.port))
-    assert error.kind == "timeout"
-    assert "negotiating TLS" in error.message
+    for limit_s in LIMITS_S:
+        async with serving(never_answers) as stub:
+            request = get(f"https://127.0.0.1:{stub.port}/", timeout_s=limit_s)
+            error = await failure(client, request, policy_for(stub.port))
+        assert error.kind == "timeout"
+        if "negotiating TLS" in error.message:
+            return
+    raise AssertionError(error.message)
 
 
 async def test_resolution_counts_against_the_limit() -> None:

@@ -83,7 +83,10 @@ def backend(postgres18: PostgresServer) -> Iterator[Backend]:
     backend.close()
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=1500, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)  # fmt: skip
 @given(before=st.lists(PIECES, max_size=8), statement=STATEMENTS, after=st.lists(PIECES, max_size=3))
 def test_what_postgres_runs_in_spite_of_its_disguise_is_refused(
     backend: Backend, before: list[str], statement: str, after: list[str]

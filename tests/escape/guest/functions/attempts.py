@@ -256,17 +256,17 @@ def create_beside_the_code(targets: Targets) -> object:
 
 @attempt_to
 def create_in_tmp(targets: Targets) -> object:
-    return create("/tmp/created-by-a-guest")
+    return create(targets["left_outside"][0])
 
 
 @attempt_to
 def create_in_shared_memory(targets: Targets) -> object:
-    return create("/dev/shm/created-by-a-guest")
+    return create(targets["left_outside"][1])
 
 
 @attempt_to
 def create_in_root(targets: Targets) -> object:
-    return create("/created-by-a-guest")
+    return create(targets["left_outside"][2])
 
 
 @attempt_to
