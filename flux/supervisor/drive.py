@@ -354,20 +354,24 @@ class _Conversation:
                     # Here and not in the task: the guest may cancel it before the task has run at all.
                     scope = self._performing[request.seq] = trio.CancelScope()
                     assert self._nursery is not None
-                    self._nursery.start_soon(self._perform, request, scope)
+                    self._nursery.start_soon(self._perform, request, at_ns, scope)
             case Answer():
                 self._recorded[request.seq] = recorded
                 self._collect_replies()
             case Diverge(divergence):
                 raise _Stop(None, divergence)
 
-    async def _perform(self, request: HostCallRequest, scope: trio.CancelScope) -> None:
+    async def _perform(self, request: HostCallRequest, at_ns: int, scope: trio.CancelScope) -> None:
         with self._ending():
-            started_ns = self._elapsed_ns()
             with scope:
                 result = await self._host.perform(request)
+            # From the question's arrival, not from when this task came to it: else a call would end in its trace before
+            # the world has heard of it, by as long as we were held up.
+            elapsed_ns = self._elapsed_ns() - at_ns
             if scope.cancelled_caught:
-                result = self._host.cancelled(request, self._elapsed_ns() - started_ns)
+                result = self._host.cancelled(request, elapsed_ns)
+            else:
+                result = attrs.evolve(result, elapsed_ns=elapsed_ns)
             del self._performing[request.seq]
             self._complete(request, result)
             self._flush()

@@ -5,6 +5,7 @@ drawn; real processes do the same in ``tests/guests`` and at the end of this fil
 """
 
 import random
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -34,6 +35,10 @@ class NoteError(OperatorError):
     """A journal that can't be written."""
 
     code = "FLX799"
+
+
+HELD_UP_S = 0.02
+"""For how long ``test.block`` holds up all that we do."""
 
 
 @attrs.define
@@ -68,6 +73,8 @@ class World:
                     raise NoteError("the host is broken")
                 case "test.bug":
                     raise KeyError("a bug of ours")
+                case "test.block":
+                    time.sleep(HELD_UP_S)  # noqa: ASYNC251 - the loop is to be held up.
                 case "test.big":
                     arguments = ["x" * arguments[0]]
                 case _:
@@ -156,6 +163,17 @@ async def test_fifty_concurrent_calls_are_answered_in_the_order_of_the_record(au
     for seq in range(1, 51):
         assert done.world.written.index(("asked", seq)) < done.world.written.index(("answered", seq))
     assert [seq for what, seq in done.world.written if what == "answered"] == done.world.finished
+
+
+async def test_a_call_lasts_from_its_question_also_when_we_come_to_it_late() -> None:
+    async def script(guest: ScriptedGuest, _document: Document) -> str:
+        await guest.write(b'[1,"test.block",[]]\n[2,"test.block",[]]\n')
+        return ",".join([str(await guest.hear()) for _ in range(2)])
+
+    done = await run(script)
+    elapsed_ns = [call.result.elapsed_ns for call in done.calls if call.result is not None]
+    # One is begun when the other is done, and both were asked before.
+    assert len(elapsed_ns) == 2 and sum(elapsed_ns) >= 3 * HELD_UP_S * 1e9
 
 
 async def test_a_cancelled_call_is_answered_once_and_its_performing_ends(autojump_clock: MockClock) -> None:
