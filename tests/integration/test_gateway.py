@@ -334,8 +334,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut() -> None:
         Client(gateway.port, receive_buffer_bytes=4096) as client,
     ):
         client.send(GET)
-        wait_until(lambda: bool(gateway.requests))
-        time.sleep(0.6)
+        client.wait_reset()
         with pytest.raises(Closed, match="reset"):
             client.read()
         assert gateway.crashes == []

@@ -24,6 +24,13 @@ EXECUTION = Execution(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is about how long a server waits at its end, and a busy machine encodes slowly."""
+    monkeypatch.setattr(otlp, "FINISH_S", 300.0)
+    monkeypatch.setattr(otlp, "SEND_S", 300.0)
+
+
 def says(*statuses: int) -> Behave:
     """Answer with these statuses, one after the other, and then as all is well."""
     left = list(statuses)
