@@ -175,7 +175,7 @@ async def test_loading_that_never_ends_is_given_up(project: Path) -> None:
 
 async def test_memory_that_loading_takes_has_an_end(project: Path) -> None:
     (project / "functions" / "hungry.js").write_text("const a = [];\nfor (;;) a.push(new Array(1e6).fill(a));\n")
-    sandbox = WasmSandbox(project, "functions", cache=default_folder())
+    sandbox = WasmSandbox(project, "functions", cache=default_folder(), load_deadline_s=PATIENCE_S)
     with trio.fail_after(PATIENCE_S), pytest.raises(ImportFailedError) as caught:
         await sandbox.run()
     assert [(one.file, one.line) for one in caught.value.failures] == [("functions/hungry.js", 2)]

@@ -53,7 +53,7 @@ WORK_HERE = "bug_bisect export incident_replay init"
 def test_each_command_may_be_the_first_thing_that_is_imported_and_brings_nothing_heavy() -> None:
     """Commands of other tests run where all is imported (`tests.forks`): there, neither a circle nor a weight shows."""
     done = subprocess.run(
-        [sys.executable, "-c", EACH_FIRST, HEAVY, WORK_HERE], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", EACH_FIRST, HEAVY, WORK_HERE], capture_output=True, text=True, check=False, timeout=1800
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -25,6 +25,6 @@ def test_the_gate_holds(arguments: list[str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert finished.returncode == 0, finished.stdout

@@ -67,6 +67,6 @@ def test_a_real_server_takes_every_query(
     done = subprocess.run(
         [postgres.bin_dir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", postgres.host, "-p", str(postgres.port),
          "-U", postgres.user, database.name],
-        input=script, capture_output=True, text=True, timeout=60, check=False,
+        input=script, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
