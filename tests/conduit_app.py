@@ -1,22 +1,25 @@
 """Conduit, the example application, as tests run it: a copy of ``examples/conduit`` with a key, and clients of it."""
 
 import json
-import secrets
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from tests.dev_process import Answer, DevServer
+from tests.shell_blocks import read_steps
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "conduit"
 
 
 def copy_conduit(folder: Path) -> Path:
-    """Copy the application to ``folder`` and give it a key to sign tokens with."""
+    """Copy the application to ``folder`` and give it a key to sign tokens with, as its README says."""
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns(".flux", ".env.local", "__pycache__"))
-    (folder / ".env.local").write_text(f"JWT_KEY={secrets.token_hex(32)}\n")
+    make_key, serve = read_steps("examples/conduit/README.md")
+    assert serve.line == "flux dev"
+    subprocess.run(["/bin/sh", "-c", make_key.line], cwd=folder, check=True)
     return folder
 
 

@@ -34,6 +34,7 @@ SECONDS = {
     "acceptance/test_records_not_whole.py": 15,
     "acceptance/test_records_kept.py": 20,
     "acceptance/test_replay.py": 70,
+    "acceptance/test_shell_blocks.py": 20,
     "acceptance/test_signup.py": 20,
     "acceptance/test_streaming.py": 20,
     "acceptance/test_tail.py": 30,

@@ -7,6 +7,7 @@ looked at with a superuser's psql.
 
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from flux.supervisor.turns import TURNS_MAX
 from tests.conftest import Database
 from tests.dev_process import Answer, DevServer, run_flux, running_serve, write_project
 from tests.postgres_server import PostgresServer
+from tests.shell_blocks import read_steps
 
 FUNCTIONS = {
     "app.py": """
@@ -380,6 +382,23 @@ def test_a_tenants_flux_toml_has_no_say_in_its_walls(two: Two) -> None:
         assert latest["sandbox"]["isolation"] == "strict"
     finally:
         toml.write_text(said)
+
+
+def test_the_commands_that_the_page_of_tenants_shows_do_it(two: Two, tmp_path: Path) -> None:
+    acme = write_project(tmp_path / "acme", FUNCTIONS, migrations=MIGRATIONS)
+    *kept, remove = read_steps("docs/tenants.md")
+    for step in kept:
+        program, *arguments = shlex.split(step.line.replace("/srv/acme", str(acme)))
+        done = two.server.command(*arguments)
+        assert program == "flux" and done.returncode == 0, (step.line, done.stdout, done.stderr)
+    [shown] = two.server.json("tenant", "show", "acme")["tenants"]
+    assert (shown["hosts"], shown["up"]) == (["acme.localhost", "api.acme.com"], True)
+    quotas = shown["quotas"]
+    assert (quotas["requests_per_minute"], quotas["storage_bytes"], quotas["cpu_ms_per_minute"]) == (
+        6000, 20 * 2**30, 30_000,
+    )  # fmt: skip
+    removed = two.server.command(*shlex.split(remove.line)[1:], "--yes")  # On a terminal it asks.
+    assert removed.returncode == 0, removed.stderr
 
 
 def test_what_a_migration_puts_in_the_place_of_fluxs_functions_gets_nobodys_rights(two: Two) -> None:

@@ -24,6 +24,8 @@ from typing import Any
 import attrs
 import pytest
 
+from tests.shell_blocks import masked, read_steps
+
 ROOT = Path(__file__).parents[2]
 COMMAND_S_MAX = 120.0
 START_S_MAX = 120.0
@@ -81,36 +83,7 @@ def run(command: list[str]) -> str:
 
 def read_samples() -> list[tuple[str, str]]:
     """What README.md has typed in its ten minutes, each line with what it shows beneath."""
-    section = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .partition("\n## Ten minutes\n")[2]
-        .partition("\n## ")[0]
-    )
-    samples: list[tuple[str, str]] = []
-    for block in re.findall(r"^```\n(.*?)^```$", section, re.DOTALL | re.MULTILINE):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            line, _, shown = part.partition("\n")
-            samples.append((line, shown))
-    return samples
-
-
-def masked(text: str, *names: str) -> str:
-    """The text without what no two runs, or machines, have in common: names, times, commits, the sandbox's level.
-
-    ``names`` are executions': one in twenty has no digit, and looks like a word.
-    """
-    for name in names:
-        text = text.replace(name, "a0000000")
-    text = re.sub(r"#t=[\w-]+", "#t=TOKEN", text)
-    text = re.sub(r"\b(?=[a-z0-9]*[0-9])(?=[a-z0-9]*[a-z])[0-9a-hjkmnp-tv-z]{8}\b", "NAME", text)
-    text = re.sub(r"\b(?=[0-9a-f]*[0-9])[0-9a-f]{7}([0-9a-f]{5})?\b", "COMMIT", text)
-    text = re.sub(r"\b[0-9]+ d ago\b", "N d ago", text)
-    text = re.sub(r"\b[0-9]+(\.[0-9]+)? (ms|s)\b", r"N \2", text)
-    text = re.sub(r"\+[0-9]+\b", "+N", text)
-    text = re.sub(r"isolation [a-z]+", "isolation LEVEL", text)
-    text = re.sub(r"[█·]{5,}", "BAR", text)
-    return re.sub(r"[ \t]+", " ", text).strip()
+    return [(step.line, step.shown or "") for step in read_steps("README.md") if step.section == "Ten minutes"]
 
 
 class Dev:
@@ -235,7 +208,7 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
 
         assert re.fullmatch(r"flux why [0-9a-z]{8}", why)
         said = installed.type(f"flux why {name}", folder=shop)
-        assert masked(said, name, passing) == masked(explained)
+        assert masked(said, [name, passing]) == masked(explained)
         # And what it says holds, word by word: the planted bug's consequence, its cause, and what is left behind.
         assert installed.type("flux why @last-error", folder=shop) == said
         bug, crash = (find_line(shop, *place) for place in PLACES)
@@ -265,14 +238,14 @@ def test_the_first_ten_minutes_go_as_the_readme_says(installed: Installed) -> No
         assert re.fullmatch(r"flux replay [0-9a-z]{8} --on \.", replay)
         rows = installed.type("flux state history users 2", folder=shop)
         again = installed.type(f"flux replay {name} --on .", folder=shop)
-        assert masked(again, name) == masked(replayed)
+        assert masked(again, [name]) == masked(replayed)
         assert installed.type("flux state history users 2", folder=shop) == rows
         assert curl(port, failing_curl)[0] == 201
 
         bisect, named = last
         assert re.fullmatch(r"flux bug bisect [0-9a-z]{8}", bisect)
         head = installed.type("git log -1 --format=%H && git status --porcelain", folder=shop)
-        assert masked(installed.type(f"flux bug bisect {name}", folder=shop), name) == masked(named)
+        assert masked(installed.type(f"flux bug bisect {name}", folder=shop), [name]) == masked(named)
         assert installed.type("git log -1 --format=%H && git status --porcelain", folder=shop) == head
 
         ours = list_processes(str(shop))
