@@ -9,6 +9,7 @@ Frames tell functions that run at the same time apart. A step over an ``await`` 
 the same function, however many others ran in between.
 """
 
+import re
 from collections.abc import Callable
 
 import attrs
@@ -30,6 +31,27 @@ class Step:
     caller: int
     asked: int
     """Number of the last host call by then."""
+
+
+@attrs.frozen
+class Target:
+    """Where a run on or back is to stop."""
+
+    file: str | None
+    """Or the end of its path; None: any, where ``condition`` holds."""
+    line: int
+    condition: str | None
+    """An expression; None: whenever the line is about to run."""
+
+
+_TARGET = re.compile(r"(?P<file>\S+):(?P<line>[0-9]{1,12})(\s+if\s+(?P<condition>.+))?")
+
+
+def read_target(text: str) -> Target:
+    """Return what ``signup.py:16``, ``total > 100`` or ``signup.py:16 if total > 100`` means."""
+    if (said := _TARGET.fullmatch(text)) is None:
+        return Target(None, 0, text)
+    return Target(said["file"].removeprefix("./"), int(said["line"]), said["condition"])
 
 
 Wanted = Callable[[Step], bool]

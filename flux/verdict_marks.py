@@ -24,5 +24,8 @@ FINE = frozenset({"passed", "past it", "identical"})
 STRICTLY_FINE = FINE - {"past it"}
 """The same for ``--strict``: what stopped early has not passed."""
 
+FAITHFUL = frozenset({"identical", "same failure", "outside"})
+"""Verdicts of a run on its own code that did what is on record."""
+
 GRADE_WORDS = {"exact": "as recorded", "reordered": "as recorded, in another place", "changed": "changed"}
 """How a call compares with the record, where it has one."""

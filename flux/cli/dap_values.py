@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
-from flux.cli.debug_values import show
 from flux.sanitize import sanitize
+from flux.seen_values import show
 
 TEXT_CHARACTERS_MAX = 1_000
 PAGE_MAX = 100

@@ -8,18 +8,18 @@ What is wrong with a command is told, and the prompt goes on; it ends with ``qui
 """
 
 import contextlib
-import re
 import sys
 from collections.abc import Callable
 
+from flux import stepping
 from flux.cli.debug_clock import Clock
-from flux.cli.debug_values import show
 from flux.cli.debug_walk import Place, Walk
 from flux.cli.failures import tell
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen
 from flux.cli.trace_debug import event_line, head, read_place, stack_lines, value_lines
 from flux.errors import FluxError, OperatorError
+from flux.seen_values import show
 from flux.stepping import Search, Step, step_back_over, step_in, step_out, step_over
 
 EVENTS_BEFORE, EVENTS_AFTER = 3, 1
@@ -36,7 +36,6 @@ watch NAME       how it changed, all of it               print EXPR, p       ord
 locals, stack    what names held, who had called         up, down     look at the function that called; and back
 list, l          the code here                           calls, rows  host calls and rows, as of here
 where, w         this again                              help, quit   an empty line does the last step again"""
-_LINE = re.compile(r"(?P<file>\S+):(?P<line>\d+)(\s+if\s+(?P<condition>.+))?")
 
 
 class NoSuchCommandError(OperatorError):
@@ -158,7 +157,7 @@ class Prompt:
         self._arrive(int(number))
 
     def _run_to(self, rest: str) -> None:
-        if _LINE.fullmatch(rest) is None:
+        if stepping.read_target(rest).file is None:
             raise NoSuchCommandError(f'"{rest[:80]}" is not FILE:LINE', remedy="to signup.py:42")
         self._run(rest, ahead=True)
 
@@ -267,10 +266,11 @@ def _step_in(_here: Step) -> Search:
 
 def read_target(text: str) -> Place:
     """Return what ``signup.py:16``, ``total > 100`` or ``signup.py:16 if total > 100`` means."""
-    if (said := _LINE.fullmatch(text)) is None:
+    said = stepping.read_target(text)
+    if said.file is None:
         return Place(None, condition=text)
-    file, line = read_place(f"{said['file']}:{said['line']}")
-    return Place(file, line, said["condition"])
+    file, line = read_place(f"{said.file}:{said.line}")
+    return Place(file, line, said.condition)
 
 
 def locals_lines(frame: Record, up: int = 0) -> list[Line]:

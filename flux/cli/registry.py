@@ -32,7 +32,6 @@ HELPERS = frozenset(
         "dap_values",
         "debug_clock",
         "debug_prompt",
-        "debug_values",
         "debug_walk",
         "deployed",
         "export_forms",

@@ -16,17 +16,16 @@ import click
 from flux.cli import render
 from flux.cli.client import INVOKE_TIMEOUT_S, Answer, open_client
 from flux.cli.complete import execution_ids
-from flux.cli.debug_values import show
 from flux.cli.failures import EXIT_FINDING, UsageError
 from flux.cli.record import Record
 from flux.cli.screen import Line, Piece, Screen, cut, wrap
 from flux.cli.settings import settings
+from flux.seen_values import show
+from flux.verdict_marks import FAITHFUL
 
 if TYPE_CHECKING:
     from flux.cli.debug_clock import Clock
 
-FAITHFUL = frozenset({"identical", "same failure", "outside"})
-"""Verdicts of a run that did what is on record."""
 EVENTS_BEFORE, EVENTS_AFTER = 6, 2
 VALUES_SHOWN = 40
 STACK_SHOWN = 12

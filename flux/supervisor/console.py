@@ -42,6 +42,7 @@ from flux.supervisor.console_bisects import BisectRunsDesk
 from flux.supervisor.console_checks import ChecksDesk
 from flux.supervisor.console_cron import CronDesk
 from flux.supervisor.console_debug import DebugHost, answer_debug
+from flux.supervisor.console_debugs import DebugsDesk
 from flux.supervisor.console_deploy import DeployDesk, DeployHost, DeployOrder
 from flux.supervisor.console_diff import DiffDesk, DiffHost
 from flux.supervisor.console_door import Door
@@ -197,13 +198,17 @@ class Console:
         self._replays = ReplayDesk(pool, host, self._find)
         self._works, self._runs = WorkStreams(start, heartbeat_s), Runs(start, now)
         self._many = ReplaysDesk(pool, host, self._works, now)
-        self._incidents = IncidentDesk(pool, self._many, self._runs, tenant, self._settle, now)
         self._diffs = DiffDesk(pool, host, self._find)
         self._queue = QueueDesk(pool, tenant)
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._bisect_runs = BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find)
+        self._debugs = DebugsDesk(pool, host, start, self._find, now)
+        self._desks: Mapping[str, IncidentDesk | BisectRunsDesk | DebugsDesk] = {
+            "debugs": self._debugs,
+            "incidents": IncidentDesk(pool, self._many, self._runs, tenant, self._settle, now),
+            "bisects": BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find),
+        }  # fmt: skip
         self._records = RecordsDesk(
             pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest
         )
@@ -270,8 +275,10 @@ class Console:
                 ask, method, allowed = partial(self._replay_many, request.body), "POST", ("on",)
             case ["expect"]:
                 ask, method = self._for(self._replays.expect, request.body), "POST"
-            case ["incidents", *words] if (found := self._incidents.find(head.method, words, request.body)):
-                ask, method = found.ask, found.method
+            case [area, *words] if area in self._desks and (
+                found := self._desks[area].find(head.method, words, request.body)
+            ):
+                ask, method, allowed = found.ask, found.method, found.allowed
             case ["executions", name, "case"]:
                 ask = self._for(self._case, name)
             case ["executions", name, "html"]:
@@ -288,8 +295,6 @@ class Console:
                 ask, method = self._for(self._deploy_guarded, request.body), "POST"
             case ["rollback"]:
                 ask, method = self._for(self._deploys.roll_back, request.body), "POST"
-            case ["bisects", *words] if (found := self._bisect_runs.find(head.method, words, request.body)):
-                ask, method = found.ask, found.method
             case ["bisect", "plan" | "graph" | "probe" | "finding" as question]:
                 ask, method = partial(self._bisects.answer, question, request.body), "POST"
             case ["queue"]:
@@ -319,7 +324,7 @@ class Console:
             case ["records", "export"]:
                 ask, allowed = self._records.export, ("q", "after")
             case ["records", "forget"]:
-                ask, method, allowed = self._records.forget, "POST", ("table", "key", "dry_run")
+                ask, method, allowed = self._forget, "POST", ("table", "key", "dry_run")
             case ["state", "blame"]:
                 ask, allowed = self._state.blame, ("table", "key")
             case ["state", "at"]:
@@ -405,8 +410,15 @@ class Console:
     async def _replay_many(self, body: bytes, query: Query) -> HttpResponse:
         return await self._many.replay(body, await self._settle(), query)
 
+    async def _forget(self, query: Query) -> Document:
+        try:
+            return await self._records.forget(query)
+        finally:
+            self._debugs.sessions.close()  # What was seen in them is read again, of what is left.
+
     def close(self) -> None:
         """End what goes on beside answers: the supervisor shuts down."""
+        self._debugs.sessions.close()
         self._works.close()
         self._runs.close()
 

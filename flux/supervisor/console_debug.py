@@ -35,6 +35,7 @@ FILES_MAX = 100
 FILE_BYTES_MAX = 2**20
 SOURCE_CHARACTERS_MAX = 200
 SOURCES = (".py", ".js", ".mjs", ".ts", ".mts")
+"""How names of files end whose text is shown: a deployment has others, which are nobody's to read here."""
 UP_MAX = 50
 """A stack that is told has no more functions."""
 Code = dict[str, Sequence[str]]
@@ -83,10 +84,10 @@ async def look(execution: Execution, summary: Document, host: DebugHost, body: b
         _check_source(source)
         files.add(source)
     if debugged.replay is not None:
-        code = await trio.to_thread.run_sync(_read_code, Path(debugged.replay.deployment.folder), files)
+        code = await trio.to_thread.run_sync(read_code, Path(debugged.replay.deployment.folder), files)
     else:
         try:
-            code = await trio.to_thread.run_sync(_read_code, await host.find_code(execution), files)
+            code = await trio.to_thread.run_sync(read_code, await host.find_code(execution), files)
         except CodeGoneError as error:
             code = {}
             debugged = attrs.evolve(debugged, notes=(*debugged.notes, error.message))
@@ -141,7 +142,7 @@ def _read(body: bytes) -> tuple[Question, str | None]:
     return question, asked.source
 
 
-def _read_code(folder: Path, files: AbstractSet[str]) -> Code:
+def read_code(folder: Path, files: AbstractSet[str]) -> Code:
     """Return the lines of ``files``, as far as they are of the deployment: it is the guest that names them."""
     found: Code = {}
     root = folder.resolve()

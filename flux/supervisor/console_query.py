@@ -19,6 +19,8 @@ class Question:
 
     method: str
     ask: Callable[[Query], Awaitable[Document]]
+    allowed: tuple[str, ...] = ()
+    """Parameters that it takes."""
 
 
 class BadQueryError(OperatorError):

@@ -72,6 +72,25 @@ def send(ctx, payload):
 def yearly(ctx, input):
     return {}
 """
+STEPS = """\
+from flux_guest import function
+
+
+def price(line):
+    cents = line["cents"]
+    if cents < 0:
+        raise ValueError(line["note"])
+    return cents
+
+
+@function("POST /bill")
+def bill(ctx, input):
+    total = 0
+    for line in input["lines"]:
+        ctx.db.execute("update stock set left_over = left_over - 1 where item = 'tea'")
+        total += price(line)
+    return {"total": total}
+"""
 CULPRIT = "Prices of <b>what is on the shelf</b>, and no others \u202e"
 """Subject of the commit that broke it, which somebody wrote."""
 HOSTILE = "</pre><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \u202ex {{7*7}}"
@@ -118,7 +137,7 @@ def opened(
 ) -> Iterator[Desk]:
     folder = tmp_path_factory.mktemp("web")
     folder.chmod(0o755)
-    files = {"shop.py": SHOP.replace('{"tea": 450}', PRICED), "board.py": BOARD, "work.py": WORK}
+    files = {"shop.py": SHOP.replace('{"tea": 450}', PRICED), "board.py": BOARD, "work.py": WORK, "steps.py": STEPS}
     project = write_project(folder / "shop", files, migrations={"001.sql": SCHEMA})
     (project / ".gitignore").write_text(".flux/\n__pycache__/\n")
     git(project, "init", "--quiet", "--template=", "--initial-branch=main")
@@ -326,6 +345,84 @@ def test_all_that_failed_in_a_window_is_replayed_on_the_working_tree_and_the_win
     browser.wait_for("mugs-away", "table")
     assert desk.database.psql(rows) == before
     assert desk.server.json("incident", "list")["incidents"][0]["name"] == "mugs-away"
+
+
+def test_a_failure_is_stepped_through_backwards_with_what_its_names_held(desk: Desk, tmp_path: Path) -> None:
+    browser = desk.browser
+    left_over = "select left_over from stock where item = 'tea'"
+    before = desk.database.psql(left_over)
+    lines = [{"cents": cents, "note": HOSTILE} for cents in (5, 7, -1)]
+    failed = desk.server.request("POST", "/bill", {"lines": lines})
+    assert failed.status == 500
+    desk.open(f"e/{failed.flux_id}")
+    browser.wait_for("ValueError", ".why")
+
+    def is_at(source: str, elsewhere_than: str) -> bool:
+        is_there = browser.driver.execute_script("return document.readyState") == "complete"
+        return is_there and browser.text(".where") != elsewhere_than and source in browser.text(".source .current")
+
+    def go(how: Callable[[], None], source: str) -> None:
+        """Step, and wait until the page of another event is there, at this line."""
+        earlier = browser.text(".where")
+        how()
+        browser.wait(lambda: is_at(source, earlier), source)
+
+    def press(key: str, source: str) -> None:
+        go(lambda: browser.press(key), source)
+
+    def held(name: str) -> str:
+        row = f"//section[@aria-labelledby='held']//tr[th[normalize-space()='{name}']]/td"
+        return browser.driver.find_element(By.XPATH, row).text
+
+    # It stands where it failed, and what came in is text.
+    press("t", 'raise ValueError(line["note"])')
+    assert "raises ValueError: </pre><script>" in browser.text(".where") and "owned" not in browser.driver.title
+    assert held("cents") == "-1" and HOSTILE_IN_JSON in held("line")
+    assert "same failure, as recorded" in browser.text(".facts")
+    told = json.loads(desk.server.command("trace", "debug", failed.flux_id, "--json").stdout)
+    assert browser.text("#event-said") == str(told["at"])
+    browser.look(tmp_path, "debug")
+    browser.press("u")
+    browser.wait(lambda: "total += price(line)" in browser.text(".source .current"), "caller")
+    assert held("total") == "12"
+    # Back over lines, and into the call before.
+    for key, source in (
+        ("o", "total += price(line)"), ("p", "total += price(line)"), ("p", "ctx.db.execute("), ("p", "for line in"),
+        ("p", "total += price(line)"), ("s", 'cents = line["cents"]'), ("n", "if cents < 0:"),
+    ):  # fmt: skip
+        press(key, source)
+    assert held("cents") == "7"
+    assert "stock[tea] since call 2; rolled back in the end" in browser.text("section:has(#rows)")
+    # A name's values, and where it came to have the next one; a line on a condition.
+    browser.type("Name", "total")
+    browser.click("Its values")
+    browser.wait_for("Values of total", "#history")
+    assert browser.text("section:has(#history) td:nth-child(2)").split() == ["0", "5", "12"]
+    assert " 5 " in f" {browser.text('section:has(#history) .current')} "
+    go(lambda: browser.click("On to its change"), "for line in input")
+    assert held("total") == "12"
+    browser.type("Line or condition", "steps.py:6 if line['cents'] == 5")
+    go(lambda: browser.click("Back to it"), "if cents < 0:")
+    assert held("cents") == "5"
+    browser.type("Look up", "len(line)")
+    browser.click("Look up", "#look-up")
+    browser.wait_for("len(line) = 2", "section:has(#held)")
+    browser.look(tmp_path, "debug-watched")
+    browser.type("Line or condition", "nowhere.py:1")
+    browser.click("Back to it")
+    browser.wait_for("not before event", "#said")
+    # Its link leads there again, also when nobody has kept what was seen.
+    here, where = browser.driver.current_url, browser.text(".where")
+    twin = browser.driver.execute_async_script(
+        "const done = arguments[1]; fetch(arguments[0]).then((answer) => answer.json()).then(done)",
+        here.replace("?", ".json?"),
+    )["documents"]["debug"]
+    assert (twin["state"], twin["frame"]["values"]) == ("open", [{"expression": "len(line)", "value": 2}])
+    browser.press("x")
+    browser.wait_for("ValueError", ".why")
+    browser.go(here)
+    browser.wait(lambda: browser.text(".where") == where, where)
+    assert desk.database.psql(left_over) == before, "nothing of it was done again"
 
 
 def test_the_doctor_says_how_the_server_is(desk: Desk, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux.cli.debug_values import show
 from flux.expression import BadExpressionError, parse_expression, parse_expressions
+from flux.seen_values import show
 from flux.supervisor.console_debug import _read
 from flux.supervisor.console_query import BadQueryError
 from flux.travel import LINE_BYTES_MAX, VALUES_BYTES_MAX, VALUES_MAX, Tap, TracePlan

@@ -20,6 +20,7 @@ from flux.supervisor.web import html, pages, tenants, values, words
 from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
 from tests.console_world import make_call, make_execution, raised
+from tests.debug_pages import DEBUG_PATHS, debug_documents
 from tests.hostile_pages import HOSTILE, check_page, poison
 from tests.incident_pages import BISECT_PATHS, INCIDENT_PATHS, bisect_documents, incident_documents
 
@@ -193,18 +194,19 @@ def documents() -> dict[str, dict[str, Any]]:
         "doctor": {"checks": {"checks": [{"name": "isolation", "ok": False, "detail": "core", "remedy": "do"}]}},
         **incident_documents(listed["executions"], group),
         **bisect_documents(listed["executions"]),
+        **debug_documents(listed["executions"]),
     }
 
 
 PATHS = {
     "executions": "executions", "errors": "errors", "execution": "e/qk3f81xa", "state": "state", "diff": "d/a..b",
     "doctor": "doctor", "deployments": "deployments", "queue": "queue", "cron": "cron/email", "tenants": "tenants",
-    **INCIDENT_PATHS, **BISECT_PATHS,
+    **INCIDENT_PATHS, **BISECT_PATHS, **DEBUG_PATHS,
     "diff of a table": "state",
 }  # fmt: skip
 
 
-PAGES = {"diff of a table": "state"}
+PAGES = {"diff of a table": "state", "debug of nobody": "debug"}
 """Where one page has two forms."""
 QUERIES = {"state": {"table": "users", "key": "42"}, "diff of a table": {"table": "users", "from": "1h", "to": "0s"}}
 """What a page is asked with, where it is asked with anything."""
@@ -287,6 +289,34 @@ def test_the_queue_says_what_is_dead_and_why_and_when_schedules_are_due() -> Non
     assert "/_flux/e/qk3f81xa#call-3" in page.list_values("href")
     history = read_text("cron")
     assert "left out: the run before it was not done" in history and "$ flux cron history 'email'" in history
+
+
+def test_an_event_says_where_it_stands_what_names_held_and_where_else_to_go() -> None:
+    seen = documents()["debug"]["debug"]
+    page = check_page(show("debug", {"debug": seen}))
+    text = " ".join(page.text.split())
+    for said in (
+        "event 118 of 240 · functions/signup.py:12 in price() · about to run", "run again: same failure, as recorded",
+        "call 2 had been made, 2 ms to 6 ms after its start", "→here: 12 cents = 5", "Name Value line",
+        '{"cents": 5, "note": "x"}', "Order(total=12)", "[1, 2, … 1,000 in all]", "len(line) = 2",
+        "… of 502 characters",
+        "110 now", "(no total yet)", "… 4 more values", "raises ValueError: -1", "users[42] since call 2; rolled back",
+        "users[7] deleted by call 2", "users[8] not there until call 3",
+        "users[9] since call 2; too long to stand here",
+        "… 56 more rows", "✗ db SELECT users", "still to come", "… 7 calls after",
+        "$ flux trace debug", "--watch total",
+    ):  # fmt: skip
+        assert said in text, (said, text)
+    name = seen["execution"]["name"]
+    links = page.list_values("href")
+    assert f"/_flux/x/{name}?at=118&up=1&expression=len%28line%29&watch=total" in links
+    assert f"/_flux/x/{name}?at=110&expression=len%28line%29&watch=total" in links
+    went = seen | {"verdict": "diverged", "reason": "it asked for more"}
+    assert "not what is on record: it asked for more" in check_page(show("debug", {"debug": went})).text
+    empty = seen | {"at": None, "total": 0, "event": None}
+    assert "It has no step" in check_page(show("debug", {"debug": empty})).text
+    nobody = check_page(show("debug of nobody", documents()["debug of nobody"]))
+    assert "Nobody has looked at event 118 of late" in nobody.text and "look" in nobody.list_values("id")
 
 
 def test_tenants_say_what_each_uses_of_what_it_may() -> None:

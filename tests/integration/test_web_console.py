@@ -167,6 +167,7 @@ async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:
         ("/_flux/i/14:00", {}, 400, "FLX657"),
         ("/_flux/i/nobody", {}, 404, "FLX527"),
         ("/_flux/b/zzzzzzzz", {}, 404, "FLX101"),
+        ("/_flux/x/zzzzzzzz", {}, 404, "FLX101"),
     ):
         page = await world.ask(path, headers=browser, token=None, **query)
         assert page.status == status and isinstance(page.body, bytes)
@@ -250,7 +251,7 @@ async def test_a_token_that_is_revoked_ends_its_sessions_and_one_for_reading_act
     browser = {"cookie": dict(opened.headers)["set-cookie"].partition(";")[0]}
     assert (await send("errors", headers=browser)).status == 200
     acts = (("write", "executions/x/replay"), ("write", "queue/x/retry"), ("write", "cron/x/resume"),
-            ("deploy", "rollback"))  # fmt: skip
+            ("write", "debugs/x"), ("write", "debugs/x/end"), ("deploy", "rollback"))  # fmt: skip
     for scope in ("read", "write", "deploy", "admin"):
         tokens[digest_token(given)] = attrs.evolve(found, scopes=(scope,))
         for needed, act in acts:

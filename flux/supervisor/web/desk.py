@@ -90,6 +90,7 @@ _PLACES = {
     "cron/*": _Place("cron", gather.gather_cron),
     "d/*": _Place("diff", gather.gather_diff),
     "e/*": _Place("execution", gather.gather_execution, ("from", "rows")),
+    "x/*": _Place("debug", gather.gather_debug, ("at", "up", "expression", "watch")),
     "i/*": _Place("incident", gather.gather_incident, progress=gather.gather_incident_run),
 }
 """By the words of an address; ``*`` is the name of something."""
@@ -112,7 +113,7 @@ _COPIES = ("curl", "md", "html")
 _ACTS = (
     ("executions", "*", "replay"), ("executions", "*", "pytest"), ("incidents",), ("incidents", "*", "replay"),
     ("incidents", "*", "replay", "cancel"), ("bisects", "*"), ("bisects", "*", "cancel"), ("rollback",),
-    ("queue", "*", "retry"), ("cron", "*", "pause"), ("cron", "*", "resume"),
+    ("debugs", "*"), ("debugs", "*", "end"), ("queue", "*", "retry"), ("cron", "*", "pause"), ("cron", "*", "resume"),
 )  # fmt: skip
 """What pages do beside showing: questions of the API."""
 

@@ -189,6 +189,7 @@ def build_execution(documents: Mapping[str, Any], asked: Asked, room: int = CALL
             "curl": words.link("e", f"{name}.curl"),
             "markdown": words.link("e", f"{name}.md"),
             "file": words.link("e", f"{name}.html"),
+            "debug": words.link("x", name),
             "pytest": words.link("act", "executions", name, "pytest"),
             "act": words.link("act", "executions", name, "replay", on="."),
         },

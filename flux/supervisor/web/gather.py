@@ -63,6 +63,11 @@ async def gather_execution(documents: Documents, _query: Query, name: str) -> No
     await documents.ask("why", "executions", trace["id"], "why")
 
 
+async def gather_debug(documents: Documents, query: Query, name: str) -> None:
+    """An event of an execution, as far as somebody has looked at it."""
+    await documents.ask("debug", "debugs", name, **query)
+
+
 async def gather_state(documents: Documents, query: Query, *_path: str) -> None:
     """A row's versions and the writers of its columns, or what became of a table; nothing without either."""
     between = [name for name in ("from", "to") if query.get(name)]

@@ -7,6 +7,7 @@ from typing import Any
 from flux import __version__
 from flux.supervisor.web import words
 from flux.supervisor.web.bisect import build_bisect, build_bisects, show_bisect_progress
+from flux.supervisor.web.debug import build_debug
 from flux.supervisor.web.deployments import build_deployments
 from flux.supervisor.web.diff import build_diff
 from flux.supervisor.web.doctor import build_doctor
@@ -27,6 +28,7 @@ BUILDERS: Mapping[str, Build] = {
     "executions": build_executions,
     "errors": build_errors,
     "execution": build_execution,
+    "debug": build_debug,
     "state": build_state,
     "diff": build_diff,
     "deployments": build_deployments,

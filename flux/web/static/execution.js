@@ -100,4 +100,5 @@ button.addEventListener("click", replay);
 mark.addEventListener("click", useMark);
 keys.r = replay;
 keys.d = useMark;
+keys.t = () => document.getElementById("debug").click();
 keys.b = () => document.getElementById("bisect")?.click();
