@@ -26,8 +26,8 @@ from typing import Any
 
 import attrs
 
-from benchmarks.beside_fastapi import SETTINGS, create_database
 from benchmarks.figures import print_machine, print_table, spread
+from benchmarks.sides import SETTINGS, create_database
 from tests.dev_process import DevServer, running_dev
 from tests.histories import alone
 from tests.histories.model import History, Plan, make_history

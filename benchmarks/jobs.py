@@ -30,8 +30,8 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.beside_fastapi import SETTINGS, create_database
 from benchmarks.figures import get_percentile, get_tree_cpu_s, print_machine, print_table, spread
+from benchmarks.sides import SETTINGS, create_database
 from tests.conftest import Database
 from tests.dev_process import database_url, running_serve, write_project
 from tests.postgres_server import running_postgres

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks.beside_fastapi import SETTINGS, create_database, running_stub
 from benchmarks.figures import print_machine, print_table, spread
 from benchmarks.load import Load
+from benchmarks.sides import SETTINGS, create_database, running_stub
 from benchmarks.workloads import FUNCTIONS, SCHEMA, WORKLOADS
 from tests.dev_process import DevServer, running_serve, write_project
 from tests.postgres_server import running_postgres

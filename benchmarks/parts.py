@@ -37,9 +37,9 @@ from typing import Any
 import attrs
 import trio
 
-from benchmarks.beside_fastapi import SETTINGS, create_database, running_stub
 from benchmarks.figures import get_tree_cpu_s, print_machine, print_table, spread
-from benchmarks.workloads import FIND_PERSON, FUNCTIONS, SCHEMA, WORKLOADS
+from benchmarks.sides import SETTINGS, create_database, running_stub
+from benchmarks.workloads import FIND_PERSON, FUNCTIONS, SCHEMA, SHORT, TABLES, WORKLOADS
 from flux.execution import Execution, LogLine, Returned, Transaction, Trigger
 from flux.hostcall import HostCallRequest, HostCallResult
 from flux.mutation import Mutation
@@ -48,6 +48,7 @@ from flux.store.migrate import apply_user_migrations
 from flux.store.queries import QUERIES
 from flux.store.records import RecordWriter
 from flux.supervisor import execute
+from flux.supervisor.artifacts import Artifacts
 from flux.supervisor.backing import open_backing
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.environments import Environments
@@ -153,10 +154,8 @@ def without_record() -> Iterator[None]:
 @contextlib.contextmanager
 def without_capture(database: Database) -> Iterator[None]:
     """Disable the capture triggers on the workloads' tables."""
-    tables = ("people", "users", "products", "orders", "lines", "jobs")
-
     def alter(word: str) -> None:
-        for table in tables:
+        for table in TABLES:
             for name in ("insert", "update", "delete", "truncate"):
                 database.psql(f'alter table {table} {word} trigger "!flux_{name}"')
 
@@ -304,7 +303,7 @@ async def open_harness(server: PostgresServer, stub_port: int, folder: Path) -> 
         async with trio.open_nursery() as nursery:
             environments = Environments(folder / "environments", print)
             deployments = Deployments(
-                nursery, folder / "artifacts", environments, tenant, idle_workers=4, on_output=print
+                nursery, Artifacts(folder / "artifacts"), environments, tenant, idle_workers=4, on_output=print
             )
             warm = await deployments.prepare(warm_project)
             fresh = await deployments.prepare(read_project(root))
@@ -316,7 +315,7 @@ async def run(rounds: int, requests: int, folder: Path, server: PostgresServer, 
     """Measure all and print it."""
     async with open_harness(server, stub_port, folder) as harness:
         found: dict[str, dict[str, list[Round]]] = {
-            workload: {variant.name: [] for variant in VARIANTS} for workload in WORKLOADS
+            workload: {variant.name: [] for variant in VARIANTS} for workload in SHORT
         }
         for _ in range(rounds):
             for workload, by_variant in found.items():

@@ -1,11 +1,11 @@
 """The peer: what people use today for the same service.
 
-    python benchmarks/peer_fastapi.py --database HOST PORT USER NAME --stub PORT [--observed]
+    python benchmarks/peer_fastapi.py --database HOST PORT USER NAME --stub PORT [--observed | --recorded]
 
 FastAPI on uvicorn with uvloop and httptools, asyncpg's pool, httpx for outbound HTTP. Plain, it records
-nothing. ``--observed`` is what is usually bolted on: OpenTelemetry's instrumentation of FastAPI, asyncpg and
-httpx, every request sampled, sent in batches over OTLP/HTTP; the database has row-audit triggers then
-(`AUDIT`, put there by `benchmarks.beside_fastapi`). It prints its port once it serves.
+nothing. ``--observed`` is what is usually bolted on, ``--recorded`` what comes nearest to a whole record
+(`benchmarks.peer_recording`); with either, the database has row-audit triggers, which `benchmarks.peers` puts there.
+It prints its port once it serves.
 """
 
 import argparse
@@ -18,49 +18,41 @@ import asyncpg
 import httpx
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
-from pydantic import BaseModel
 
-from benchmarks.workloads import (
-    ADD_JOB,
-    ADD_LINE,
-    ADD_ORDER,
-    ADD_USER,
-    FIND_PERSON,
-    FIND_PRODUCT,
-    FIND_USER,
-    SET_CUSTOMER,
-    TAKE_STOCK,
-)
-
-POOL_CONNECTIONS = 16
+from benchmarks import peer_statements
+from benchmarks.peer_statements import POOL_CONNECTIONS, Compute, NewOrder, Order, SignUp
 
 
-class SignUp(BaseModel):
-    """Body of ``POST /signup``."""
-
-    email: str
-    plan: str
-
-
-class Order(BaseModel):
-    """Body of ``POST /orders``."""
-
-    product: int
-    amount: int
-    note: str
-
-
-def make_app(database: dict[str, Any], stub_port: int) -> FastAPI:
+def make_app(database: dict[str, Any], stub_port: int, *, recorded: bool) -> FastAPI:
     """Return the service."""
+    connection_class, hooks = asyncpg.Connection, {}
+    if recorded:
+        from benchmarks.peer_recording import (
+            RecordedBodies,
+            RecordingConnection,
+            record_exchange,
+            write_bodies,
+        )
+
+        connection_class, hooks = RecordingConnection, {"response": [record_exchange]}
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        connections = asyncpg.create_pool(**database, min_size=POOL_CONNECTIONS, max_size=POOL_CONNECTIONS)
-        async with connections as pool, httpx.AsyncClient() as client:
+        async with contextlib.AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(
+                asyncpg.create_pool(
+                    **database, min_size=POOL_CONNECTIONS, max_size=POOL_CONNECTIONS, connection_class=connection_class
+                )
+            )
+            client = await stack.enter_async_context(httpx.AsyncClient(event_hooks=hooks))
+            if recorded:
+                await stack.enter_async_context(write_bodies(pool))
             app.state.pool, app.state.client = pool, client
             yield
 
     app = FastAPI(lifespan=lifespan)
+    if recorded:
+        app.add_middleware(RecordedBodies)
 
     @app.post("/noop")
     async def noop(request: Request) -> dict[str, bool]:
@@ -70,54 +62,33 @@ def make_app(database: dict[str, Any], stub_port: int) -> FastAPI:
     @app.get("/people/{person}")
     async def get_person(person: int) -> dict[str, Any]:
         async with app.state.pool.acquire() as connection:
-            return dict(await connection.fetchrow(FIND_PERSON, person))
+            return await peer_statements.find_person(connection, person)
 
     @app.post("/signup")
     async def sign_up(body: SignUp) -> dict[str, int]:
         async with app.state.pool.acquire() as connection:
-            if await connection.fetchrow(FIND_USER, body.email):
+            if await peer_statements.has_account(connection, body.email):
                 raise HTTPException(409, "this address has an account")
-            answer = await app.state.client.post(
-                f"http://127.0.0.1:{stub_port}/v1/customers", json={"email": body.email}
-            )
+            url = f"http://127.0.0.1:{stub_port}/v1/customers"
+            answer = await app.state.client.post(url, json={"email": body.email})
             async with connection.transaction():
-                user = await connection.fetchval(ADD_USER, body.email)
-                await connection.execute(SET_CUSTOMER, answer.json()["id"], user)
-                await connection.execute(ADD_JOB, "welcome", body.email)
-        return {"id": user}
+                return await peer_statements.add_account(connection, body.email, answer.json()["id"])
 
     @app.post("/orders")
     async def place_order(body: Order) -> dict[str, int]:
         async with app.state.pool.acquire() as connection, connection.transaction():
-            price = await connection.fetchval(FIND_PRODUCT, body.product)
-            order = await connection.fetchval(ADD_ORDER, body.product, body.amount, price * body.amount)
-            await connection.execute(ADD_LINE, order, body.note)
-            await connection.execute(TAKE_STOCK, body.amount, body.product)
-            await connection.execute(ADD_JOB, "ship", str(order))
-        return {"id": order}
+            return await peer_statements.place_order(connection, body)
+
+    @app.post("/new-order")
+    async def place_new_order(body: NewOrder) -> dict[str, int]:
+        async with app.state.pool.acquire() as connection, connection.transaction():
+            return await peer_statements.place_new_order(connection, body)
+
+    @app.post("/compute")
+    async def answer_compute(body: Compute) -> dict[str, int]:
+        return {"value": peer_statements.compute(body.rounds, body.seed)}
 
     return app
-
-
-def observe(app: FastAPI, stub_port: int) -> None:
-    """Instrument the service as OpenTelemetry's documentation has it."""
-    from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.instrumentation.asyncpg import AsyncPGInstrumentor
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    provider = TracerProvider(resource=Resource.create({"service.name": "peer"}))
-    exporter = OTLPSpanExporter(endpoint=f"http://127.0.0.1:{stub_port}/v1/traces")
-    # The queue is larger than the default of 2048, which would drop spans at these rates.
-    provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=65536, schedule_delay_millis=500))
-    trace.set_tracer_provider(provider)
-    AsyncPGInstrumentor().instrument()  # type: ignore[no-untyped-call]
-    HTTPXClientInstrumentor().instrument()
-    FastAPIInstrumentor.instrument_app(app)
 
 
 def main() -> None:
@@ -125,12 +96,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--database", nargs=4, required=True, metavar=("HOST", "PORT", "USER", "NAME"))
     parser.add_argument("--stub", type=int, required=True, metavar="PORT")
-    parser.add_argument("--observed", action="store_true", help="OpenTelemetry")
+    recording = parser.add_mutually_exclusive_group()
+    recording.add_argument("--observed", action="store_true", help="OpenTelemetry")
+    recording.add_argument("--recorded", action="store_true", help="OpenTelemetry, bodies and rows")
     options = parser.parse_args()
     host, port, user, name = options.database
     database = {"host": host, "port": int(port), "user": user, "database": name}
-    app = make_app(database, options.stub)
-    if options.observed:
+    app = make_app(database, options.stub, recorded=options.recorded)
+    if options.observed or options.recorded:
+        from benchmarks.peer_recording import observe
+
         observe(app, options.stub)
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     config = uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, log_level="warning")

@@ -2,7 +2,7 @@
 
     python benchmarks/processes.py [--quick] [--rounds 5] [--seconds 3] [--connections 16] [--workers 1 2 4]
 
-The same clients, requests and Postgres as in `beside_fastapi.py`. Each number of supervisors serves a project of its
+The same clients, requests and Postgres as in `peers.py`. Each number of supervisors serves a project of its
 own, all the time, from a database of its own; they are asked in turn. Workers are warm (a thousand requests each), as
 with fresh ones the start of processes would be most of what is measured. Clients, supervisors, workers and Postgres
 share the cores: where CPU per request times requests a second is all of them, more supervisors can't give more.
@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.beside_fastapi import (
+from benchmarks.figures import print_machine
+from benchmarks.sides import (
     SETTINGS,
     Bench,
     Round,
@@ -23,8 +24,7 @@ from benchmarks.beside_fastapi import (
     print_results,
     running_stub,
 )
-from benchmarks.figures import get_resident_mb, print_machine
-from benchmarks.workloads import FUNCTIONS, SCHEMA, WORKLOADS
+from benchmarks.workloads import FUNCTIONS, SCHEMA, SHORT
 from tests.conftest import Database
 from tests.dev_process import running_serve, write_project
 from tests.postgres_server import running_postgres
@@ -72,18 +72,15 @@ def main() -> None:
             for count in options.workers
         ]
         bench = Bench(server, stub_port, options.connections)
-        for workload in WORKLOADS:
+        for workload in SHORT:
             for side in sides:
                 bench.measure(side, workload, 0.5)  # Connections are opened, plans made, pages warm.
             results[workload] = {side.name: [] for side in sides}
         for _ in range(rounds):
-            for workload in WORKLOADS:
+            for workload in SHORT:
                 for side in sides:
                     results[workload][side.name].append(bench.measure(side, workload, seconds))
-        memory = {side.name: get_resident_mb(side.pid) for side in sides}
     print_results(results, name_of(options.workers[0]))
-    told = ", ".join(f"{name} {megabytes:.0f}" for name, megabytes in memory.items())
-    print(f"Memory after it all (MB, proportional): {told}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.beside_fastapi import SETTINGS, create_database
 from benchmarks.figures import get_resident_mb, print_machine, print_table, spread
+from benchmarks.sides import SETTINGS, create_database
 from tests.conftest import Database
 from tests.dev_process import CountingStub, DevServer, counting_stub, environment, running_dev, write_project
 from tests.postgres_server import running_postgres

@@ -33,7 +33,7 @@ class Script:
 
 
 SCRIPTS = (
-    Script("beside_fastapi"),
+    Script("peers"),
     Script("parts"),
     Script("host_call", ("--rounds", "2", "--executions", "20", "--calls", "200")),
     Script("sandboxes"),

@@ -36,7 +36,6 @@ import trio
 import wasmtime
 
 from benchmarks import sandbox_peers
-from benchmarks.beside_fastapi import SETTINGS, create_database
 from benchmarks.figures import get_percentile, get_tree_cpu_s, print_machine, print_table, spread
 from benchmarks.load import Load
 from benchmarks.sandbox_guests import (
@@ -52,6 +51,7 @@ from benchmarks.sandbox_guests import (
     write_project,
 )
 from benchmarks.sandbox_peers import DenoWorkers, run_cold_python, run_fork
+from benchmarks.sides import SETTINGS, create_database
 from flux.sandbox.wasm_engine import SLICE_FUEL, Engine
 from flux.sandbox.wasm_module import load_module, run_module
 from flux.sandbox.wasm_world import FileTree

@@ -30,8 +30,8 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from benchmarks.beside_fastapi import create_database
 from benchmarks.figures import get_percentile, print_machine, print_table
+from benchmarks.sides import create_database
 from flux import codec, ids
 from flux.execution import Execution
 from flux.store.postgres import Connection, connect

@@ -1,7 +1,7 @@
-"""The four requests that are measured, written once for all sides.
+"""The requests that are measured, written once for all sides.
 
-Each workload says what the client sends, and `FUNCTIONS` does it with Flux; `benchmarks.peer_fastapi`
-does the same statements with FastAPI and asyncpg. Request number n has values of its own, so that no two
+Each workload says what the client sends, and `FUNCTIONS` does it with Flux; `benchmarks.peer_fastapi` and
+`benchmarks.peer_dbos` do the same statements with asyncpg. Request number n has values of its own, so that no two
 requests in flight meet at one row by design: what is measured is the path, not the waiting for locks.
 """
 
@@ -12,6 +12,10 @@ import attrs
 
 PEOPLE = 10_000
 PRODUCTS = 10_000
+DISTRICTS = 1_000
+LINES = 5
+"""Of a TPC-C-like order, which has 5 to 15 there."""
+CPU_ROUNDS = 20_000
 _STEP = 7919
 """A prime: consecutive requests go to rows far apart, and each row has its turn."""
 
@@ -31,7 +35,20 @@ create table lines (
     id bigint generated always as identity primary key, order_id bigint not null references orders, note text not null
 );
 create table jobs (id bigint generated always as identity primary key, kind text not null, payload text not null);
+create table districts (id int primary key, next_order int not null, tax_percent int not null);
+insert into districts select i, 1, i % 20 from generate_series(1, {DISTRICTS}) i;
+create table new_orders (
+    district int not null references districts, number int not null, customer int not null references people,
+    primary key (district, number)
+);
+create table order_lines (
+    district int not null, number int not null, line int not null, product int not null references products,
+    amount int not null, total_cents int not null,
+    primary key (district, number, line), foreign key (district, number) references new_orders
+);
 """
+TABLES = ("people", "users", "products", "orders", "lines", "jobs", "districts", "new_orders", "order_lines")
+"""Of the schema."""
 
 FIND_PERSON = "select id, email, plan from people where id = $1"
 FIND_USER = "select id from users where email = $1"
@@ -42,6 +59,23 @@ FIND_PRODUCT = "select price from products where id = $1"
 ADD_ORDER = "insert into orders (product, amount, total) values ($1, $2, $3) returning id"
 ADD_LINE = "insert into lines (order_id, note) values ($1, $2)"
 TAKE_STOCK = "update products set stock = stock - $1 where id = $2"
+
+TAKE_NUMBER = "update districts set next_order = next_order + 1 where id = $1 returning next_order, tax_percent"
+FIND_CUSTOMER = "select email, plan from people where id = $1"
+ADD_NEW_ORDER = "insert into new_orders (district, number, customer) values ($1, $2, $3)"
+FIND_PRICE = "select name, (price * 100)::int as cents from products where id = $1"
+TAKE_FROM_STOCK = "update products set stock = stock - $1 where id = $2 returning stock"
+ADD_ORDER_LINE = (
+    "insert into order_lines (district, number, line, product, amount, total_cents) values ($1, $2, $3, $4, $5, $6)"
+)
+
+COMPUTE = """\
+def compute(rounds: int, seed: int) -> int:
+    for _ in range(rounds):
+        seed = (seed * 1103515245 + 12345) & 0x7FFFFFFF
+    return seed
+"""
+"""What is computed where nothing is asked for: source text, so that guests have the same."""
 
 FUNCTIONS = f'''\
 from flux_guest import Context, function
@@ -78,7 +112,30 @@ async def place_order(ctx: Context, input: dict) -> dict:
     await ctx.db.execute("{TAKE_STOCK}", amount, product)
     await ctx.db.execute("{ADD_JOB}", "ship", str(order["id"]))
     return {{"id": order["id"]}}
-'''
+
+
+@function("POST /new-order")
+async def new_order(ctx: Context, input: dict) -> dict:
+    district, customer = input["district"], input["customer"]
+    taken = await ctx.db.query_one("{TAKE_NUMBER}", district)
+    await ctx.db.query_one("{FIND_CUSTOMER}", customer)
+    number, total = taken["next_order"], 0
+    await ctx.db.execute("{ADD_NEW_ORDER}", district, number, customer)
+    for line, item in enumerate(input["items"]):
+        product = await ctx.db.query_one("{FIND_PRICE}", item["product"])
+        await ctx.db.query_one("{TAKE_FROM_STOCK}", item["amount"], item["product"])
+        cents = product["cents"] * item["amount"]
+        await ctx.db.execute("{ADD_ORDER_LINE}", district, number, line, item["product"], item["amount"], cents)
+        total += cents
+    return {{"number": number, "total_cents": total * (100 + taken["tax_percent"]) // 100}}
+
+
+@function("POST /compute")
+async def answer_compute(ctx: Context, input: dict) -> dict:
+    return {{"value": compute(input["rounds"], input["seed"])}}
+
+
+{COMPUTE}'''
 
 
 @attrs.frozen
@@ -126,6 +183,18 @@ def _order(number: int) -> tuple[str, str, Mapping[str, str], object]:
     )
 
 
+def _new_order(number: int) -> tuple[str, str, Mapping[str, str], object]:
+    # In ascending order, so that two orders in flight never wait for each other in a circle.
+    products = sorted((number * LINES + line) * _STEP % PRODUCTS + 1 for line in range(LINES))
+    items = [{"product": product, "amount": 1 + product % 10} for product in products]
+    customer = number * _STEP % PEOPLE + 1
+    return "POST", "/new-order", {}, {"district": number % DISTRICTS + 1, "customer": customer, "items": items}
+
+
+def _compute(number: int) -> tuple[str, str, Mapping[str, str], object]:
+    return "POST", "/compute", {}, {"rounds": CPU_ROUNDS, "seed": number}
+
+
 def _workload(
     title: str, trigger: Callable[[int], tuple[str, str, Mapping[str, str], object]], function: str
 ) -> Workload:
@@ -141,4 +210,8 @@ WORKLOADS: Mapping[str, Workload] = {
     "point": _workload("point SELECT", _point, "get_person"),
     "signup": _workload("sign-up", _signup, "sign_up"),
     "order": _workload("five statements", _order, "place_order"),
+    "tpcc": _workload("a TPC-C-like order of 18 statements", _new_order, "new_order"),
+    "cpu": _workload(f"{CPU_ROUNDS:,} rounds of arithmetic", _compute, "answer_compute"),
 }
+SHORT = ("noop", "point", "signup", "order")
+"""Those of few statements, where what Flux adds is most of a request."""

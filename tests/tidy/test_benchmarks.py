@@ -8,7 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # Its packages are the `bench` extra's, which tests do without.
-PEERS = {"peer_fastapi.py", "peer_pgqueuer.py"}
+PEERS = {"peer_dbos.py", "peer_fastapi.py", "peer_pgqueuer.py"}
 SCRIPTS = [
     path.name
     for path in sorted(BENCHMARKS.glob("*.py"))
