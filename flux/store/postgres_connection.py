@@ -35,8 +35,9 @@ from flux.store.database_errors import (
     StatementRefused,
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
-from flux.store.postgres_messages import CopyFeed, CopyRefusal, RowDescription
+from flux.store.postgres_messages import CopyFeed, CopyRefusal, FirstValue, RowDescription
 from flux.store.postgres_reports import is_about_arguments, lost_connection, translate
+from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
 from flux.store.postgres_snapshots import SNAPSHOT_SQL, SnapshotBracket
 from flux.store.postgres_types import DESCRIBE_TYPES, TypeRegistry, set_codecs
 from flux.store.postgres_wire import CANCEL_GRACE_S, Wire
@@ -51,28 +52,6 @@ NAMED_STATEMENT_CHARS_MAX = 32768
 _COPY_WITH_CLIENT = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*copy\b.*\b(?:from\s+stdin|to\s+stdout)\b", re.IGNORECASE | re.DOTALL
 )
-
-_RESET = """
-set session authorization default; reset all; close all; unlisten *;
-select pg_catalog.pg_advisory_unlock_all(); discard temp; discard sequences;
-select 1 / (count(*) filter (where from_sql) = 0 and count(*) filter (where not from_sql) = {kept})::int
-from pg_catalog.pg_prepared_statements
-"""
-"""DISCARD ALL without dropping the prepared statements, which are the reason to keep a connection.
-
-So it has to be certain that they are ours. SQL can drop one of them and prepare another under its name, from
-inside a function where no text shows it; the next user would run that instead. PostgreSQL tells statements
-that SQL prepared from the protocol's own: when there is one, or one of ours is missing, this fails (a
-division by zero), and with it the connection.
-"""
-
-_RESET_IN_TRANSACTION = """
-close all; select pg_catalog.pg_advisory_unlock_all(); discard sequences;
-select 1 / (count(*) filter (where from_sql) = 0 and count(*) filter (where not from_sql) = {kept})::int
-from pg_catalog.pg_prepared_statements
-"""
-"""What of a session outlives a savepoint: the rest goes back with it."""
-
 
 @attrs.frozen
 class _Statement:
@@ -98,6 +77,8 @@ class Connection:
         self._types = TypeRegistry(self._protocol.get_settings())
         self._statements: OrderedDict[str, _Statement] = OrderedDict()
         self._to_close: list[Any] = []
+        self._sent_along: dict[str, _Statement] = {}
+        """Statements without a name, for `fetch_value_anew`."""
         self._statement_count = 0
         self._savepoint_count = 0
         self._is_busy = False
@@ -196,14 +177,22 @@ class Connection:
         return rows[0][0] if rows else None
 
     async def fetch_value_anew(self, sql: str, *args: object) -> Any:
-        """As `fetch_value`, but surely with this very ``sql``: it is sent along, in one more round trip.
+        """As `fetch_value`, but surely with this very ``sql``: it is sent along, in the same packet.
 
         Statements that are kept prepared have names, and SQL that ran before on this connection may have
-        put something else under one.
+        put something else under one. What is kept here is only how values are encoded, for one of Flux's own
+        statements: there are few, and what they take and answer does not change while a server runs.
         """
         self._enter()
         try:
-            rows = (await self._query_anew(sql, args, keep=False))[1]
+            statement = self._sent_along.get(sql)
+            if statement is None:
+                statement, rows, _ = await self._query_anew(sql, args, keep=False)
+                self._sent_along[sql] = statement
+            else:
+                statement.state.mark_unprepared()  # So asyncpg sends Parse before Bind.
+                rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
+                self._raise_callback_error()
             return rows[0][0] if rows else None
         except (PostgresError, InterfaceError, InternalClientError) as error:
             raise self._translated(error) from None
@@ -281,6 +270,23 @@ class Connection:
         """Open a transaction. If this is cancelled, it may have been opened: ask `in_transaction`."""
         level = f" isolation level {Isolation(isolation)}" if isolation is not None else ""
         await self.execute(f"begin{level}{' read only' if read_only else ''}")
+
+    async def begin_and_fetch(self, isolation: Isolation | str, sql: str) -> str:
+        """Open a transaction and ask in it, in one round trip; return the text of the first column of the only row.
+
+        ``sql`` is sent along, so it is this very statement whatever ran before. Cancelled, as `begin`.
+        """
+        answer = FirstValue()
+        with self._exclusive():
+            self._wire.tap = answer
+            try:
+                await self._protocol.query(f"begin isolation level {Isolation(isolation)};{sql}", None)
+            except Exception as error:
+                raise self._translated(error) from None
+            finally:
+                self._wire.tap = None
+            self._raise_callback_error()
+        return answer.text()
 
     async def commit(self) -> None:
         """Commit. Cancellation waits until the answer is there, at most `COMMIT_S_MAX`.
@@ -360,14 +366,14 @@ class Connection:
 
     async def reset(self) -> None:
         """Make the session as new: settings, role, locks, channels, temporary tables."""
-        await self.execute(_RESET.format(kept=len(self._statements) + len(self._to_close)))
+        await self.execute(RESET.format(kept=len(self._statements) + len(self._to_close)))
         self._wire.notifications.clear()
         self.is_dirty = False
 
     async def reset_in_transaction(self) -> None:
         """Make the session as it was at the savepoint that was just gone back to; raise if SQL has put statements
         of its own among ours."""
-        await self.execute(_RESET_IN_TRANSACTION.format(kept=len(self._statements) + len(self._to_close)))
+        await self.execute(RESET_IN_TRANSACTION.format(kept=len(self._statements) + len(self._to_close)))
 
     # Notifications.
 
@@ -520,6 +526,7 @@ class Connection:
     def _forget_statements(self) -> None:
         self._to_close += [statement.state for statement in self._statements.values()]
         self._statements.clear()
+        self._sent_along.clear()
 
     def _raise_callback_error(self) -> None:
         error, self._wire.callback_error = self._wire.callback_error, None

@@ -76,6 +76,22 @@ class RowDescription:
                     offset += 18
 
 
+class FirstValue:
+    """Takes the first column of the first row out of what the server says: of a script, asyncpg gives only the tag."""
+
+    def __init__(self) -> None:
+        self._seen = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        self._seen += data
+
+    def text(self) -> str:
+        """The value, once the script is over. It must have had a row, and no null in it."""
+        row = next(body for kind, body in split_messages(self._seen) if kind == b"D")
+        length = int.from_bytes(row[2:6], "big")
+        return row[6 : 6 + length].decode()
+
+
 class CopyRefusal:
     """Answers the server when a script makes it wait for COPY's rows: there are none to come."""
 

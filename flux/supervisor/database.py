@@ -95,8 +95,6 @@ class ExecutionDatabase:
         self._savepoints: list[int] = []
         """For each open savepoint, where it stands among the changes."""
         self._lost: HostCallFailed | None = None
-        self._has_run = False
-        """SQL of the guest's has run on this connection."""
         self._xid: int | None = None
         """Of the transaction in progress, where it changed nothing that is captured."""
         self._notice_failure: Exception | None = None
@@ -121,7 +119,6 @@ class ExecutionDatabase:
             if self._open is None:
                 await self._begin(connection, None, call_seq)
             try:
-                self._has_run = True
                 result = await self._run(connection, sql, arguments, call_seq)
                 self._raise_notice_failure()
                 self._changes.ran(_count_own_rows(sql, result.tag))
@@ -342,9 +339,7 @@ class ExecutionDatabase:
     async def _begin(self, connection: Connection, isolation: str | None, call_seq: int) -> None:
         level = isolation or self._isolation
         try:
-            await connection.begin(level)
-            fetch = connection.fetch_value_anew if self._has_run else connection.fetch_value
-            begun: str = await fetch(_SNAPSHOT)
+            begun = await connection.begin_and_fetch(level, _SNAPSHOT)
         except BaseException as error:
             await connection.settle()  # A BEGIN that was cancelled may have run.
             if not isinstance(error, Exception):

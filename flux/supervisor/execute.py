@@ -49,7 +49,7 @@ from flux.redact import Redactor
 from flux.session import RecordSession
 from flux.store.postgres import CommitUnknown, Connection, Pool
 from flux.store.queries import QUERIES
-from flux.store.records import RecordWriter, commit_parameters, make_record
+from flux.store.records import Record, RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Driven, drive
@@ -411,14 +411,14 @@ class _Run:
         if not isinstance(outcome, Returned) or not database.is_open or not is_atomic:
             # Not atomic and open: a block that the function never closed. What it did not commit it does not get.
             return await self._give_up(outcome, FIND_OUT_S)
-        execution = None
+        execution: Execution | None = None
         try:
             # The limit is for what precedes COMMIT. Nothing that comes behind it can be cancelled.
             with trio.fail_after(SETTLE_S):
                 if await database.finish_reads():
                     return await self._end(outcome, FIND_OUT_S)
-                execution = await self._prepare_commit(outcome)
-                parameters = commit_parameters(make_record(execution), self._backing.token)
+                execution, record = await self._prepare_commit(outcome)
+                parameters = commit_parameters(record, self._backing.token)
                 if self._job is None:
                     await database.commit_with(QUERIES.commit_record, parameters)
                 else:
@@ -438,8 +438,8 @@ class _Run:
             return await self._announce_committed(execution, outcome)
         return await self._give_up(failure, FIND_OUT_S)
 
-    async def _prepare_commit(self, outcome: Outcome) -> Execution:
-        """Return the record as it goes into the transaction, once all is safe that must be before that."""
+    async def _prepare_commit(self, outcome: Outcome) -> tuple[Execution, Record]:
+        """Return execution and record as they go into the transaction, once all is safe that must be before that."""
         execution = self._make_execution(outcome, self._database.describe_commit())
         record = make_record(execution)
         if record.blobs:
@@ -448,7 +448,7 @@ class _Run:
             except FluxError as error:
                 raise describe_failure(error) from error
         self._backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
-        return execution
+        return execution, record
 
     async def _announce_committed(self, execution: Execution, outcome: Outcome) -> Executed:
         """The transaction is committed, its record with it: from here on, nothing that fails changes that."""

@@ -149,6 +149,37 @@ async def test_a_changed_table_does_not_spoil_a_prepared_statement(connection: C
     assert await connection.fetch_row("select * from shape") == ("1", "new")
 
 
+async def test_a_statement_sent_along_is_this_very_one_whatever_sql_prepared(connection: Connection) -> None:
+    ours = "select pg_catalog.concat($1::text, ' is ', pg_catalog.current_setting('transaction_isolation'), $2::int4)"
+    for number in range(3):
+        assert await connection.fetch_value_anew(ours, "it", number) == f"it is read committed{number}"
+        # Each takes what was in the unnamed statement's place, or would take ours if it had a name.
+        await connection.fetch_value_anew("select 1")
+        await connection.execute("deallocate all")
+        for name in (f"flux_{taken}" for taken in range(1, 9)):
+            await connection.execute(f"prepare {name}(text, int) as select 'another'")
+        await connection.execute("deallocate all")
+        with pytest.raises(BadQueryArgument):
+            await connection.fetch_value_anew(ours, "it", "no number")
+        assert not connection.in_transaction
+
+
+async def test_a_transaction_is_opened_and_asked_in_one_go(connection: Connection) -> None:
+    isolation = "select concat(current_setting('transaction_isolation'), ' ', pg_current_snapshot())"
+    for level in Isolation:
+        told = await connection.begin_and_fetch(level, isolation)
+        assert connection.in_transaction
+        assert told == await connection.fetch_value(isolation)
+        assert told.rpartition(" ")[0] == level.lower()
+        await connection.rollback()
+    with pytest.raises(DatabaseError) as caught:
+        await connection.begin_and_fetch(Isolation.SERIALIZABLE, "select 1 / 0")
+    assert caught.value.sqlstate == "22012"
+    await connection.settle()
+    assert await connection.begin_and_fetch(Isolation.READ_COMMITTED, "select 'ä'") == "ä"
+    await connection.rollback()
+
+
 async def test_more_statements_than_are_kept_prepared_still_work(postgres18: PostgresServer) -> None:
     for kept in (0, 1, 5):
         connection = await connect(options(postgres18, statement_cache_size=kept))
