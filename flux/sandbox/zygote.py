@@ -54,6 +54,8 @@ DESCRIPTORS_MAX = 64
 """Sent by the zygote and not yet claimed by a message; honest ones come one at a time."""
 END_GRACE_S = 2.0
 """How long a zygote that has closed its socket may take to end by itself."""
+TELLING_S = 30.0
+"""How long those outside of the jail may take to end like a zygote that has ended: on a busy machine, for seconds."""
 _REQUEST = struct.Struct("=I")
 CLOSED_BY_PEER = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
@@ -369,6 +371,10 @@ class Zygote:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
         with trio.move_on_after(END_GRACE_S):
             await trio.lowlevel.wait_readable(self._handle)
+        if self._jailed >= 0 and self._has_died():
+            # Killed now, they would say that it was killed, and not how it ended.
+            with trio.move_on_after(TELLING_S):
+                await trio.lowlevel.wait_readable(self._handle)
         self.kill()
         await trio.lowlevel.wait_readable(self._handle)
         status = self._process.wait()
