@@ -52,7 +52,7 @@ SECONDS = {
     "escape/test_escape.py": 55,
     "escape/test_escape_through_sockets.py": 15,
     "escape/test_wasm_escape.py": 15,
-    "faults/test_every.py": 20,
+    "faults/test_every.py": 35,
     "faults/test_hostile_dev.py": 25,
     "faults/test_hostile_guests.py": 45,
     "faults/test_journal_faults.py": 18,

@@ -135,7 +135,7 @@ class Trading:
             return False
         if isinstance(executed.outcome, Returned):
             told.done.add(number)
-        elif _may_be_there(executed.execution):
+        elif may_be_there(executed.execution):
             told.unknown.add(number)
         else:
             told.failed.add(number)
@@ -152,7 +152,7 @@ class Trading:
         return await trio.to_thread.run_sync(check, self.world.database, self.told)
 
 
-def _may_be_there(execution: Execution) -> bool:
+def may_be_there(execution: Execution) -> bool:
     """Whether a failure's own record leaves room for a commit: it has one, or says that it is not known."""
     if any(transaction.committed and transaction.xid is not None for transaction in execution.transactions):
         return True

@@ -1,4 +1,7 @@
-"""Some operations fail, of every kind and in every way. ``python -m tests.faults.every`` has each of them fail."""
+"""Some operations fail, of every kind and in every way, and a database is exchanged for another.
+
+``python -m tests.faults.every`` and ``python -m tests.faults.failover`` do this at length.
+"""
 
 from pathlib import Path
 
@@ -6,6 +9,7 @@ from flux.execution import Trigger
 from tests.conftest import Database
 from tests.execution_world import open_world
 from tests.faults.every import run
+from tests.faults.failover import disturb
 from tests.faults.ledger import PATH, SCHEMA, Told, check, make_trade
 
 
@@ -59,3 +63,10 @@ async def test_what_is_not_as_it_should_be_is_found(database: Database, tmp_path
         assert number not in getattr(check(database, told), what), what
         database.psql(sql)
         assert number in getattr(check(database, told), what), what
+
+
+def test_a_database_that_ends_at_once_and_one_that_takes_its_place_lose_no_trade(tmp_path: Path) -> None:
+    tally = disturb(1, 6, tmp_path)
+    assert not tally.findings, tally.report()
+    assert (tally.restarts, tally.failovers) == (1, 1)
+    assert len(tally.told.done) >= 6
