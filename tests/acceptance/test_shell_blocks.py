@@ -29,8 +29,8 @@ TYPED_BY = {
 """Sections whose commands need a server of their own, which another test has."""
 
 NOT_TYPED = {
-    ("README.md", "./demo"): "it makes an environment first, from the network, and serves until ctrl-c",
-    ("README.md", "./test"): "it runs all tests, of which this is one",
+    ("README.md", "./demo"): "it makes an environment, from the network: `python -m tests.clean_install` types it",
+    ("README.md", "./test"): "it runs all tests, of which this is one: `python -m tests.clean_install` types it",
     ("CONTRIBUTING.md", "./test"): "it runs all tests, of which this is one",
     ("CONTRIBUTING.md", "./test tests/core -k wire"): "it makes an environment first, from the network",
     ("docs/mcp.md", "pip install 'fluxrt[mcp]'"): "it installs, from the network",
