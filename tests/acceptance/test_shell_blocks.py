@@ -136,8 +136,8 @@ class Typist:
 
     def list_names(self) -> list[str]:
         """The names of all executions, replays too."""
-        listed = self.server.json("trace", "list", "-n", "1000")["executions"]
-        return [each["name"] for each in listed]
+        self.server.json("trace", "list")  # It waits until what has ended is stored; replays are not in it.
+        return self.database.psql("select name from flux.execution").split()
 
 
 def make_shop(folder: Path, charges: str) -> Path:
