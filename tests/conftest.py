@@ -9,7 +9,7 @@ last test has ended.
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,6 +50,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with what takes longest where several processes share the tests; else leave them as they stand."""
     if hasattr(config, "workerinput"):
         put_longest_first(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Read the tests without looking through what was read of them: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -95,17 +105,21 @@ class Database:
         return Pool(self.options(), size)
 
 
+LASTS_A_RUN = ("autovacuum=off",)
+"""A database of a test is gone before its statistics are old; to look after all of them takes until the run's end."""
+
+
 @pytest.fixture(scope="session")
 def postgres18() -> Iterator[PostgresServer]:
     """The wheel's PostgreSQL 18."""
-    with running_postgres() as server:
+    with running_postgres(extra_settings=LASTS_A_RUN) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres15() -> Iterator[PostgresServer]:
     """The system's PostgreSQL 15, or a 16 where there is none."""
-    with running_postgres(older_bin_dir()) as server:
+    with running_postgres(older_bin_dir(), LASTS_A_RUN) as server:
         yield server
 
 

@@ -36,7 +36,7 @@ from tests.zygote_world import (
     write_modules,
 )
 
-EXECUTIONS = 1000 * TIMES
+EXECUTIONS = 200 * TIMES
 """After which a sandbox has what it had."""
 
 
