@@ -381,7 +381,6 @@ def test_a_failure_is_stepped_through_backwards_with_what_its_names_held(desk: D
     assert "same failure, as recorded" in browser.text(".facts")
     told = json.loads(desk.server.command("trace", "debug", failed.flux_id, "--json").stdout)
     assert browser.text("#event-said") == str(told["at"])
-    browser.look(tmp_path, "debug")
     browser.press("u")
     browser.wait(lambda: "total += price(line)" in browser.text(".source .current"), "caller")
     assert held("total") == "12"
@@ -407,7 +406,7 @@ def test_a_failure_is_stepped_through_backwards_with_what_its_names_held(desk: D
     browser.type("Look up", "len(line)")
     browser.click("Look up", "#look-up")
     browser.wait_for("len(line) = 2", "section:has(#held)")
-    browser.look(tmp_path, "debug-watched")
+    browser.look(tmp_path, "debug")
     browser.type("Line or condition", "nowhere.py:1")
     browser.click("Back to it")
     browser.wait_for("not before event", "#said")
