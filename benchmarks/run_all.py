@@ -49,6 +49,8 @@ SCRIPTS = (
     Script("history"),
     Script("jobs"),
     Script("processes"),
+    Script("console"),
+    Script("tracing"),
     Script("neighbours"),
 )
 

@@ -32,12 +32,14 @@ FILTER_CHARACTERS_MAX = 4096
 """Longer filters are refused: they come from mistakes, or from somebody who wants the server to work."""
 
 KEYS = (
-    "status", "route", "function", "since", "until", "error", "sha", "trigger", "outcome", "name",
+    "status", "route", "function", "since", "until", "error", "sha", "deploy", "trigger", "outcome", "name",
 )  # fmt: skip
 TRIGGERS = ("http", "queue", "cron", "invoke", "replay")
 OUTCOMES = ("returned", "raised", "killed", "exited", "interrupted")
 
-Key = Literal["status", "route", "function", "since", "until", "error", "sha", "trigger", "outcome", "name"]
+Key = Literal[
+    "status", "route", "function", "since", "until", "error", "sha", "deploy", "trigger", "outcome", "name"
+]  # fmt: skip
 Operator = Literal["=", ">=", ">", "<=", "<", "class", "prefix", "contains", "like"]
 
 
@@ -59,7 +61,7 @@ class Term:
 
     key: Key
     """Which field of the summary is meant; ``since`` and ``until`` mean ``started_at``, ``route`` means
-    ``method`` and ``path``."""
+    ``method`` and ``path``, ``deploy`` means ``deployment``."""
 
     operator: Operator
     """How ``value`` relates to the field. ``class`` is the first digit of a status (``5xx``); ``prefix`` and
@@ -211,6 +213,9 @@ def _typed_term(text: str, at: int, key: str, value: str, negated: bool, now: da
         case "sha":
             if re.fullmatch(r"(nogit-)?[0-9a-f]{1,64}", value.lower()):
                 return Term("sha", "prefix", value.lower(), negated=negated)
+        case "deploy":
+            if re.fullmatch(r"[0-9a-f]{1,64}", value.lower()):
+                return Term("deploy", "prefix", value.lower(), negated=negated)
         case "trigger" if value in TRIGGERS:
             return Term("trigger", "=", value, negated=negated)
         case "outcome" if value in OUTCOMES:
@@ -230,6 +235,7 @@ def _allowed(key: str) -> str:
         "until": "30s, 15m, 1h or 2d (ago), 14:00, 2026-11-24, or 2026-11-24T14:00:00Z",
         "error": "part of the error's type or message, in quotes when it has spaces",
         "sha": "the beginning of a commit's SHA",
+        "deploy": "the beginning of a deployment's id, as flux deployments shows it",
         "trigger": f"one of {', '.join(TRIGGERS)}",
         "outcome": f"one of {', '.join(OUTCOMES)}",
         "name": "the beginning of an execution's name: eight of 0 to 9 and a to z without i, l, o and u",
@@ -313,6 +319,8 @@ def _holds(term: Term, summary: Mapping[str, Any]) -> bool:
             return wildcards.matches(str(term.value), summary["path"], has_segments=True)
         case "error":
             return str(term.value).casefold() in error_text(summary["error"]).casefold()
+        case "deploy":
+            return _text_holds(term, summary["deployment"])
         case "function" | "sha" | "trigger" | "outcome" | "name":
             return _text_holds(term, summary[term.key])
 

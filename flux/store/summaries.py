@@ -244,6 +244,7 @@ def make_facts(summary: Summary) -> dict[str, Any]:
         if summary.error_type is None
         else {"type": summary.error_type, "message": summary.error_message or ""},
         "sha": summary.sha,
+        "deployment": summary.deployment,
         "trigger": summary.trigger,
         "outcome": summary.outcome,
         "name": summary.name,
@@ -294,8 +295,9 @@ def _conditions_of(term: Term) -> list[Condition]:
     match term.key:
         case "status":
             assert isinstance(value, int)
-            condition = Condition(_STATUS_FILTERS[term.operator], (value,), negated)
             first = value * 100 if term.operator == "class" else value
+            bounds = (first, first + 100) if term.operator == "class" else (value,)
+            condition = Condition(_STATUS_FILTERS[term.operator], bounds, negated)
             is_failure = first >= 500 and term.operator in ("=", ">=", ">", "class") and not negated
             return [condition, Condition("failed")] if is_failure else [condition]
         case "since" | "until":
@@ -311,7 +313,7 @@ def _conditions_of(term: Term) -> list[Condition]:
             return [Condition("function_like", (term.pattern,), negated)]
         case "error":
             return _error_conditions(str(value).casefold(), negated)
-        case "sha" | "name":
+        case "sha" | "deploy" | "name":
             return [Condition(f"{term.key}_prefix", (value,), negated)]
         case "trigger" | "outcome":
             return [Condition(term.key, (value,), negated)]

@@ -51,6 +51,7 @@ from flux.supervisor.console_guarded import GuardedDeploy
 from flux.supervisor.console_incidents import IncidentDesk
 from flux.supervisor.console_interleave import InterleaveHost, answer_interleave
 from flux.supervisor.console_machines import MachineDesk, Readiness, Shared, no_metrics
+from flux.supervisor.console_page import CHILDREN_MAX, REPLAYS_MAX, answer_page
 from flux.supervisor.console_prove import answer_prove
 from flux.supervisor.console_pytest import PytestHost, answer_pytest
 from flux.supervisor.console_query import Query, flag, number, read_data, read_query
@@ -89,8 +90,6 @@ SETTLE_TIMEOUT_S = 2.0
 """How long a question waits for what has just ended to be stored. Batches take milliseconds."""
 LIST_DEFAULT = 20
 LIST_MAX = 1000
-CHILDREN_MAX = 1000
-REPLAYS_MAX = 100
 GROUPS_MAX = 1000
 LOGS_DEFAULT = 200
 """Lines of ``flux logs`` when no time is given."""
@@ -256,6 +255,8 @@ class Console:
                 ask, allowed = partial(answer_activity, self._pool, self._now), ("minutes",)
             case ["executions", name]:
                 ask = self._for(self._trace, name)
+            case ["executions", name, "page"]:
+                ask, allowed = partial(answer_page, self._pool, self._find, name), ("from", "n", "find")
             case ["executions", name, "why"]:
                 ask = self._for(self._why, name)
             case ["executions", name, "prove"]:

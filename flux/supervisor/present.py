@@ -248,17 +248,18 @@ def trace_json(
     *,
     spans: Sequence[Document],
     children: Sequence[Document],
+    calls: Sequence[HostCall] | None = None,
     jobs: Sequence[Document] = (),
     replays: Sequence[ReplayFound] = (),
 ) -> Document:
-    """Return everything that an execution did, as the contract's Trace."""
+    """Return everything that an execution did, as the contract's Trace; of its calls ``calls`` alone, where given."""
     return summary | {
         "schema": "flux.trace/1",
         "input": show_input(execution),
         "output": show_output(execution),
         "user": show_user(execution),
         "stack": show_stack(execution),
-        "calls": [call_json(call, execution) for call in execution.calls],
+        "calls": [call_json(call, execution) for call in (execution.calls if calls is None else calls)],
         "spans": list(spans),
         "mutations": [mutation_json(mutation) for mutation in execution.mutations],
         "logs": logs_of_execution(execution),

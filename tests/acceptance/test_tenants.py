@@ -19,6 +19,7 @@ import attrs
 import pytest
 
 from flux.supervisor.turns import TURNS_MAX
+from tests.browser import open_browser
 from tests.conftest import Database
 from tests.dev_process import Answer, DevServer, run_flux, running_serve, write_project
 from tests.postgres_server import PostgresServer
@@ -340,6 +341,24 @@ def test_no_token_id_host_or_name_of_a_tenant_is_good_for_another(two: Two) -> N
     asked = ("executions", "queue?state=all", "checks")
     listed = json.dumps([two.console("wolf", "wolf", path).json for path in asked])
     assert name not in listed and job["id"] not in listed and TREASURE not in listed
+
+
+def test_the_console_shows_what_each_tenant_uses_to_who_may_look_after_all(two: Two, tmp_path: Path) -> None:
+    link = re.search(r"\bhttp://127\.0\.0\.1:\d+/_flux/", two.server.wait_story("/_flux/"))
+    assert link is not None
+    token = json.loads((two.server.project / ".flux" / "dev.json").read_bytes())["token"]
+    with open_browser() as browser:
+        browser.go(f"{link[0]}#t={token}")
+        browser.wait_for("Executions", "h1")
+        browser.take_complaints()  # A page that wants a token says so with its status.
+        browser.click("Tenants", "nav")
+        browser.wait_for("All are up.")
+        shown = browser.text("main")
+        for tenant in two.server.json("tenant", "list")["tenants"]:
+            assert tenant["name"] in shown and tenant["url"] in shown and tenant["database"] in shown, shown
+        assert "api.wolf.test" in shown and TREASURE not in shown
+        browser.look(tmp_path, "tenants")
+        assert browser.take_complaints() == []
 
 
 def test_another_master_key_is_the_installations_affair_and_no_server_is_started_again(two: Two) -> None:

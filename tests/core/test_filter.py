@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 24, 14, 30, 15, tzinfo=BERLIN)
 SUMMARY = {
     "status": 500, "method": "POST", "path": "/orders/7/items", "function": "create_user",
     "started_at": "2026-11-24T13:00:00.5Z", "error": {"type": "KeyError", "message": "'Plan' [1]"}, "sha": "3f9c1e2aa",
-    "trigger": "http", "outcome": "raised", "name": "qk9d81mt",
+    "deployment": "5d41402abc4b",     "trigger": "http", "outcome": "raised", "name": "qk9d81mt",
 }  # fmt: skip
 BARE = SUMMARY | {
     "status": None,
@@ -33,6 +33,7 @@ BARE = SUMMARY | {
     "function": None,
     "error": None,
     "sha": None,
+    "deployment": None,
     "name": None,
 }
 
@@ -49,7 +50,9 @@ BARE = SUMMARY | {
         "since:2026-11-24", "since:2026-11-24T13:00:00Z", "since:14:00", "until:14:00:01", "until:2026-11-25",
         "-since:20m",
         "until:14:30", "error:KeyError", "error:keyerror", "error:plan", '''error:"KeyError: 'plan'"''', "error:[1]",
-        "-error:ValueError", "sha:3f9c", "sha:3F9C", "-sha:abc", "trigger:http", "-trigger:cron", "outcome:raised",
+        "-error:ValueError", "sha:3f9c", "sha:3F9C", "-sha:abc",
+        "deploy:5d41402abc4b", "deploy:5D4", "-deploy:41402", "deploy:5d sha:3f",
+        "trigger:http", "-trigger:cron", "outcome:raised",
         "-outcome:exited", "name:qk", "name:QK9D81MT", "-name:zz", "status:5xx route:/orders/* -trigger:cron since:3h",
         "\u2003status:500\n",
     ],
@@ -65,7 +68,8 @@ def test_a_filter_that_means_this_execution_matches_it(text: str) -> None:
         "route:/Orders/*", 'route:"GET /orders/*"', "-route:*", "function:create", "function:Create_user", "since:20m",
         "since:2026-11-25", "until:14:00", "until:2026-11-24T13:00:00Z", "-until:2026-11-25",
         "error:ValueError", "error:.*",
-        "-error:plan", "sha:f9c", "trigger:cron", "outcome:killed", "name:k9d", "name:qz", "status:500 status:404",
+        "-error:plan", "sha:f9c", "deploy:3f9c", "-deploy:5d",
+        "trigger:cron", "outcome:killed", "name:k9d", "name:qz", "status:500 status:404",
         "status:500 -status:500",
     ],
 )  # fmt: skip
@@ -74,7 +78,7 @@ def test_a_filter_that_means_others_does_not(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["status:>=100", "status:1xx", "route:*", "function:*", "sha:0", "name:q", "error:x"]
+    "key", ["status:>=100", "status:1xx", "route:*", "function:*", "sha:0", "deploy:0", "name:q", "error:x"]
 )
 def test_a_field_that_is_null_never_holds_so_its_negation_does(key: str) -> None:
     assert not matches(parse(key, NOW), BARE)
@@ -114,6 +118,8 @@ def test_a_summary_without_the_field_is_an_error_and_no_answer() -> None:
         ("since:999999999w", 7, "is not a time"),
         ("since:0001-01-01T00:00:00+01:00", 7, "is not a time"),
         ("sha:xyz", 5, "is not a value of sha"),
+        ("deploy:nogit-1", 8, "is not a value of deploy"),
+        ("deployment:5d", 1, "did you mean deploy?"),
         ("trigger:ftp", 9, "http, queue, cron, invoke, replay"),
         ("trigger:HTTP", 9, "is not a value of trigger"),
         ("outcome:failed", 9, "returned, raised, killed, exited, interrupted"),
@@ -203,7 +209,8 @@ def test_the_canonical_text_has_absolute_times() -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_can_be_asked_for(key: str) -> None:
-    value = {"status": "500", "route": "/", "since": "1h", "until": "1h", "sha": "3f", "trigger": TRIGGERS[0],
+    value = {"status": "500", "route": "/", "since": "1h", "until": "1h", "sha": "3f", "deploy": "5d",
+             "trigger": TRIGGERS[0],
              "outcome": OUTCOMES[0], "name": "qk"}.get(key, "x")  # fmt: skip
     (term,) = parse(f"{key}:{value}", NOW).terms
     assert term.key == key

@@ -19,6 +19,7 @@ from flux.supervisor.spans import list_spans
 from flux.supervisor.web import html, pages, tenants, values, words
 from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
+from flux.supervisor.web.passage import choose_calls
 from tests.console_world import make_call, make_execution, raised
 from tests.debug_pages import DEBUG_PATHS, debug_documents
 from tests.hostile_pages import HOSTILE, check_page, poison
@@ -271,6 +272,7 @@ def test_deployments_say_what_is_served_how_each_did_and_which_can_be_served_aga
     assert page.list_values("data-act") == ["/_flux/act/rollback"]
     assert page.list_values("data-body") == ['{"to": "d1d1d1d1d1d1"}']
     (question,) = page.list_values("data-ask")
+    assert "/_flux/?q=deploy%3Ad1d1d1d1d1d1" in page.list_values("href")
     assert question.startswith("Serve 3f9c1e2+, deployment d1d1d1d1, from now on? Migrations are not undone")
 
 
@@ -499,6 +501,44 @@ def test_an_execution_of_many_calls_is_shown_in_pieces_and_what_went_wrong_is_na
     assert "call-200" in read.list_values("id") and "call-201" not in read.list_values("id")
     later = check_page(show("execution", given, from_="ignored", **{"from": "4200"}))
     assert "call-4321" in later.list_values("id") and "#call-4321" in later.list_values("href")
+
+
+def test_text_is_found_among_all_calls_however_it_is_written_there() -> None:
+    slow = HostCallError("TimeoutError", "slow")
+    said = {"rows": [{"name": "Jörg \"J\""}]}
+    calls = [
+        make_call(1, "clock.now", [], 17),
+        make_call(2, "db.query", ["select name from users", []], said),
+        make_call(3, "http.request", ["GET", "https://api.example.com", {}], error=slow),
+        *(make_call(seq, "db.query", ["select 2", []], {}) for seq in range(4, 300)),
+    ]
+    for text, places in (
+        ("CLOCK", [0]), ("from USERS", [1]), ("jörg", [1]), ("J\u00f6rg \"j", [1]), ("timeouterror: slow", [2]),
+        ("no such", []), ("select", [1, *range(3, 202)]),
+    ):  # fmt: skip
+        passage = choose_calls(calls, text, 0, 200)
+        assert (passage.places, passage.total) == (places, 299), text
+        assert [(each.seq, each.place) for each in passage.wrong] == [(3, 2)]
+    rest = choose_calls(calls, "select", 200, 200)
+    assert (rest.found, rest.first, rest.places) == (297, 200, list(range(202, 299)))
+    assert choose_calls(calls, "select", 297, 200).first == 0  # There is nothing beyond the last.
+
+
+def test_a_page_of_some_calls_says_how_many_are_not_on_it() -> None:
+    calls = tuple(make_call(seq, "db.query", ["select 1", []], {"rows": []}) for seq in range(1, 501))
+    trace = trace_of(make_failed(calls=calls))
+    passage = attrs.asdict(choose_calls(calls, "select", 200, 200))
+    shown = {**trace, "calls": [trace["calls"][place] for place in passage["places"]]}
+    read = check_page(show("execution", {"trace": shown, "why": WHY, "passage": passage}, find="select"))
+    text = " ".join(read.text.split())
+    assert "201 to 400 of 500 are here: the browser finds text in these alone." in text
+    assert re.search(r"500 of 500 calls have select ?\. All", text) and re.search("Later calls ?: 100 more", text), text
+    here = f"/_flux/e/{trace['name']}"
+    assert {f"{here}?find=select#calls", f"{here}?from=400&find=select#calls"} <= {*read.list_values("href")}
+    nothing = attrs.asdict(choose_calls(calls, "no such", 0, 200))
+    given = {"trace": {**trace, "calls": []}, "why": WHY, "passage": nothing}
+    read = check_page(show("execution", given, find="no such"))
+    assert "0 of 500 calls have" in read.text and "It asked for nothing" not in read.text
 
 
 @pytest.mark.parametrize("name", ["executions", "errors", "deployments", "queue", "cron", "tenants"])

@@ -173,6 +173,7 @@ def population() -> list[Execution]:
                 trigger=trigger,
                 function=draw.choice(FUNCTIONS),
                 sha=draw.choice(["3f9c1e2d", "3f9d0000", "nogit-0123", "ab"]),
+                deployment=draw.choice(["5d41402abc4b", "5d9", "7"]),
             )
         )
     return executions
@@ -237,6 +238,8 @@ terms = st.one_of(
     like_terms("function", FUNCTIONS),
     st.builds(lambda v, n: Term("error", "contains", v, None, n), st.sampled_from(NEEDLES), st.booleans()),
     st.builds(lambda v, n: Term("sha", "prefix", v, None, n), st.sampled_from(("3", "3f9", "3f9c", "nogit-", "f")),
+              st.booleans()),
+    st.builds(lambda v, n: Term("deploy", "prefix", v, None, n), st.sampled_from(("5", "5d4", "5d41402abc4b0", "0")),
               st.booleans()),
     st.builds(lambda v, n: Term("name", "prefix", v, None, n), st.sampled_from(tuple("ghjkmnpqrstvwxyz")),
               st.booleans()),

@@ -19,7 +19,7 @@ from flux.supervisor.web import events
 from flux.supervisor.web.desk import POLICY, WebDesk
 from flux.supervisor.web.session import SESSION_S, SESSIONS_MAX, Sessions
 from tests.conftest import Database
-from tests.console_world import TOKEN, World, make_execution, make_request, open_world, raised
+from tests.console_world import TOKEN, World, make_call, make_execution, make_request, open_world, raised
 from tests.hostile_pages import check_page
 
 HOST = "127.0.0.1:4000"
@@ -154,6 +154,35 @@ async def test_a_page_is_the_documents_of_its_json(world: World) -> None:
         assert (await world.ask(f"/_flux/e/{failed.name}.{form}", token=None)).status == 401
     listed = json.loads((await world.ask("/_flux/executions.json", headers=browser, token=None, q="status:500")).body)
     assert listed["documents"]["executions"] == await world.get("executions", q="status:500", n=50)
+
+
+async def test_of_many_calls_a_page_asks_for_some_and_finds_text_in_all(world: World) -> None:
+    calls = tuple(make_call(seq, "db.query", [f"select {seq}", []], {"rows": []}) for seq in range(1, 451))
+    many = make_execution(calls=calls)
+    await world.add(many)
+    whole = await world.get(f"executions/{many.name}")
+    page = await world.get(f"executions/{many.name}/page", **{"from": 400}, n=20)
+    assert page["why"] == await world.get(f"executions/{many.name}/why")
+    assert page["trace"]["calls"] == whole["calls"][400:420]
+    assert page["trace"] == {key: value for key, value in whole.items() if key != "spans"} | {
+        "calls": page["trace"]["calls"]
+    }
+    found = await world.get(f"executions/{many.name}/page", find="SELECT 44")
+    assert [call["seq"] for call in found["trace"]["calls"]] == [44, *range(440, 450)]
+    assert (found["passage"]["found"], found["passage"]["total"]) == (11, 450)
+    for wrong in ({"from": "-1"}, {"n": 0}, {"n": 5001}, {"find": "x" * 201}):
+        assert (await world.refused(f"executions/{many.name}/page", **wrong))[:2] == (400, "FLX621"), wrong
+    browser = await sign_in(world)
+    shown = await world.ask(f"/_flux/e/{many.name}", headers=browser, token=None, find="select 44")
+    assert isinstance(shown.body, bytes)
+    read = check_page(shown.body)
+    assert [each for each in read.list_values("id") if each.startswith("call-")] == [
+        f"call-{seq}" for seq in (44, *range(440, 450))
+    ]
+    # Its JSON is whole, whatever of it the page shows.
+    twin = await world.ask(f"/_flux/e/{many.name}.json", headers=browser, token=None, find="select 44")
+    assert isinstance(twin.body, bytes)
+    assert len(json.loads(twin.body)["documents"]["trace"]["calls"]) == 450
 
 
 async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:

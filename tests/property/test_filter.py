@@ -34,6 +34,13 @@ TERMS = st.one_of(
         st.text("0123456789abcdef", min_size=1),
         negated=st.booleans(),
     ),
+    st.builds(
+        Term,
+        st.just("deploy"),
+        st.just("prefix"),
+        st.text("0123456789abcdef", min_size=1),
+        negated=st.booleans(),
+    ),
     st.builds(Term, st.just("trigger"), st.just("="), st.sampled_from(TRIGGERS), negated=st.booleans()),
     st.builds(Term, st.just("outcome"), st.just("="), st.sampled_from(OUTCOMES), negated=st.booleans()),
     st.builds(Term, st.just("name"), st.just("prefix"), NAMES, negated=st.booleans()),
@@ -50,7 +57,8 @@ def test_a_filters_text_is_read_back_as_the_same_filter(filter_: Filter) -> None
 def test_terms_hold_together_and_a_minus_turns_one_round(term: Term, others: list[Term]) -> None:
     summary = {
         "status": 404, "method": "ABC", "path": "/a/b", "function": "f", "started_at": "2026-01-01T00:00:00Z",
-        "error": "a", "sha": "0f", "trigger": "http", "outcome": "raised", "name": "qk9d81mt",
+        "error": "a", "sha": "0f", "deployment": "0f1e",
+        "trigger": "http", "outcome": "raised", "name": "qk9d81mt",
     }  # fmt: skip
     turned = Term(term.key, term.operator, term.value, term.method, not term.negated)
     assert matches(Filter((term,)), summary) is not matches(Filter((turned,)), summary)

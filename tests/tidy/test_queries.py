@@ -25,7 +25,7 @@ def test_every_query_is_used_and_every_used_query_exists() -> None:
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_every_filter_is_used(name: str) -> None:
-    made = {f"{key}_prefix" for key in ("sha", "name")} | {"since", "until", "trigger", "outcome"}
+    made = {f"{key}_prefix" for key in ("sha", "deploy", "name")} | {"since", "until", "trigger", "outcome"}
     assert f'"{name}"' in SOURCE or name in made
 
 

@@ -37,7 +37,7 @@ class Row:
     executions: int
     failed: int
     href: str
-    """Executions of its commit: no filter tells deployments of one commit apart."""
+    """Its executions, and not those of the same commit with other changes."""
     functions: str
     runtime: str
     is_current: bool
@@ -63,7 +63,7 @@ def build_deployments(documents: Mapping[str, Any], asked: Asked) -> Page:
 
 
 def _make_row(seen: Mapping[str, Any], now: datetime) -> Row:
-    id, code, sha = str(seen["deployment"]), words.code_of(seen), str(seen["sha"])
+    id, code = str(seen["deployment"]), words.code_of(seen)
     can_return = bool(seen["kept"]) and not seen["current"]
     cause = str(seen["cause"])
     return Row(
@@ -75,7 +75,7 @@ def _make_row(seen: Mapping[str, Any], now: datetime) -> Row:
         deploys=seen["deploys"],
         executions=seen["executions"],
         failed=seen["failed"],
-        href=words.link(q=f"sha:{words.cut(sha)}"),
+        href=words.link(q=f"deploy:{words.cut(id)}"),
         functions=words.cut(", ".join(map(str, seen["functions"])), 1000),
         runtime=words.cut(", ".join(f"{name} {version}" for name, version in seen["runtime"].items())),
         is_current=bool(seen["current"]),

@@ -74,6 +74,8 @@ class _Place:
     """It is there on an installation's server alone."""
     progress: Gather | None = None
     """Of a page with a run: asks how far that is."""
+    whole: Gather | None = None
+    """Of a page that shows some of what there is: asks for all, which is its JSON."""
 
 
 _PLACES = {
@@ -89,7 +91,9 @@ _PLACES = {
     "b/*": _Place("bisect", gather.gather_bisect, progress=gather.gather_bisect),
     "cron/*": _Place("cron", gather.gather_cron),
     "d/*": _Place("diff", gather.gather_diff),
-    "e/*": _Place("execution", gather.gather_execution, ("from", "rows")),
+    "e/*": _Place(
+        "execution", gather.gather_execution_page, ("from", "find", "rows"), whole=gather.gather_execution
+    ),
     "x/*": _Place("debug", gather.gather_debug, ("at", "up", "expression", "watch")),
     "i/*": _Place("incident", gather.gather_incident, progress=gather.gather_incident_run),
 }
@@ -242,7 +246,7 @@ class WebDesk:
 
     async def _page(self, place: _Place, words: list[str], form: str, head: RequestHead) -> HttpResponse:
         documents = gather.Documents(self._put)
-        ask = place.progress if form == "progress" else place.gather
+        ask = {"progress": place.progress, "json": place.whole or place.gather}.get(form, place.gather)
         assert ask is not None, "only pages with a run have this form"
         try:
             query = read_query(head, place.allowed)

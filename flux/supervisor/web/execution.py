@@ -13,18 +13,16 @@ import attrs
 from flux.supervisor.web import words
 from flux.supervisor.web.executions import Row, make_row
 from flux.supervisor.web.page import Asked, Page
+from flux.supervisor.web.passage import CALLS_SHOWN, FIND_CHARACTERS_MAX, choose, read_first
 from flux.supervisor.web.rows_then import make_rows_then
 from flux.supervisor.web.values import ROOM_IN_LINE, Shown, show, show_line, show_text
 
-CALLS_SHOWN = 200
-"""Calls on one page."""
 CALLS_IN_FILE = 2000
 """Calls in a file, which has no further page."""
 MUTATIONS_SHOWN = 200
 LOGS_SHOWN = 200
 OTHERS_SHOWN = 100
 """Executions and jobs that this one caused."""
-WRONG_SHOWN = 10
 COMMAND_ROOM = 500
 """A command with less is copied whole."""
 BAR_SCALE = 1000
@@ -144,9 +142,12 @@ def build_execution(documents: Mapping[str, Any], asked: Asked, room: int = CALL
     """Everything about one execution, with so many of its calls."""
     trace, why = documents["trace"], documents["why"]
     name, calls, now = words.cut(str(trace["name"]), 40), trace["calls"], asked.now
-    first = _read_first(asked.query.get("from", ""), len(calls))
-    shown = calls[first : first + room]
-    wrong = [call["seq"] for call in calls if words.went_wrong(call)]
+    passage, text = documents.get("passage"), asked.query.get("find", "")
+    if passage is None:  # The document has all calls, as for a file.
+        seqs, bad = [call["seq"] for call in calls], [words.went_wrong(call) for call in calls]
+        passage = attrs.asdict(choose(seqs, bad, None, read_first(asked.query), room))
+        calls = [calls[place] for place in passage["places"]]
+    first, found = passage["first"], passage["found"]
     row = make_row(trace, now)
     failure = why["failure"]
     return Page(
@@ -163,17 +164,21 @@ def build_execution(documents: Mapping[str, Any], asked: Asked, room: int = CALL
             "failure_function": "" if failure is None else words.cut((failure["location"] or {}).get("function") or ""),
             "facts": [make_fact(fact) for fact in why["facts"]],
             "next": [_make_command(item) for item in why["next"]],
-            "calls": [make_call(call, trace["elapsed_ms"]) for call in shown],
-            "call_count": len(calls),
+            "calls": [make_call(call, trace["elapsed_ms"]) for call in calls],
+            "call_count": passage["total"],
+            "found": found,
+            "find": text,
+            "find_max": FIND_CHARACTERS_MAX,
+            "here": words.link("e", name),
             "first": first,
-            "earlier": words.link("e", name, from_=max(0, first - room) or None) if first else "",
-            "later": words.link("e", name, from_=first + room) if first + room < len(calls) else "",
-            "wrong": [(seq, _link_call(name, calls, seq, first, room)) for seq in wrong[:WRONG_SHOWN]],
-            "wrong_count": len(wrong),
+            "earlier": words.link("e", name, from_=max(0, first - room) or None, find=text) if first else "",
+            "later": words.link("e", name, from_=first + room, find=text) if first + room < found else "",
+            "wrong": [(each["seq"], _link_call(name, each, passage["places"], room)) for each in passage["wrong"]],
+            "wrong_count": passage["wrong_count"],
             "scale": BAR_SCALE,
             "changes": [make_change(each) for each in trace["mutations"][:MUTATIONS_SHOWN]],
             "change_count": len(trace["mutations"]),
-            "rows_then": make_rows_then(name, trace["mutations"], asked.query.get("rows", ""), first),
+            "rows_then": make_rows_then(name, trace["mutations"], asked.query.get("rows", ""), 0 if text else first),
             "logs": [_make_log(log, now) for log in trace["logs"][:LOGS_SHOWN]],
             "log_count": len(trace["logs"]),
             "stack": [_make_frame(frame) for frame in trace["stack"]],
@@ -198,15 +203,10 @@ def build_execution(documents: Mapping[str, Any], asked: Asked, room: int = CALL
     )
 
 
-def _read_first(text: str, calls: int) -> int:
-    """Return the place of the first call to show; what is no place in there is the beginning."""
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
-    return number if number < calls else 0
-
-
-def _link_call(name: str, calls: Sequence[Mapping[str, Any]], seq: int, first: int, room: int) -> str:
-    place = next(number for number, call in enumerate(calls) if call["seq"] == seq)
-    if first <= place < first + room:
+def _link_call(name: str, wrong: Mapping[str, Any], places: Sequence[int], room: int) -> str:
+    """Return the address of a call, which may be on another page."""
+    place, seq = wrong["place"], wrong["seq"]
+    if place in places:
         return f"#call-{seq}"
     return words.link("e", name, from_=place - place % room or None) + f"#call-{seq}"
 

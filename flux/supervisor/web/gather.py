@@ -11,6 +11,7 @@ import attrs
 
 from flux.supervisor.console_query import BadQueryError, Query, needed
 from flux.supervisor.web.deployments import DEPLOYMENTS_SHOWN
+from flux.supervisor.web.passage import CALLS_SHOWN, read_first
 from flux.supervisor.web.queue import JOBS_SHOWN, TICKS_SHOWN
 from flux.supervisor.web.scrubber import NOW, get_version
 from flux.supervisor.web.values import read
@@ -66,6 +67,13 @@ async def gather_execution(documents: Documents, _query: Query, name: str) -> No
 async def gather_debug(documents: Documents, query: Query, name: str) -> None:
     """An event of an execution, as far as somebody has looked at it."""
     await documents.ask("debug", "debugs", name, **query)
+
+
+async def gather_execution_page(documents: Documents, query: Query, name: str) -> None:
+    """What the page of an execution shows: of many calls some."""
+    first, room = str(read_first(query)), str(CALLS_SHOWN)
+    page = await documents.ask("page", "executions", name, "page", from_=first, n=room, find=query.get("find"))
+    documents.read |= {part: page[part] for part in ("trace", "why", "passage")}
 
 
 async def gather_state(documents: Documents, query: Query, *_path: str) -> None:

@@ -94,6 +94,12 @@ async function writeTest() {
   }
 }
 
+document.getElementById("find")?.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = document.getElementById("find-text").value.trim();
+  location.assign(`${event.target.dataset.page}${text ? `?find=${encodeURIComponent(text)}` : ""}#calls`);
+});
+
 showMark();
 pytest?.addEventListener("click", writeTest);
 button.addEventListener("click", replay);
@@ -101,4 +107,5 @@ mark.addEventListener("click", useMark);
 keys.r = replay;
 keys.d = useMark;
 keys.t = () => document.getElementById("debug").click();
+keys.f = () => document.getElementById("find-text")?.focus();
 keys.b = () => document.getElementById("bisect")?.click();
