@@ -78,7 +78,10 @@ class ImportFailedError(GuestError):
     code = "FLX517"
 
     def __init__(
-        self, failures: tuple[ImportFailure, ...], *, remedy: str = "fix it and save: the file is watched"
+        self,
+        failures: tuple[ImportFailure, ...],
+        *,
+        remedy: str = "fix it: flux dev tries again when it is saved, flux serve when it is deployed or started again",
     ) -> None:
         first = failures[0]
         more = "" if len(failures) == 1 else f" (and {len(failures) - 1} more modules fail)"
