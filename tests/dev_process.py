@@ -29,7 +29,7 @@ from tests.forks import Forked, Forker
 
 START_S_MAX = 180.0
 STOP_S_MAX = 90.0
-COMMAND_S_MAX = 180.0
+COMMAND_S_MAX = 600.0
 REQUEST_S_MAX = 120.0
 NETLESS = Path(__file__).with_name("netless.py")
 """Runs a program without any network."""
