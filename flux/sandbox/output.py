@@ -2,10 +2,12 @@
 
 `print` may write a line in pieces, and a pipe may be read between two of them. Whoever hears it puts something before
 each line; a line in two halves would be told as two. So the beginning of a line is kept until the rest is there, or
-nothing more can come, or it is longer than a line may be.
+nothing more can come, or it is longer than a line may be, or it has waited: what a module says before it hangs is what
+somebody will want to read.
 """
 
 import codecs
+import math
 import os
 from collections.abc import Callable
 
@@ -16,6 +18,8 @@ READS_MAX = 16
 """At a time: a module that prints without end must not keep us here."""
 LINE_CHARS_MAX = 1 << 16
 """A line longer than this is told in parts."""
+PATIENCE_S = 2.0
+"""How long the beginning of a line waits for the rest."""
 
 
 class Output:
@@ -33,8 +37,11 @@ class Output:
     async def pump(self) -> None:
         """Hand on what is printed, until the end."""
         while True:
-            await trio.lowlevel.wait_readable(self._descriptor)
-            if not self._take():
+            with trio.move_on_after(PATIENCE_S if self._begun else math.inf) as patience:
+                await trio.lowlevel.wait_readable(self._descriptor)
+            if patience.cancelled_caught:
+                self._tell("", final=True)
+            elif not self._take():
                 return
 
     def finish(self) -> None:

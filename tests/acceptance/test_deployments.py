@@ -36,11 +36,12 @@ import sys
 import plain
 from flux_guest import function
 
-print("the supervisor's modules:", [name for name in sys.modules if name.startswith(("flux.supervisor", "trio"))])
+found = [name for name in sys.modules if name.startswith(("flux.supervisor", "trio"))]
+print(f"the supervisor's modules: {found}")
 try:
     open(__file__, "a")
 except OSError as error:
-    print("writing:", type(error).__name__)
+    print(f"writing: {type(error).__name__}")
 
 
 @function("GET /version")

@@ -8,7 +8,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux.sandbox.output import LINE_CHARS_MAX, Output
+from flux.sandbox.output import LINE_CHARS_MAX, PATIENCE_S, Output
 
 
 async def hear(pieces: list[bytes]) -> list[str]:
@@ -36,6 +36,28 @@ async def test_a_line_that_was_written_in_pieces_is_one() -> None:
     ]
     assert await hear([b"no end", b" of it"]) == ["no end of it"]
     assert await hear([]) == []
+
+
+async def test_the_beginning_of_a_line_does_not_wait_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    reading, writing = os.pipe()
+    told: list[str] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            output = Output(reading, told.append)
+            nursery.start_soon(output.pump)
+            os.write(writing, b"connecting ... ")
+            await trio.sleep(PATIENCE_S / 2)
+            assert told == []
+            await trio.sleep(PATIENCE_S)
+            assert told == ["connecting ... "]
+            os.write(writing, b"done\n")
+            await trio.testing.wait_all_tasks_blocked()
+            assert told == ["connecting ... ", "done\n"]
+            os.close(writing)
+        output.finish()
+    finally:
+        os.close(reading)
+    assert told == ["connecting ... ", "done\n"]
 
 
 async def test_a_line_without_end_is_told_in_parts() -> None:
