@@ -275,9 +275,8 @@ class ProcessSandbox:
     async def _wait_ready(self, zygote: Zygote) -> Declared:
         module = f"{self._functions_folder}/"
         is_first = True
-        with trio.move_on_after(self._import_deadline_s):
-            while True:
-                message = await zygote.receive()
+        with trio.move_on_after(self._import_deadline_s) as deadline:
+            while (message := await zygote.receive()) is not None:
                 match message:
                     case ClockTaken(level) if is_first:
                         self.level = attrs.evolve(self.level, clock=level)
@@ -287,14 +286,14 @@ class ProcessSandbox:
                         return declared
                     case Failed(failures):
                         raise ImportFailedError(failures)
-                    case None:
-                        raise SandboxUnavailableError(
-                            f"importing {module} ended the process: {await zygote.wait_end()}",
-                            remedy="what it printed stands above; does it exit, or crash the interpreter?",
-                        )
                     case other:
                         raise _out_of_turn(other)
                 is_first = False
+        if not deadline.cancelled_caught:
+            raise SandboxUnavailableError(
+                f"importing {module} ended the process: {await zygote.wait_end()}",
+                remedy="what it printed stands above; does it exit, or crash the interpreter?",
+            )
         zygote.print_stack()
         await trio.sleep(STACK_GRACE_S)
         raise SandboxUnavailableError(

@@ -231,9 +231,9 @@ class WasmSandbox:
         module = f"{self._functions_folder}/"
         cache: CompiledCode[Any] = CompiledCode(Path(self._plan.cache) if self._plan.cache else None)
         kept: set[str] = set()
-        with trio.move_on_after(self._load_deadline_s):
-            while True:
-                match await process.receive():
+        with trio.move_on_after(self._load_deadline_s) as deadline:
+            while (message := await process.receive()) is not None:
+                match message:
                     case Importing(name):
                         module = name
                     case Compiled() as compiled:
@@ -244,11 +244,11 @@ class WasmSandbox:
                         return declared
                     case Failed(failures):
                         raise ImportFailedError(failures)
-                    case None:
-                        raise SandboxUnavailableError(
-                            f"loading {module} ended the process: {await process.wait_end()}",
-                            remedy="what it printed stands above",
-                        )
+        if not deadline.cancelled_caught:
+            raise SandboxUnavailableError(
+                f"loading {module} ended the process: {await process.wait_end()}",
+                remedy="what it printed stands above",
+            )
         raise SandboxUnavailableError(
             f"loading {module} took more than {self._load_deadline_s:g} s",
             remedy="something at module level computes, or the module is very large: move it into a function",

@@ -32,7 +32,7 @@ from flux.sandbox.jail import ENVIRONMENT, make_command, make_refusal
 from flux.sandbox.jail_plan import Plan
 from flux.sandbox.output import Output
 from flux.sandbox.wasm_cache import CompiledCode, make_key
-from flux.sandbox.zygote import read_pid
+from flux.sandbox.zygote import TELLING_S, has_ended, read_pid
 
 MESSAGE_BYTES_MAX = 32 * 2**20
 COMPILED_BYTES_MAX = 256 * 2**20
@@ -97,6 +97,8 @@ class WasmProcess:
         self._process = process
         self._handle = handle
         """Pidfd of the process that we spawned."""
+        self._jailed = -1
+        """Pidfd of the one in the jail, once it is built."""
         self._jailed_pid = 0
         """Our number for the one in the jail, once it is built."""
         self._plan = plan
@@ -155,7 +157,7 @@ class WasmProcess:
     async def receive(self) -> Message | None:
         """Return its next message, or None once it has closed its socket."""
         while (line := await self._receive_line()) is not None:
-            if self._jailed_pid:
+            if self._jailed >= 0:
                 return self._read(line)
             self._take_beginning(line)
         return None
@@ -191,11 +193,8 @@ class WasmProcess:
             case {"unusable": {"message": str(message), "remedy": str(remedy)}}:
                 raise SandboxUnavailableError(message, remedy=remedy)
             case {"jailed": True} if self._descriptors:
-                handle = self._descriptors.popleft()
-                try:
-                    self._jailed_pid = read_pid(handle)
-                finally:
-                    os.close(handle)
+                self._jailed = self._descriptors.popleft()
+                self._jailed_pid = read_pid(self._jailed)
             case {"jailed": True}:
                 raise _cannot_start(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             case {"refused": told}:
@@ -254,6 +253,10 @@ class WasmProcess:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
         with trio.move_on_after(END_GRACE_S):
             await trio.lowlevel.wait_readable(self._handle)
+        if self._jailed >= 0 and has_ended(self._jailed):
+            # Killed now, its keeper would say that it was killed, and not how it ended.
+            with trio.move_on_after(TELLING_S):
+                await trio.lowlevel.wait_readable(self._handle)
         self.kill()
         await trio.lowlevel.wait_readable(self._handle)
         status = self._process.wait()
@@ -273,6 +276,9 @@ class WasmProcess:
         self._control.close()
         os.close(self._handle)
         self._handle = -1
+        if self._jailed >= 0:
+            os.close(self._jailed)
+            self._jailed = -1
         while self._descriptors:
             os.close(self._descriptors.popleft())
 

@@ -306,7 +306,7 @@ class Zygote:
             host_pid = read_pid(handle)
             if host_pid == 0 or read_parent(host_pid) in (self._jailed_pid, None):
                 return Forked(pid, handle, host_pid)
-            if not self._has_died():
+            if not has_ended(self._jailed):
                 raise _not_understood(b"a process that is no child of its own")
         except BaseException:
             os.close(handle)
@@ -314,11 +314,6 @@ class Zygote:
         # Its parent has died, and it is another's child until it dies too. We kill nobody on a dead one's word.
         os.close(handle)
         return Forked(pid, -1, 0)
-
-    def _has_died(self) -> bool:
-        poll = select.poll()
-        poll.register(self._jailed, select.POLLIN)
-        return bool(poll.poll(0))
 
     # Asking it
 
@@ -371,7 +366,7 @@ class Zygote:
         """Wait until it has ended, helping after a grace; return how: ``exit code 1``, ``signal 11``."""
         with trio.move_on_after(END_GRACE_S):
             await trio.lowlevel.wait_readable(self._handle)
-        if self._jailed >= 0 and self._has_died():
+        if self._jailed >= 0 and has_ended(self._jailed):
             # Killed now, they would say that it was killed, and not how it ended.
             with trio.move_on_after(TELLING_S):
                 await trio.lowlevel.wait_readable(self._handle)
@@ -400,6 +395,13 @@ class Zygote:
             self._jailed = -1
         while self._descriptors:
             os.close(self._descriptors.popleft())
+
+
+def has_ended(handle: int) -> bool:
+    """Return whether the process behind a pidfd has ended."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def read_pid(handle: int) -> int:
