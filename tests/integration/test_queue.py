@@ -325,7 +325,8 @@ async def test_a_job_is_done_if_and_only_if_its_rows_are_there_wherever_the_conn
             if not proxy.was_cut:
                 break
             cuts += 1
-        assert is_done and cuts > 4, cuts
+        # The opening with its snapshot, the statement, the end of its changes, and the commit: one packet each.
+        assert is_done and cuts >= 4, cuts
 
 
 async def test_a_job_that_fails_waits_as_often_as_it_has_retries_and_is_then_dead(
