@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from flux.expression import Expression
+from flux.seen_values import is_deep
 
 EVENTS_MAX = 5_000
 """Events that one run lists."""
@@ -212,13 +213,16 @@ class Tap:
         if what == b'"value"':
             if len(line) > VALUE_BYTES_MAX:
                 raise msgspec.ValidationError("no value of ours is so long")
-            self._keep_value(_value_decoder.decode(line)[2], len(line))
+            value = _value_decoder.decode(line)[2]
+            _check_depth(value.values)
+            self._keep_value(value, len(line))
             return
         self._told_bytes += len(line)
         if self._told_bytes > TOLD_BYTES_MAX:
             self.dropped_bytes += len(line)
         elif what == b'"frame"':
             shown = _shown_decoder.decode(line)[2]
+            _check_depth([shown.locals, shown.returned, shown.values])
             self.shown[shown.event] = shown
         else:
             self.events += _list_decoder.decode(line)[2]
@@ -238,3 +242,9 @@ class Tap:
             values, sizes = self.values, self._value_bytes
             (values.popleft if plan.after is None else values.pop)()
             self._values_bytes -= (sizes.popleft if plan.after is None else sizes.pop)()
+
+
+def _check_depth(values: Any) -> None:
+    # Reading it once is no sign that it can be written, or read, further down in other calls.
+    if is_deep(values):
+        raise msgspec.ValidationError("no value of ours is nested so deeply")

@@ -1,6 +1,7 @@
 """What a followed guest tells is taken out of its bytes, however they are cut, and the wire's pass untouched."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,26 @@ def test_a_question_that_means_nothing_is_refused(body: bytes) -> None:
 )
 def test_a_value_is_shown_on_one_line(value: object, text: str) -> None:
     assert show(value) == text
+
+
+@pytest.mark.parametrize("begin, end", [
+    ("[", "]"), ('{"a":', "}"), ('{"$type":"A","value":', "}"), ('{"$type":"A","items":[', "]}"),
+    ('{"$type":"A","pairs":[[', ",1]]}"), ('{"$type":"A","fields":{"a":', "}}"), ('{"$type":"A","args":[', "]}"),
+    ('{"$type":3,"a":', "}"),
+])  # fmt: skip
+def test_a_value_that_is_nested_beyond_reason_is_shown_up_to_a_depth(begin: str, end: str) -> None:
+    levels = 900 // (begin.count("[") + begin.count("{"))
+    shown = show(json.loads(begin * levels + "7" + end * levels))
+    assert "…" in shown and "7" not in shown
+    assert "7" in show(json.loads(begin * 15 + "7" + end * 15)), "none of ours is so deep"
+    tap = Tap(TracePlan())
+    deep = begin * levels + "7" + end * levels
+    for line in (f'["trace","value",[1,"a.py",1,"f",[{deep}]]]\n',
+                 f'["trace","frame",{{"event":1,"stack":[],"locals":{{"a":{deep}}}}}]\n'):  # fmt: skip
+        assert tap.take(line.encode()) == line.encode(), "it is left to the wire, which refuses it"
+        shallow = line.replace(deep, begin * 15 + "7" + end * 15).encode()
+        assert tap.take(shallow) == b""
+    assert len(tap.values) == len(tap.shown) == 1
 
 
 def test_nothing_that_serves_can_have_the_tracer_in_it() -> None:

@@ -317,6 +317,11 @@ def test_an_event_says_where_it_stands_what_names_held_and_where_else_to_go() ->
     assert "not what is on record: it asked for more" in check_page(show("debug", {"debug": went})).text
     empty = seen | {"at": None, "total": 0, "event": None}
     assert "It has no step" in check_page(show("debug", {"debug": empty})).text
+    deep: Any = "bottom"
+    for _ in range(300):
+        deep = {"$type": "Order", "fields": {"inner": [deep]}}
+    hostile = seen | {"frame": seen["frame"] | {"locals": {"deep": deep}, "returned": deep}}
+    assert "Order(inner=[Order(" in check_page(show("debug", {"debug": hostile})).text
     nobody = check_page(show("debug of nobody", documents()["debug of nobody"]))
     assert "Nobody has looked at event 118 of late" in nobody.text and "look" in nobody.list_values("id")
 
