@@ -241,13 +241,21 @@ class Forks:
         self._child = int(self._process.stdout.readline())
         return self._child
 
+    def wait_step(self) -> None:
+        """Wait until the child has written a dot that nobody has waited for."""
+        assert self._process.stdout is not None
+        assert (said := self._process.stdout.read(1)) == b".", said
+
     def kill(self, pid: int) -> None:
         """Kill the child, if it has not ended by itself."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
     def wait_end(self) -> tuple[int, int]:
-        """Wait for the child's end; return how many dots it wrote and its exit code, negative for a signal."""
+        """Wait for the child's end; return how many dots are left of those it wrote, and its exit code.
+
+        The code is negative for a signal.
+        """
         assert self._process.stdout is not None
         dots, _, exit_code = self._process.stdout.readline().partition(b"=")
         self._child = None
@@ -265,6 +273,11 @@ def serve_forks(run: Callable[[list[str]], None]) -> None:
         os.write(1, b"=%d\n" % os.waitstatus_to_exitcode(status))
 
 
+def say_step() -> None:
+    """Tell the test that this child has done a step."""
+    os.write(1, b".")
+
+
 def say_at_work() -> None:
     """Tell the test that this child is at work."""
     os.write(1, b"%d\n" % os.getpid())
@@ -277,7 +290,7 @@ def write_until_killed(words: list[str]) -> None:
     say_at_work()
     for event in make_story(int(seed)):
         event.tell(journal)
-        os.write(1, b".")
+        say_step()
 
 
 if __name__ == "__main__":

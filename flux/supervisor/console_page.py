@@ -8,6 +8,7 @@ reading of the record with what the page draws, and says of the other calls how 
 from collections.abc import Awaitable, Callable
 
 import attrs
+import trio
 
 from flux import why
 from flux.store import reading
@@ -23,6 +24,8 @@ from flux.supervisor.web.passage import CALLS_SHOWN, FIND_CHARACTERS_MAX, choose
 CALLS_MAX = 5000
 CHILDREN_MAX = 1000
 REPLAYS_MAX = 100
+SEARCHES = trio.CapacityLimiter(1)
+"""Threads that look for text in the calls of an execution, which is work for the processor: others wait their turn."""
 
 
 async def answer_page(
@@ -36,7 +39,13 @@ async def answer_page(
             f"what is looked for has {len(text):,} characters", remedy=f"write at most {FIND_CHARACTERS_MAX}"
         )
     summary, execution = await reading.get_execution(pool, (await find(name)).id)
-    passage = choose_calls(execution.calls, text, first, room)
+    if text:  # Of a large record it takes seconds: beside the server's work, and no longer than somebody waits for it.
+        check = trio.from_thread.check_cancelled
+        passage = await trio.to_thread.run_sync(
+            choose_calls, execution.calls, text, first, room, check, limiter=SEARCHES
+        )
+    else:
+        passage = choose_calls(execution.calls, text, first, room)
     shown = summary_json(summary)
     trace = trace_json(
         shown,

@@ -19,7 +19,7 @@ from flux.supervisor.spans import list_spans
 from flux.supervisor.web import html, pages, tenants, values, words
 from flux.supervisor.web.events import write_event
 from flux.supervisor.web.page import Asked
-from flux.supervisor.web.passage import choose_calls
+from flux.supervisor.web.passage import PIECE_BYTES, choose_calls
 from tests.console_world import make_call, make_execution, raised
 from tests.debug_pages import DEBUG_PATHS, debug_documents
 from tests.hostile_pages import HOSTILE, check_page, poison
@@ -272,7 +272,7 @@ def test_deployments_say_what_is_served_how_each_did_and_which_can_be_served_aga
     assert page.list_values("data-act") == ["/_flux/act/rollback"]
     assert page.list_values("data-body") == ['{"to": "d1d1d1d1d1d1"}']
     (question,) = page.list_values("data-ask")
-    assert "/_flux/?q=deploy%3Ad1d1d1d1d1d1" in page.list_values("href")
+    assert "/_flux/?q=deploy%3Ad1d1d1d1d1d1+sha%3A3f9c1e2d" in page.list_values("href")
     assert question.startswith("Serve 3f9c1e2+, deployment d1d1d1d1, from now on? Migrations are not undone")
 
 
@@ -524,9 +524,29 @@ def test_text_is_found_among_all_calls_however_it_is_written_there() -> None:
         passage = choose_calls(calls, text, 0, 200)
         assert (passage.places, passage.total) == (places, 299), text
         assert [(each.seq, each.place) for each in passage.wrong] == [(3, 2)]
+    # It is found where the search goes from one piece to the next, a letter of two bytes and one that folds to two too.
+    for before in range(PIECE_BYTES - 12, PIECE_BYTES + 1):
+        whole = make_call(1, "db.query", "x" * before + "JÖRG STRAßE" + "y" * PIECE_BYTES)
+        assert choose_calls([whole], "jörg strasse", 0, 200).places == [0], before
     rest = choose_calls(calls, "select", 200, 200)
     assert (rest.found, rest.first, rest.places) == (297, 200, list(range(202, 299)))
     assert choose_calls(calls, "select", 297, 200).first == 0  # There is nothing beyond the last.
+
+
+def test_who_asks_for_text_is_heard_again_and_again_and_can_end_the_search() -> None:
+    calls = [make_call(1, "db.query", "x" * PIECE_BYTES * 20), *(make_call(seq, "db.query", []) for seq in range(2, 9))]
+    heard = 0
+
+    def hear() -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 30:
+            raise TimeoutError
+
+    choose_calls(calls, "", 0, 200, hear)
+    assert heard == 0, "nothing is looked for"
+    with pytest.raises(TimeoutError):
+        choose_calls(calls, "no such", 0, 200, hear)
 
 
 def test_a_page_of_some_calls_says_how_many_are_not_on_it() -> None:

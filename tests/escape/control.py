@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from run_attempts import write_guest
 from targets import lay_out
 
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 NEEDS_A_JAIL = {"use_up_descriptors_of_the_machine", "reserve_all_addresses"}
 """They ask for a bound, and an ordinary process has whatever its shell has set."""
 

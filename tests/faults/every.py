@@ -14,7 +14,9 @@ the n-th. After each kind of failure ``psql`` is asked:
     doubled     on record as committed more than once
     unrecorded  there and not on record exactly once, or run and without a record
 
-and whether money and goods add up. With ``--operations 20``, twenty of each kind are drawn by ``--seed``.
+and whether money and goods add up. With ``--operations 20``, twenty of each kind are drawn by ``--seed``, and with
+``--harms 2`` two of the ways in which each can fail. Where of one kind and way none came to fail, nothing is shown, and
+that is told as a finding is.
 """
 
 import argparse
@@ -55,6 +57,8 @@ TIMEOUT_S = 60.0
 TIMEOUT_HELD_S = 0.5
 """Of a function whose answer never comes: so long it waits, and then the trade is given up."""
 NEVER = ("never comes", "never goes on")
+DRAWS_MAX = 5
+"""Trades for one operation that is to fail: after a line was opened anew a trade has more of them than the next one."""
 
 
 @attrs.define
@@ -80,8 +84,8 @@ class Tally:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was found."""
-        return not any(finding for row in self.rows for finding in row.findings)
+        """Whether each kind of operation failed in each way, and nothing was found."""
+        return bool(self.rows) and all(row.failed and not any(row.findings) for row in self.rows)
 
     def report(self) -> str:
         """Return the table that a person reads."""
@@ -96,7 +100,8 @@ class Tally:
             totals = [a + b for a, b in zip(totals, [row.failed, row.done, *counts], strict=True)]
         lines.append(_line("all", "", *totals))
         books = [str(finding) for row in self.rows for finding in row.findings if finding]
-        return "\n".join([*lines, *books, f"in {self.took_s:.0f} s"])
+        idle = [f"{row.site}, {row.harm}: no operation came to fail" for row in self.rows if not row.failed]
+        return "\n".join([*lines, *books, *idle, f"in {self.took_s:.0f} s"])
 
 
 def _line(site: str, harm: str, *counts: int) -> str:
@@ -139,10 +144,12 @@ class Trading:
             told.unknown.add(number)
         else:
             told.failed.add(number)
-        if harm in NEVER:
-            site.disarm()
         # The record is written behind the answer, and its operations are to fail as well.
-        await self.world.settle()
+        async with trio.open_nursery() as nursery:
+            if harm in NEVER:
+                nursery.start_soon(_let_go, site)
+            await self.world.settle()
+            nursery.cancel_scope.cancel()
         site.disarm()
         return isinstance(executed.outcome, Returned)
 
@@ -150,6 +157,15 @@ class Trading:
         """Ask a second client about all trades so far."""
         await self.world.settle()
         return await trio.to_thread.run_sync(check, self.world.database, self.told)
+
+
+async def _let_go(site: Site) -> None:
+    """End the wait for what never comes: at once where the trade was given up for it, else after as long."""
+    if not site.struck:
+        while not site.struck:  # noqa: ASYNC110 - a site tells nobody
+            await trio.sleep(0.01)
+        await trio.sleep(TIMEOUT_HELD_S)
+    site.disarm()
 
 
 def may_be_there(execution: Execution) -> bool:
@@ -176,26 +192,33 @@ async def open_trading(database: Database, folder: Path) -> AsyncIterator[tuple[
             yield Trading(world, outbound), sites
 
 
-async def fail_each(
-    trading: Trading, site: Site, harm: str, flavour: str, row: Row, drawn: list[int] | None
-) -> None:
-    """Let operations fail, each in a trade of its own: those that are drawn, or all until a trade reaches no more."""
-    for number in range(1, OPERATIONS_MAX) if drawn is None else drawn:
-        site.arm(harm, number)
-        is_done = await trading.trade(site, flavour, harm)
-        row.failed += site.struck
-        row.done += is_done
-        if drawn is None and not site.struck:
+async def fail_each(trading: Trading, site: Site, harm: str, flavour: str, row: Row) -> None:
+    """Let all operations fail, each in a trade of its own, until a trade reaches no more."""
+    for number in range(1, OPERATIONS_MAX):
+        await _fail(trading, site, harm, flavour, row, number)
+        if not site.struck:
             return
-    assert drawn is not None, f"{site.name}: a trade has more than {OPERATIONS_MAX} operations"
+    raise AssertionError(f"{site.name}: a trade has more than {OPERATIONS_MAX} operations")
 
 
-async def _draw(trading: Trading, site: Site, flavour: str, operations: int, chance: random.Random) -> list[int]:
-    """Return which operations fail, of as many as there are when none does."""
-    site.arm(site.harms[0], 0)
+async def fail_drawn(
+    trading: Trading, site: Site, harm: str, flavour: str, row: Row, operations: int, chance: random.Random
+) -> None:
+    """Let so many operations fail, each in a trade of its own, drawn of as many as there are when none does."""
+    site.arm(harm, 0)
     await trading.trade(site, flavour, "")
-    assert site.seen, f"{site.name}: a trade has no such operation"
-    return sorted(chance.sample(range(1, site.seen + 1), min(operations, site.seen)))
+    for number in chance.sample(range(1, site.seen + 1), min(operations, site.seen)):
+        await _fail(trading, site, harm, flavour, row, number)
+        for _ in range(DRAWS_MAX):
+            if site.struck or not site.seen:
+                break
+            await _fail(trading, site, harm, flavour, row, chance.randint(1, site.seen))
+
+
+async def _fail(trading: Trading, site: Site, harm: str, flavour: str, row: Row, number: int) -> None:
+    site.arm(harm, number)
+    row.done += await trading.trade(site, flavour, harm)
+    row.failed += site.struck
 
 
 async def run(
@@ -204,21 +227,25 @@ async def run(
     operations: int | None,
     seed: int = 0,
     only: str = "",
+    harms: int | None = None,
     tell: Callable[[Row], None] = lambda _row: None,
 ) -> Tally:
-    """Let ``operations`` of each kind fail, all where it is None; ``tell`` hears of each row of the table."""
+    """Let ``operations`` of each kind fail in ``harms`` of its ways, all where it is None; ``tell`` hears each row."""
     tally = Tally()
     began = time.monotonic()
     chance = random.Random(seed)
     async with open_trading(database, folder) as (trading, sites):
         await trading.trade(sites[-1], ATOMIC, "")  # The first one asks for what later ones know.
         for site in (each for each in sites if only in each.name):
-            flavours = site.flavours if operations is None else (chance.choice(site.flavours),)
-            drawn = None if operations is None else await _draw(trading, site, flavours[0], operations, chance)
-            for harm in site.harms:
+            ways = site.harms if harms is None else chance.sample(site.harms, min(harms, len(site.harms)))
+            for harm in ways:
                 row, row_began = Row(site.name, harm), time.monotonic()
-                for flavour in flavours:
-                    await fail_each(trading, site, harm, flavour, row, drawn)
+                if operations is None:
+                    for flavour in site.flavours:
+                        await fail_each(trading, site, harm, flavour, row)
+                else:
+                    flavour = chance.choice(site.flavours)
+                    await fail_drawn(trading, site, harm, flavour, row, operations, chance)
                 if finding := await trading.check():
                     row.findings.append(finding)
                     trading.told = Told()  # The next row is not to repeat what this one has found.
@@ -245,16 +272,19 @@ def _operations(text: str) -> int | None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read the command line, let operations fail and report; 0 when nothing was lost, doubled or made up."""
+    """Read the command line, let operations fail and report; 0 when all failed and nothing was lost or made up."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.every", description=__doc__.split("\n")[0])
     parser.add_argument("--operations", type=_operations, default=10, help="how many of each kind, or all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--harms", type=int, help="in how many ways each, all unless it is said")
     parser.add_argument("--only", default="", help="operations whose name holds this")
     options = parser.parse_args(arguments)
     with running_postgres() as server, tempfile.TemporaryDirectory() as scratch:
         database = create_database(server)
         trio.run(_prepare, database)
-        tally = trio.run(run, database, Path(scratch), options.operations, options.seed, options.only, _tell)
+        tally = trio.run(
+            run, database, Path(scratch), options.operations, options.seed, options.only, options.harms, _tell
+        )
     print(tally.report())
     return 0 if tally.is_good else 1
 

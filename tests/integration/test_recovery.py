@@ -35,6 +35,7 @@ from tests.journal_program import (
     make_mutation,
     make_story,
     say_at_work,
+    say_step,
     serve_forks,
 )
 from tests.postgres_server import PostgresServer
@@ -419,12 +420,14 @@ def test_after_kill_9_every_committed_transfer_has_exactly_one_record(
     rng = random.Random(4)
     recoveries_killed = transfers = interrupted = number = 0
     with Forks("tests.integration.test_recovery") as programs:
-        # On a busy machine less is done before a kill comes: then there are more kills.
+        # A kill follows what is done, for on a busy machine nothing may be done in any given time.
         while number < KILLS or transfers <= 100 or interrupted <= 10 or recoveries_killed <= 5:
             number += 1
             assert number < 20 * KILLS, (transfers, interrupted, recoveries_killed)
             pid = programs.start("transfer", number, *place)
-            time.sleep(rng.random() * 0.15)
+            for _ in range(rng.randrange(8)):
+                programs.wait_step()
+            time.sleep(rng.random() * 0.02)  # Anywhere within a transfer, which takes a few milliseconds.
             programs.kill(pid)
             assert programs.wait_end()[1] == -signal.SIGKILL
             while True:
@@ -462,7 +465,7 @@ def check_transfers(folder: Path, database: Database) -> tuple[int, int]:
 
 
 async def run_transfers(folder: Path, number: int, options: ConnectOptions) -> None:
-    """Transfer without end, writing in a supervisor's order."""
+    """Transfer without end, writing in a supervisor's order; each is a step."""
     connection = await connect(options)
     journal = Journal(folder)
     say_at_work()
@@ -483,6 +486,7 @@ async def run_transfers(folder: Path, number: int, options: ConnectOptions) -> N
         await connection.fetch_value(QUERIES.add_execution, *make_record(ended).values)
         await connection.commit()
         journal.stored(execution.id.bytes)
+        say_step()
 
 
 async def run_program(words: list[str]) -> None:

@@ -1,9 +1,11 @@
 """Who may see the console's pages and act on them, over a real database and without a browser."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, Never
 
 import attrs
 import pytest
@@ -13,6 +15,7 @@ from flux.message import HttpResponse
 from flux.scopes import WORDS
 from flux.store.moments import add_mark
 from flux.store.tokens import TokenFound, digest_token
+from flux.supervisor import console_page
 from flux.supervisor.console_door import Door
 from flux.supervisor.present import summary_of_execution
 from flux.supervisor.web import events
@@ -183,6 +186,33 @@ async def test_of_many_calls_a_page_asks_for_some_and_finds_text_in_all(world: W
     twin = await world.ask(f"/_flux/e/{many.name}.json", headers=browser, token=None, find="select 44")
     assert isinstance(twin.body, bytes)
     assert len(json.loads(twin.body)["documents"]["trace"]["calls"]) == 450
+
+
+async def test_while_text_is_looked_for_others_are_answered_and_who_goes_away_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = make_execution(calls=(make_call(1, "clock.now", [], 17),))
+    await world.add(execution)
+    began, ended = threading.Event(), threading.Event()
+
+    def search(_calls: object, _text: str, _first: int, _room: int, between: Callable[[], None]) -> Never:
+        began.set()
+        try:
+            while True:
+                between()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(console_page, "choose_calls", search)
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(world.get, f"executions/{execution.name}/page", find="x"))
+            while not began.is_set():  # noqa: ASYNC110 - another thread sets it
+                await trio.sleep(0.01)
+            assert await world.get("functions")
+            assert not ended.is_set()
+            nursery.cancel_scope.cancel()
+        assert ended.is_set()
 
 
 async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:

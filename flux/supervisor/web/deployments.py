@@ -1,7 +1,8 @@
 """What was served, and how it did: each code once, with its last switch, the latest first.
 
 A code that is kept can be served again from here, as ``flux rollback ID`` does it. By its id and not by its commit:
-the same commit, with and without changes, is two.
+the same commit, with and without changes, is two. The id is of the files that are served, so two commits can have one:
+the way to the executions names both.
 """
 
 import json
@@ -37,7 +38,9 @@ class Row:
     executions: int
     failed: int
     href: str
-    """Its executions, and not those of the same commit with other changes."""
+    """Its executions: not those of the same commit with other changes, nor those of the same files in another commit.
+
+    A commit and the same with changes that are in no file of the deployment are two rows with one list."""
     functions: str
     runtime: str
     is_current: bool
@@ -75,7 +78,7 @@ def _make_row(seen: Mapping[str, Any], now: datetime) -> Row:
         deploys=seen["deploys"],
         executions=seen["executions"],
         failed=seen["failed"],
-        href=words.link(q=f"deploy:{words.cut(id)}"),
+        href=words.link(q=f"deploy:{words.cut(id)} sha:{words.cut(str(seen['sha']))}"),
         functions=words.cut(", ".join(map(str, seen["functions"])), 1000),
         runtime=words.cut(", ".join(f"{name} {version}" for name, version in seen["runtime"].items())),
         is_current=bool(seen["current"]),

@@ -4,8 +4,12 @@ A page has room for some hundred calls. So that none is out of reach for that, i
 it names what went wrong among all of them, with the place where that is shown; and what is looked for is looked for in
 all. Who makes the page of a stored execution chooses from calls as they were recorded, who makes a file of it from
 the document: both choose here, by places.
+
+Looking through the calls of a large record takes seconds. It is done a piece at a time, with a word to whoever asked
+between two pieces: he may run it beside the server's own work, and end it.
 """
 
+import codecs
 import json
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,6 +21,8 @@ CALLS_SHOWN = 200
 """Calls on one page."""
 WRONG_SHOWN = 10
 FIND_CHARACTERS_MAX = 200
+PIECE_BYTES = 256 * 1024
+"""Of what was asked or answered, looked through at once: a millisecond or two."""
 
 
 @attrs.frozen
@@ -70,32 +76,55 @@ def read_first(query: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 0
 
 
-def choose_calls(calls: Sequence[HostCall], text: str, first: int, room: int) -> Passage:
-    """Return ``room`` of these calls from the ``first`` on: of all, or of those that have ``text`` in them."""
+def choose_calls(
+    calls: Sequence[HostCall], text: str, first: int, room: int, between: Callable[[], None] = lambda: None
+) -> Passage:
+    """Return ``room`` of these calls from the ``first`` on: of all, or of those that have ``text`` in them.
+
+    While it looks for text it calls ``between`` again and again: what that raises ends the search.
+    """
     found = None
     if text:
-        has = make_search(text)
+        has = make_search(text, between)
         found = [place for place, call in enumerate(calls) if has(call)]
     wrong = [call.result is None or call.result.error is not None for call in calls]
     return choose([call.request.seq for call in calls], wrong, found, first, room)
 
 
-def make_search(text: str) -> Callable[[HostCall], bool]:
+def make_search(text: str, between: Callable[[], None] = lambda: None) -> Callable[[HostCall], bool]:
     """Return what says whether a call has ``text`` in it, in any case: its kind, what was asked and answered, where.
 
     What was asked and answered is JSON as it was written, in which a text may stand with escapes or without.
     """
     needles = {form.casefold() for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])}
+    overlap = max(map(len, needles)) - 1
+
+    def has_said(part: str) -> bool:
+        folded = part.casefold()
+        return any(needle in folded for needle in needles)
+
+    def has_written(data: bytes) -> bool:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        kept = ""  # The end of the piece before: a needle may begin there.
+        for start in range(0, len(data), PIECE_BYTES):
+            between()
+            piece = data[start : start + PIECE_BYTES]
+            # A letter's folding does not depend on the letters beside it.
+            folded = kept + decoder.decode(piece, final=start + PIECE_BYTES >= len(data)).casefold()
+            if any(needle in folded for needle in needles):
+                return True
+            kept = folded[-overlap:] if overlap else ""
+        return False
 
     def has(call: HostCall) -> bool:
+        between()
         request, result = call.request, call.result
-        parts = [request.name, request.arguments.decode(errors="replace")]
+        said = [request.name]
         if request.position is not None:
-            parts += [f"{request.position.file}:{request.position.line}", request.position.function]
-        if result is not None:
-            parts.append(result.value.decode(errors="replace"))
-            if result.error is not None:
-                parts.append(f"{result.error.name}: {result.error.message}")
-        return any(needle in part.casefold() for part in parts for needle in needles)
+            said += [f"{request.position.file}:{request.position.line}", request.position.function]
+        if result is not None and result.error is not None:
+            said.append(f"{result.error.name}: {result.error.message}")
+        written = [request.arguments] if result is None else [request.arguments, result.value]
+        return any(map(has_said, said)) or any(map(has_written, written))
 
     return has
