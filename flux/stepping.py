@@ -10,10 +10,10 @@ the same function, however many others ran in between.
 """
 
 import re
-from collections.abc import Callable
 
 import attrs
 
+KINDS = frozenset({"call", "line", "pause", "resume", "exception", "return", "host call"})
 STOPS = frozenset({"line", "exception", "return", "host call"})
 """Kinds of events at which one stands. A ``call`` shows no line that runs, a pause and a resumption are no step."""
 
@@ -31,6 +31,8 @@ class Step:
     caller: int
     asked: int
     """Number of the last host call by then."""
+    heard: int
+    """Answers to host calls by then."""
 
 
 @attrs.frozen
@@ -54,47 +56,54 @@ def read_target(text: str) -> Target:
     return Target(said["file"].removeprefix("./"), int(said["line"]), said["condition"])
 
 
-Wanted = Callable[[Step], bool]
-
-
 @attrs.frozen
 class Search:
-    """What is looked for from an event."""
+    """What is looked for from an event. It is data, so that whoever has the events can look: the guest too."""
 
-    wanted: Wanted
+    kinds: frozenset[str]
     ahead: bool
     """Among the later events, the first; else among the earlier ones, the last."""
+    frame: int | None = None
+    """Of this call of a function; None: of whichever."""
+    is_other: bool = False
+    """Of any call but that one."""
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON."""
+        return {"kinds": sorted(self.kinds), "frame": self.frame, "other": self.is_other}
+
+    def wanted(self, step: Step) -> bool:
+        """Return whether it is looked for."""
+        return step.kind in self.kinds and (self.frame is None or (step.frame == self.frame) != self.is_other)
 
 
 def step_over(here: Step) -> Search:
     """The next line of the same function; at its end, where it returned to."""
     if here.kind == "return":
-        return Search(_in_caller(here), ahead=True)
-    return Search(lambda step: step.frame == here.frame and step.kind in STOPS, ahead=True)
+        return _find_caller(here, ahead=True)
+    return Search(STOPS, ahead=True, frame=here.frame)
 
 
 def step_in() -> Search:
     """The next line that ran, of whichever function."""
-    return Search(lambda step: step.kind in STOPS, ahead=True)
+    return Search(STOPS, ahead=True)
 
 
 def step_out(here: Step) -> Search:
     """Where the function returned to; the end of one that nobody of the project's had called."""
     if here.caller == 0 and here.kind != "return":
-        return Search(lambda step: step.frame == here.frame and step.kind == "return", ahead=True)
-    return Search(_in_caller(here), ahead=True)
+        return Search(frozenset({"return"}), ahead=True, frame=here.frame)
+    return _find_caller(here, ahead=True)
 
 
 def step_back_over(here: Step) -> Search:
     """The line of the same function that ran before; at its beginning, where it was called."""
     if here.kind == "call":
-        return Search(_in_caller(here), ahead=False)
-    return Search(
-        lambda step: step.frame == here.frame and (step.kind in STOPS or step.kind == "call"), ahead=False
-    )
+        return _find_caller(here, ahead=False)
+    return Search(STOPS | {"call"}, ahead=False, frame=here.frame)
 
 
-def _in_caller(here: Step) -> Wanted:
+def _find_caller(here: Step, *, ahead: bool) -> Search:
     if here.caller == 0:
-        return lambda step: step.frame != here.frame and step.kind in STOPS
-    return lambda step: step.frame == here.caller and step.kind in STOPS
+        return Search(STOPS, ahead, here.frame, is_other=True)
+    return Search(STOPS, ahead, here.caller)

@@ -18,11 +18,14 @@ import msgspec
 
 from flux.expression import Expression
 from flux.seen_values import is_deep
+from flux.stepping import Search
 
 EVENTS_MAX = 5_000
 """Events that one run lists."""
 FRAMES_MAX = 200
 """Events of which one run shows the names."""
+UNTOLD_MAX = 100
+"""Events that a guest may have had when it was killed and had not told of: `flux_guest._trace.BATCH`."""
 VALUES_MAX = 1_000
 """The last so many are kept, and how many there were."""
 TOLD_BYTES_MAX = 16 * 2**20
@@ -54,6 +57,8 @@ class Event(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     """Number of the last host call by then."""
     detail: str = ""
     """Of an exception, its type and message."""
+    heard: int = 0
+    """Answers to host calls that had come by then: those of `HostCall.answered` up to it."""
 
 
 class StackEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -89,6 +94,8 @@ class Value(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     function: str
     values: list[Any]
     """Of each expression."""
+    frame: int = 0
+    """See `Event.frame`."""
 
 
 class End(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +133,8 @@ class TracePlan:
     """Only of values after this event; then the first are kept, and not the last."""
     up: int = 0
     """Whose names are shown: 0, those of the function that runs; 1, of who called it; and so on."""
+    seek: Search | None = None
+    """Tell of the one event that it leads to, from ``before`` or ``after``."""
 
     def document(self) -> dict[str, object]:
         """Return it as the start document has it; PROTOCOL.md, "Tracing"."""
@@ -139,9 +148,13 @@ class TracePlan:
         }
         if self.place is not None:
             said["print"] = {"file": self.place[0], "line": self.place[1]}
+        if self.seek is not None:
+            said["seek"] = self.seek.document()
+            said["before"], said["after"] = self.before, self.after
         return said
 
 
+_count_decoder = msgspec.json.Decoder(tuple[str, str, int])
 _list_decoder = msgspec.json.Decoder(tuple[str, str, list[Event]])
 _shown_decoder = msgspec.json.Decoder(tuple[str, str, Shown])
 _value_decoder = msgspec.json.Decoder(tuple[str, str, Value])
@@ -163,6 +176,8 @@ class Tap:
         """Of all of them."""
         self.end: End | None = None
         """None where the guest was ended before it could say so."""
+        self.counted = 0
+        """Events that it had had when it last said how many."""
         self.dropped_bytes = 0
         self._told_bytes = 0
         self._rest = b""
@@ -174,7 +189,12 @@ class Tap:
         """Number of the last event that is known of."""
         if self.end is not None:
             return self.end.events
-        return max([0, *self.shown, *(event.number for event in self.events[-1:])])
+        return max([self.counted, *self.shown, *(event.number for event in self.events[-1:])])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last event that is known of was the last."""
+        return self.end is not None and not self.end.lost
 
     def take(self, data: bytes) -> bytes:
         """Return what of ``data``, and of what was held back before, is the wire's. Empty data is the end."""
@@ -209,6 +229,9 @@ class Tap:
         what = line[len(_PREFIX) : len(_PREFIX) + 8].partition(b",")[0]
         if what == b'"end"':
             self.end = _end_decoder.decode(line)[2]
+            return
+        if what == b'"count"':
+            self.counted = _count_decoder.decode(line)[2]
             return
         if what == b'"value"':
             if len(line) > VALUE_BYTES_MAX:

@@ -5,7 +5,7 @@ from typing import Any
 DEBUG_PATHS = {"debug": "x/qk3f81xa", "debug of nobody": "x/qk3f81xa"}
 
 PLACE = {"file": "functions/signup.py", "line": 12, "function": "price"}
-EVENT = {**PLACE, "event": 118, "kind": "line", "frame": 2, "caller": 1, "call": 2, "detail": None,
+EVENT = {**PLACE, "event": 118, "kind": "line", "frame": 2, "caller": 1, "call": 2, "heard": 2, "detail": None,
          "source": "cents = line['cents']"}  # fmt: skip
 FRAME = {
     **PLACE, "event": 118, "kind": "line", "source": "cents = line['cents']",
@@ -35,6 +35,7 @@ def debug_documents(summaries: list[Any]) -> dict[str, dict[str, Any]]:
         "schema": "flux.debug-session/1", "state": "open", "execution": execution, "session": 3,
         "opened_at": "2025-11-25T14:00:00.000000Z", "idle_s": 600.0, "granularity": "line", "verdict": "same failure",
         "reason": "as recorded", "divergence": None, "notes": ["a note"], "total": 240, **STAND, "said": "",
+        "ended": False,
         "event": EVENT, "frame": FRAME,
         "events": [EVENT | {"event": 117, "kind": "call"}, EVENT, EVENT | {"event": 119, "kind": "exception",
                                                                            "detail": "ValueError: -1"}],

@@ -28,6 +28,9 @@ from flux.supervisor.start_document import make_document
 from flux.tenant import Tenant
 from tests.dev_process import write_project
 
+NEVER = object()
+"""The answer to a call that gets none."""
+
 
 class Answers:
     """A host that answers each call by its name."""
@@ -35,11 +38,13 @@ class Answers:
     def __init__(self, answers: Mapping[str, object]) -> None:
         self._answers = answers
 
-    def is_immediate(self, name: str) -> bool:  # noqa: ARG002 - the protocol's
-        return True
+    def is_immediate(self, name: str) -> bool:
+        return self._answers[name] is not NEVER
 
     async def perform(self, request: HostCallRequest) -> HostCallResult:
         await trio.lowlevel.checkpoint()
+        if self._answers[request.name] is NEVER:
+            await trio.sleep_forever()
         return HostCallResult(values.encode_canonical(self._answers[request.name]), None, 1_000_000, time.time_ns())
 
     def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:

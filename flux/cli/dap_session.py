@@ -23,7 +23,7 @@ from flux.cli.debug_walk import Place, Walk
 from flux.errors import FluxError, OperatorError
 from flux.expression import parse_expression
 from flux.sanitize import sanitize
-from flux.stepping import Search, Step, step_back_over, step_in, step_out, step_over
+from flux.stepping import KINDS, Search, step_back_over, step_in, step_out, step_over
 
 THREAD = 1
 BREAKPOINTS_MAX = 50
@@ -245,7 +245,7 @@ class Session:
     def _step(self, asked: Message, search: Search) -> Iterator[Message]:
         walk = self._walked
         if asked.get("granularity") == "instruction":
-            search = Search(_is_any, ahead=search.ahead)
+            search = Search(KINDS, search.ahead)
         yield {}
         yield from self._arrive(walk.find(search), {"reason": "step"}, ahead=search.ahead)
 
@@ -268,10 +268,10 @@ class Session:
 
     def _arrive(self, number: int | None, why: Message, *, ahead: bool) -> Iterator[Message]:
         walk = self._walked
-        walk.go(number or (walk.total if ahead else 1))
+        walk.go(number or (walk.find_end() if ahead else 1))
         self._values.clear()
         if number is None:
-            yield self._stopped("pause", "it ends here" if ahead else "it begins here")
+            yield self._stopped("pause", walk.end if ahead else "it begins here")
         else:
             yield self._stopped(**why)
 
@@ -406,7 +406,3 @@ def want(asked: Message, name: str, kind: type) -> Any:
     if type(value) is not kind:
         raise BadRequestError(f'"{name}" is missing, or is no {kind.__name__}')
     return value
-
-
-def _is_any(_step: Step) -> bool:
-    return True

@@ -142,7 +142,7 @@ class Prompt:
         if found is not None:
             self._arrive(found)
         elif search.ahead:
-            self._arrive(walk.total, "it ends here")
+            self._arrive(walk.find_end(), walk.end)
         else:
             self._arrive(1, "it begins here")
 
@@ -164,7 +164,7 @@ class Prompt:
     def _run(self, rest: str, *, ahead: bool) -> None:
         walk = self._walk
         if not rest:
-            self._arrive(walk.total if ahead else 1, "it ends here" if ahead else "it begins here")
+            self._arrive(walk.find_end() if ahead else 1, walk.end if ahead else "it begins here")
             return
         found = walk.run([read_target(rest)], ahead=ahead)
         if found is None:
@@ -197,8 +197,9 @@ class Prompt:
         here = walk.here
         for number in range(max(1, here.number - EVENTS_BEFORE), min(walk.total, here.number + EVENTS_AFTER) + 1):
             self._say(event_line(walk.event(number), is_here=number == here.number))
-        kind = "event" if walk.by_line else "host call"
-        self._say([Piece(f"  {kind} {here.number:,} of {walk.total:,} · {self._get_clock().tell(here.asked)}", "dim")])
+        kind, more = "event" if walk.by_line else "host call", "" if walk.ended else " that are known"
+        count = f"{here.number:,} of {walk.total:,}{more}"
+        self._say([Piece(f"  {kind} {count} · {self._get_clock().tell(here.asked)}", "dim")])
 
     def _get_clock(self) -> Clock:
         if self._clock is None:

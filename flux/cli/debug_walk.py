@@ -20,9 +20,6 @@ from flux.stepping import Search, Step
 
 AROUND = 40
 """Events before and after the one that is asked about whose names come with it."""
-WINDOW = 2_500
-"""How far ahead of the first event that is missing the next window is asked for. An answer has more than so many events
-before the one that is asked for, so nothing is left out between two windows."""
 Ask = Callable[[dict[str, object]], Record]
 """Sends a body to ``POST executions/ID/debug``."""
 
@@ -72,11 +69,17 @@ class Walk:
         self._lines: dict[int, Record] = {}
         self._frames: dict[tuple[int, int], Record] = {}
         self._sources: dict[str, list[str] | None] = {}
+        self._total = 0
         self.told = self._load(at)
         """The first answer: which execution, and whether what is shown is what is on record."""
         found = self.told.maybe_number("at")
         if found is None:
             name = self.told.record("execution").text("name")
+            if not self.ended:
+                raise NothingToStepError(
+                    f"nothing is known of the steps of {name}: it was ended from outside before it told of one",
+                    remedy=f"flux trace show {name} shows what is on record",
+                )
             raise NothingToStepError(
                 f"{name} has no step: none of the project's own lines ran, and it asked for nothing",
                 remedy=f"flux trace show {name} shows what is on record",
@@ -86,8 +89,18 @@ class Walk:
 
     @property
     def total(self) -> int:
-        """Events of the execution."""
-        return int(self.told.number("total"))
+        """Events of the execution; those that are known of where it is not `ended`."""
+        return self._total
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last of them was the last: nobody knows of one that was killed."""
+        return self.told.flag("ended")
+
+    @property
+    def end(self) -> str:
+        """What is said where one can go no further."""
+        return "it ends here" if self.ended else "it was ended from outside: no event behind this one is known"
 
     @property
     def by_line(self) -> bool:
@@ -118,13 +131,22 @@ class Walk:
     def find(self, search: Search) -> int | None:
         """Return where a step leads."""
         number = self.at
-        while 1 <= (number := number + (1 if search.ahead else -1)) <= self.total:
-            if number not in self._steps:
-                # Asked for from the far side, so that the window lies in the direction of the search.
-                self._load(min(self.total, number + WINDOW) if search.ahead else number)
+        while (number := number + (1 if search.ahead else -1)) in self._steps:
             if search.wanted(self._get(number)):
                 return number
-        return None
+        if number < 1 or (self.ended and number > self.total):
+            return None
+        # One run goes through all that lies outside of the window, however much that is.
+        side: dict[str, object] = {"after": number - 1} if search.ahead else {"before": number + 1}
+        found = self._read({"seek": search.document()} | side).maybe_number("at")
+        return None if found is None else int(found)
+
+    def find_end(self) -> int:
+        """Return the last event; of an execution that was killed, the last that a run tells of now."""
+        if self.ended:
+            return self.total
+        found = self._read({}).maybe_number("at")
+        return self.at if found is None else int(found)
 
     def _get(self, number: int) -> Step:
         if number not in self._steps:
@@ -158,7 +180,7 @@ class Walk:
             values.reverse()
         if not values:
             return None
-        same = (value for value in values if self.step(int(value.number("event"))).frame == frame)
+        same = (value for value in values if int(value.number("frame")) == frame)
         value = next(same, values[0])
         return Change(
             int(value.number("event")),
@@ -194,10 +216,13 @@ class Walk:
         return self._sources[file]
 
     def _load(self, at: int | None) -> Record:
-        order: dict[str, object] = {"around": AROUND}
-        if at is not None:
-            order["at"] = at
-        told = self.ask(order).of_schema("flux.debug/1")
+        return self._read({} if at is None else {"at": at})
+
+    def _read(self, order: dict[str, object]) -> Record:
+        told = self.ask(order | {"around": AROUND}).of_schema("flux.debug/1")
+        if told.maybe_number("at") is None:
+            return told  # Nothing was found: what is known stays.
+        self._total = int(told.number("total"))
         self._lines = {int(event.number("event")): event for event in told.records("events")}
         self._steps = {number: _read_step(number, event) for number, event in self._lines.items()}
         self._keep_frames(told)
@@ -210,7 +235,7 @@ class Walk:
 
 
 def _read_step(number: int, event: Record) -> Step:
-    numbers = (int(event.number(name)) for name in ("frame", "caller", "call"))
+    numbers = (int(event.number(name)) for name in ("frame", "caller", "call", "heard"))
     return Step(
         number, event.text("kind"), event.text("file"), int(event.number("line")), event.text("function"), *numbers
     )

@@ -4,10 +4,11 @@ The body says what is to be seen, all of it optional::
 
     {"at": 118, "around": 50, "file": "functions/signup.py", "line": 16, "expression": "plan, total",
      "watch": "total", "condition": "total > 100", "before": 118, "after": 118, "up": 1,
-     "list": false, "source": "functions/signup.py"}
+     "list": false, "source": "functions/signup.py", "seek": {"kinds": ["line"], "frame": 3, "other": false}}
 
 An expression without a file is looked up at the event that is shown. ``list`` says whether the steps around it are
-told, or only those whose names are shown. ``source`` asks for the text of a file as it ran.
+told, or only those whose names are shown. ``source`` asks for the text of a file as it ran. ``seek`` leads to the
+next event of these kinds behind ``after``, or to the last in front of ``before``, in one run however far that is.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,6 +22,7 @@ import trio
 
 from flux.execution import Execution
 from flux.expression import Expression, parse_expression, parse_expressions
+from flux.stepping import KINDS, Search
 from flux.store import reading
 from flux.store.postgres import Pool
 from flux.supervisor.artifacts import CodeGoneError
@@ -52,6 +54,12 @@ class DebugHost(Protocol):
         """Return the folder of the code that made ``original``; raise `CodeGoneError`."""
 
 
+class _Sought(msgspec.Struct, forbid_unknown_fields=True):
+    kinds: frozenset[str]
+    frame: int | None = None
+    other: bool = False
+
+
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     at: int | None = None
     around: int = 0
@@ -65,6 +73,7 @@ class _Asked(msgspec.Struct, forbid_unknown_fields=True):
     up: int = 0
     list: bool = True
     source: str | None = None
+    seek: _Sought | None = None
 
 
 async def answer_debug(
@@ -112,11 +121,15 @@ def _read(body: bytes) -> tuple[Question, str | None]:
         raise BadQueryError("it is looked for on one side", remedy='"before", or "after"')
     if (asked.file is None) != (asked.line is None):
         raise BadQueryError("file and line go together", remedy='{"file": "functions/signup.py", "line": 16}')
-    kinds = [asked.watch is not None, asked.expression is not None, asked.condition is not None]
-    if sum(kinds) > 1 or (asked.watch is not None and asked.file is not None):
+    kinds = [each is not None for each in (asked.watch, asked.expression, asked.condition, asked.seek)]
+    if sum(kinds) > 1 or (asked.file is not None and (asked.watch is not None or asked.seek is not None)):
         raise BadQueryError(
-            "one thing is looked for at a time", remedy='"watch", or "file" and "line", or "condition"'
+            "one thing is looked for at a time", remedy='"watch", or "file" and "line", or "condition", or "seek"'
         )
+    if asked.seek is not None and (asked.before is None) == (asked.after is None):
+        raise BadQueryError("it is not said from where one seeks", remedy='"before", or "after"')
+    if asked.seek is not None and not asked.seek.kinds <= KINDS:
+        raise BadQueryError("there is no such kind of event", remedy=", ".join(sorted(KINDS)))
     if not 0 <= asked.up < UP_MAX:
         raise BadQueryError(f'"up" is {asked.up}', remedy=f"0 to {UP_MAX - 1}")
     if not 0 <= asked.around < FRAMES_MAX // 2:
@@ -138,6 +151,9 @@ def _read(body: bytes) -> tuple[Question, str | None]:
         condition=None if asked.condition is None else parse_expression(asked.condition),
         before=asked.before,
         after=asked.after,
+        seek=None
+        if asked.seek is None
+        else Search(asked.seek.kinds, asked.after is not None, asked.seek.frame, asked.seek.other),
     )
     return question, asked.source
 
@@ -172,6 +188,7 @@ def debugged_json(
         if replay is None or replay.replayed.divergence is None
         else divergence_json(replay.replayed.divergence),
         "total": debugged.total,
+        "ended": debugged.ended,
         "at": debugged.at,
         "events": [_event_json(event, code) for event in debugged.events],
         "frame": _call_frame(original, debugged, code) if replay is None else frames.get(debugged.at or 0),
@@ -197,6 +214,7 @@ def _event_json(event: Event, code: Code) -> Document:
         "frame": event.frame,
         "caller": event.caller,
         "call": event.asked,
+        "heard": event.heard,
         "detail": event.detail or None,
         "source": _find_source(code, event.file, event.line),
     }
@@ -251,5 +269,6 @@ def _value_json(value: Value, question: Question) -> Document:
         "file": value.file,
         "line": value.line,
         "function": value.function,
+        "frame": value.frame,
         "value": found if texts else True,
     }

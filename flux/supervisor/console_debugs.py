@@ -151,8 +151,8 @@ class DebugsDesk:
             "schema": "flux.debug-session/1", "state": "open", "session": session.number,
             "opened_at": show_moment(session.opened_at), "idle_s": self._idle_s,
             **{name: head[name] for name in ("execution", "granularity", "verdict", "reason", "divergence", "notes")},
-            "total": window.total, **_address(stand), "at": at, "event": None, "events": [], "frame": None,
-            "source": None, "history": None, "said": "",
+            "total": window.total, "ended": window.ended, **_address(stand), "at": at, "event": None, "events": [],
+            "frame": None, "source": None, "history": None, "said": "",
         }  # fmt: skip
         if at is None:
             return document
@@ -248,18 +248,25 @@ async def _move(walk: Walk, order: _Order) -> tuple[int | None, str]:
         case "begin":
             return 1, ""
         case "end":
-            return window.total, ""
+            return (await walk.find_end(window)), ""
         case "back":
             return max(1, at - 1), "it begins here" if at <= 2 else ""
         case "forward":
-            return min(window.total, at + 1), "it ends here" if at >= window.total - 1 else ""
+            on = await walk.reach(at + 1)
+            if on is None:
+                return at, _end(window)
+            return on, "it ends here" if window.ended and on == window.total else ""
         case way:
             here = window.step(at)
             search = {"next": step_over, "prev": step_back_over, "out": step_out}.get(way, _step_in)(here)
             found = await walk.find(at, search)
             if found is not None:
                 return found, ""
-            return (window.total, "it ends here") if search.ahead else (1, "it begins here")
+            return (await walk.find_end(window), _end(window)) if search.ahead else (1, "it begins here")
+
+
+def _end(window: Window) -> str:
+    return "it ends here" if window.ended else "it was ended from outside: no event behind this one is known"
 
 
 async def _run(walk: Walk, at: int, order: _Order) -> tuple[int, str]:

@@ -17,8 +17,9 @@ import attrs
 from flux.errors import OperatorError
 from flux.execution import Execution, Killed, Raised, get_user_frame
 from flux.expression import Expression
+from flux.stepping import Search
 from flux.supervisor.replay import Replay
-from flux.travel import EVENTS_MAX, FRAMES_MAX, Event, Shown, Tap, TracePlan, Value
+from flux.travel import EVENTS_MAX, FRAMES_MAX, UNTOLD_MAX, Event, Shown, Tap, TracePlan, Value
 
 AHEAD = EVENTS_MAX // 4
 """Of the events that are listed, those behind the one that is looked at."""
@@ -76,11 +77,13 @@ class Question:
     """Find only what is before this event, and stand where the last of it is."""
     after: int | None = None
     """Find only what is after this event, and stand where the first of it is."""
+    seek: Search | None = None
+    """Find the event that a step leads to, from ``before`` or ``after``."""
 
     @property
     def finds(self) -> bool:
         """Whether it is about values."""
-        return self.place is not None or self.watches or self.condition is not None
+        return self.place is not None or self.watches or self.condition is not None or self.seek is not None
 
 
 @attrs.frozen
@@ -88,7 +91,7 @@ class Debugged:
     """What was seen."""
 
     total: int
-    """Events of the execution."""
+    """Events of the execution; where it is not ``ended``, those that are known of."""
     at: int | None
     """The one that is shown; None where it has none, or nothing was found before `Question.before`."""
     events: tuple[Event, ...]
@@ -100,6 +103,8 @@ class Debugged:
     """How many there were; of them the last are in ``values``."""
     replay: Replay | None
     """The run that showed it; None where the record itself did."""
+    ended: bool
+    """The last event that is known of was the last."""
     notes: tuple[str, ...] = ()
 
 
@@ -119,6 +124,7 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
         condition=question.condition,
         before=question.before,
         after=question.after,
+        seek=question.seek,
     )
     found: Tap | None = None
     at = question.at
@@ -129,20 +135,12 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
             return _describe(found, found, replay, None)
     if at < 1:
         raise NoSuchEventError(f"event {at} does not exist", remedy="events count from 1")
-    around = min(question.around, FRAMES_MAX // 2 - 1)
-    before, after = (EVENTS_MAX - AHEAD, AHEAD - 1) if question.lists else (around, around)
     shows = TracePlan(expressions=() if question.finds else question.expressions)
-    window = attrs.evolve(
-        shows if found is not None else finding,
-        up=question.up,
-        events=(max(1, at - before), at + after),
-        frames=(max(1, at - around), at + around),
-    )
-    seen, replay = await _run(original, window, follow)
-    if at > seen.last and not (seen.end is None or seen.end.lost):
-        raise NoSuchEventError(
-            f"event {at:,} does not exist: {original.name} has {seen.last:,}", remedy=f"--at 1 to {seen.last}"
-        )
+    plan = shows if found is not None else finding
+    is_last = found is not None and not (found.is_whole or found.values) and at == max(1, found.last)
+    at, seen, replay = await _see(original, question, plan, at, follow, is_last=is_last)
+    if at is None:
+        return _describe(seen, seen, replay, None)
     stack = seen.shown[at].stack if at in seen.shown else []
     if question.up and question.up >= len(stack):
         raise NoSuchFrameError(
@@ -153,6 +151,52 @@ async def debug(original: Execution, question: Question, follow: Follow) -> Debu
     if question.finds and question.before is None and question.after is None:
         _check_reached(question, found)
     return _describe(found, seen, replay, at)
+
+
+async def _see(
+    original: Execution, question: Question, plan: TracePlan, at: int, follow: Follow, *, is_last: bool
+) -> tuple[int | None, Tap, Replay]:
+    """Show what is around ``at``; return where one stands.
+
+    ``is_last``: it is the last event that was known of when the function was killed, and the last one is meant. There
+    may be a few more, and they are told at once. And where time ended it, this run may come less far: then what it came
+    to is shown, or what is half way there; None is where it came to nothing of the project's.
+    """
+    around = min(question.around, FRAMES_MAX // 2 - 1)
+    before, after = (EVENTS_MAX - AHEAD, AHEAD - 1) if question.lists else (around, around)
+    behind = max(around, UNTOLD_MAX) if is_last else around
+    while True:
+        window = attrs.evolve(
+            plan,
+            up=question.up,
+            events=(max(1, at - before), at + max(after, behind)),
+            frames=(max(1, at - around), at + behind),
+        )
+        seen, replay = await _run(original, window, follow)
+        if not is_last:
+            break
+        if seen.last >= at:
+            # What comes behind it was told at once, up to the last whose names there was time to tell.
+            at = max(seen.shown, default=at)
+            break
+        if seen.last == 0:
+            return None, seen, replay
+        at = max(1, seen.last // 2)
+    if at > seen.last:
+        message, remedy = _tell_end(original, at, seen)
+        raise NoSuchEventError(message, remedy=remedy)
+    if is_last:
+        seen.shown = {number: shown for number, shown in seen.shown.items() if abs(number - at) <= around}
+    return at, seen, replay
+
+
+def _tell_end(original: Execution, at: int, seen: Tap) -> tuple[str, str]:
+    """Return why there is no event ``at``, and what to do."""
+    remedy = f"--at 1 to {seen.last}"
+    if seen.is_whole:
+        return f"event {at:,} does not exist: {original.name} has {seen.last:,}", remedy
+    why = "it was ended from outside" if seen.end is None else "it took the tracer away"
+    return f"event {at:,} of {original.name} is not known: {why}, and the last that is known is {seen.last:,}", remedy
 
 
 async def _run(original: Execution, plan: TracePlan, follow: Follow) -> tuple[Tap, Replay]:
@@ -176,7 +220,8 @@ def _choose(original: Execution, found: Tap, question: Question) -> int | None:
         inner = get_user_frame(outcome)
         place = None if inner is None else (inner.file, inner.line)
         return raised[place] if place in raised else max(raised.values())
-    return found.last or None
+    # Of the first few events of one that was killed nothing may have been told yet.
+    return found.last or (None if found.is_whole else 1)
 
 
 def _check_reached(question: Question, found: Tap) -> None:
@@ -195,7 +240,7 @@ def _check_reached(question: Question, found: Tap) -> None:
 def _describe(found: Tap, seen: Tap, replay: Replay, at: int | None) -> Debugged:
     notes = list(replay.notes)
     if seen.end is None:
-        notes.append("it was ended from outside, so what it did last may not be told")
+        notes.append(f"it was ended from outside: nothing is known of what it did behind event {seen.last:,}")
     elif seen.end.lost:
         notes.append(f"the function took the tracer away: nothing is known of what ran after event {seen.last:,}")
     if seen.dropped_bytes:
@@ -210,6 +255,7 @@ def _describe(found: Tap, seen: Tap, replay: Replay, at: int | None) -> Debugged
         tuple(found.values),
         found.values_count,
         replay,
+        found.is_whole and seen.is_whole,
         tuple(notes),
     )
 
@@ -222,15 +268,18 @@ def _read_calls(original: Execution, question: Question) -> Debugged:
             "call, and nothing of what names held between them",
             remedy=f"flux trace debug {original.name} --at N shows call N",
         )
-    events = []
+    events, heard = [], 0
     for number, call in enumerate(original.calls, 1):
+        # One stands behind the call, with its answer.
+        heard = max(heard, call.answered or 0)
         place = call.request.position
         file, line, function = ("", 0, "") if place is None else (place.file, place.line, place.function)
-        events.append(Event(number, "host call", file, line, function, 0, 0, call.request.seq, call.request.name))
+        name, seq = call.request.name, call.request.seq
+        events.append(Event(number, "host call", file, line, function, 0, 0, seq, name, heard))
     at = question.at if question.at is not None else len(events) or None
     if at is not None and not 1 <= at <= len(events):
         raise NoSuchEventError(
             f"event {at} does not exist: {original.name} made {len(events):,} host calls", remedy="events count from 1"
         )
     note = f"it ran as {original.level.kind}: its steps are its host calls, read from the record"
-    return Debugged(len(events), at, tuple(events), {}, (), 0, None, (note,))
+    return Debugged(len(events), at, tuple(events), {}, (), 0, None, ended=True, notes=(note,))

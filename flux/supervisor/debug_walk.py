@@ -12,13 +12,11 @@ import attrs
 
 from flux.errors import OperatorError
 from flux.stepping import Search, Step
+from flux.supervisor.debug import NoSuchEventError
 from flux.supervisor.present import Document, encode
 
 AROUND = 40
 """Events before and after the one that is asked about whose names come with it."""
-WINDOW = 2_500
-"""How far ahead of the first event that is missing the next window is asked for. An answer has more than so many events
-before the one that is asked for, so nothing is left out between two windows."""
 KEPT_BYTES_MAX = 4 * 2**20
 """A window that takes more, as JSON, is not kept: what a guest tells is bounded by far more than that."""
 Ask = Callable[[Document], Awaitable[Document]]
@@ -43,8 +41,13 @@ class Window:
 
     @property
     def total(self) -> int:
-        """Events of the execution."""
+        """Events of the execution; those that are known of where it is not `ended`."""
         return int(self.head["total"])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last of them was the last."""
+        return bool(self.head["ended"])
 
     def step(self, number: int) -> Step:
         """Return an event as far as steps go by it."""
@@ -56,7 +59,7 @@ class Window:
         event = self.events[number]
         return Step(
             number, event["kind"], event["file"], event["line"], event["function"],
-            event["frame"], event["caller"], event["call"],
+            event["frame"], event["caller"], event["call"], event["heard"],
         )  # fmt: skip
 
 
@@ -78,14 +81,31 @@ class Walk:
     async def find(self, at: int, search: Search) -> int | None:
         """Return where a step leads from ``at``."""
         _, window = await self.see(at)
-        number = at
-        while 1 <= (number := number + (1 if search.ahead else -1)) <= window.total:
-            if number not in window.events:
-                # Asked for from the far side, so that the window lies in the direction of the search.
-                _, window = await self._load({"at": min(window.total, number + WINDOW) if search.ahead else number})
+        number, step = at, 1 if search.ahead else -1
+        while (number := number + step) in window.events:
             if search.wanted(window.step(number)):
                 return number
-        return None
+        if number < 1 or (window.ended and number > window.total):
+            return None
+        # One run goes through all that lies outside of the window, however much that is.
+        side = {"after": number - 1} if search.ahead else {"before": number + 1}
+        found, _ = await self._load({"seek": search.document()} | side)
+        return found
+
+    async def reach(self, number: int) -> int | None:
+        """Return ``number`` if there is such an event. Where the execution was killed, only a run can tell."""
+        try:
+            found, _ = await self.see(number)
+        except NoSuchEventError:
+            return None
+        return found
+
+    async def find_end(self, window: Window) -> int:
+        """Return the last event; of an execution that was killed, the last that a run tells of now."""
+        if window.ended:
+            return window.total
+        found, _ = await self._load({})
+        return window.total if found is None else found
 
     async def run(self, at: int, target: Document, *, ahead: bool) -> int | None:
         """Return the nearest event in this direction at which ``target`` is."""
@@ -100,19 +120,14 @@ class Walk:
         """
         side = {"after" if ahead else "before": at}
         told = await self.ask({"watch": name, "at": at, "list": False} | side)
-        numbers = [int(value["event"]) for value in told["values"]]
-        if not numbers:
+        values = told["values"]
+        if not values:
             return None
         if not ahead:
-            numbers.reverse()
+            values.reverse()
         _, window = await self.see(at)
         frame = window.step(at).frame
-        for number in numbers:
-            if number not in window.events:
-                _, window = await self._load({"at": number})
-            if window.step(number).frame == frame:
-                return number
-        return numbers[0]
+        return next((int(value["event"]) for value in values if value["frame"] == frame), int(values[0]["event"]))
 
     async def _load(self, order: Document) -> tuple[int | None, Window]:
         told = await self.ask(order | {"around": AROUND})

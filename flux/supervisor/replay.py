@@ -292,10 +292,17 @@ class _Run:
             divergence = session.find_missing(driven.fuel)
         # Stopped where the recording was cut: it has done all that is on record.
         ended = outcome if driven.outcome is None else driven.outcome
+        is_out_of_time = self.tap is not None and _ran_out_of_time(outcome) and _ran_out_of_time(ended)
+        if is_out_of_time:
+            # It had more time, for what it tells, and none of it was enough: it ends as it did, by another number.
+            ended = outcome
         if isinstance(ended, Returned) and _failed_to_commit(outcome):
             # The function had returned; what failed is what came behind that, and is on record.
             ended = outcome
         execution = self._describe_run(driven, session, ended)
+        if is_out_of_time:
+            # How long it waited for a call is how its failure is told from a loop's; this run was ended at the call.
+            execution = attrs.evolve(execution, elapsed_ns=original.elapsed_ns)
         if divergence is None and execution.outcome != outcome:
             divergence = Divergence("outcome", 0, _describe(original), _describe(execution))
         self.sources = {call.request.seq: Source.RECORDED for call in session.calls}
@@ -580,6 +587,10 @@ def read_value(trigger: Trigger) -> object:
 def _failed_to_commit(outcome: Outcome) -> bool:
     """Whether the function had returned and its transaction could not be committed."""
     return isinstance(outcome, Raised) and outcome.type == COMMIT_FAILED and not outcome.frames
+
+
+def _ran_out_of_time(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, Killed) and outcome.limit == "timeout"
 
 
 def _describe(execution: Execution) -> str:

@@ -11,9 +11,11 @@ import trio
 from flux.errors import FluxError
 from flux.execution import Execution, Returned
 from flux.expression import parse_expression, parse_expressions
+from flux.stepping import Search
+from flux.supervisor import replay
 from flux.supervisor.debug import Debugged, Question, debug
 from flux.verdict import Verdict
-from tests.followed import Followed, open_followed
+from tests.followed import NEVER, Followed, open_followed
 
 WALK = '''\
 from flux_guest import function
@@ -185,6 +187,35 @@ module.walk(Ctx(), {"n": 250})
 sys.settrace(None)
 print(json.dumps(seen))
 '''
+KILLED = '''\
+import threading
+
+from flux_guest import function
+
+
+@function(timeout="3s")
+def hangs(ctx, input):
+    total = 0
+    for n in range(250):
+        total += n
+    ctx.http.get("http://example.com/")
+    return total
+
+
+@function(timeout="300ms")
+def spins(ctx, input):
+    n = 0
+    while True:
+        n += 1
+
+
+@function(timeout="3s")
+def locks(ctx, input):
+    lock = threading.Lock()
+    held = lock.acquire()
+    again = lock.acquire()
+    return again
+'''
 ROWS = {"db.query": {"columns": ["price"], "types": ["int4"], "rows": [[3]], "tag": "SELECT 1"}}
 
 
@@ -301,3 +332,34 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         untraced = await followed.record("untraced", b"{}", {})
         seen = await look(followed, untraced)
         assert any("took the tracer away" in note for note in seen.notes)
+
+
+async def test_what_was_killed_is_shown_as_far_as_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "REPLAY_PATIENCE_S_MIN", 1.0)
+    async with open_followed(tmp_path, {"killed.py": KILLED}) as followed:
+        lines = ["", *KILLED.split("\n")]
+        hung = await followed.record("hangs", b"{}", {"http.request": NEVER})
+        seen = await look(followed, hung)
+        assert (seen.total, seen.at, seen.ended) == (504, 504, False), "250 rounds of two lines, and four events"
+        assert lines[seen.events[-1].line].strip() == 'ctx.http.get("http://example.com/")'
+        assert seen.shown[504].locals["total"] == sum(range(250))
+        assert seen.replay is not None and seen.replay.replayed.divergence is None
+        assert seen.replay.judgement.verdict is Verdict.OUTSIDE
+        assert any("nothing is known of what it did behind event 504" in note for note in seen.notes)
+        assert (await look(followed, hung, at=504)).total == 504
+        with pytest.raises(FluxError, match=r"event 505 of .* is not known: it was ended from outside"):
+            await look(followed, hung, at=505)
+        # Where a line hangs by itself, the last event is that line, although nothing was told behind it.
+        stuck = await followed.record("locks", b"{}", {})
+        seen = await look(followed, stuck)
+        assert (seen.total, seen.at, seen.ended) == (4, 4, False)
+        assert lines[seen.events[-1].line].strip() == "again = lock.acquire()"
+        assert seen.shown[4].locals["held"] is True
+        # An endless loop comes to another number each time; one stands in it.
+        spun = await followed.record("spins", b"{}", {})
+        seen = await look(followed, spun)
+        assert seen.at is not None and 1 <= seen.at <= seen.total and not seen.ended
+        assert seen.shown[seen.at].stack[0].function == "spins"
+        assert seen.replay is not None and seen.replay.judgement.verdict is Verdict.SAME_FAILURE
+        nowhere = await look(followed, spun, seek=Search(frozenset({"return"}), ahead=True), after=5)
+        assert (nowhere.at, nowhere.ended) == (None, False)

@@ -143,7 +143,7 @@ def _describe(told: Mapping[str, Any], name: str) -> dict[str, Any]:
     verdict = told["verdict"]
     is_faithful = verdict is None or (verdict in FAITHFUL and told["divergence"] is None)
     context: dict[str, Any] = {
-        "session": told["session"], "total": told["total"], "by_line": by_line,
+        "session": told["session"], "total": told["total"], "ended": told["ended"], "by_line": by_line,
         "thing": "event" if by_line else "host call",
         "verdict": words.cut(str(verdict or "")), "is_faithful": is_faithful,
         "reason": words.cut(str(told["reason"] or "it went another way"), 1000),

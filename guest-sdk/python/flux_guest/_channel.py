@@ -50,13 +50,17 @@ class Channel:
         """Tells which of the function's tasks is running."""
         self.waiting: dict[int, Deliver] = {}
         """What to do with the answer of each call in flight; called with (value, error)."""
+        self.heard = 0
+        """Answers that were read, of calls that were given up too."""
+        self.before_waits: Callable[[], None] | None = None
+        """Called before the host is asked, and before its answer is waited for: either may be the end."""
         self.loops: list[Callable[[], Any]] = []
         """Weak references to the event loops that were made, for `flux_guest._leftovers`."""
 
     def reset(self, now_ns: int) -> None:
         """Begin a new execution."""
         self._lines.forget()
-        self._last_seq = 0
+        self._last_seq = self.heard = 0
         self.waiting.clear()
         self.now_ns = self.started_ns = now_ns
         self._machine.begin(now_ns)
@@ -133,6 +137,8 @@ class Channel:
         text = f'"{name}",{_values.encode(arguments)}{self._meta(position)}]\n'.encode()
         if len(text) > FRAME_BYTES_MAX - 100:
             raise ValueError(f"{name} was given {len(text):,} bytes; a call carries at most {FRAME_BYTES_MAX:,}")
+        if self.before_waits is not None:
+            self.before_waits()
         self._last_seq += 1
         self._write(b"[%d,%b" % (self._last_seq, text))
         return self._last_seq
@@ -172,6 +178,8 @@ class Channel:
 
     def receive(self) -> None:
         """Wait for one frame and hand it to whoever waits for it."""
+        if self.before_waits is not None:
+            self.before_waits()
         if self.tells_waits:
             self._write(b'["wait"]\n')
         line = self._lines.read()
@@ -179,6 +187,7 @@ class Channel:
             os._exit(0)  # The host is gone; nobody is left to answer to.
         seq, error, value, now_ns = _values.decode(line.decode())
         self.move_clock(now_ns)
+        self.heard += 1
         deliver = self.waiting.pop(seq, None)
         if deliver is not None:
             deliver(value, error)

@@ -21,8 +21,8 @@ from flux_guest import _look
 from flux_guest._channel import Channel
 from flux_guest._values import printable
 
-BATCH = 200
-"""Events that are told of together."""
+BATCH = 100
+"""Events that are told of together. A function that is killed takes no more of them along; `flux.travel` knows it."""
 VALUE_SPENT_MAX = 4_000
 """Characters and values of what is looked up at one event; see `flux_guest._look.SPENT_MAX`."""
 NAMES_MAX = 100
@@ -68,7 +68,15 @@ class Tracer:
         self._up = int(plan.get("up") or 0)
         """Whose names are shown: 0, those of the function that runs; 1, of who called it."""
         self._looks = self._print is not None or self._watches or self._condition is not None
+        self._sought: dict[str, Any] | None = plan.get("seek")
+        """What the event that is looked for is like; None once it is found."""
+        self._after: int | None = plan.get("after")
+        self._before: int | None = plan.get("before")
+        self._found: list[Any] | None = None
+        """The last such event so far."""
         self._count = 0
+        self._counted = 0
+        """What the host knows of the count."""
         self._batch: list[Any] = []
         self._mine: dict[int, tuple[CodeType, str | None]] = {}
         """By the code object's id, with the object: the file as it is told, None of what is not the project's."""
@@ -87,12 +95,15 @@ class Tracer:
 
     def begin(self) -> None:
         """Follow what runs from here on."""
+        self._channel.before_waits = self._tell_count
         sys.settrace(self._called)
 
     def end(self) -> None:
         """Stop, and tell how far it came."""
         kept = sys.gettrace()
         sys.settrace(None)
+        self._channel.before_waits = None
+        self._tell_found()
         self._flush()
         self._tell(
             "end",
@@ -183,12 +194,12 @@ class Tracer:
         line = frame.f_lineno
         if self._looks:
             self._look_at(frame, file, line, kind)
+        elif self._sought is not None:
+            self._seek(frame, file, line, kind)
         if self._listed[0] <= count <= self._listed[1]:
             number = self._numbers.get(id(frame), 0)
-            caller, asked = self._find_caller(frame), self._channel.asked
-            self._batch.append([count, kind, file, line, self._name(frame), number, caller, asked, detail])
-            if len(self._batch) >= BATCH:
-                self._flush()
+            caller, asked, heard = self._find_caller(frame), self._channel.asked, self._channel.heard
+            self._batch.append([count, kind, file, line, self._name(frame), number, caller, asked, detail, heard])
         if self._shown[0] <= count <= self._shown[1]:
             self._flush()
             look = _look.Look()
@@ -200,6 +211,28 @@ class Tracer:
             if kind == "return" and not raises:
                 shown["returned"] = look.render(returned)
             self._tell("frame", shown)
+        if count - self._counted >= BATCH:
+            self._tell_count()
+
+    def _seek(self, frame: FrameType, file: str, line: int, kind: str) -> None:
+        """Look for the first event behind ``after``, or for the last one before ``before``."""
+        assert self._sought is not None
+        if self._before is not None and self._count >= self._before:
+            self._tell_found()
+            return
+        if kind not in self._sought["kinds"] or (self._after is not None and self._count <= self._after):
+            return
+        number, wanted = self._numbers.get(id(frame), 0), self._sought["frame"]
+        if wanted is None or (number == wanted) != self._sought["other"]:
+            self._found = [self._count, file, line, self._name(frame), [], number]
+            if self._before is None:
+                self._tell_found()
+
+    def _tell_found(self) -> None:
+        if self._found is not None:
+            self._flush()
+            self._tell("value", self._found)
+        self._found = self._sought = None
 
     def _look_at(self, frame: FrameType, file: str, line: int, kind: str) -> None:
         number = self._numbers.get(id(frame), 0)
@@ -279,7 +312,15 @@ class Tracer:
 
     def _tell_value(self, file: str, line: int, frame: FrameType, values: list[Any]) -> None:
         self._flush()
-        self._tell("value", [self._count, file, line, self._name(frame), values])
+        number = self._numbers.get(id(frame), 0)
+        self._tell("value", [self._count, file, line, self._name(frame), values, number])
+
+    def _tell_count(self) -> None:
+        """Tell what is known by now: nobody can tell anything once the function is killed."""
+        self._flush()
+        if self._count != self._counted:
+            self._counted = self._count
+            self._tell("count", self._count)
 
     def _flush(self) -> None:
         if self._batch:
