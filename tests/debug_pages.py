@@ -35,7 +35,7 @@ def debug_documents(summaries: list[Any]) -> dict[str, dict[str, Any]]:
         "schema": "flux.debug-session/1", "state": "open", "execution": execution, "session": 3,
         "opened_at": "2025-11-25T14:00:00.000000Z", "idle_s": 600.0, "granularity": "line", "verdict": "same failure",
         "reason": "as recorded", "divergence": None, "notes": ["a note"], "total": 240, **STAND, "said": "",
-        "ended": False,
+        "ended": True,
         "event": EVENT, "frame": FRAME,
         "events": [EVENT | {"event": 117, "kind": "call"}, EVENT, EVENT | {"event": 119, "kind": "exception",
                                                                            "detail": "ValueError: -1"}],
