@@ -40,6 +40,13 @@ NOT_TYPED = {
 }
 """What can't be typed here, and why."""
 
+EXITS = {"flux replay": (1,), "flux doctor": (0, 1)}
+"""Exit codes of commands whose answer is a finding, for it failed here too, or may be one: what a machine lacks.
+
+Of all others whatever is not 0 is a mistake, of the page or of Flux."""
+RESTORE = "createdb NEW && pg_restore"
+"""What makes a database of a backup, without a word."""
+
 CHARGES = "https://api.stripe.com/v1/charges"
 CHECKOUT = '''\
 """Paying."""
@@ -93,6 +100,11 @@ class Typist:
     def type(self, step: Step) -> str | None:
         """Type a step; return what is wrong with it, None if nothing is."""
         printed = self.run(self.translated(step.line))
+        if isinstance(printed, str) and step.line.startswith(RESTORE):
+            new = self.translated("NEW")
+            restored = self.database.server.psql("select name from flux.execution", new).split()
+            if missing := {*self.names.values()} - {*restored}:
+                return f"{step.page}: $ {step.line}\n{new} has no executions {missing}"
         if isinstance(printed, str):
             shown = None if step.shown is None else self.translated(step.shown)
             if shown is None or is_like(shown, printed, self.list_names()):
@@ -118,12 +130,12 @@ class Typist:
         if program == "flux":
             done = run_flux(self.server.project, *arguments, environ=self.environment())
         else:
+            line = re.sub(r"^curl ", "curl --fail ", line)  # Else a refusal is an answer like any other.
             done = subprocess.run(
                 ["/bin/sh", "-c", line], cwd=self.server.project, env=self.environment(), stdin=subprocess.DEVNULL,
                 capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False,
             )  # fmt: skip
-        # A finding (1) is an answer. Whatever else is not 0 is a mistake, of the page or of Flux.
-        return done.stdout if done.returncode in (0, 1) else done
+        return done.stdout if done.returncode in EXITS.get(" ".join([program, *arguments[:1]]), (0,)) else done
 
     def environment(self) -> dict[str, str]:
         """What the shell of somebody has who works with Flux and PostgreSQL."""
@@ -190,6 +202,8 @@ def test_what_pages_show_is_what_comes_of_typing_it(
 def test_what_is_not_typed_here_is_on_a_page_and_typed_where_the_list_says() -> None:
     steps = [step for page in PAGES for step in read_steps(str(page.relative_to(ROOT)))]
     assert NOT_TYPED.keys() <= {(step.page, step.line) for step in steps}
+    for beginning in (*EXITS, RESTORE):
+        assert any(step.line.startswith(beginning) for step in steps), f"no page has {beginning} typed"
     assert len(NOT_TYPED) < 8, "most of what a page shows can be typed"
     assert TYPED_BY.keys() <= {(step.page, step.section) for step in steps}
     for (page, _), test in TYPED_BY.items():
