@@ -19,7 +19,7 @@ FRAME = {
 CALL = {
     "seq": 2, "task": 0, "kind": "db.query", "arguments": {"sql": "select 1 from users", "args": []},
     "result": {"rows": [{"n": 1}]}, "error": None, "answered": 2, "started_ms": 2.0, "elapsed_ms": 1.0,
-    "location": PLACE, "whole": True,
+    "location": PLACE, "whole": True, "heard": True,
 }  # fmt: skip
 ROW = {
     "schema_name": "public", "table": "users", "key": {"id": 42}, "row": {"plan": "free"}, "exists": True,
@@ -46,10 +46,12 @@ def debug_documents(summaries: list[Any]) -> dict[str, dict[str, Any]]:
                        {**PLACE, "event": 130, "value": {"$type": "unseen", "text": "no total yet"}}],
         },
         "calls": [CALL, CALL | {"seq": 3, "arguments": None, "result": None, "whole": False},
-                  CALL | {"seq": 4, "error": {"type": "Timeout", "message": "no answer"}}],
+                  CALL | {"seq": 4, "error": {"type": "Timeout", "message": "no answer"}},
+                  CALL | {"seq": 1, "heard": False}],
         "calls_before": 1, "calls_after": 7,
         "rows": [ROW, ROW | {"key": {"id": 7}, "row": None, "exists": False},
                  ROW | {"key": {"id": 8}, "row": None, "exists": False, "since": None, "until": 3},
+                 ROW | {"key": {"id": 5}, "row": None, "exists": None, "since": None, "until": 1},
                  ROW | {"key": {"id": 9}, "row": None, "whole": False, "committed": True}],
         "row_count": 60, "rows_unplaced": 1, "between": {"from_ms": 2.0, "to_ms": 5.5},
     }  # fmt: skip

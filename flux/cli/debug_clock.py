@@ -31,7 +31,12 @@ class Clock:
         when = f"{began:,.1f} ms or later" if ended is None else f"{began:,.1f} to {max(began, ended):,.1f}{total}"
         return f"{'before any call' if asked == 0 else f'call {asked}'} · {when}"
 
-    def call_lines(self, asked: int, width: int) -> list[Line]:
+    def _is_heard(self, call: Record, asked: int, heard: int) -> bool:
+        """Whether its answer had come when ``asked`` calls had been made and ``heard`` been answered."""
+        answered = call.maybe_number("answered")
+        return call.number("seq") <= asked and answered is not None and answered <= heard
+
+    def call_lines(self, asked: int, heard: int, width: int) -> list[Line]:
         """The calls around the last one that had been made; those that were still to come are dim."""
         made = sum(call.number("seq") <= asked for call in self._calls)
         first, last = max(0, made - CALLS_AROUND), made + CALLS_AROUND
@@ -40,7 +45,10 @@ class Clock:
             seq = int(call.number("seq"))
             title = cut(render.call_title(call.text("kind"), call.get("arguments")), max(20, width - 40))
             style = "dim" if seq > asked else "bold" if seq == asked else ""
-            wrong = "  ✗" if call.data.get("error") is not None else ""
+            is_heard = self._is_heard(call, asked, heard)
+            wrong = "  ✗" if is_heard and call.data.get("error") is not None else ""
+            if seq <= asked and not is_heard:
+                wrong = "  not answered yet"
             when = f"{call.number('started_ms'):>10,.1f} ms  "
             place = render.place(call.data.get("location"))
             mark = " → " if seq == asked else "   "
@@ -50,14 +58,19 @@ class Clock:
             result.append([Piece(f"  … {len(self._calls) - last:,} more", "dim")])
         return result or [["  ", Piece("it made no host call", "dim")]]
 
-    def row_lines(self, asked: int) -> list[Line]:
-        """The rows that it changed, as they were for it when call ``asked`` had been answered."""
+    def row_lines(self, asked: int, heard: int) -> list[Line]:
+        """The rows that it changed, as they were when ``asked`` calls had been made and ``heard`` been answered."""
+        done = {int(call.number("seq")) for call in self._calls if self._is_heard(call, asked, heard)}
         result: list[Line] = []
         for name, changes in self._by_row().items():
             if any(change.maybe_number("call") is None for change in changes):
                 result.append(["  ", Piece(name, "bold"), Piece("  by which call it was changed is not known", "dim")])
                 continue
             made = [change for change in changes if change.number("call") <= asked]
+            if made and (last := int(made[-1].number("call"))) not in done:
+                pending = f"  call {last} had been made, which changes it, and had not been answered"
+                result.append(["  ", Piece(name, "bold"), Piece(pending, "dim")])
+                continue
             row = made[-1].data.get("after") if made else changes[0].data.get("before")
             text = "no such row" if row is None else render.fields_text(row, whole=False)
             fate = "" if all(change.flag("committed") for change in changes) else "   rolled back in the end"

@@ -254,11 +254,13 @@ class Prompt:
 
     def _list_calls(self, rest: str) -> None:
         _want_nothing(rest, "calls")
-        self._say(*self._get_clock().call_lines(self._walk.here.asked, self._screen.width))
+        here = self._walk.here
+        self._say(*self._get_clock().call_lines(here.asked, here.heard, self._screen.width))
 
     def _list_rows(self, rest: str) -> None:
         _want_nothing(rest, "rows")
-        self._say(*self._get_clock().row_lines(self._walk.here.asked))
+        here = self._walk.here
+        self._say(*self._get_clock().row_lines(here.asked, here.heard))
 
 
 def _step_in(_here: Step) -> Search:

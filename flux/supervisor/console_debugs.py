@@ -22,6 +22,7 @@ import attrs
 import msgspec
 import trio
 
+from flux.errors import OperatorError
 from flux.expression import parse_expression, parse_expressions
 from flux.stepping import Search, Step, read_target, step_back_over, step_in, step_out, step_over
 from flux.store import reading
@@ -44,11 +45,19 @@ VALUES_BYTES_MAX = 2**20
 VALUES_MAX = 200
 HISTORIES_MAX = 4
 FILES_MAX = 16
+QUESTION_S_MAX = 300.0
+"""For the runs of one question: each is ended a minute in, or by the function's own limit if that is more."""
 TEXT_MAX = 1_000
 """Characters of an expression, or of a place."""
 EVENT_MAX = 10**12
 _T = TypeVar("_T")
 _EXAMPLE = '{"at": 118, "go": "prev"}, or {} for where it failed'
+
+
+class QuestionTooLongError(OperatorError):
+    """One question took longer than others can be kept waiting."""
+
+    code = "FLX688"
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -128,7 +137,19 @@ class DebugsDesk:
 
             return DebugSession(number, execution, told, Walk(ask), self._now(), trio.current_time())
 
-        return await self.sessions.ask(key, make, partial(self._answer, order=order))
+        return await self.sessions.ask(key, make, partial(self._answer_in_time, order=order))
+
+    async def _answer_in_time(self, session: DebugSession, *, order: _Order) -> Document:
+        """Answer, and give up the run that goes on where that takes too long: others wait for its place."""
+        try:
+            with trio.fail_after(QUESTION_S_MAX):
+                return await self._answer(session, order=order)
+        except trio.TooSlowError:
+            name = session.execution.name
+            raise QuestionTooLongError(
+                f"{name} was run again for {QUESTION_S_MAX:g} s to answer that, and there is no answer yet",
+                remedy=f"go a shorter way, or ask flux trace debug {name}, which waits for longer",
+            ) from None
 
     async def _answer(self, session: DebugSession, *, order: _Order) -> Document:
         """Go where ``order`` says, and return what is to be seen there."""
@@ -169,7 +190,7 @@ class DebugsDesk:
         if stand.watch:
             document["history"] = await _find_history(session, stand.watch, at)
         asked = here.asked
-        document |= list_calls(session.execution, asked) | list_rows(session.execution.mutations, asked)
+        document |= list_calls(session.execution, asked, here.heard) | list_rows(session.execution, asked, here.heard)
         return document | {"between": tell_time(session.execution, asked)}
 
     async def _find_source(self, session: DebugSession, file: str, line: int) -> Document | None:

@@ -47,6 +47,15 @@ def test_a_tap_takes_what_is_its_own_however_the_bytes_are_cut(lines: list[bytes
     assert (tap.end is not None) == (OURS[3] in lines)
 
 
+def test_a_tap_knows_how_far_one_had_come_that_was_killed() -> None:
+    tap = Tap(TracePlan())
+    assert tap.take(b'["trace","count",200]\n["trace","count",300]\n[1,"http.request",[]]\n').endswith(b"[]]\n")
+    assert (tap.last, tap.is_whole) == (300, False)
+    assert tap.take(b'["trace","count","far"]\n') != b"", "it is the wire's to refuse"
+    tap.take(OURS[3] + b"\n")
+    assert (tap.last, tap.is_whole) == (9, True)
+
+
 def test_a_tap_holds_a_window_and_no_more() -> None:
     tap = Tap(TracePlan(before=3_000))
     for number in range(1, 4_000):
@@ -90,7 +99,9 @@ def test_what_would_have_to_run_is_no_expression(text: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"[]", b"{", b'{"att": 1}', b'{"file": "a.py"}', b'{"before": 3, "after": 2}', b'{"watch": "a", "condition": "b"}',
-     b'{"around": 100}', b'{"around": -1}', b'{"up": -1}', b'{"up": 50}', b'{"watch": "a", "file": "a.py", "line": 1}'],
+     b'{"seek": {"kinds": ["line"]}}', b'{"seek": {"kinds": ["flight"]}, "after": 1}', b'{"seek": {}, "after": 1}',
+     b'{"seek": {"kinds": ["line"]}, "after": 1, "file": "a.py", "line": 1}', b'{"around": 100}',
+     b'{"around": -1}', b'{"up": -1}', b'{"up": 50}', b'{"watch": "a", "file": "a.py", "line": 1}'],
 )  # fmt: skip
 def test_a_question_that_means_nothing_is_refused(body: bytes) -> None:
     with pytest.raises(BadQueryError):

@@ -304,8 +304,9 @@ def test_an_event_says_where_it_stands_what_names_held_and_where_else_to_go() ->
         "… of 502 characters",
         "110 now", "(no total yet)", "… 4 more values", "raises ValueError: -1", "users[42] since call 2; rolled back",
         "users[7] deleted by call 2", "users[8] not there until call 3",
+        "users[5] call 1 had been made, which changes it, and had not been answered", "not answered yet",
         "users[9] since call 2; too long to stand here",
-        "… 56 more rows", "✗ db SELECT users", "still to come", "… 7 calls after",
+        "… 55 more rows", "✗ db SELECT users", "still to come", "… 7 calls after",
         "$ flux trace debug", "--watch total",
     ):  # fmt: skip
         assert said in text, (said, text)
@@ -317,6 +318,10 @@ def test_an_event_says_where_it_stands_what_names_held_and_where_else_to_go() ->
     assert "not what is on record: it asked for more" in check_page(show("debug", {"debug": went})).text
     empty = seen | {"at": None, "total": 0, "event": None}
     assert "It has no step" in check_page(show("debug", {"debug": empty})).text
+    killed = check_page(show("debug", {"debug": empty | {"ended": False}})).text
+    assert "it was ended from outside before it told of one" in killed and "no step" not in killed
+    killed = check_page(show("debug", {"debug": seen | {"ended": False}})).text
+    assert "event 118 of 240 that are known" in " ".join(killed.split())
     deep: Any = "bottom"
     for _ in range(300):
         deep = {"$type": "Order", "fields": {"inner": [deep]}}

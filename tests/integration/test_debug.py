@@ -11,7 +11,7 @@ import trio
 from flux.errors import FluxError
 from flux.execution import Execution, Returned
 from flux.expression import parse_expression, parse_expressions
-from flux.stepping import Search
+from flux.stepping import STOPS, Search
 from flux.supervisor import replay
 from flux.supervisor.debug import Debugged, Question, debug
 from flux.verdict import Verdict
@@ -265,6 +265,15 @@ async def test_every_step_shows_what_a_debugger_of_the_original_saw(tmp_path: Pa
         assert back.at == held[-1]
         nothing = await look(followed, execution, condition=parse_expression("weight > 40"), before=2)
         assert nothing.at is None
+        # A step leads to an event of the same call, in one run: only in it is there an input.
+        own = [n for n, (kind, _, names) in enumerate(oracle, 1) if "input" in names and kind in STOPS]
+        for at in (20, middle):
+            ahead = await look(followed, execution, seek=Search(STOPS, ahead=True, frame=1), after=at)
+            behind = await look(followed, execution, seek=Search(STOPS, ahead=False, frame=1), before=at)
+            assert (ahead.at, behind.at) == (min(n for n in own if n > at), max(n for n in own if n < at))
+        others = await look(followed, execution, seek=Search(STOPS, ahead=True, frame=1, is_other=True), after=20)
+        stops = [n for n, (kind, _, _) in enumerate(oracle, 1) if kind in STOPS]
+        assert others.at == min(n for n in stops if n > 20 and n not in own)
 
 
 async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: Path) -> None:
@@ -321,6 +330,10 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         for frame in {event.frame for event in ones}:
             kinds = [event.kind for event in ones if event.frame == frame]
             assert kinds == ["call", "line", "pause", "resume", "line", "return"]
+        # Both were asked before either was answered.
+        assert [event.asked for event in ones if event.kind == "pause"] == [1, 2]
+        assert {event.heard for event in ones if event.kind == "pause"} == {0}
+        assert [event.heard > 0 for event in ones if event.kind == "return"] == [True, True]
 
         noticed = await followed.record("noticed", b"{}", {})
         assert isinstance(noticed.outcome, Returned)

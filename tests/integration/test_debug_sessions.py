@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from flux.execution import Execution, Level
 from flux.mutation import Mutation, Operation
+from flux.supervisor import console_debugs
 from flux.supervisor.debug_sessions import (
     AT_ONCE_MAX,
     SEEN_BYTES_MAX,
@@ -86,7 +87,9 @@ async def go(world: World, name: str, **order: Any) -> dict[str, Any]:
     return told
 
 
-async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(tmp_path: Path, database: Database) -> None:
+async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_followed(tmp_path, {"shop.py": SHOP}) as followed:
         failed = await followed.record("bill", b'{"lines": [5, 7, -1]}', ROWS)
         fine = await followed.record("bill", b'{"lines": [5]}', ROWS)
@@ -185,6 +188,11 @@ async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(tmp_path: Pat
                 await host.waits.wait()
                 await world.ask(f"debugs/{failed.name}/end", method="POST", body=b"{}")
             assert code_of(answers[0]) == (400, "FLX686")
+            # And a question has its time, also where nobody gives it up.
+            monkeypatch.setattr(console_debugs, "QUESTION_S_MAX", 0.1)
+            body = json.dumps({"at": 2, "expression": "total"}).encode()
+            refused = await world.ask(f"debugs/{failed.name}", method="POST", body=body)
+            assert code_of(refused) == (400, "FLX688")
 
 
 async def test_other_languages_are_stepped_through_at_their_host_calls(database: Database) -> None:
@@ -311,16 +319,22 @@ def test_rows_and_calls_are_told_as_of_an_event_and_what_is_long_is_left_out() -
         Mutation("public", "users", None, Operation.TRUNCATE, None, None, True, 1, 1, call=1),
     )
     execution = make_execution(calls=calls, mutations=changes)
-    told = list_rows(changes, 1)
+    told = list_rows(execution, 1, 1)
     assert (told["row_count"], told["rows_unplaced"]) == (3, 2)
     rows = read(encode(told))["rows"]
     seen = {row["key"]["id"]: (row["row"], row["exists"], row["since"], row["until"]) for row in rows}
     assert seen == {
         42: ({"plan": "pro"}, True, 1, None), 7: ({"plan": "old"}, True, None, 2), 8: (None, False, None, 2),
     }  # fmt: skip
-    after = {row["key"]["id"]: row for row in read(encode(list_rows(changes, 2)))["rows"]}
+    after = {row["key"]["id"]: row for row in read(encode(list_rows(execution, 2, 2)))["rows"]}
     assert (after[42]["row"], after[7]["exists"], after[7]["committed"]) == ({"plan": None}, False, False)
-    first, second = list_calls(execution, 1)["calls"]
+    first, second = list_calls(execution, 1, 1)["calls"]
+    assert (first["heard"], second["heard"]) == (True, False)
+    # Call 2 is on its way: what it answers and does is not of the past yet.
+    going = {row["key"]["id"]: row for row in read(encode(list_rows(execution, 2, 1)))["rows"]}
+    assert [going[key]["exists"] for key in (42, 7, 8)] == [None, None, None]
+    assert [going[key]["row"] for key in (42, 7, 8)] == [None, None, None]
+    assert [call["heard"] for call in list_calls(execution, 2, 1)["calls"]] == [True, False]
     assert first["whole"] and not second["whole"] and second["arguments"] is None
     assert tell_time(execution, 1) == {"from_ms": 1.0, "to_ms": 2.0}
     assert tell_time(execution, 0) == {"from_ms": 0.0, "to_ms": 1.0}

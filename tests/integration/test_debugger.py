@@ -14,6 +14,7 @@ from flux.cli.debug_walk import Ask, Walk
 from flux.cli.record import Record
 from flux.cli.screen import Screen
 from flux.execution import Execution
+from flux.stepping import step_out
 from flux.supervisor.present import call_json
 from tests.debugging import use
 from tests.followed import Followed, open_followed
@@ -139,6 +140,27 @@ async def test_steps_lead_where_a_person_expects(tmp_path: Path) -> None:
             ("next", "line", "done = len(found)"),
             ("prev", "line", "found = await asyncio.gather(one(1), one(2))"),
         ])  # fmt: skip
+
+
+async def test_a_step_over_much_is_one_question(tmp_path: Path) -> None:
+    lines = json.dumps({"lines": [{"cents": 5, "count": 2}] * 300}).encode()
+    async with open_followed(tmp_path, {"shop.py": SHOP}) as followed:
+        fine = await followed.record("charge", lines, ROWS)
+
+        def work(ask: Ask) -> None:
+            asked: list[dict[str, object]] = []
+
+            def count(order: dict[str, object]) -> Record:
+                asked.append(order)
+                return ask(order)
+
+            walk = Walk(count, 1)
+            assert walk.total > 2_000 and walk.ended
+            asked.clear()
+            assert walk.find(step_out(walk.here)) == walk.total
+            assert len(asked) == 1
+
+        await use(followed, fine, work)
 
 
 async def test_the_prompt_tells_of_a_place_and_of_what_is_wrong_with_a_command(tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ class CallThen:
     """None: it is not told here."""
     is_wrong: bool
     is_made: bool
+    is_heard: bool
+    """Its answer had come."""
+    is_answered: bool
+    """It came, if only later."""
     is_last: bool
     is_whole: bool
 
@@ -143,7 +147,7 @@ def _describe(told: Mapping[str, Any], name: str) -> dict[str, Any]:
     verdict = told["verdict"]
     is_faithful = verdict is None or (verdict in FAITHFUL and told["divergence"] is None)
     context: dict[str, Any] = {
-        "session": told["session"], "total": told["total"], "ended": told["ended"], "by_line": by_line,
+        "session": told["session"], "total": told["total"], "is_ended": told["ended"], "by_line": by_line,
         "thing": "event" if by_line else "host call",
         "verdict": words.cut(str(verdict or "")), "is_faithful": is_faithful,
         "reason": words.cut(str(told["reason"] or "it went another way"), 1000),
@@ -280,8 +284,10 @@ def _make_call(call: Mapping[str, Any], name: str, made: int) -> CallThen:
         began=f"+{words.duration(call['started_ms'])}",
         place=words.place_of(call["location"]),
         answer=answer,
-        is_wrong=words.went_wrong(call),
+        is_wrong=call["heard"] and words.went_wrong(call),
         is_made=call["seq"] <= made,
+        is_heard=call["heard"],
+        is_answered=call["answered"] is not None,
         is_last=call["seq"] == made,
         is_whole=call["whole"],
     )
@@ -289,7 +295,9 @@ def _make_call(call: Mapping[str, Any], name: str, made: int) -> CallThen:
 
 def _make_row(row: Mapping[str, Any]) -> RowThen:
     table, key = str(row["table"]), words.key_text(row["key"])
-    if row["since"] is not None:
+    if row["exists"] is None:
+        said = f"call {row['until']} had been made, which changes it, and had not been answered"
+    elif row["since"] is not None:
         said = f"since call {row['since']}" if row["exists"] else f"deleted by call {row['since']}"
         said = said if row["committed"] else f"{said}; rolled back in the end"
     else:
