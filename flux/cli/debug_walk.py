@@ -100,7 +100,7 @@ class Walk:
     @property
     def end(self) -> str:
         """What is said where one can go no further."""
-        return "it ends here" if self.ended else "it was ended from outside: no event behind this one is known"
+        return "it ends here" if self.ended else "no event behind this one is known"
 
     @property
     def by_line(self) -> bool:

@@ -287,7 +287,7 @@ async def _move(walk: Walk, order: _Order) -> tuple[int | None, str]:
 
 
 def _end(window: Window) -> str:
-    return "it ends here" if window.ended else "it was ended from outside: no event behind this one is known"
+    return "it ends here" if window.ended else "no event behind this one is known"
 
 
 async def _run(walk: Walk, at: int, order: _Order) -> tuple[int, str]:
