@@ -80,9 +80,16 @@ class HostCallResult:
     error: HostCallError | None = None
     """What the guest sees raised, or None for success."""
     elapsed_ns: int = 0
-    """How long the host took, in nanoseconds. Shown by ``flux why``; replay ignores it."""
+    """From the question's arrival to the answer, in nanoseconds."""
     now_ns: int = 0
     """The guest's clock as of this answer, nanoseconds since the Unix epoch."""
+    held_up_ns: int = 0
+    """How much of ``elapsed_ns`` the question lay here, because we were held up. No limit of the call counts that."""
+
+    @property
+    def performed_ns(self) -> int:
+        """How long the host took: what a limit of the call is compared with."""
+        return self.elapsed_ns - self.held_up_ns
 
 
 @attrs.frozen

@@ -555,7 +555,7 @@ def _waits_otherwise(call: HostCall, request: HostCallRequest) -> bool:
     error = call.result.error
     if error is not None and error.name == "HttpTimeout":
         return True
-    return now.timeout_s is not None and call.result.elapsed_ns > now.timeout_s * NS
+    return now.timeout_s is not None and call.result.performed_ns > now.timeout_s * NS
 
 
 def _says_the_same(recorded: HostCallResult, result: HostCallResult) -> bool:

@@ -114,7 +114,7 @@ def _call(call: HostCall, execution: Execution) -> Iterable[str]:
                 "details": json.loads(error.details),
             }
             yield from _field("error", said, 12)
-        yield from _field("took_ns", result.elapsed_ns, 12)
+        yield from _field("took_ns", result.performed_ns, 12)
         if result.now_ns:
             yield from _field("after_ns", result.now_ns - execution.started_at_ns, 12)
     if call.answered != request.seq:

@@ -54,7 +54,7 @@ def outbound_timeout(case: Case) -> Iterator[Fact]:
     seq = call.request.seq
     waited_ns = case.execution.elapsed_ns - call.started_ns
     if call.result is not None:
-        waited_ns = call.result.elapsed_ns
+        waited_ns = call.result.performed_ns
     yield Fact(
         RECORDED,
         "outbound-timeout",
@@ -137,7 +137,7 @@ def error_answer(case: Case) -> Iterator[Fact]:
     if case.kind != Kind.OUTBOUND_STATUS or call is None or request is None or call.result is None:
         return
     seq = call.request.seq
-    text = f"{name_call(call)} was answered {request.status} in {took(call.result.elapsed_ns)}"
+    text = f"{name_call(call)} was answered {request.status} in {took(call.result.performed_ns)}"
     yield Fact(RECORDED, "error-answer", f"{text}{case.elsewhere(call)}", seq)
     if isinstance(request.body, str) and request.body.strip():
         said = message_of_body(request.body.encode("utf-8", "replace"))

@@ -52,7 +52,7 @@ def _check_driver() -> None:
         core.Protocol: "prepare bind_execute query copy_in close_statement set_connection get_settings "
         "is_in_transaction is_connected abort data_received connection_made connection_lost "
         "backend_pid backend_secret _wait_for_cancellation _request_cancel",
-        core.PreparedStatementState: "_init_types _init_codecs _get_attributes",
+        core.PreparedStatementState: "_init_types _init_codecs _get_attributes mark_unprepared",
         core.ConnectionSettings: "get_data_codec register_data_types add_python_codec "
         "set_builtin_type_codec clear_type_cache remove_python_codec",
         asyncpg.compat: "timeout",

@@ -35,7 +35,7 @@ from flux.store.database_errors import (
     StatementRefused,
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
-from flux.store.postgres_messages import CopyFeed, CopyRefusal, FirstValue, RowDescription
+from flux.store.postgres_messages import CopyFeed, CopyRefusal, MarkedValue, RowDescription
 from flux.store.postgres_reports import is_about_arguments, lost_connection, translate
 from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
 from flux.store.postgres_snapshots import SNAPSHOT_SQL, SnapshotBracket
@@ -181,7 +181,8 @@ class Connection:
 
         Statements that are kept prepared have names, and SQL that ran before on this connection may have
         put something else under one. What is kept here is only how values are encoded, for one of Flux's own
-        statements: there are few, and what they take and answer does not change while a server runs.
+        statements: there are few. What they take changes when a newer Flux migrates the schema while this one drains:
+        so after a failure it is learned again.
         """
         self._enter()
         try:
@@ -191,7 +192,11 @@ class Connection:
                 self._sent_along[sql] = statement
             else:
                 statement.state.mark_unprepared()  # So asyncpg sends Parse before Bind.
-                rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
+                try:
+                    rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
+                except Exception:
+                    self._sent_along.pop(sql, None)
+                    raise
                 self._raise_callback_error()
             return rows[0][0] if rows else None
         except (PostgresError, InterfaceError, InternalClientError) as error:
@@ -272,21 +277,28 @@ class Connection:
         await self.execute(f"begin{level}{' read only' if read_only else ''}")
 
     async def begin_and_fetch(self, isolation: Isolation | str, sql: str) -> str:
-        """Open a transaction and ask in it, in one round trip; return the text of the first column of the only row.
+        """Open a transaction and ask in it, in one round trip; return the text of the only column of the only row.
 
-        ``sql`` is sent along, so it is this very statement whatever ran before. Cancelled, as `begin`.
+        ``sql`` is sent along, so it is this very statement whatever ran before, and it is its answer whatever else the
+        server had to say. Cancelled, as `begin`.
         """
-        answer = FirstValue()
+        answer = MarkedValue()
+        script = (
+            f"begin isolation level {Isolation(isolation)}; select '{answer.mark}', asked.* from ({sql}) as asked"
+        )
         with self._exclusive():
             self._wire.tap = answer
             try:
-                await self._protocol.query(f"begin isolation level {Isolation(isolation)};{sql}", None)
+                await self._protocol.query(script, None)
             except Exception as error:
                 raise self._translated(error) from None
             finally:
                 self._wire.tap = None
             self._raise_callback_error()
-        return answer.text()
+        told = answer.find_text()
+        if told is None:
+            raise BrokenInvariantError(f"{sql!r} was answered without a row, or with null")
+        return told
 
     async def commit(self) -> None:
         """Commit. Cancellation waits until the answer is there, at most `COMMIT_S_MAX`.

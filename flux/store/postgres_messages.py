@@ -5,6 +5,7 @@ A *tap* is a callable that sees the server's bytes before the protocol does; a
 https://www.postgresql.org/docs/current/protocol-message-formats.html.
 """
 
+import secrets
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -76,20 +77,31 @@ class RowDescription:
                     offset += 18
 
 
-class FirstValue:
-    """Takes the first column of the first row out of what the server says: of a script, asyncpg gives only the tag."""
+class MarkedValue:
+    """Takes one value out of what the server says: of a script, asyncpg gives only the tag.
+
+    The value's row is known by a mark that stands before it, and by nothing else. The first byte seen here need not
+    begin a message: where a session listens, notifications come behind the answer of a COMMIT, in pieces that end
+    anywhere, and the rest of one is seen here. What it holds is whatever somebody wrote there, a row of our shape too.
+    The mark is drawn anew for each question, and Postgres sends no notification between a question and its answer: so
+    who could have read it comes too late.
+    """
 
     def __init__(self) -> None:
+        self.mark = secrets.token_hex(16)
+        """To be the first of the row's two columns."""
         self._seen = bytearray()
 
     def __call__(self, data: bytes) -> None:
         self._seen += data
 
-    def text(self) -> str:
-        """The value, once the script is over. It must have had a row, and no null in it."""
-        row = next(body for kind, body in split_messages(self._seen) if kind == b"D")
-        length = int.from_bytes(row[2:6], "big")
-        return row[6 : 6 + length].decode()
+    def find_text(self) -> str | None:
+        """The second column's text, once the script is over; None where no row has come, or a null in it."""
+        before, marked, behind = self._seen.partition(struct.pack("!HI", 2, len(self.mark)) + self.mark.encode())
+        if not marked or before[-5:-4] != b"D":
+            return None
+        length = int.from_bytes(behind[:4], "big", signed=True)
+        return None if length < 0 else behind[4 : 4 + length].decode()
 
 
 class CopyRefusal:

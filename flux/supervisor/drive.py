@@ -349,7 +349,7 @@ class _Conversation:
                     self._scribe.asked(recorded, at_ns)
                 self._recorded[request.seq] = recorded
                 if self._host.is_immediate(request.name):
-                    self._complete(request, await self._host.perform(request))
+                    self._complete(request, self._since_asked(await self._host.perform(request), at_ns))
                 else:
                     # Here and not in the task: the guest may cancel it before the task has run at all.
                     scope = self._performing[request.seq] = trio.CancelScope()
@@ -363,18 +363,27 @@ class _Conversation:
 
     async def _perform(self, request: HostCallRequest, at_ns: int, scope: trio.CancelScope) -> None:
         with self._ending():
+            began_ns = self._elapsed_ns()
             with scope:
                 result = await self._host.perform(request)
-            # From the question's arrival, not from when this task came to it: else a call would end in its trace before
-            # the world has heard of it, by as long as we were held up.
-            elapsed_ns = self._elapsed_ns() - at_ns
             if scope.cancelled_caught:
-                result = self._host.cancelled(request, elapsed_ns)
-            else:
-                result = attrs.evolve(result, elapsed_ns=elapsed_ns)
+                result = self._host.cancelled(request, self._elapsed_ns() - began_ns)
             del self._performing[request.seq]
-            self._complete(request, result)
+            self._complete(request, self._since_asked(result, at_ns))
             self._flush()
+
+    def _since_asked(self, result: HostCallResult, at_ns: int) -> HostCallResult:
+        """Return the answer to a question that arrived ``at_ns`` after the start; its host told how long itself took.
+
+        A call lasts from its question's arrival, not from when somebody came to it: else it would end in its trace
+        before the world has heard of it, by as long as we were held up.
+        """
+        elapsed_ns = self._elapsed_ns() - at_ns
+        # A replay that begins again hands on the answers of before, and those may have taken longer than this.
+        held_up_ns = max(0, elapsed_ns - result.elapsed_ns)
+        return HostCallResult(
+            result.value, result.error, result.elapsed_ns + held_up_ns, result.now_ns, held_up_ns
+        )
 
     def _complete(self, request: HostCallRequest, result: HostCallResult) -> None:
         kept = self._redactor.result(self._recorded.pop(request.seq), result)

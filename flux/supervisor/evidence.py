@@ -4,7 +4,8 @@ The record of one execution says how it failed. Around it lie other records that
 this failure happened and on which code, who else lost the same host, what passing requests of the
 same function had that this one had not, who wrote the rows that it read. Each is one look-up, with a
 bound on what it reads and a time limit, since a store holds millions of records and whoever
-asks why is waiting. All go through an index.
+asks why is waiting. All go through an index. And all go over the connections with which records are
+written, so few of them run at a time, whoever asks: requests that end must not wait for readers.
 
 A look-up that fails or takes too long leaves the explanation without it, and the explanation
 says so (`Evidence.unavailable`): facts that are merely missing would look like facts that are not so.
@@ -13,6 +14,7 @@ A healthy execution needs none of this.
 
 import base64
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -48,7 +50,11 @@ from flux.store.unique_rows import find_unique_row
 from flux.supervisor.origins import find_origin
 
 LOOKUP_TIMEOUT_S = 10.0
-"""For each, side by side: on a busy machine what takes ten milliseconds takes a second."""
+"""For each, once it is its turn: on a busy machine what takes ten milliseconds takes a second."""
+LOOKUPS_TIMEOUT_S = 30.0
+"""For all of one explanation, turns and steps that follow one another included: the command line waits a minute."""
+LOOKUPS_AT_A_TIME = 2
+"""Of all explanations over one pool: the smallest, a hosted tenant's, has `flux.supervisor.hosted.CONNECTIONS`."""
 COUNTED_MAX = 20_000
 """Counts are of the function's latest so many executions."""
 PEERS_MAX = 20
@@ -66,6 +72,7 @@ ROWS_MAX = 5
 VERSIONS_MAX = 100
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_turns: weakref.WeakKeyDictionary[Pool, trio.CapacityLimiter] = weakref.WeakKeyDictionary()
 _Found = TypeVar("_Found")
 
 
@@ -75,15 +82,20 @@ class _NotToldError(Exception):
 
 @attrs.define
 class _Lookups:
-    """Runs look-ups side by side, and remembers which failed."""
+    """Runs the look-ups of one explanation, in turns with those of others, and remembers which failed."""
 
+    turns: trio.CapacityLimiter
+    ends_at: float
+    """On trio's clock: when to go without those that have not ended."""
     unavailable: list[str] = attrs.Factory(list)
 
     async def attempt(self, what: str, look_up: Callable[[], Awaitable[_Found]], default: _Found) -> _Found:
         """Return what ``look_up`` finds, or ``default`` and one more in ``unavailable``."""
         try:
-            with trio.fail_after(LOOKUP_TIMEOUT_S):
-                return await look_up()
+            with trio.fail_at(self.ends_at):
+                async with self.turns:
+                    with trio.fail_after(LOOKUP_TIMEOUT_S):
+                        return await look_up()
         except FluxError as error:
             self.unavailable.append(f"{what}: {error.code} {error.message}")
         except _NotToldError as error:
@@ -92,7 +104,10 @@ class _Lookups:
             # A json column may hold what Postgres takes for JSON and nobody else does.
             self.unavailable.append(f"{what}: a row in the history can't be read as JSON ({error})")
         except trio.TooSlowError:
-            self.unavailable.append(f"{what}: the database took longer than {LOOKUP_TIMEOUT_S:g} s")
+            took = f"the database took longer than {LOOKUP_TIMEOUT_S:g} s"
+            if trio.current_time() >= self.ends_at:
+                took = f"all look-ups together took longer than {LOOKUPS_TIMEOUT_S:g} s"
+            self.unavailable.append(f"{what}: {took}")
         return default
 
 
@@ -102,7 +117,8 @@ async def gather_evidence(pool: Pool, summary: Summary, execution: Execution) ->
     if failure is None:
         await trio.lowlevel.checkpoint()
         return Evidence(execution)
-    lookups = _Lookups()
+    turns = _turns.setdefault(pool, trio.CapacityLimiter(LOOKUPS_AT_A_TIME))
+    lookups = _Lookups(turns, trio.current_time() + LOOKUPS_TIMEOUT_S)
     found: dict[str, Any] = {}
 
     async def run(field: str, what: str, look_up: Callable[[], Awaitable[Any]], default: Any) -> None:

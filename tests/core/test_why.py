@@ -292,3 +292,14 @@ def test_an_exception_that_a_query_without_rows_explains_only_by_chance_is_not_b
     explained = why.explain(Evidence(unrelated))
     assert explained.failure is not None and explained.failure.kind == Kind.UNHANDLED_EXCEPTION
     assert not any(fact.mark == INFERRED for fact in explained.facts)
+
+
+def test_beside_its_limit_a_call_took_what_its_host_took_however_long_we_were_held_up() -> None:
+    told = told_of("a time-out of an outbound call under Flux's default limit")
+    calls = []
+    for call in told.execution.calls:
+        assert call.result is not None
+        late = attrs.evolve(call.result, elapsed_ns=call.result.elapsed_ns + 400 * 10**6, held_up_ns=400 * 10**6)
+        calls.append(attrs.evolve(call, result=late))
+    said = why.explain(Evidence(attrs.evolve(told.execution, calls=tuple(calls))))
+    assert any("was not answered in 10,000 ms" in fact.text for fact in said.facts)

@@ -16,7 +16,7 @@ from flux.hostcall import HostCallError
 from flux.store.postgres import connect
 from flux.store.queries import QUERIES
 from flux.store.reading import get_execution
-from flux.supervisor.evidence import gather_evidence
+from flux.supervisor.evidence import LOOKUPS_AT_A_TIME, gather_evidence
 from tests.conftest import Database
 from tests.console_world import World, make_call, make_execution, open_world, raised
 from tests.postgres_server import PostgresServer
@@ -311,8 +311,14 @@ async def test_a_look_up_that_fails_is_named_and_the_others_stand(world: World) 
     assert "the counts" in " ".join(fact["text"] for fact in why["facts"]), "it is said aloud"
 
 
-async def test_a_look_up_that_hangs_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flux.supervisor.evidence.LOOKUP_TIMEOUT_S", 0.3)
+@pytest.mark.parametrize(
+    "limit, said",
+    [("LOOKUP_TIMEOUT_S", "the database took longer"), ("LOOKUPS_TIMEOUT_S", "all look-ups together took longer")],
+)
+async def test_a_look_up_that_hangs_is_given_up(
+    world: World, monkeypatch: pytest.MonkeyPatch, limit: str, said: str
+) -> None:
+    monkeypatch.setattr(f"flux.supervisor.evidence.{limit}", 0.3)
     failed = make_execution(raised())
     await world.add(failed)
     summary, stored = await get_execution(world.pool, failed.id)
@@ -321,5 +327,32 @@ async def test_a_look_up_that_hangs_is_given_up(world: World, monkeypatch: pytes
         with trio.fail_after(120):
             evidence = await gather_evidence(world.pool, summary, stored)
     assert evidence.peers == ()
-    assert len(evidence.unavailable) == 2
-    assert all("took longer" in sentence for sentence in evidence.unavailable)
+    assert len(evidence.unavailable) >= 2
+    assert all(f"{said} than 0.3 s" in sentence for sentence in evidence.unavailable)
+
+
+async def test_readers_who_wait_leave_connections_to_those_who_write(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("LOOKUP_TIMEOUT_S", "LOOKUPS_TIMEOUT_S"):
+        monkeypatch.setattr(f"flux.supervisor.evidence.{limit}", 300.0)
+    failed = make_execution(raised())
+    await world.add(failed)
+    summary, stored = await get_execution(world.pool, failed.id)
+    waiting = "select count(*) from pg_locks where not granted and relation = 'flux.execution'::regclass"
+    found: list[Evidence] = []
+
+    async def explain() -> None:
+        found.append(await gather_evidence(world.pool, summary, stored))
+
+    with trio.fail_after(120):
+        async with trio.open_nursery() as nursery, world.pool.acquire() as holder, holder.transaction():
+            await holder.execute("lock table flux.execution in access exclusive mode")
+            for _ in range(3):
+                nursery.start_soon(explain)
+            while await holder.fetch_value(waiting) < LOOKUPS_AT_A_TIME:  # noqa: ASYNC110 - only the database knows.
+                await trio.sleep(0.01)
+            assert not found
+            in_use = world.pool.counts.open - world.pool.counts.idle
+            assert (in_use, world.pool.counts.waiting) == (1 + LOOKUPS_AT_A_TIME, 0)
+    assert [evidence.unavailable for evidence in found] == [()] * 3, "and each has its turn"

@@ -54,15 +54,18 @@ class World:
     """("asked" or "answered", seq), as the scribe was told."""
     fail_at: tuple[str, int] | None = None
     """Where the scribe fails."""
+    took_ns: dict[int, int] = attrs.Factory(dict)
+    """How long each call took its host, by the host's own word."""
 
     def is_immediate(self, name: str) -> bool:
-        return name == "test.now"
+        return name in ("test.now", "test.block_now")
 
     async def perform(self, request: HostCallRequest) -> HostCallResult:
         arguments = values.decode(request.arguments)
         assert isinstance(arguments, list)
         self.performing += 1
         self.performing_max = max(self.performing_max, self.performing)
+        began_ns = time.perf_counter_ns()
         try:
             match request.name:
                 case "test.sleep":
@@ -73,7 +76,7 @@ class World:
                     raise NoteError("the host is broken")
                 case "test.bug":
                     raise KeyError("a bug of ours")
-                case "test.block":
+                case "test.block" | "test.block_now":
                     time.sleep(HELD_UP_S)  # noqa: ASYNC251 - the loop is to be held up.
                 case "test.big":
                     arguments = ["x" * arguments[0]]
@@ -82,7 +85,9 @@ class World:
         finally:
             self.performing -= 1
         self.finished.append(request.seq)
-        return HostCallResult(values.encode(arguments[0] if arguments else None), now_ns=len(self.finished))
+        took_ns = arguments[0] if request.name == "test.before" else time.perf_counter_ns() - began_ns
+        self.took_ns[request.seq] = took_ns
+        return HostCallResult(values.encode(arguments[0] if arguments else None), None, took_ns, len(self.finished))
 
     def cancelled(self, request: HostCallRequest, elapsed_ns: int) -> HostCallResult:
         return HostCallResult(error=HostCallError(CANCELLED, f"{request.name} was given up"), elapsed_ns=elapsed_ns)
@@ -174,6 +179,30 @@ async def test_a_call_lasts_from_its_question_also_when_we_come_to_it_late() -> 
     elapsed_ns = [call.result.elapsed_ns for call in done.calls if call.result is not None]
     # One is begun when the other is done, and both were asked before.
     assert len(elapsed_ns) == 2 and sum(elapsed_ns) >= 3 * HELD_UP_S * 1e9
+    # Their limits are their host's, and it knows of no hold-up.
+    results = {call.request.seq: call.result for call in done.calls}
+    assert {seq: result and result.performed_ns for seq, result in results.items()} == done.world.took_ns
+    assert sum(result.held_up_ns for result in results.values() if result) >= HELD_UP_S * 1e9
+
+
+async def test_a_call_ends_after_it_began_also_where_the_host_answers_at_once(autojump_clock: MockClock) -> None:
+    async def script(guest: ScriptedGuest, _document: Document) -> str:
+        await guest.write(b'[1,"test.block_now",[]]\n[2,"test.block_now",[]]\n')
+        return ",".join([str(await guest.hear()) for _ in range(2)])
+
+    first, second = (await run(script)).calls
+    assert first.result is not None and second.result is not None
+    assert first.started_ns + first.result.elapsed_ns <= second.started_ns
+    assert second.started_ns + HELD_UP_S * 1e9 <= second.started_ns + second.result.elapsed_ns
+
+
+async def test_an_answer_that_is_handed_on_took_as_long_as_it_did_when_it_came(autojump_clock: MockClock) -> None:
+    async def script(guest: ScriptedGuest, _document: Document) -> str:
+        return str(await guest.hear()) if await guest.ask("test.before", 800_000_000_000) else ""
+
+    (call,) = (await run(script)).calls
+    assert call.result is not None
+    assert (call.result.elapsed_ns, call.result.held_up_ns) == (800_000_000_000, 0)
 
 
 async def test_a_cancelled_call_is_answered_once_and_its_performing_ends(autojump_clock: MockClock) -> None:

@@ -8,6 +8,7 @@ hanging the tests.
 import os
 import random
 import signal
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
@@ -29,6 +30,7 @@ from flux.store.postgres import (
     StatementRefused,
     connect,
 )
+from flux.store.postgres_messages import MarkedValue
 from tests.postgres_server import PostgresServer, running_postgres
 
 STORM_S = 12.0
@@ -178,6 +180,51 @@ async def test_a_transaction_is_opened_and_asked_in_one_go(connection: Connectio
     await connection.settle()
     assert await connection.begin_and_fetch(Isolation.READ_COMMITTED, "select 'ä'") == "ä"
     await connection.rollback()
+
+
+async def test_what_a_session_heard_before_is_not_taken_for_the_answer_to_a_question(postgres: PostgresServer) -> None:
+    listening, other = await connect(options(postgres)), await connect(options(postgres))
+    await listening.listen("noise")
+    # The server sends these at once, as 8 KiB each that end in the midst of a message. One read takes some of them.
+    async with other.transaction():
+        for number in range(20):
+            await other.execute("select pg_notify('noise', $1)", f"{number:04d}".ljust(7_999, "D"))
+    with trio.fail_after(120):
+        await listening.wait_notification()
+        told = await listening.begin_and_fetch(Isolation.READ_COMMITTED, "select concat(7, pg_current_snapshot())")
+        assert told == "7" + await listening.fetch_value("select pg_current_snapshot()::text")
+        await listening.rollback()
+        rest = [(await listening.wait_notification()).payload[:4] for _ in range(19)]
+    assert rest == [f"{number:04d}" for number in range(1, 20)], "and none of what it was told is lost"
+    await listening.aclose()
+    await other.aclose()
+
+
+def row_of(*texts: str) -> bytes:
+    columns = b"".join(struct.pack("!i", len(text)) + text.encode() for text in texts)
+    return b"D" + struct.pack("!ih", 6 + len(columns), len(texts)) + columns
+
+
+def test_a_row_without_the_mark_is_nobodys_answer_wherever_it_stands() -> None:
+    answer = MarkedValue()
+    assert answer.find_text() is None
+    forged = (row_of("1:1: 2020"), row_of("0" * 32, "1:1: 2020"), row_of(MarkedValue().mark, "1:1: 2020"))
+    for data in (b"the rest of a message", *forged, row_of(answer.mark, "7:7: 2026")[:-3]):
+        answer(data)
+    answer(row_of(answer.mark, "7:7: 2026")[-3:] + row_of(answer.mark, "1:1: 2020"))
+    assert answer.find_text() == "7:7: 2026"
+
+
+async def test_how_a_statement_takes_its_values_is_learned_anew_after_a_failure(connection: Connection) -> None:
+    await connection.execute("create temp table seen (number int, at text)")
+    add = "insert into pg_temp.seen values ($1, $2) returning number"
+    assert [await connection.fetch_value_anew(add, number, "then") for number in (1, 2)] == [1, 2]
+    await connection.execute("alter table seen alter number type bigint")  # As a newer Flux's migration might.
+    with pytest.raises(DatabaseError):
+        await connection.fetch_value_anew(add, 3, "now")
+    for number in (2**40, 2**41):
+        assert await connection.fetch_value_anew(add, number, "now") == number
+    assert await connection.fetch_value("select count(*) from seen") == 4
 
 
 async def test_more_statements_than_are_kept_prepared_still_work(postgres18: PostgresServer) -> None:

@@ -245,3 +245,16 @@ def test_an_alignment_has_every_question_once_and_keeps_its_word(
             one, other = make_key(pair.left.request), make_key(pair.right.request)
             assert (one.exact == other.exact) == (pair.grade in (Grade.EXACT, Grade.REORDERED))
             assert one.shape == other.shape
+
+
+def test_an_answer_that_was_in_time_is_in_time_however_long_we_were_held_up() -> None:
+    def ask(timeout_s: float) -> HostCallRequest:
+        options = b'{"body":null,"headers":[],"redirects":0,"timeout_s":%g}' % timeout_s
+        return HostCallRequest(1, "http.request", b'["GET","http://h/a",' + options + b"]")
+
+    answer = HostCallResult(b'{"body":"","headers":[],"redirects":[],"status":200,"url":"http://h/a"}')
+    for took_ms, held_up_ms, is_in_time in ((950, 100, True), (1050, 0, False), (1050, 100, False)):
+        result = attrs.evolve(answer, elapsed_ns=(took_ms + held_up_ms) * 10**6, held_up_ns=held_up_ms * 10**6)
+        recorded = HostCall(ask(5), result, 0, 1)
+        session = MatchingSession([recorded], started_at_ns=STARTED_NS, seed=SEED, has_world=False)
+        assert isinstance(session.decide(ask(1), 0), Answer) is is_in_time, (took_ms, held_up_ms)
