@@ -300,7 +300,7 @@ class _Run:
             # The function had returned; what failed is what came behind that, and is on record.
             ended = outcome
         execution = self._describe_run(driven, session, ended)
-        if is_out_of_time:
+        if is_out_of_time or (session.stalled and divergence is None and ended == outcome):
             # How long it waited for a call is how its failure is told from a loop's; this run was ended at the call.
             execution = attrs.evolve(execution, elapsed_ns=original.elapsed_ns)
         if divergence is None and execution.outcome != outcome:

@@ -347,6 +347,14 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         assert any("took the tracer away" in note for note in seen.notes)
 
 
+async def test_what_hung_until_its_limit_fails_as_it_did_when_it_is_replayed(tmp_path: Path) -> None:
+    async with open_followed(tmp_path, {"killed.py": KILLED}) as followed:
+        hung = await followed.record("hangs", b"{}", {"http.request": NEVER})
+        again = await followed.replayer.replay(hung, None, {})
+        assert again.replayed.divergence is None
+        assert again.judgement.verdict is Verdict.OUTSIDE, again.judgement.reason
+
+
 async def test_what_was_killed_is_shown_as_far_as_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "REPLAY_PATIENCE_S_MIN", 1.0)
     async with open_followed(tmp_path, {"killed.py": KILLED}) as followed:
