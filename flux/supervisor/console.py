@@ -60,6 +60,7 @@ from flux.supervisor.console_records import RecordsDesk
 from flux.supervisor.console_replay import ReplayDesk
 from flux.supervisor.console_replays import ReplaysDesk
 from flux.supervisor.console_state import StateDesk
+from flux.supervisor.debug_room import DebugPart, DebugRoom
 from flux.supervisor.evidence import gather_evidence
 from flux.supervisor.in_flight import Unrest
 from flux.supervisor.live import HEARTBEAT_S, Line, LineStream, Live, Published, Select
@@ -179,11 +180,13 @@ class Console:
         counters: Callable[[], Sequence[Metric]] = list, shared: Shared = no_metrics,
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
         checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None, url: str = NOWHERE,
+        debugs: DebugPart | None = None,
     ) -> None:  # fmt: skip
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
         what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
         the other processes of the server, of which this is ``worker``;
-        ``checks_elsewhere`` are what all processes say together; ``url`` is where the functions are."""
+        ``checks_elsewhere`` are what all processes say together; ``url`` is where the functions are;
+        ``debugs`` is what executions that are stepped through may take; None: no other server shares it."""
         self._checks_desk = ChecksDesk(pool, host.checks, checks_elsewhere)
         self.machines = MachineDesk(
             live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
@@ -202,14 +205,15 @@ class Console:
         self._cron = CronDesk(pool, tenant, now)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._debugs = DebugsDesk(pool, host, start, self._find, now)
+        self._debugs = DebugsDesk(pool, host, start, self._find, now, debugs or DebugRoom().own)
         self._desks: Mapping[str, IncidentDesk | BisectRunsDesk | DebugsDesk] = {
             "debugs": self._debugs,
             "incidents": IncidentDesk(pool, self._many, self._runs, tenant, self._settle, now),
             "bisects": BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find),
         }  # fmt: skip
         self._records = RecordsDesk(
-            pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest
+            pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest,
+            self._debugs.sessions.close,
         )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
@@ -325,7 +329,7 @@ class Console:
             case ["records", "export"]:
                 ask, allowed = self._records.export, ("q", "after")
             case ["records", "forget"]:
-                ask, method, allowed = self._forget, "POST", ("table", "key", "dry_run")
+                ask, method, allowed = self._records.forget, "POST", ("table", "key", "dry_run")
             case ["state", "blame"]:
                 ask, allowed = self._state.blame, ("table", "key")
             case ["state", "at"]:
@@ -410,12 +414,6 @@ class Console:
 
     async def _replay_many(self, body: bytes, query: Query) -> HttpResponse:
         return await self._many.replay(body, await self._settle(), query)
-
-    async def _forget(self, query: Query) -> Document:
-        try:
-            return await self._records.forget(query)
-        finally:
-            self._debugs.sessions.close()  # What was seen in them is read again, of what is left.
 
     def close(self) -> None:
         """End what goes on beside answers: the supervisor shuts down."""

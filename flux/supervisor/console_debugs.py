@@ -30,6 +30,8 @@ from flux.store.postgres import Pool
 from flux.supervisor.artifacts import CodeGoneError
 from flux.supervisor.console_debug import SOURCES, UP_MAX, DebugHost, look, read_code
 from flux.supervisor.console_query import BadQueryError, Query, Question
+from flux.supervisor.debug_history import read_history
+from flux.supervisor.debug_room import DebugPart
 from flux.supervisor.debug_sessions import IDLE_S, DebugSession, DebugSessions, Stand
 from flux.supervisor.debug_view import list_calls, list_rows, tell_time
 from flux.supervisor.debug_walk import Walk, Window
@@ -40,9 +42,6 @@ PARAMETERS = ("at", "up", "expression", "watch")
 """Of a page's address, and of ``GET``: see `flux.supervisor.debug_sessions.Stand`."""
 EVENTS_BEFORE, EVENTS_AFTER = 12, 12
 LINES_AROUND = 10
-VALUES_BYTES_MAX = 2**20
-"""Of the values of a name, as JSON; those nearest to the event are told."""
-VALUES_MAX = 200
 HISTORIES_MAX = 4
 FILES_MAX = 16
 QUESTION_S_MAX = 300.0
@@ -85,15 +84,16 @@ class DebugsDesk:
 
     def __init__(
         self, pool: Pool, host: DebugHost, start: Start, find: Callable[[str], Awaitable[reading.Summary]],
-        now: Callable[[], datetime], idle_s: float = IDLE_S,
+        now: Callable[[], datetime], part: DebugPart, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
-        """``find`` returns the execution that a text means; ``start`` runs something beside an answer."""
+        """``find`` returns the execution that a text means; ``start`` runs something beside an answer; ``part`` is what
+        sessions may take."""
         self._pool = pool
         self._host = host
         self._find = find
         self._now = now
         self._idle_s = idle_s
-        self.sessions = DebugSessions(start, idle_s)
+        self.sessions = DebugSessions(start, part, idle_s)
         """Those that are open."""
 
     def find(self, method: str, path: list[str], body: bytes) -> Question | None:
@@ -113,7 +113,7 @@ class DebugsDesk:
         summary = await self._find(name)
         session = self.sessions.find(summary.id)
         seen = None if session is None else session.find(stand)
-        return seen or {
+        return _read_answer(seen) if seen is not None else {
             "schema": "flux.debug-session/1", "state": "none", "execution": summary_json(summary), **_address(stand),
         }  # fmt: skip
 
@@ -156,14 +156,14 @@ class DebugsDesk:
         at, said = await _move(session.walk, order)
         # Who goes elsewhere looks at the function that runs there.
         stand = Stand(at, 0 if order.moves and at != order.at else order.up, order.expression, order.watch)
-        document = session.find(stand)
-        if document is None:
-            document = await self._look(session, stand)
-            session.keep(stand, document)
+        data = session.find(stand)
+        if data is None:
+            data = encode(await self._look(session, stand))
+            session.keep(stand, data)
         if order.at is None and not order.moves:
             # An address without a number stands where it failed: it has the same answer.
-            session.keep(attrs.evolve(stand, at=None), document)
-        return document | {"said": said}
+            session.keep(attrs.evolve(stand, at=None), data)
+        return _read_answer(data) | {"said": said}
 
     async def _look(self, session: DebugSession, stand: Stand) -> Document:
         at, window = await session.walk.see(stand.at)
@@ -213,6 +213,11 @@ class DebugsDesk:
         return {"file": file, "line": line, "first": first, "lines": [text[:TEXT_MAX] for text in shown]}
 
 
+def _read_answer(data: bytes) -> Document:
+    """Return an answer as it is sent again: what is in it stays as it was written."""
+    return msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+
+
 def _address(stand: Stand) -> Document:
     return {"at": stand.at, "up": stand.up, "expression": stand.expression, "watch": stand.watch}
 
@@ -230,26 +235,13 @@ async def _find_frame(walk: Walk, window: Window, stand: Stand, at: int) -> Docu
 
 async def _find_history(session: DebugSession, name: str, at: int) -> Document:
     """Return all values of a name; those nearest to ``at`` where there is no room for all."""
-    if name not in session.histories:
-        told = await session.walk.ask({"watch": name, "at": at, "list": False})
-        values: list[Document] = []
-        room = VALUES_BYTES_MAX
-        for value in sorted(told["values"], key=lambda each: abs(each["event"] - at)):
-            room -= len(encode(value))
-            if values and room < 0:
-                break
-            values.append(value)
-        values.sort(key=lambda each: int(each["event"]))
-        left_out = told["values_left_out"] + len(told["values"]) - len(values)
-        session.histories[name] = {"watch": name, "values": values, "values_left_out": left_out}
-        while len(session.histories) > HISTORIES_MAX:
-            session.histories.popitem(last=False)
-    kept: Document = session.histories[name]
-    every = kept["values"]
-    behind = sum(value["event"] <= at for value in every)
-    first = max(0, min(behind - VALUES_MAX // 2, len(every) - VALUES_MAX))
-    shown = every[first : first + VALUES_MAX]
-    return kept | {"values": shown, "values_left_out": kept["values_left_out"] + len(every) - len(shown)}
+    history = session.histories.pop(name, None)
+    if history is None or not history.serves(at):
+        history = await read_history(session.walk.ask, name, at)
+    session.histories[name] = history
+    while len(session.histories) > HISTORIES_MAX:
+        session.histories.popitem(last=False)
+    return history.show(at)
 
 
 async def _move(walk: Walk, order: _Order) -> tuple[int | None, str]:

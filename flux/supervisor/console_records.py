@@ -13,6 +13,7 @@ from flux.filter import parse
 from flux.message import HttpResponse
 from flux.redact import RedactionRules
 from flux.store import reading
+from flux.store.database_errors import ConnectionLost
 from flux.store.forgetting import forget_row
 from flux.store.postgres import Pool
 from flux.store.retention import Retention, prune
@@ -44,9 +45,12 @@ class RecordsDesk:
         now: Callable[[], datetime],
         unheard: Callable[[], Sequence[int]],
         rest: Callable[[], Awaitable[Unrest]],
+        forgotten: Callable[[], None],
     ) -> None:
         """``find`` returns the execution that a text means; ``settle`` waits until records are stored, and after it
-        ``unheard`` returns the workers that did not say; ``rest`` waits until what runs now has ended and is stored."""
+        ``unheard`` returns the workers that did not say; ``rest`` waits until what runs now has ended and is stored.
+        ``forgotten`` is told once a row was taken out: whoever still has what was read before that gives it up."""
+        self._forgotten = forgotten
         self._unheard = unheard
         self._rest = rest
         self._pool = pool
@@ -104,7 +108,16 @@ class RecordsDesk:
             raise _not_all_stored(_tell_unrest(unrest), "nothing was forgotten")
         # Nobody knows the secret of the tokens once this is done.
         secret = secrets.token_bytes(32)
-        done = await forget_row(self._pool, self._tenant, self._schema, table, key, secret, dry_run=dry_run)
+        takes_out = not dry_run
+        try:
+            done = await forget_row(self._pool, self._tenant, self._schema, table, key, secret, dry_run=dry_run)
+        except OperatorError as error:
+            # A refusal takes nothing out. How it ended where the connection was lost, nobody knows.
+            takes_out = takes_out and isinstance(error, ConnectionLost)
+            raise
+        finally:
+            if takes_out:
+                self._forgotten()
         return {
             "schema": "flux.records-forgotten/1",
             "dry_run": dry_run,

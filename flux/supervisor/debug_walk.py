@@ -70,6 +70,12 @@ class Walk:
         self.ask = ask
         """Asks something about the execution."""
         self._kept: Window | None = None
+        self.kept_bytes = 0
+        """What the window that is kept takes, as JSON."""
+
+    def forget(self) -> None:
+        """Give up the window: the next step is a run."""
+        self._kept, self.kept_bytes = None, 0
 
     async def see(self, at: int | None) -> tuple[int | None, Window]:
         """Return an event with what names held at it; where the execution failed, or its last, for None."""
@@ -141,5 +147,6 @@ class Walk:
         )
         at = told["at"]
         if at is not None and told["events"]:
-            self._kept = window if len(encode(told)) <= KEPT_BYTES_MAX else None
+            size = len(encode(told))
+            self._kept, self.kept_bytes = (window, size) if size <= KEPT_BYTES_MAX else (None, 0)
         return at, window

@@ -10,6 +10,7 @@ import attrs
 
 from flux.store.postgres import ConnectOptions, Pool
 from flux.supervisor.console_port import ConsolePlace
+from flux.supervisor.debug_room import DebugPart
 from flux.supervisor.hosts import Share as HostsShare
 from flux.supervisor.master_key import MasterKey
 from flux.supervisor.turns import Share as TurnsShare
@@ -36,6 +37,8 @@ class Hosted:
     """Where the pages of all are; None: nowhere."""
     turns: TurnsShare
     """In which its executions run."""
+    debugs: DebugPart
+    """What executions may take that are stepped through."""
     master_key: MasterKey
     """What opens its key."""
     installation: Pool

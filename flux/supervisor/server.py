@@ -48,6 +48,7 @@ from flux.supervisor.crew_live import CrewLive
 from flux.supervisor.crew_place import Place
 from flux.supervisor.cron import Cron
 from flux.supervisor.database_watch import DatabaseWatch
+from flux.supervisor.debug_room import DebugRoom
 from flux.supervisor.deploy import Deployer, Switch
 from flux.supervisor.deployments import Deployments, with_isolation
 from flux.supervisor.environments import FOLDER_NAME as ENVIRONMENTS
@@ -223,6 +224,8 @@ class Server:
         """Whose the requests are that this server takes; a tenant's server takes none by itself."""
         self.turns = Turns()
         """Those of the installation, where this is its own server."""
+        self.debug_room = DebugRoom()
+        """That of the installation, likewise."""
         self._place = place
         self._siblings = None if place is None else Siblings(place)
         self.certificate = certificate
@@ -334,7 +337,7 @@ class Server:
                 others=None if siblings is None else partial(list_other_metrics, siblings),
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
-                url=address.url,
+                url=address.url, debugs=self.debug_room.own if hosted is None else hosted.debugs,
             )  # fmt: skip
             front_door = FrontDoor(
                 deployments, gate, executor, console, tells_why=self.options.tells_why,

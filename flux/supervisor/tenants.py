@@ -295,7 +295,8 @@ class Tenants:
             repair = partial(tenant_database.repair_guest, self._pool, tenant) if row.is_made else None
             database = await self._open_database(row)
             hosted = Hosted(
-                tenant, database, repair, served.share, self._server.console, turns, self._master_key,
+                tenant, database, repair, served.share, self._server.console, turns,
+                self._server.debug_room.add_part(), self._master_key,
                 self._pool, min(SPOOL_BYTES_MAX, row.quotas.storage_bytes or SPOOL_BYTES_MAX), frozenset(row.allow),
             )  # fmt: skip
             options = ServerOptions(Path(row.folder), logs_requests=self._server.options.logs_requests)

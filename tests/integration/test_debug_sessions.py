@@ -17,12 +17,14 @@ from trio.testing import MockClock
 from flux.execution import Execution, Level
 from flux.mutation import Mutation, Operation
 from flux.supervisor import console_debugs
+from flux.supervisor.debug_history import SHOWN_MAX, History, read_history
+from flux.supervisor.debug_room import AT_ONCE_MAX, OBJECTS_TIMES, DebugRoom
 from flux.supervisor.debug_sessions import (
-    AT_ONCE_MAX,
     SEEN_BYTES_MAX,
     SESSIONS_MAX,
     DebugSession,
     DebugSessions,
+    SessionEndedError,
     Stand,
     TooManySessionsError,
 )
@@ -31,7 +33,7 @@ from flux.supervisor.debug_walk import Walk
 from flux.supervisor.present import encode
 from flux.supervisor.replay import Replay
 from flux.supervisor.web.values import read
-from flux.travel import Tap
+from flux.travel import VALUES_MAX, Tap, TracePlan
 from tests.conftest import Database
 from tests.console_world import NOW, World, WorldHost, make_call, make_execution, open_world, raised
 from tests.followed import Followed, open_followed
@@ -79,6 +81,11 @@ class FollowingHost(WorldHost):
         return Path(self.followed.live.deployment.folder)
 
 
+class CodelessHost(WorldHost):
+    async def find_code(self, original: Execution) -> Path:  # noqa: ARG002 - the protocol's
+        return Path("/nowhere")
+
+
 async def go(world: World, name: str, **order: Any) -> dict[str, Any]:
     answer = await world.ask(f"debugs/{name}", method="POST", body=json.dumps(order).encode())
     assert answer.status == 200, answer.body
@@ -93,9 +100,10 @@ async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(
     async with open_followed(tmp_path, {"shop.py": SHOP}) as followed:
         failed = await followed.record("bill", b'{"lines": [5, 7, -1]}', ROWS)
         fine = await followed.record("bill", b'{"lines": [5]}', ROWS)
+        many = await followed.record("bill", json.dumps({"lines": [1] * 1_100}).encode(), ROWS)
         host = FollowingHost(followed)
         async with open_world(database, host=host) as world:
-            await world.add(failed, fine)
+            await world.add(failed, fine, many)
             browser = await sign_in(world)
             page, act = f"/_flux/x/{failed.name}", f"/_flux/act/debugs/{failed.name}"
 
@@ -176,6 +184,11 @@ async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(
                 shown = await world.ask(page, headers=browser, token=None, **query)
                 assert shown.status == 400, query
 
+            # Of more values than are told at once, those at the event.
+            near = await go(world, many.name, at=100, watch="total")
+            events = [value["event"] for value in near["history"]["values"]]
+            assert len(events) == 200 and min(events) < 100 < max(events) and near["history"]["values_left_out"] > 800
+
             # Who gives up a session gives up the run that goes on in it.
             host.waits = trio.Event()
             answers = []
@@ -198,10 +211,6 @@ async def test_a_post_goes_and_looks_and_a_get_shows_what_was_seen(
 async def test_other_languages_are_stepped_through_at_their_host_calls(database: Database) -> None:
     calls = tuple(make_call(seq, "db.query", [f"select {seq}", []], {"rows": [[seq]]}) for seq in range(1, 31))
     made = make_execution(raised(), level=Level("wasm", "core", "wasm"), calls=calls)
-
-    class CodelessHost(WorldHost):
-        async def find_code(self, original: Execution) -> Path:  # noqa: ARG002 - the protocol's
-            return Path("/nowhere")
 
     async with open_world(database, host=CodelessHost()) as world:
         await world.add(made)
@@ -246,7 +255,7 @@ async def test_few_sessions_are_open_and_one_that_is_not_asked_ends(autojump_clo
         return session.number
 
     async with trio.open_nursery() as nursery:
-        sessions = DebugSessions(nursery.start_soon, idle_s=60)
+        sessions = DebugSessions(nursery.start_soon, DebugRoom().own, idle_s=60)
         keys = [UUID(int=number) for number in range(6)]
         for key in keys[:SESSIONS_MAX]:
             await sessions.ask(key, make, tell)
@@ -288,13 +297,206 @@ async def test_few_sessions_are_open_and_one_that_is_not_asked_ends(autojump_clo
 
 async def test_what_a_session_keeps_is_bounded() -> None:
     session = DebugSession(1, make_execution(), {}, Walk(refuse), NOW, 0.0)
-    large = "x" * (SEEN_BYTES_MAX // 4)
-    for at in range(1, 11):
-        session.keep(Stand(at), {"at": at, "text": large})
-    assert [at for at in range(1, 11) if session.find(Stand(at))] == [8, 9, 10]
-    session.keep(Stand(11), {"text": large * 5})
-    assert session.find(Stand(11)) is not None, "the latest is shown, however long it is"
-    assert [at for at in range(1, 11) if session.find(Stand(at))] == []
+    large = b"x" * (SEEN_BYTES_MAX // 4)
+    for at in range(1, 12):
+        session.keep(Stand(at), large)
+    assert [at for at in range(1, 12) if session.find(Stand(at))] == [8, 9, 10, 11]
+    session.keep(Stand(12), large * 5)
+    assert session.find(Stand(12)) is not None, "the latest is shown, however long it is"
+    assert [at for at in range(1, 12) if session.find(Stand(at))] == []
+
+
+async def test_servers_of_a_process_share_what_their_sessions_take() -> None:
+    """Of memory all, of runs all: a tenant has one of them at most, so that the others' go on."""
+    room = DebugRoom(bytes_max=1_000_000)
+    released = trio.Event()
+    running: list[str] = []
+
+    def make_session(number: int, held: int) -> DebugSession:
+        execution = make_execution(body=b"x" * held)
+        return DebugSession(number, execution, {}, Walk(refuse), NOW, trio.current_time())
+
+    async def tell(session: DebugSession) -> int:
+        await trio.lowlevel.checkpoint()
+        return session.number
+
+    async with trio.open_nursery() as nursery:
+        own = DebugSessions(nursery.start_soon, room.own)
+        tenants = [DebugSessions(nursery.start_soon, room.add_part()) for _ in range(2)]
+
+        async def open_one(sessions: DebugSessions, number: int, held: int = 300_000) -> None:
+            async def make(numbered: int) -> DebugSession:
+                await trio.lowlevel.checkpoint()
+                return make_session(numbered, held)
+
+            await sessions.ask(UUID(int=number), make, tell)
+
+        def list_open(sessions: DebugSessions) -> list[int]:
+            return [number for number in range(9) if UUID(int=number) in sessions._open]
+
+        await open_one(own, 1)
+        await open_one(tenants[0], 2)
+        await open_one(tenants[0], 3)
+        assert 900_000 < room.held_bytes <= 1_000_000
+        # Who needs room gives up its own first, and then others', as long as nobody waits for them.
+        await open_one(tenants[0], 4)
+        assert (list_open(own), list_open(tenants[0])) == ([1], [3, 4])
+        await open_one(tenants[1], 5)
+        assert (list_open(own), list_open(tenants[0]), list_open(tenants[1])) == ([], [3, 4], [5])
+        # What grows while it is asked counts as well: answers, values of names, and windows as the objects they are.
+        session = tenants[1].find(UUID(int=5))
+        assert session is not None
+
+        async def grow(session: DebugSession) -> int:
+            await trio.lowlevel.checkpoint()
+            session.keep(Stand(1), b"x" * 300_000)
+            session.keep(Stand(2), b"x" * 1_000)
+            session.histories["i"] = History("i", ((1, b"7" * 300_000),), 0, 0)
+            session.walk.kept_bytes = 400_000 // OBJECTS_TIMES
+            session.sources["a.py"] = ["x" * 300_000]
+            return session.number
+
+        await tenants[1].ask(UUID(int=5), refuse_to_make, grow)
+        assert (list_open(tenants[0]), list_open(tenants[1])) == ([], [5])
+        assert session.find(Stand(1)) is None and session.find(Stand(2)) is not None, "all but the latest answer went"
+        assert (session.histories, session.walk.kept_bytes) == ({}, 0) and room.held_bytes < 400_000
+
+        async def wait(session: DebugSession) -> None:
+            running.append(session.execution.name)
+            await released.wait()
+
+        async def ask_and_wait(sessions: DebugSessions, number: int) -> None:
+            session = make_session(number, 10)
+
+            async def make(_numbered: int) -> DebugSession:
+                await trio.lowlevel.checkpoint()
+                return session
+
+            await sessions.ask(UUID(int=number), make, wait)
+
+        nursery.start_soon(ask_and_wait, tenants[0], 6)
+        nursery.start_soon(ask_and_wait, tenants[0], 7)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(running) == 1, "one of a tenant's"
+        nursery.start_soon(ask_and_wait, tenants[1], 6)
+        nursery.start_soon(ask_and_wait, own, 6)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(running) == AT_ONCE_MAX == 2, "one of another's; and no more"
+        with pytest.raises(TooManySessionsError, match="no memory"):
+            await open_one(own, 8, 2_000_000)
+        released.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(running) == 4
+        await open_one(own, 8, 2_000_000)
+        assert (list_open(own), list_open(tenants[0]), list_open(tenants[1])) == ([8], [], []), "one may be of any size"
+        nursery.cancel_scope.cancel()
+    assert room.held_bytes == 0, "a server that fails leaves nothing in it"
+
+
+async def refuse_to_make(number: int) -> DebugSession:
+    raise AssertionError(number)
+
+
+async def test_what_was_read_before_records_were_forgotten_makes_no_session() -> None:
+    records = ["with the value", "without it"]
+    is_read, goes_on = trio.Event(), trio.Event()
+    told: list[str] = []
+
+    async def make(number: int) -> DebugSession:
+        record = records[number - 1]
+        is_read.set()
+        await goes_on.wait()
+        return DebugSession(number, make_execution(), {"record": record}, Walk(refuse), NOW, trio.current_time())
+
+    async def tell(session: DebugSession) -> str:
+        await trio.lowlevel.checkpoint()
+        return str(session.summary["record"])
+
+    async with trio.open_nursery() as nursery:
+        sessions = DebugSessions(nursery.start_soon, DebugRoom().own)
+
+        async def ask() -> None:
+            told.append(await sessions.ask(UUID(int=1), make, tell))
+
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask)
+            await is_read.wait()
+            sessions.close()  # As the end of an erasure does.
+            goes_on.set()
+        kept = sessions.find(UUID(int=1))
+        assert told == ["without it"] and kept is not None and kept.summary == {"record": "without it"}
+
+        # An answer that is ready at the moment at which all end is of the old record too.
+        async def end_and_tell(session: DebugSession) -> str:
+            await trio.lowlevel.checkpoint()
+            sessions.close()
+            return str(session.summary["record"])
+
+        with pytest.raises(SessionEndedError):
+            await sessions.ask(UUID(int=1), make, end_and_tell)
+        nursery.cancel_scope.cancel()
+
+
+async def test_sessions_end_when_a_row_is_forgotten_and_not_when_that_is_only_asked(database: Database) -> None:
+    calls = (make_call(1, "db.query", ["select 1", []], {"rows": [["ana@forget.example"]]}),)
+    made = make_execution(
+        body=b'{"email": "ana@forget.example"}', level=Level("wasm", "core", "wasm"), calls=calls
+    )
+    async with open_world(database, host=CodelessHost()) as world:
+        made = await world.run_as_guest(made, "insert into users values (1, 'ana@forget.example', 'pro')")
+        database.psql("delete from users")
+        assert (await go(world, made.name))["frame"]["locals"]["result"] == {"rows": [["ana@forget.example"]]}
+        for key, dry_run, status in (("1", 1, 200), ("2", 0, 400), ("{", 0, 400)):
+            answer = await world.ask(
+                "records/forget", method="POST", body=b"{}", table="users", key=key, dry_run=dry_run
+            )
+            assert answer.status == status, answer.body
+            assert (await world.get(f"debugs/{made.name}"))["state"] == "open", key
+        answer = await world.ask("records/forget", method="POST", body=b"{}", table="users", key="1")
+        assert answer.status == 200, answer.body
+        assert (await world.get(f"debugs/{made.name}"))["state"] == "none"
+        assert "ana@forget.example" not in json.dumps(await go(world, made.name))
+
+
+@pytest.mark.parametrize("long", [0, 20_000])
+async def test_of_many_values_those_nearest_to_the_event_are_told(long: int) -> None:
+    """5,000 values, of which a run tells a thousand; where they are long, there is room for few."""
+    runs = 0
+    values = [json.dumps([10 * number + 3, "a.py", 2, "f", [f"{number}" + "x" * long]]) for number in range(5_000)]
+
+    async def ask(question: dict[str, Any]) -> dict[str, Any]:
+        nonlocal runs
+        runs += 1
+        await trio.lowlevel.checkpoint()
+        tap = Tap(TracePlan(before=question.get("before"), after=question.get("after")))
+        for value in values:
+            tap.take(f'["trace","value",{value}]\n'.encode())
+        told = [{"event": each.event, "value": each.values[0].rstrip("x")} for each in tap.values]
+        if long:
+            told = [each | {"padding": "x" * long} for each in told]
+        return {"values": told, "values_left_out": tap.values_count - len(told)}
+
+    def see(history: History, at: int) -> list[int]:
+        told = read(encode(history.show(at)))
+        events = [value["event"] for value in told["values"]]
+        assert told["values_left_out"] + len(events) == 5_000
+        assert [int(value["value"]) for value in told["values"]] == [event // 10 for event in events]
+        return events
+
+    for at, costs in ((100, 3), (25_000, 3), (49_000, 1), (60_000, 1)):
+        runs = 0
+        history = await read_history(ask, "i", at)
+        assert runs == costs and history.serves(at)
+        events = see(history, at)
+        nearest = sorted(range(3, 50_000, 10), key=lambda each: abs(each - at))
+        assert set(nearest[:5]) <= set(events)
+        assert events == list(range(events[0], events[-1] + 10, 10)), "without a gap"
+        assert len(events) == SHOWN_MAX if not long else len(events) < 60
+    # It serves what is near, and nothing else.
+    history = await read_history(ask, "i", 25_000)
+    assert history.serves(25_010) and not history.serves(100) and not history.serves(49_000)
+    assert (history.serves(28_000), history.serves(36_000)) == (not long, False)
+    assert VALUES_MAX == 1_000
 
 
 async def refuse(question: dict[str, Any]) -> dict[str, Any]:
