@@ -140,6 +140,12 @@ def descriptors(pid: int | str = "self") -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+async def wait_filled(sandbox: ProcessSandbox) -> None:
+    """Wait until no worker is being made: one that comes later would be in nobody's list of processes."""
+    while sandbox._forking:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
 async def settled(sandbox: ProcessSandbox, zygote: int) -> None:
     """Wait until the workers in waiting are the zygote's only children."""
     while sandbox._forking or len(children_of(zygote)) != len(sandbox._idle):  # noqa: ASYNC110

@@ -29,7 +29,7 @@ from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import IsolationUnavailableError, find_tenant_uid, probe_jail
 from flux.sandbox.process import ProcessSandbox
 from tests.escape.unprivileged import command_as_nobody
-from tests.zygote_world import PATIENCE_S, descendants_of, family_of_sandbox, wait_gone
+from tests.zygote_world import PATIENCE_S, descendants_of, family_of_sandbox, wait_filled, wait_gone
 
 ROOT = Path(__file__).parents[2]
 IS_ROOT = os.geteuid() == 0
@@ -360,6 +360,7 @@ async def test_when_one_process_of_the_jail_is_killed_all_end_and_another_jail_i
         first = parent_of(zygote)
         keeper = parent_of(first)
         assert parent_of(keeper) == os.getpid()
+        await wait_filled(sandbox)
         family = family_of_sandbox()
         assert {keeper, first, zygote} < family
         os.kill({"keeper": keeper, "first": first, "zygote": zygote}[which], 9)
@@ -377,6 +378,7 @@ async def test_a_zygote_whose_socket_others_hold_is_missed_when_it_is_killed(
         assert await run(sandbox) == "hello"
         zygote = sandbox.zygote_pid
         assert zygote is not None
+        await wait_filled(sandbox)
         family = family_of_sandbox()
         os.kill(zygote, 9)
         await wait_gone(*family)
@@ -387,6 +389,7 @@ async def test_a_zygote_whose_socket_others_hold_is_missed_when_it_is_killed(
 async def test_a_jail_that_was_frozen_can_be_ended(project: Callable[..., Path]) -> None:
     async with running(project(a=HELLO)) as sandbox:
         await run(sandbox)
+        await wait_filled(sandbox)
         family = family_of_sandbox()
         for pid in family:
             with contextlib.suppress(ProcessLookupError):  # A worker that has served is just being ended.

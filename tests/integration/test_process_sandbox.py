@@ -31,6 +31,7 @@ from tests.zygote_world import (
     run_on,
     running,
     settled,
+    wait_filled,
     wait_gone,
     wait_rested,
     write_modules,
@@ -545,6 +546,7 @@ async def test_what_modules_leave_running_ends_with_the_sandbox(
     )
     async with running(folder, isolation=isolation, idle_target=1) as sandbox:
         assert is_hello(await run(sandbox))
+        await wait_filled(sandbox)
         family = family_of_sandbox()
         assert len(family) >= 4
     await wait_gone(*family)
