@@ -300,7 +300,8 @@ class WasmSandbox:
         return worker
 
     async def _wait_process(self) -> WasmProcess:
-        while self._process is None or self._closing:
+        # One that has died, and whose end has not reached us yet, would take its guest along.
+        while self._process is None or self._closing or not self._process.is_running():
             if self._closing:
                 raise SandboxUnavailableError(
                     "this deployment is being taken down", remedy="send the request again"

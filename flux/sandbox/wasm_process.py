@@ -148,6 +148,10 @@ class WasmProcess:
         """Our number for it; for its keeper until it is jailed."""
         return self._jailed_pid or self._process.pid
 
+    def is_running(self) -> bool:
+        """Whether the process in the jail runs. The kernel knows of its end before its socket has told us."""
+        return self._jailed < 0 or not has_ended(self._jailed)
+
     # Hearing it
 
     async def pump_output(self) -> None:

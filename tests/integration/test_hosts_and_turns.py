@@ -17,6 +17,7 @@ from flux.message import Admission, HttpRequest, HttpResponse, RawPath, RequestH
 from flux.store.postgres import ConnectOptions
 from flux.store.tenant_database import TenantDatabaseError
 from flux.store.tenants import Quotas, TenantRow, add_tenant
+from flux.supervisor.debug_room import DebugRoom
 from flux.supervisor.hosted import Hosted
 from flux.supervisor.hosts import Hosts
 from flux.supervisor.master_key import MasterKey
@@ -201,7 +202,7 @@ async def test_tenants_have_their_names_before_they_are_served_and_until_the_ser
     story.named = lambda tenant: SimpleNamespace(problem=story.problem)  # noqa: ARG005
     server = SimpleNamespace(
         backing=SimpleNamespace(owner=pool), vault=SimpleNamespace(master_key=key), hosts=hosts, port=4000,
-        turns=Turns(), console=None, options=SimpleNamespace(logs_requests=False),
+        turns=Turns(), console=None, options=SimpleNamespace(logs_requests=False), debug_room=DebugRoom(),
     )  # fmt: skip
     tenants = Tenants(cast(Any, server), cast(Any, story))
     with trio.fail_after(PATIENCE_S):
