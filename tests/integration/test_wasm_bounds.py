@@ -277,7 +277,8 @@ async def test_a_process_that_has_much_more_memory_than_its_guests_may_hold_is_k
             await deep[-1].start(make_document("deep"))
             await trio.sleep(0.05)
         for worker in deep:
-            await worker.wait_exit()
+            if worker.pid != sandbox.process_pid:  # The last may have waited for the next process, and lives.
+                await worker.wait_exit()
             await sandbox.release(worker, reusable=False)
         assert await echo(sandbox) == "x"
         assert sandbox.restarts == 1
