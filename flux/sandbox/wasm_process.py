@@ -149,8 +149,13 @@ class WasmProcess:
         return self._jailed_pid or self._process.pid
 
     def is_running(self) -> bool:
-        """Whether the process in the jail runs. The kernel knows of its end before its socket has told us."""
-        return self._jailed < 0 or not has_ended(self._jailed)
+        """Whether it takes guests. Its end of the socket is closed before its guests' are, and before it has ended."""
+        try:
+            return self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except ConnectionError:
+            return False
 
     # Hearing it
 
