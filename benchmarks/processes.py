@@ -23,23 +23,18 @@ from benchmarks.sides import (
     create_database,
     print_results,
     running_stub,
+    write_service,
 )
-from benchmarks.workloads import FUNCTIONS, SCHEMA, SHORT
+from benchmarks.workloads import SHORT
 from tests.conftest import Database
-from tests.dev_process import running_serve, write_project
+from tests.dev_process import running_serve
 from tests.postgres_server import running_postgres
 
 
 @contextlib.contextmanager
 def running_supervisors(count: int, database: Database, stub_port: int, folder: Path) -> Iterator[Side]:
     """Serve the workloads from so many processes."""
-    folder.mkdir()
-    write_project(
-        folder,
-        {"service.py": FUNCTIONS.replace("STUB_PORT", str(stub_port))},
-        toml=f'[sandbox]\nwarm = 1000\n[http]\nallow = ["127.0.0.1:{stub_port}"]\n',
-        migrations={"001.sql": SCHEMA},
-    )
+    write_service(folder, stub_port, "[sandbox]\nwarm = 1000\n")
     with running_serve(folder, database, "--workers", str(count)) as server:
         yield Side(name_of(count), server.port, server.process.pid, database)
 

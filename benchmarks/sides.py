@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -134,16 +134,21 @@ def running_peer(
             process.send_signal(signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def running_flux(name: str, database: Database, stub_port: int, folder: Path, toml: str) -> Iterator[Side]:
-    """Run ``flux dev``."""
+def write_service(folder: Path, stub_port: int, toml: str, more: Mapping[str, str] | None = None) -> None:
+    """Write the project that answers the workloads, with ``more`` files of functions."""
     folder.mkdir()
     write_project(
         folder,
-        {"service.py": FUNCTIONS.replace("STUB_PORT", str(stub_port))},
+        {"service.py": FUNCTIONS.replace("STUB_PORT", str(stub_port)), **(more or {})},
         toml=f'{toml}[http]\nallow = ["127.0.0.1:{stub_port}"]\n',
         migrations={"001.sql": SCHEMA},
     )
+
+
+@contextlib.contextmanager
+def running_flux(name: str, database: Database, stub_port: int, folder: Path, toml: str) -> Iterator[Side]:
+    """Run ``flux dev``."""
+    write_service(folder, stub_port, toml)
     with running_dev(folder, database) as server:
         print(f"{name}: " + next(" ".join(line.split()) for line in server.story if "✓ sandbox" in line))
         yield Side(name, server.port, server.process.pid, database)

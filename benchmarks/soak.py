@@ -37,10 +37,10 @@ from pathlib import Path
 import attrs
 
 from benchmarks.figures import get_resident_mb, print_machine, print_table
-from benchmarks.sides import SETTINGS, Side, create_database, run_load, running_stub
-from benchmarks.workloads import FUNCTIONS, SCHEMA, WORKLOADS
+from benchmarks.sides import SETTINGS, Side, create_database, run_load, running_stub, write_service
+from benchmarks.workloads import WORKLOADS
 from tests.conftest import Database
-from tests.dev_process import DevServer, running_serve, write_project
+from tests.dev_process import DevServer, running_serve
 from tests.postgres_server import running_postgres
 
 MORE = """\
@@ -287,13 +287,8 @@ def main() -> None:
         server = stack.enter_context(running_postgres(extra_settings=SETTINGS, on_disk=True))
         stub_port = stack.enter_context(running_stub())
         project = folder / "project"
-        files = {
-            "service.py": FUNCTIONS.replace("STUB_PORT", str(stub_port)),
-            "more.py": MORE,
-            "greets.js": JAVASCRIPT.replace("VERSION", "0"),
-        }
-        toml = f'[http]\nallow = ["127.0.0.1:{stub_port}"]\n'
-        write_project(project, files, toml=toml, migrations={"001.sql": SCHEMA})
+        more = {"more.py": MORE, "greets.js": JAVASCRIPT.replace("VERSION", "0")}
+        write_service(project, stub_port, "", more)
         git = ["git", "-c", "user.name=soak", "-c", "user.email=soak@example.com"]
         for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "soak"]):
             subprocess.run([*git, *arguments], cwd=project, check=True)

@@ -11,7 +11,7 @@ done it and before the client hears so.
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -260,15 +260,21 @@ class _Line:
 
 
 @contextlib.asynccontextmanager
+async def served_on_loopback(serve: Callable[[trio.SocketStream], Awaitable[object]]) -> AsyncIterator[int]:
+    """Have ``serve`` called with each client of a port of its own, which is given, until the block ends."""
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
 async def cutting_proxy(server: PostgresServer) -> AsyncIterator[CuttingProxy]:
     """A proxy that cuts nothing yet, until the block ends."""
     proxy = CuttingProxy(server)
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        proxy.port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, proxy.serve, listeners)
+    async with served_on_loopback(proxy.serve) as proxy.port:
         yield proxy
-        nursery.cancel_scope.cancel()
 
 
 def sql(statement: str, *parameters: Any) -> tuple[str, str, list[Any]]:

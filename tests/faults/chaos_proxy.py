@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from flux.store.postgres import ConnectOptions
+from tests.execution_world import served_on_loopback
 from tests.postgres_server import PostgresServer
 
 PIECES_MAX = 64
@@ -230,9 +231,5 @@ class _Line:
 async def chaos_proxy(server: PostgresServer) -> AsyncIterator[ChaosProxy]:
     """A proxy that harms nothing yet, until the block ends."""
     proxy = ChaosProxy(server)
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        proxy.port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, proxy.serve, listeners)
+    async with served_on_loopback(proxy.serve) as proxy.port:
         yield proxy
-        nursery.cancel_scope.cancel()

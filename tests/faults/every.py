@@ -31,7 +31,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from flux.execution import Execution, Returned, Trigger
+from flux.execution import Returned, Trigger
 from flux.store.migrate import prepare
 from flux.store.postgres import connect
 from flux.supervisor.execute import StoreStalledError
@@ -138,12 +138,7 @@ class Trading:
             told.refused.add(number)
             site.disarm()
             return False
-        if isinstance(executed.outcome, Returned):
-            told.done.add(number)
-        elif may_be_there(executed.execution):
-            told.unknown.add(number)
-        else:
-            told.failed.add(number)
+        told.take(number, executed)
         # The record is written behind the answer, and its operations are to fail as well.
         async with trio.open_nursery() as nursery:
             if harm in NEVER:
@@ -166,15 +161,6 @@ async def _let_go(site: Site) -> None:
             await trio.sleep(0.01)
         await trio.sleep(TIMEOUT_HELD_S)
     site.disarm()
-
-
-def may_be_there(execution: Execution) -> bool:
-    """Whether a failure's own record leaves room for a commit: it has one, or says that it is not known."""
-    if any(transaction.committed and transaction.xid is not None for transaction in execution.transactions):
-        return True
-    return "CommitUnknown" in repr(execution.outcome) or any(
-        "whether transaction" in sentence for sentence in execution.completeness
-    )
 
 
 @contextlib.asynccontextmanager

@@ -26,7 +26,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from flux.execution import Returned, Trigger
+from flux.execution import Trigger
 from flux.store.migrate import prepare
 from flux.store.postgres import connect
 from flux.supervisor.execute import StoreStalledError
@@ -34,7 +34,6 @@ from flux.supervisor.journal import JournalError
 from tests.conftest import Database, create_database
 from tests.execution_world import ExecutionWorld, open_world
 from tests.faults.chaos_proxy import ChaosProxy, chaos_proxy
-from tests.faults.every import may_be_there
 from tests.faults.ledger import PATH, SCHEMA, Findings, Told, check, make_trade
 from tests.postgres_server import AS_UID_1000, PostgresServer, running_postgres
 
@@ -100,12 +99,7 @@ class Load:
         except (JournalError, StoreStalledError):
             told.refused.add(number)
             return False
-        if isinstance(executed.outcome, Returned):
-            told.done.add(number)
-        elif may_be_there(executed.execution):
-            told.unknown.add(number)
-        else:
-            told.failed.add(number)
+        told.take(number, executed)
         return number in told.done
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import attrs
 
+from flux.execution import Execution, Returned
 from flux.sandbox.scripted import Script, ScriptedGuest
+from flux.supervisor.execute import Executed
 from tests.conftest import Database
 from tests.execution_world import sql
 
@@ -112,6 +114,24 @@ class Told:
     """Nothing ran, so there is no record either."""
     unknown: set[int] = attrs.field(factory=set)
     """It was answered as failed, and nobody said whether it is made, or somebody that it is."""
+
+    def take(self, number: int, executed: Executed) -> None:
+        """Note what a trade that ran was answered."""
+        if isinstance(executed.outcome, Returned):
+            self.done.add(number)
+        elif _may_be_there(executed.execution):
+            self.unknown.add(number)
+        else:
+            self.failed.add(number)
+
+
+def _may_be_there(execution: Execution) -> bool:
+    """Whether a failure's own record leaves room for a commit: it has one, or says that it is not known."""
+    if any(transaction.committed and transaction.xid is not None for transaction in execution.transactions):
+        return True
+    return "CommitUnknown" in repr(execution.outcome) or any(
+        "whether transaction" in sentence for sentence in execution.completeness
+    )
 
 
 @attrs.frozen

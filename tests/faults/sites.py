@@ -22,6 +22,7 @@ import trio
 from flux.hostcalls import clock
 from flux.sandbox.scripted import Script, ScriptedExit, ScriptedGuest
 from flux.supervisor import journal
+from tests.execution_world import served_on_loopback
 from tests.faults.chaos_proxy import REFUSED, ChaosProxy, Direction, Harm
 from tests.faults.ledger import ASKS, ATOMIC, BLOCK, RAISES
 
@@ -52,6 +53,28 @@ class Site(Protocol):
 
     def wrap(self, script: Script) -> Script:
         """Return what plays the function, where the site is in the function's process."""
+
+
+@attrs.define
+class _Counting:
+    """What a site has that counts for itself; see `Site`."""
+
+    seen: int = 0
+    struck: bool = False
+    _harm: str = ""
+    _at: int = 0
+
+    def arm(self, harm: str, at: int) -> None:
+        """See `Site.arm`."""
+        self._harm, self._at, self.seen, self.struck = harm, at, 0, False
+
+    def disarm(self) -> None:
+        """See `Site.disarm`."""
+        self._at = 0
+
+    def wrap(self, script: Script) -> Script:
+        """See `Site.wrap`."""
+        return script
 
 
 @attrs.define
@@ -128,30 +151,23 @@ _CODES = {
 
 
 @attrs.define
-class JournalSite:
+class JournalSite(_Counting):
     """The system's calls by which the journal writes."""
 
     name: str = "journal: a call of the system"
     harms: tuple[str, ...] = (EIO, NO_ROOM, SHORT, NO_FILES, LASTING_EIO, LASTING_NO_ROOM)
     flavours: tuple[str, ...] = (ATOMIC, BLOCK, RAISES)
-    seen: int = 0
-    struck: bool = False
-    _harm: str = ""
-    _at: int = 0
     _is_short: bool = False
 
     def arm(self, harm: str, at: int) -> None:
         """See `Site.arm`."""
-        self._harm, self._at, self.seen, self.struck, self._is_short = harm, at, 0, False, False
+        super().arm(harm, at)
+        self._is_short = False
 
     def disarm(self) -> None:
         """See `Site.disarm`."""
-        self._at = 0
+        super().disarm()
         self._is_short = False
-
-    def wrap(self, script: Script) -> Script:
-        """See `Site.wrap`."""
-        return script
 
     def make(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``call``, counted."""
@@ -187,24 +203,12 @@ def failing_journal() -> Iterator[JournalSite]:
 
 
 @attrs.define
-class WorkerSite:
+class WorkerSite(_Counting):
     """What a function says to its host and hears of it: its process ends there."""
 
     name: str = "worker: a step of its conversation"
     harms: tuple[str, ...] = ("SIGKILL", "exit 0", "exit 3", "closes its wire", "half a line, then SIGKILL")
     flavours: tuple[str, ...] = (ATOMIC, BLOCK)
-    seen: int = 0
-    struck: bool = False
-    _harm: str = ""
-    _at: int = 0
-
-    def arm(self, harm: str, at: int) -> None:
-        """See `Site.arm`."""
-        self._harm, self._at, self.seen, self.struck = harm, at, 0, False
-
-    def disarm(self) -> None:
-        """See `Site.disarm`."""
-        self._at = 0
 
     def wrap(self, script: Script) -> Script:
         """Have the guest counted at each line it writes or hears, before and after."""
@@ -253,34 +257,22 @@ ANSWER = (
 
 
 @attrs.define
-class OutboundSite:
+class OutboundSite(_Counting):
     """The bytes of an answer of a host outside; those before the n-th come, and then it fails."""
 
     name: str = "network: a byte of an answer"
     harms: tuple[str, ...] = ("closed", "reset", "never goes on", "reset while it is asked", "a byte at a time")
     flavours: tuple[str, ...] = (ASKS,)
-    seen: int = 0
-    struck: bool = False
     port: int = 0
     asked: int = 0
     """Requests that came here whole or in part: the oracle for what left Flux."""
-    _harm: str = ""
-    _at: int = 0
     _let_go: trio.Event = attrs.field(factory=trio.Event)
-
-    def arm(self, harm: str, at: int) -> None:
-        """See `Site.arm`."""
-        self._harm, self._at, self.seen, self.struck = harm, at, 0, False
 
     def disarm(self) -> None:
         """See `Site.disarm`."""
-        self._at = 0
+        super().disarm()
         self._let_go.set()
         self._let_go = trio.Event()
-
-    def wrap(self, script: Script) -> Script:
-        """See `Site.wrap`."""
-        return script
 
     async def serve(self, client: trio.SocketStream) -> None:
         """Answer one request."""
@@ -317,40 +309,20 @@ class OutboundSite:
 async def failing_host() -> AsyncIterator[OutboundSite]:
     """A host on loopback that fails in no way yet, until the block ends."""
     site = OutboundSite()
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        site.port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, site.serve, listeners)
+    async with served_on_loopback(site.serve) as site.port:
         yield site
-        nursery.cancel_scope.cancel()
 
 
 HOUR_NS = 3600 * 10**9
 
 
 @attrs.define
-class ClockSite:
+class ClockSite(_Counting):
     """Readings of the machine's wall clock, which is put back or forward before one of them."""
 
     name: str = "clock: a reading"
     harms: tuple[str, ...] = ("an hour back", "an hour on", "to 1970")
     flavours: tuple[str, ...] = (ATOMIC, RAISES)
-    seen: int = 0
-    struck: bool = False
-    _harm: str = ""
-    _at: int = 0
-
-    def arm(self, harm: str, at: int) -> None:
-        """See `Site.arm`."""
-        self._harm, self._at, self.seen, self.struck = harm, at, 0, False
-
-    def disarm(self) -> None:
-        """See `Site.disarm`."""
-        self._at = 0
-
-    def wrap(self, script: Script) -> Script:
-        """See `Site.wrap`."""
-        return script
 
     def time_ns(self) -> int:
         """Say what the wall clock says."""

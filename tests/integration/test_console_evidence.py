@@ -327,7 +327,8 @@ async def test_a_look_up_that_hangs_is_given_up(
         with trio.fail_after(120):
             evidence = await gather_evidence(world.pool, summary, stored)
     assert evidence.peers == ()
-    assert len(evidence.unavailable) >= 2
+    # Two ask that table. Those who wait for their turn behind them are as many as were not before them.
+    assert len(evidence.unavailable) == 2 or (limit == "LOOKUPS_TIMEOUT_S" and len(evidence.unavailable) > 2)
     assert all(f"{said} than 0.3 s" in sentence for sentence in evidence.unavailable)
 
 
