@@ -36,6 +36,8 @@ class Load:
     """Answers of 2xx."""
     failed: dict[str, int]
     """Other answers, by status."""
+    first_failure: str
+    """The first of those, whole; empty without any."""
     elapsed_s: float
     p50_ms: float
     p99_ms: float
@@ -56,8 +58,8 @@ class _Client:
     needed: int = -1
     """Bytes of the whole answer, once its head is here."""
 
-    def receive(self) -> int | None:
-        """Take what has come; return the status when the answer is whole."""
+    def receive(self) -> tuple[int, bytes] | None:
+        """Take what has come; return the status and the answer when that is whole."""
         data = self.socket.recv(65536)
         if not data:
             raise ConnectionError(f"the server closed a connection in the middle: {self.received[:300]!r}")
@@ -70,8 +72,8 @@ class _Client:
         if len(self.received) < self.needed:
             return None
         status = int(self.received[9:12])
-        self.received, self.needed = b"", -1
-        return status
+        answer, self.received, self.needed = self.received, b"", -1
+        return status, answer
 
 
 def _content_length(head: bytes) -> int:
@@ -82,7 +84,9 @@ def _content_length(head: bytes) -> int:
     return 0
 
 
-def run_load(port: int, workload: str, seconds: float, connections: int, first: int, host: str = HOST) -> Load:
+def run_load(
+    port: int, workload: str, seconds: float, connections: int, first: int, host: str = HOST
+) -> Load:
     """Send requests number ``first`` and on for so many seconds."""
 
     def make_request(number: int) -> bytes:
@@ -90,6 +94,7 @@ def run_load(port: int, workload: str, seconds: float, connections: int, first: 
 
     times_s: list[float] = []
     failed: Counter[str] = Counter()
+    first_failure = ""
     poll = select.epoll()
     clients: dict[int, _Client] = {}
     for _ in range(connections):
@@ -111,14 +116,16 @@ def run_load(port: int, workload: str, seconds: float, connections: int, first: 
             raise TimeoutError(f"{in_flight} requests were not answered within {ANSWER_S_MAX:.0f} s")
         for descriptor, _event in ready:
             client = clients[descriptor]
-            status = client.receive()
-            if status is None:
+            received = client.receive()
+            if received is None:
                 continue
+            status, answer = received
             now = time.perf_counter()
             if 200 <= status < 300:
                 times_s.append(now - client.sent)
             else:
                 failed[str(status)] += 1
+                first_failure = first_failure or answer.decode(errors="replace")
             if now >= deadline:
                 in_flight -= 1
                 continue
@@ -131,6 +138,7 @@ def run_load(port: int, workload: str, seconds: float, connections: int, first: 
     return Load(
         count=len(times_s),
         failed=dict(failed),
+        first_failure=first_failure,
         elapsed_s=elapsed_s,
         p50_ms=get_percentile(times_s, 50) * 1000 if times_s else 0.0,
         p99_ms=get_percentile(times_s, 99) * 1000 if times_s else 0.0,

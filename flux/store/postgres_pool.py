@@ -1,6 +1,7 @@
 """Connections to share among tasks."""
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -13,6 +14,13 @@ from flux.store.database_errors import CannotConnect, ConnectionLost, DatabaseEr
 from flux.store.postgres_connect import connect
 from flux.store.postgres_connection import Connection
 from flux.store.postgres_wire import CANCEL_GRACE_S
+
+_TOO_MANY = "53300"
+"""The SQLSTATE of a server, a database or a role that has all the connections it may have."""
+OPEN_AGAIN_S = 1.0
+"""After such a refusal no further connection is asked for so long: each try costs the server a process."""
+REFUSED_S_MAX = 10.0
+"""How long a task waits for one of the pool's other connections then; afterwards it hears of the refusal."""
 
 
 @attrs.frozen
@@ -34,7 +42,8 @@ class Pool:
 
     What comes back is settled first: an open transaction is rolled back, a dirty session reset, both
     shielded; a connection for which that fails is closed. One whose server died is noticed when it is
-    next taken, and replaced. A pool has no task of its own; who wants ``min_idle`` connections open
+    next taken, and replaced. Where the server lets no further one in, because others have them all, the
+    pool does with those that it has. A pool has no task of its own; who wants ``min_idle`` connections open
     ahead of time and those idle for ``max_idle_s`` closed without traffic, runs `keep` in a nursery.
     """
 
@@ -58,11 +67,20 @@ class Pool:
         self._idle: deque[tuple[float, Connection]] = deque()
         self._open_count = 0
         self._is_closed = False
+        # To those who have a slot and were let in by no server: without a buffer, so never to nobody.
+        self._hand_on, self._handed_on = trio.open_memory_channel[Connection](0)
+        self._refused_alone_at = -math.inf
+        """When last the server refused one while the pool had no other."""
+        self._refused_count = 0
+        """Tasks that wait for that."""
+        self._open_again = -math.inf
+        """Not before this time is the server asked for more connections than the pool has; set while it refuses."""
 
     @property
     def counts(self) -> PoolCounts:
         """How many connections there are, and how many tasks wait for one."""
-        return PoolCounts(self._open_count, len(self._idle), self._slots.statistics().tasks_waiting)
+        waiting = self._slots.statistics().tasks_waiting + self._refused_count
+        return PoolCounts(self._open_count, len(self._idle), waiting)
 
     def acquire(self) -> "_Lease":
         """``async with pool.acquire() as connection``: yours until the block ends."""
@@ -77,9 +95,9 @@ class Pool:
         try:
             while True:
                 if self._is_closed:
-                    raise PoolClosed("the pool is closed", remedy="this happens while Flux shuts down")
+                    raise _closed()
                 if not self._idle:
-                    return await self._open()
+                    return await self._open_or_wait(trio.current_time() + REFUSED_S_MAX)
                 # The one used last: its server process is warm, and the others may grow old.
                 _, connection = self._idle.pop()
                 if connection.check_alive():
@@ -103,7 +121,7 @@ class Pool:
             if connection.is_closed:
                 self._open_count -= 1
             else:
-                self._idle.append((trio.current_time(), connection))
+                self._keep_or_hand_on(connection)
             self._slots.release()
             self._trim()
 
@@ -126,6 +144,7 @@ class Pool:
         self._is_closed = True
         while self._idle:
             self._close(self._idle.popleft()[1])
+        self._hand_on.close()
         await trio.lowlevel.checkpoint()
 
     async def _fill(self) -> None:
@@ -139,6 +158,57 @@ class Pool:
         except BaseException:
             self._slots.release()
             raise
+
+    def _keep_or_hand_on(self, connection: Connection) -> None:
+        try:
+            self._hand_on.send_nowait(connection)
+        except trio.WouldBlock:
+            self._idle.append((trio.current_time(), connection))
+
+    async def _open_or_wait(self, deadline: float) -> Connection:
+        """A new connection; where the server lets no more in, the next that comes back, until ``deadline``."""
+        if self._open_again == -math.inf:
+            try:
+                return await self._open()
+            except CannotConnect as error:
+                if error.sqlstate != _TOO_MANY or self._is_alone():
+                    raise
+                self._open_again = trio.current_time() + OPEN_AGAIN_S
+        self._refused_count += 1
+        try:
+            return await self._wait_returned(deadline)
+        finally:
+            self._refused_count -= 1
+
+    def _is_alone(self) -> bool:
+        if not self._open_count:
+            self._refused_alone_at = trio.current_time()
+        return not self._open_count
+
+    async def _wait_returned(self, deadline: float) -> Connection:
+        began = trio.current_time()
+        while True:
+            now = trio.current_time()
+            is_last = now >= deadline or self._refused_alone_at >= began
+            if is_last or now >= self._open_again or not self._open_count:
+                self._open_again = now + OPEN_AGAIN_S  # One of those who wait is enough.
+                try:
+                    connection = await self._open()
+                except CannotConnect as error:
+                    # Without any other there is none that could come back.
+                    if error.sqlstate != _TOO_MANY or is_last or self._is_alone():
+                        raise
+                else:
+                    self._open_again = -math.inf
+                    return connection
+            with trio.move_on_at(min(self._open_again, deadline)):
+                try:
+                    connection = await self._handed_on.receive()
+                except trio.EndOfChannel:
+                    raise _closed() from None
+                if connection.check_alive():
+                    return connection
+                self._open_count -= 1
 
     async def _open(self) -> Connection:
         self._open_count += 1
@@ -175,6 +245,10 @@ class Pool:
     def _close(self, connection: Connection) -> None:
         connection.terminate()
         self._open_count -= 1
+
+
+def _closed() -> PoolClosed:
+    return PoolClosed("the pool is closed", remedy="this happens while Flux shuts down")
 
 
 class _Lease:

@@ -161,6 +161,85 @@ async def test_a_connection_whose_preparation_fails_is_closed(postgres18: Postgr
     await pool.aclose()
 
 
+async def test_a_pool_that_is_let_in_no_further_does_with_what_it_has(postgres18: PostgresServer) -> None:
+    """The limit is the role's, by its own count: a fourth session is refused, by the same code as by a full server."""
+    postgres18.psql("create role three login connection limit 3")
+    name = f"{NAME}, three"
+    pool, others = (
+        Pool(options(postgres18, user="three", database="postgres", application_name=n), 8)
+        for n in (name, "others")
+    )
+    most, served = 0, 0
+
+    async def work() -> None:
+        nonlocal most, served
+        for _ in range(10):
+            async with pool.acquire() as connection:
+                counted = "select count(*) from pg_stat_activity where application_name = $1"
+                most = max(most, await connection.fetch_value(counted, name))
+            served += 1
+
+    try:
+        with trio.fail_after(120):
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(work)
+        assert (most, served) == (3, 80), "all were served, by as many sessions as the server lets in"
+        assert (pool.counts.open, pool.counts.idle, pool.counts.waiting) == (3, 3, 0)
+
+        # Who gives up leaves its place, and the others are served.
+        order: list[int] = []
+
+        async def wait(number: int) -> None:
+            async with pool.acquire():
+                order.append(number)
+
+        async with trio.open_nursery() as nursery, pool.acquire(), pool.acquire(), pool.acquire() as connection:
+            for number in range(4):
+                nursery.start_soon(wait, number)
+                with trio.fail_after(60):
+                    while pool.counts.waiting <= number:  # noqa: ASYNC110 - until the server has refused it
+                        await trio.sleep(0.01)
+            with trio.move_on_after(0.02) as scope:
+                await pool.take()
+            assert scope.cancelled_caught and pool.counts.waiting == 4
+            # One whose session has ended is no loss: another takes its place at the server.
+            connection.terminate()
+        assert sorted(order) == [0, 1, 2, 3]
+
+        # A pool that has none at all says at once what the server says.
+        async with pool.acquire(), pool.acquire(), pool.acquire():
+            refusals: list[str | None] = []
+
+            async def be_refused() -> None:
+                with pytest.raises(CannotConnect, match="too many connections for role") as refused:
+                    await others.take()
+                refusals.append(refused.value.sqlstate)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(be_refused)
+            assert refusals == ["53300"] * 8
+            assert (others.counts.open, others.counts.waiting) == (0, 0)
+
+        # Closed, it tells those who wait.
+        async def hear() -> None:
+            with pytest.raises(PoolClosed):
+                await pool.take()
+
+        async with trio.open_nursery() as nursery, pool.acquire(), pool.acquire(), pool.acquire():
+            nursery.start_soon(hear)
+            with trio.fail_after(60):
+                while not pool.counts.waiting:  # noqa: ASYNC110 - as above
+                    await trio.sleep(0.01)
+            await pool.aclose()
+        assert pool.counts.open == 0
+    finally:
+        await pool.aclose()
+        await wait_sessions(postgres18, 0)
+        postgres18.psql("drop role three")
+
+
 async def test_the_keeper_opens_ahead_and_closes_what_is_idle(postgres18: PostgresServer) -> None:
     pool = Pool(options(postgres18), 4, min_idle=2, max_idle_s=0.2)
     async with trio.open_nursery() as nursery:
