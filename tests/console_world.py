@@ -56,6 +56,7 @@ from flux.supervisor.replay import Replay
 from flux.supervisor.siblings import Siblings
 from flux.supervisor.vault import Vault
 from flux.travel import Tap
+from tests import documents
 from tests.conftest import Database
 
 TOKEN = "a-token-for-tests"
@@ -116,7 +117,7 @@ class WorldHost:
         return [
             {
                 "name": name, "route": route, "runtime": "python", "grants": ["db", "http:api.stripe.com"],
-                "sha": "3f9c1e2d", "error": None,
+                "auth": None, "middleware": [], "sha": "3f9c1e2d", "error": None,
             }
             for name, route in (("create_user", "POST /signup"), ("nightly", None))
         ]  # fmt: skip
@@ -230,7 +231,9 @@ class World:
         assert response.status == 200, response.body
         assert not isinstance(response.body, bytes)
         data = b"".join([piece async for piece in response.body])
-        return [json.loads(line) for line in data.splitlines()]
+        lines = [json.loads(line) for line in data.splitlines()]
+        documents.check_lines(lines)
+        return lines
 
     async def add(self, *executions: Execution) -> None:
         """Store executions that made no transaction."""
@@ -325,6 +328,9 @@ def make_request(
 
 
 def read(response: HttpResponse) -> Any:
-    """The document in an answer, read by another JSON implementation."""
+    """The document in an answer, read by another JSON implementation, and held to its schema."""
     assert isinstance(response.body, bytes)
-    return json.loads(response.body)
+    document = json.loads(response.body)
+    if response.status < 400 or "schema" in document:  # Else it is a problem, whose form is an RFC's.
+        documents.check(document)
+    return document

@@ -24,12 +24,15 @@ from urllib.parse import quote
 
 import attrs
 
+from tests import documents
 from tests.conftest import Database
 from tests.forks import Forked, Forker
 
 START_S_MAX = 180.0
 STOP_S_MAX = 90.0
 COMMAND_S_MAX = 600.0
+API_TYPES = ("application/json", "application/x-ndjson")
+"""Of what the console answers with documents."""
 REQUEST_S_MAX = 120.0
 NETLESS = Path(__file__).with_name("netless.py")
 """Runs a program without any network."""
@@ -104,9 +107,12 @@ class DevServer:
         try:
             connection.request(method, path, body, fields)
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            answer = Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
             connection.close()
+        if path.startswith("/_flux/") and answer.headers.get("content-type", "") in API_TYPES:
+            documents.check_text(answer.body.decode())
+        return answer
 
     def command(self, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:
         """Run ``flux ARGUMENTS`` in the project's folder."""
@@ -149,14 +155,22 @@ def run_flux(
     folder: Path, *arguments: str, timeout_s: float = COMMAND_S_MAX, via: Sequence[str] = (), stdin: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """Run ``flux ARGUMENTS`` in ``folder``, in its own `environment` unless told; ``via`` a program that runs it."""
+    """Run ``flux ARGUMENTS`` in ``folder``, in its own `environment` unless told; ``via`` a program that runs it.
+
+    What it prints with ``--json`` is held to its schemas.
+    """
     environ = environment() if environ is None else environ
     if forker is not None and not via:
-        return forker.run(folder, arguments, environ, stdin, timeout_s)
-    return subprocess.run(
-        [*via, sys.executable, "-m", "flux", *arguments], cwd=folder, input=stdin, capture_output=True, text=True,
-        timeout=timeout_s, env=environ, check=False,
-    )  # fmt: skip
+        done = forker.run(folder, arguments, environ, stdin, timeout_s)
+    else:
+        done = subprocess.run(
+            [*via, sys.executable, "-m", "flux", *arguments], cwd=folder, input=stdin, capture_output=True, text=True,
+            timeout=timeout_s, env=environ, check=False,
+        )  # fmt: skip
+    if "--json" in arguments:
+        documents.check_text(done.stdout)
+        documents.check_lines([json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"schema"')])
+    return done
 
 
 def environment() -> dict[str, str]:

@@ -99,6 +99,13 @@ class NoSuchPage(OperatorError):
     exit_code = EXIT_NO_SUCH_ID
 
 
+class NoSuchSchema(OperatorError):
+    """``flux schema`` knows no kind of document of that name."""
+
+    code = "FLX114"
+    exit_code = EXIT_NO_SUCH_ID
+
+
 _KNOWN: dict[str, type[OperatorError]] = {
     kind.code: kind
     for kind in (NoSuchId, AmbiguousId, ServerUnreachable, NotAuthorised, ServerRefused, NotWhole)

@@ -73,4 +73,7 @@ def answer(name: str, arguments: dict[str, Any], server: str | None) -> tuple[st
 
 def describe(error: FluxError) -> dict[str, Any]:
     """An error as a document."""
-    return {"schema": "flux.error/1", "code": error.code, "message": error.message, "remedy": error.remedy}
+    return {
+        "schema": "flux.error/1", "code": error.code, "message": error.message, "remedy": error.remedy,
+        "exit": error.exit_code,
+    }  # fmt: skip

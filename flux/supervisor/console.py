@@ -140,7 +140,7 @@ class ConsoleHost(ReplayHost, DebugHost, PytestHost, DiffHost, InterleaveHost, D
     """Who runs the functions."""
 
     def functions(self) -> Sequence[Mapping[str, Any]]:
-        """Return each function's ``name``, ``route``, ``runtime``, ``grants``, ``sha`` and ``error``."""
+        """Return each function as ``flux.functions/1`` has it: see `flux.documents`."""
 
     def openapi(self) -> Mapping[str, Any]:
         """Return the routes that are served as an OpenAPI document; raise when there are none yet."""

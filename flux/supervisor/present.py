@@ -450,6 +450,7 @@ def error_json(error: HostCallError) -> Document:
 def log_json(log: LogLine, number: int, execution: Execution) -> Document:
     """Return a line that a function logged, the ``number``-th of its execution."""
     return {
+        "schema": "flux.log/1",
         "line": number,
         "at": show_time(execution.started_at_ns + log.at_ns),
         "level": log.level,

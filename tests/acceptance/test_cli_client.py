@@ -34,6 +34,7 @@ SUMMARY: dict[str, Any] = {
     "function": "create_user",
     "method": "POST",
     "path": "/signup",
+    "route": "/signup",
     "status": 500,
     "outcome": "raised",
     "error": {
@@ -41,13 +42,17 @@ SUMMARY: dict[str, Any] = {
         "message": "None",
         "location": {"file": "functions/pricing.py", "line": 27, "function": "amount"},
     },
+    "signature": "KeyError: None  functions/pricing.py:27",
     "started_at": "2026-11-24T14:02:19.504000Z",
     "elapsed_ms": 14.2,
     "calls": 3,
     "mutations": 2,
     "sha": "3f9c1e2d1b4a5c6d7e8f90123456789012345678",
     "dirty": False,
+    "deployment": "5d41402abc4b2a76",
     "parent": None,
+    "attempt": 1,
+    "replay_of": None,
     "tenant": "default",
     "completeness": "whole",
 }
@@ -57,8 +62,10 @@ PASSED = SUMMARY | {
     "status": 201,
     "outcome": "returned",
     "error": None,
+    "signature": None,
     "elapsed_ms": 61,
     "path": "/orders",
+    "route": "/orders",
     "function": "create",
 }
 QUEUED = PASSED | {
@@ -68,14 +75,16 @@ QUEUED = PASSED | {
     "function": "send_welcome",
     "method": None,
     "path": None,
+    "route": None,
     "status": None,
     "parent": PASSED["id"],
     "elapsed_ms": 1340,
 }
 MUTATIONS = [
     {
+        "schema_name": "public",
         "table": "users",
-        "key": 42,
+        "key": {"id": 42},
         "op": "insert",
         "before": None,
         "after": {"id": 42, "email": "a@b.com", "plan": "free"},
@@ -83,10 +92,12 @@ MUTATIONS = [
         "call": 1,
         "depth": 0,
         "xid": 771,
+        "at": "2026-11-24T14:02:19.507000Z",
     },
     {
+        "schema_name": "public",
         "table": "users",
-        "key": 42,
+        "key": {"id": 42},
         "op": "update",
         "before": {"id": 42, "email": "a@b.com", "plan": "free"},
         "after": {"id": 42, "email": "a@b.com", "plan": None},
@@ -94,6 +105,7 @@ MUTATIONS = [
         "call": 2,
         "depth": 0,
         "xid": 771,
+        "at": "2026-11-24T14:02:19.507000Z",
     },
 ]
 CALLS = [
@@ -104,6 +116,7 @@ CALLS = [
         "arguments": {},
         "result": 1764000000000000000,
         "error": None,
+        "answered": 1,
         "started_ms": 0.4,
         "elapsed_ms": 0.01,
         "location": {"file": "functions/signup.py", "line": 10, "function": "create_user"},
@@ -118,6 +131,7 @@ CALLS = [
         },
         "result": {"columns": ["id"], "rows": [[42]]},
         "error": None,
+        "answered": 2,
         "started_ms": 2.1,
         "elapsed_ms": 4.0,
         "location": {"file": "functions/signup.py", "line": 12, "function": "create_user"},
@@ -129,6 +143,7 @@ CALLS = [
         "arguments": {"sql": "UPDATE users SET plan = $1 WHERE id = $2", "args": [None, 42]},
         "result": 1,
         "error": None,
+        "answered": 3,
         "started_ms": 7.0,
         "elapsed_ms": 3.0,
         "location": {"file": "functions/signup.py", "line": 16, "function": "create_user"},
@@ -143,7 +158,8 @@ CALLS = [
             "json": {"amount": 12},
         },
         "result": None,
-        "error": "Timeout: no answer in 10,000 ms",
+        "error": {"type": "Timeout", "message": "no answer in 10,000 ms", "code": None, "details": {}},
+        "answered": 4,
         "started_ms": 11.0,
         "elapsed_ms": 2.0,
         "location": {"file": "functions/payments.py", "line": 42, "function": "charge"},
@@ -151,36 +167,58 @@ CALLS = [
 ]
 TRACE = SUMMARY | {
     "schema": "flux.trace/1",
-    "input": {"email": "a@b.com", "名前": "山田", "note": "e\u0301clair"},
-    "output": {
-        "type": "about:blank",
-        "title": "Internal Server Error",
-        "status": 500,
-        "code": "FUNCTION_ERROR",
+    "input": {
+        "method": "POST", "path": "/signup", "params": {}, "query": {}, "headers": {"x-tags": ["a", "b"]},
+        "client": "127.0.0.1", "auth": None,
+        "body": {"email": "a@b.com", "名前": "山田", "note": "e\u0301clair"}, "body_format": "json",
     },
+    "output": {
+        "status": 500, "code": "FUNCTION_ERROR",
+        "raised": {"type": "KeyError", "message": "None", "cause": None}, "violations": [],
+    },
+    "user": None,
+    "stack": [],
     "calls": CALLS,
-    "spans": [{"name": "signup.create_user", "start_ms": 0, "elapsed_ms": 14}],
+    "spans": [
+        {
+            "traceId": "019abf00000070008000000000000001", "spanId": "019abf0000000001", "parentSpanId": "",
+            "name": "POST /signup", "kind": 2, "startTimeUnixNano": "1763992939504000000",
+            "endTimeUnixNano": "1763992939518200000", "attributes": [], "status": {"code": 0}, "links": [],
+        }
+    ],
     "mutations": MUTATIONS,
     "logs": [
         {
+            "schema": "flux.log/1",
+            "line": 1,
             "at": "2026-11-24T14:02:19.510Z",
             "level": "info",
             "message": "signing up",
             "fields": {"email": "a@b.com"},
+            "location": None,
+            "execution": SUMMARY["name"],
+            "function": "create_user",
         }
     ],
-    "sandbox": {"kind": "process", "isolation": "strict", "clock": "virtual"},
+    "sandbox": {"kind": "process", "isolation": "strict", "clock": "vdso", "served_before": 0},
+    "limits": [],
+    "transactions": [],
+    "cause": None,
     "children": [QUEUED],
+    "jobs": [],
+    "replays": [],
 }
 WHY = {
     "schema": "flux.why/1",
     "execution": SUMMARY,
     "failure": {
-        "kind": "raised",
+        "kind": "unhandled_exception",
         "type": "KeyError",
         "message": "None",
         "location": {"file": "functions/pricing.py", "line": 27, "function": "amount"},
         "call": None,
+        "signature": SUMMARY["signature"],
+        "is_answer": False,
     },
     "facts": [
         {"mark": "●", "rule": "null-written", "text": 'call 2 set users.plan from "free" to null', "call": 2},
@@ -209,6 +247,7 @@ ERRORS = {
             "last": "2026-11-24T14:02:00Z",
             "sample": "qt5mac2e",
             "functions": ["create"],
+            "error": {"type": "Timeout", "message": "api.stripe.com", "location": None},
         },
         {
             "signature": "KeyError: None  functions/pricing.py:27",
@@ -217,8 +256,10 @@ ERRORS = {
             "last": "2026-11-24T14:02:19Z",
             "sample": "qk3f72xa",
             "functions": ["create_user"],
+            "error": SUMMARY["error"],
         },
     ],
+    "not_stored": 0,
 }
 FUNCTIONS = {
     "schema": "flux.functions/1",
@@ -228,20 +269,28 @@ FUNCTIONS = {
             "route": "POST /signup",
             "runtime": "python",
             "grants": ["db", "http:api.stripe.com"],
+            "auth": None,
+            "middleware": [],
             "sha": "3f9c1e2d",
+            "error": None,
         },
         {
             "name": "get",
             "route": "GET /orders/{id}",
             "runtime": "python",
             "grants": ["db(read)"],
+            "auth": None,
+            "middleware": [],
             "sha": "3f9c1e2d",
+            "error": None,
         },
         {
             "name": "nightly",
             "route": None,
             "runtime": "javascript",
             "grants": [],
+            "auth": None,
+            "middleware": [],
             "sha": "3f9c1e2d",
             "error": "SyntaxError: line 3",
         },
@@ -259,6 +308,8 @@ HISTORY = {
             "function": "create_user",
             "sha": "90aa3b1",
             "outside": False,
+            "migration": None,
+            "gap": False,
         },
         MUTATIONS[1]
         | {
@@ -268,6 +319,8 @@ HISTORY = {
             "function": "create_user",
             "sha": "3f9c1e2",
             "outside": False,
+            "migration": None,
+            "gap": False,
         },
         MUTATIONS[1]
         | {
@@ -278,6 +331,8 @@ HISTORY = {
             "function": None,
             "sha": None,
             "outside": True,
+            "migration": None,
+            "gap": False,
         },
         MUTATIONS[1]
         | {
@@ -290,29 +345,41 @@ HISTORY = {
             "function": "upgrade",
             "sha": "3f9c1e2",
             "outside": False,
+            "migration": None,
+            "gap": False,
         },
     ],
+    "notes": [],
+    "not_stored": 0,
 }
-INVOKED = {"schema": "flux.invoke/1", "status": 201, "body": {"id": 42, "名": "é"}, "execution": PASSED}
+INVOKED = {
+    "schema": "flux.invoke/1", "status": 201, "body": {"id": 42, "名": "é"}, "body_format": "json", "execution": PASSED,
+}  # fmt: skip
 LOGS = [
     {
+        "schema": "flux.log/1",
+        "line": 1,
         "at": "2026-11-24T14:02:19.510Z",
         "level": "info",
         "message": "signing up",
         "fields": {"user": 42},
+        "location": None,
         "execution": "qk3f72xa",
         "function": "create_user",
     },
     {
+        "schema": "flux.log/1",
+        "line": 2,
         "at": "2026-11-24T14:02:20.000Z",
         "level": "error",
         "message": "no plan",
         "fields": {},
+        "location": None,
         "execution": "qk3f72xa",
         "function": "create_user",
     },
 ]
-EXECUTIONS = {"schema": "flux.executions/1", "executions": [QUEUED, PASSED, SUMMARY]}
+EXECUTIONS = {"schema": "flux.executions/1", "executions": [QUEUED, PASSED, SUMMARY], "not_stored": 0}
 
 
 class Reply:

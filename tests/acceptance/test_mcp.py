@@ -20,6 +20,7 @@ from mcp.client.stdio import stdio_client
 from flux.cli.mcp_serve import answer
 from flux.cli.mcp_tools import TOOLS
 from flux.fenced import ABOUT
+from tests import documents
 from tests.conftest import Database
 from tests.dev_process import DevServer, environment, running_dev, write_project
 from tests.histories.write import git
@@ -92,7 +93,10 @@ def read_block(text: str) -> Any:
     )  # fmt: skip
     assert found is not None, text
     assert found[2].isprintable() and not re.search("[<>]", found[2]), "nothing of it could be taken for a mark"
-    return found[1], json.loads(found[2])
+    said = json.loads(found[2])
+    if not said["left_out"]:
+        documents.check(said["document"])
+    return found[1], said
 
 
 @pytest.fixture

@@ -253,7 +253,8 @@ def test_logs_have_their_time_and_number() -> None:
     )
     first, second = trace(subject)["logs"]
     assert first == {
-        "line": 1, "at": "2025-11-25T14:02:19.505000Z", "level": "info", "message": "hi", "fields": {"user": 42},
+        "schema": "flux.log/1", "line": 1, "at": "2025-11-25T14:02:19.505000Z", "level": "info", "message": "hi",
+        "fields": {"user": 42},
         "location": {"file": "functions/signup.py", "line": 16, "function": "create_user"},
         "execution": subject.name, "function": "create_user",
     }  # fmt: skip

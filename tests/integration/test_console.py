@@ -276,7 +276,7 @@ async def test_functions_are_listed(asked: World) -> None:
     assert document["schema"] == "flux.functions/1"
     assert document["functions"][0] == {
         "name": "create_user", "route": "POST /signup", "runtime": "python", "grants": ["db", "http:api.stripe.com"],
-        "sha": "3f9c1e2d", "error": None,
+        "auth": None, "middleware": [], "sha": "3f9c1e2d", "error": None,
     }  # fmt: skip
 
 
@@ -511,7 +511,8 @@ async def test_logs_are_told_oldest_first_and_of_one_function_when_asked(world: 
     lines = await world.lines("logs")
     assert [line["message"] for line in lines] == ["a", "b", "c\nd"]
     assert lines[1] == {
-        "line": 2, "at": "2025-11-25T14:02:19.505000Z", "level": "info", "message": "b", "fields": {"n": 1.0},
+        "schema": "flux.log/1", "line": 2, "at": "2025-11-25T14:02:19.505000Z", "level": "info", "message": "b",
+        "fields": {"n": 1.0},
         "location": None, "execution": first.name, "function": "create_user",
     }  # fmt: skip
     assert [line["message"] for line in await world.lines("logs", function="nightly")] == ["c\nd"]

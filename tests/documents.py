@@ -1,0 +1,96 @@
+"""Each document that the tests see is held to its schema, in the strict form: `flux.documents` describes them all.
+
+The harnesses call these where an answer comes in, so no test has to: what the command line prints with ``--json``
+(`tests.dev_process`), what the console answers (`tests.dev_process`, `tests.console_world`), what a model is told.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jsonschema
+
+from flux.documents import list_kinds, render
+
+FOREIGN = ("$schema", "openapi", "resourceSpans")
+"""Members of documents whose form is somebody else's: JSON Schema, OpenAPI, OpenTelemetry."""
+ITEMS_MAX = 100
+"""Of a longer list so many are looked at, at both ends: what is between was made by the same lines."""
+
+
+class BadDocumentError(AssertionError):
+    """A document that is not what its schema says."""
+
+
+def check(document: Any) -> None:
+    """Hold one document to the schema of its kind; raise `BadDocumentError`, also where it is of no kind."""
+    if isinstance(document, dict) and any(member in document for member in FOREIGN):
+        return
+    said = document.get("schema") if isinstance(document, dict) else None
+    if said not in list_kinds():
+        raise BadDocumentError(f"of no kind that flux/documents describes: {json.dumps(document)[:500]}")
+    _hold(_validator(said), said, document)
+
+
+def check_lines(lines: Sequence[Any]) -> None:
+    """Hold the lines of a stream to the kinds that they say; one without, to what the line before it allows."""
+    kind = None
+    for line in lines:
+        if isinstance(line, dict) and "schema" in line:
+            check(line)
+            kind = kind if kind is not None and _line_validator(kind) is not None else line["schema"]
+        elif kind is not None and (validator := _line_validator(kind)) is not None:
+            _hold(validator, f"a line of {kind}", line)
+        elif not _is_of_any_stream(line):
+            raise BadDocumentError(f"neither a document nor a line of a stream: {json.dumps(line)[:500]}")
+
+
+def check_text(text: str) -> None:
+    """Hold what was printed to its schemas: one document, or one a line. What is no JSON is no document."""
+    try:
+        check(json.loads(text))
+    except ValueError:
+        lines = text.splitlines()
+        try:
+            documents = [json.loads(line) for line in lines]
+        except ValueError:
+            return
+        check_lines(documents)
+
+
+def _is_of_any_stream(line: Any) -> bool:
+    """Whether it may come before any document does: an empty stream has its end alone."""
+    validators = (_line_validator(tag) for tag in list_kinds())
+    return any(validator is not None and validator.is_valid(_shorten(line)) for validator in validators)
+
+
+def _hold(validator: Any, said: str, document: Any) -> None:
+    error = jsonschema.exceptions.best_match(validator.iter_errors(_shorten(document)))
+    if error is not None:
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+        raise BadDocumentError(f"{said}{place}: {error.message[:500]} (flux/documents says so)")
+
+
+def _shorten(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) > 2 * ITEMS_MAX:
+            value = [*value[:ITEMS_MAX], *value[-ITEMS_MAX:]]
+        return [_shorten(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _shorten(item) for key, item in value.items()}
+    return value
+
+
+@cache
+def _validator(tag: str) -> Any:
+    return jsonschema.Draft202012Validator(render(list_kinds()[tag], is_strict=True))
+
+
+@cache
+def _line_validator(tag: str) -> Any | None:
+    """Check the lines that have no ``schema``, of a stream of this kind; None: it is no stream."""
+    shared = render(list_kinds()[tag], is_strict=True).get("$defs", {})
+    if "line" not in shared:
+        return None
+    return jsonschema.Draft202012Validator({"$ref": "#/$defs/line", "$defs": shared})

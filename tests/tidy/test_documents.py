@@ -1,0 +1,132 @@
+"""Each kind of JSON document that Flux speaks of has a schema, the page shows it, and `flux schema` prints it."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import flux
+from flux.documents import find_kind, list_kinds, render
+from tests import documents
+
+ROOT = Path(__file__).parents[2]
+SOURCES = Path(flux.__file__).parent
+TAG = re.compile(r"""["'`](flux\.[a-z][a-z-]*/[0-9]+)["'`\\]""")
+QUOTED = re.compile(r'"schema": ?"([^"]+)"')
+
+
+def find_tags() -> dict[str, str]:
+    """Each kind that the code names, and a file that does."""
+    found = {}
+    for path in SOURCES.rglob("*.py"):
+        if path.parent.name != "documents":
+            text = path.read_text(encoding="utf-8")
+            found |= dict.fromkeys([*TAG.findall(text), *QUOTED.findall(text)], str(path.relative_to(SOURCES)))
+    return found
+
+
+def walk(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each member of each object of a schema."""
+    if isinstance(schema, dict):
+        for name, member in schema.get("properties", {}).items():
+            if not where.endswith(("/if", "/then")):
+                yield f"{where}.{name}", member
+        for key, below in schema.items():
+            yield from walk(below, f"{where}/{key}")
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from walk(each, where)
+
+
+def test_the_code_names_the_kinds_that_have_a_schema_and_no_other() -> None:
+    tags = find_tags()
+    missing = {tag: path for tag, path in tags.items() if tag not in list_kinds()}
+    assert missing == {}, "flux/documents describes them"
+    assert set(list_kinds()) - set(tags) == set(), "nothing says that it is one of these"
+    assert len(tags) > 70
+
+
+@pytest.mark.parametrize("is_strict", [False, True], ids=["open", "strict"])
+def test_each_schema_is_one_and_tells_what_each_member_means(is_strict: bool) -> None:
+    shared: dict[str, Any] = {}
+    for tag, kind in list_kinds().items():
+        schema = render(kind, is_strict=is_strict)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        assert schema["properties"]["schema"]["const"] == tag
+        silent = [where for where, member in walk(schema, tag) if not member.get("description")]
+        assert silent == []
+        for name, shape in schema.get("$defs", {}).items():
+            assert name == "line" or shared.setdefault(name, shape) == shape, f"two shapes are called {name}"
+
+
+def test_the_open_form_lets_be_what_a_later_version_may_add_and_the_strict_one_does_not() -> None:
+    health = {"schema": "flux.health/1", "ready": False, "reasons": [{"name": "database", "code": "FLX204"}]}
+    newer = {**health, "since": "now", "reasons": [{"name": "tired", "code": None, "more": 1}]}
+    broken = [
+        {**health, "ready": "no"}, {**health, "schema": "flux.health/2"}, {"schema": "flux.health/1", "ready": True},
+        {**health, "reasons": [{"name": "database"}]},
+    ]  # fmt: skip
+    kind = list_kinds()["flux.health/1"]
+    strict, published = (jsonschema.Draft202012Validator(render(kind, is_strict=each)) for each in (True, False))
+    assert [strict.is_valid(each) for each in (health, newer, *broken)] == [True, *[False] * 5]
+    assert [published.is_valid(each) for each in (health, newer, *broken)] == [True, True, *[False] * 4]
+
+
+def test_what_the_harnesses_use_refuses_what_is_of_no_kind_or_not_as_described() -> None:
+    live = {"schema": "flux.live/1", "live": True}
+    documents.check(live)
+    documents.check({"openapi": "3.1.0"})
+    for wrong in ({"live": True}, {"schema": "flux.lives/1"}, {**live, "more": 1}, [live], None):
+        with pytest.raises(documents.BadDocumentError):
+            documents.check(wrong)
+    head = {"schema": "flux.guarded/1", "asked": 3}
+    end = {"end": {"deploy": None, "problem": None}}
+    documents.check_lines([head, {"judged": 1, "of": 3}, {"heartbeat": True}, end])
+    unknown = {"judged": 1, "of": 3, "more": 1}
+    for stream in ([head, {"judged": 1}], [head, {"gap": 1}], [live, unknown], [head, live, 3]):
+        with pytest.raises(documents.BadDocumentError):
+            documents.check_lines(stream)
+    documents.check_text("FLX100  no JSON\n")
+    with pytest.raises(documents.BadDocumentError):
+        documents.check_text('{"schema": "flux.live/1", "live": 1}\n')
+    long = {"schema": "flux.schemas/1", "kinds": [{"name": "a", "what": "b", "sources": []}] * 1000 + [{}]}
+    with pytest.raises(documents.BadDocumentError):
+        documents.check(long)
+
+
+def test_the_page_is_what_is_made_of_the_schemas() -> None:
+    spec = importlib.util.spec_from_file_location("json_documents", ROOT / "scripts" / "json_documents.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert script.make_page(text) == text, "python scripts/json_documents.py writes it"
+    assert all(f"\n### {tag}\n" in text for tag in list_kinds())
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flux", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_lists_the_kinds_and_prints_one_however_it_is_named() -> None:
+    listed = run("schema", "--json")
+    documents.check_text(listed.stdout)
+    assert [each["name"] for each in json.loads(listed.stdout)["kinds"]] == [
+        kind.tag for kind in sorted(list_kinds().values(), key=lambda kind: kind.name)
+    ]
+    printed = run("schema", "flux.trace/1", "--strict")
+    kind = find_kind("trace")
+    assert kind is not None and json.loads(printed.stdout) == render(kind, is_strict=True)
+    assert find_kind("flux.trace") is kind and find_kind("trace/1") is kind and find_kind("trace/2") is None
+    unknown = run("schema", "traec", "--json")
+    error = json.loads(unknown.stderr)
+    documents.check(error)
+    assert (unknown.returncode, unknown.stdout, error["code"]) == (3, "", "FLX114")
+    assert "trace" in error["message"]
