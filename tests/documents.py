@@ -5,7 +5,7 @@ The harnesses call these where an answer comes in, so no test has to: what the c
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable
 from functools import cache
 from typing import Any
 
@@ -33,17 +33,51 @@ def check(document: Any) -> None:
     _hold(_validator(said), said, document)
 
 
-def check_lines(lines: Sequence[Any]) -> None:
-    """Hold the lines of a stream to the kinds that they say; one without, to what the line before it allows."""
-    kind = None
-    for line in lines:
+class Lines:
+    """The lines of one stream as they come: each is of the kind that it says, or what the first one's kind allows."""
+
+    def __init__(self) -> None:
+        self._kind: str | None = None
+
+    def check(self, line: Any) -> None:
+        """Hold the next one to its schema."""
         if isinstance(line, dict) and "schema" in line:
             check(line)
-            kind = kind if kind is not None and _line_validator(kind) is not None else line["schema"]
-        elif kind is not None and (validator := _line_validator(kind)) is not None:
-            _hold(validator, f"a line of {kind}", line)
-        elif not _is_of_any_stream(line):
-            raise BadDocumentError(f"neither a document nor a line of a stream: {json.dumps(line)[:500]}")
+            self._kind = self._kind or line["schema"]
+        elif self._kind is not None and (validator := _line_validator(self._kind)) is not None:
+            _hold(validator, f"a line of {self._kind}", line)
+        elif self._kind is not None or not _is_of_any_stream(line):
+            raise BadDocumentError(f"neither a document nor a line of its stream: {json.dumps(line)[:500]}")
+
+
+def check_lines(lines: Iterable[Any]) -> None:
+    """Hold the lines of a stream to their schemas."""
+    stream = Lines()
+    for line in lines:
+        stream.check(line)
+
+
+class CheckedBody:
+    """The body of a stream, whose lines are held to their schemas while somebody reads it."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self._pieces: AsyncIterator[bytes] = aiter(body)
+        self._lines = Lines()
+        self._rest = b""
+
+    def __aiter__(self) -> "CheckedBody":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in filter(None, lines):
+            self._lines.check(json.loads(line))
+        return piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._body, name)
 
 
 def check_text(text: str) -> None:

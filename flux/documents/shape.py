@@ -138,7 +138,7 @@ def counts(what: str, words: Iterable[str] | None = None) -> Schema:
     """How many, by name; of ``words`` each is there."""
     if words is None:
         return mapping(what, {"type": "integer", "minimum": 0})
-    return record(what, {str(each): {"type": "integer", "minimum": 0} for each in words})
+    return record(what, {str(each): whole(f"How many: {each}.") for each in words})
 
 
 def maybe(shape: Schema) -> Schema:
@@ -176,7 +176,7 @@ def where_text(member: str, then: Mapping[str, Schema]) -> Schema:
 def render(kind: Kind, *, is_strict: bool = False) -> Schema:
     """Return a kind's JSON Schema; its ``$defs`` has the shapes that recur, and ``line`` of a stream's other lines."""
     shared: dict[str, Schema] = {}
-    body = _render(kind.shape, shared, is_strict)
+    body: Schema = _render(kind.shape, shared, is_strict)
     if kind.lines:
         said = "What else stands in the lines of such a stream: these have no `schema`."
         shared["line"] = _render(either(said, *kind.lines), shared, is_strict)

@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from flux.cli import main
+from tests import documents
 from tests.conftest import Database, create_database
 from tests.dev_process import database_url, running_dev, write_project
 from tests.postgres_server import PostgresServer
@@ -58,6 +59,8 @@ def flux_here(project: Path, *arguments: str, stdin: str = "") -> Done:
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "stdin", io.StringIO(stdin))
         code = main(["db", *arguments])
+    if "--json" in arguments:
+        documents.check_text(out.getvalue())
     return Done(code, out.getvalue(), err.getvalue())
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import trio
 
+from tests import documents
 from tests.conftest import Database
 from tests.dev_process import CountingStub, DevServer, counting_stub, running_dev, write_project
 from tests.postgres_server import PostgresServer
@@ -152,6 +153,7 @@ def check_export(server: DevServer, database: Database) -> None:
     done = server.command("records", "export", "-o", str(path))
     assert done.returncode == 0 and "2 records" in done.stderr, done.stderr
     assert path.stat().st_mode & 0o777 == 0o600
+    documents.check_text(path.read_text())
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [each["name"] for each in records] == names, "the oldest first"
     traced = ask_console(server, "GET", f"executions/{names[0]}")

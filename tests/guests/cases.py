@@ -36,8 +36,9 @@ from flux.execution import Execution
 from flux.limits import Limits, format_duration, format_size
 from flux.sandbox.wasm_engine import Engine
 from flux.supervisor.offline import STRICT, open_offline
+from tests import documents
 from tests.conftest import Database
-from tests.dev_process import DevServer, running_dev, write_project
+from tests.dev_process import API_TYPES, DevServer, running_dev, write_project
 from tests.guests.record_and_replay import HERE, SCHEMA, Program, behave, read_programs
 from tests.postgres_server import running_postgres
 from tests.stub_http import serving
@@ -197,7 +198,10 @@ def ask(server: DevServer, method: str, path: str, body: bytes | None = None) ->
         headers = {"authorization": f"Bearer {told['token']}", "content-type": "application/json"}
         connection.request(method, f"/_flux/api/{path}", body, headers)
         answer = connection.getresponse()
-        return answer.status, answer.read()
+        data = answer.read()
+        if answer.headers.get("content-type") in API_TYPES:
+            documents.check_text(data.decode())
+        return answer.status, data
     finally:
         connection.close()
 
