@@ -161,7 +161,7 @@ STACK = listing("Frames of what was raised, from the outermost to the innermost.
 }))  # fmt: skip
 
 _CALL = {
-    "seq": whole("Its number among the calls of the execution, from 0."),
+    "seq": whole("Its number among the calls of the execution, from 1."),
     "task": whole("Which of the function's tasks asked."),
     "kind": text("Name of the host call: `db.query`, `http.request`."),
     "arguments": anything("By name where they have names, else the list that they are."),
@@ -446,7 +446,7 @@ KINDS: tuple[Kind, ...] = (
         "runs_max": whole("How many runs may be made."),
     }, lines=(
         record("One run has ended.", {"run": record("Which, and how.", {
-            "number": whole("From 1; 0 is the first."),
+            "number": whole("Which run it was, from 1.", least=1),
             "flips": listing("What was flipped.", of(FLIP)),
             "effect": word("What became of the execution.", Effect),
             "status": maybe(whole("HTTP status of the answer then.")),

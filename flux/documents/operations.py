@@ -132,10 +132,9 @@ KINDS: tuple[Kind, ...] = (
             "problem": maybe(text("Why it is not.")),
             "database": word("`made`: Flux made its database; `given`: it was named by a URL.", ("made", "given")),
             "quotas": record("What it may use; null: as much as there is.", {
-                "weight": {"description": "Its share of the turns, beside those of others.", "type": "number",
-                           "exclusiveMinimum": 0},
-                "concurrency": maybe(whole("Executions at a time.")),
-                "memory_bytes": maybe(whole("Memory of its executions together, in bytes.")),
+                "weight": whole("Its share where several wait for their turn: 200 has two turns while 100 has one."),
+                "concurrency": whole("Executions at a time."),
+                "memory_bytes": whole("What their memory limits may come to together, in bytes."),
                 "requests_per_minute": maybe(whole("Requests in a minute.")),
                 "storage_bytes": maybe(whole("Size of its database, in bytes.")),
                 "cpu_ms_per_minute": maybe(whole("Processor time in a minute, in milliseconds.")),
