@@ -163,6 +163,8 @@ class CuttingProxy:
     """Number of the exchange at which the line is cut, once."""
     after: bool = False
     """The server has done it; else it never hears of it."""
+    in_part: bool = False
+    """All of the exchange comes through but its end: of what the client sends, or with ``after`` of the answer."""
     was_cut: bool = False
     goes_down: bool = False
     """With the cut, all lines are cut and none is opened until `up`."""
@@ -212,8 +214,12 @@ class _Line:
         self._swallow = False
 
     async def outward(self, backend: trio.abc.Stream, scope: trio.CancelScope) -> None:
-        """From the client: whole messages, so that they can be counted."""
+        """From the client: whole messages, so that they can be counted, and all that one Sync ends together.
+
+        The server acts on a statement before the Sync that ends its exchange, COMMIT included.
+        """
         buffer = bytearray()
+        exchange = b""
         is_started = is_guests = False
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await self._client.receive_some(65536):
@@ -236,12 +242,18 @@ class _Line:
                         if proxy.exchanges == proxy.cut_at and not proxy.was_cut:
                             proxy.was_cut = True
                             if not proxy.after:
+                                if proxy.in_part:
+                                    await backend.send_all(exchange + message[:-1])
                                 proxy.cut_all()
                                 scope.cancel()
                                 return
                             self._swallow = True
+                    exchange += message
+                    if is_started and message[:1] in b"PBDEC":
+                        continue
                     is_started = True
-                    await backend.send_all(message)
+                    await backend.send_all(exchange)
+                    exchange = b""
         scope.cancel()
 
     async def inward(self, backend: trio.abc.Stream, scope: trio.CancelScope) -> None:
@@ -252,6 +264,8 @@ class _Line:
                 if self._swallow:
                     seen += data
                     if seen[-6:-1] == b"Z\0\0\0\5":
+                        if self._proxy.in_part:
+                            await self._client.send_all(seen[:-6])
                         self._proxy.cut_all()
                         break
                 else:

@@ -35,6 +35,7 @@ from flux.store.database_errors import (
     StatementRefused,
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
+from flux.store.postgres_bracket import CommitBehind
 from flux.store.postgres_messages import CopyFeed, CopyRefusal, MarkedValue, RowDescription
 from flux.store.postgres_reports import is_about_arguments, lost_connection, translate
 from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
@@ -306,11 +307,47 @@ class Connection:
         `CommitUnknown` says that the connection broke before the answer; `DatabaseError` that the
         transaction was rolled back instead.
         """
-        tag = ""
+        with self._committing():
+            tag = await self.execute("commit")
+        _check_committed(tag)
+
+    async def commit_with(self, sql: str, *args: object) -> Any:
+        """Run one more statement, commit, and return the statement's value: as `fetch_value_anew` and then `commit`.
+
+        Both travel in one packet. Where the statement fails, nothing is committed.
+        """
+        self._enter()
+        try:
+            statement = self._sent_along.get(sql)
+            if statement is None:
+                statement = self._sent_along[sql] = await self._statement(sql, keep=False)
+            else:
+                statement.state.mark_unprepared()  # So asyncpg sends Parse before Bind.
+            behind = self._wire.bracket = CommitBehind()
+            with self._committing():
+                try:
+                    rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
+                except (PostgresError, InterfaceError, InternalClientError) as error:
+                    raise self._translated(error) from None
+            self._raise_callback_error()
+            _check_committed(behind.tag)
+            return rows[0][0] if rows else None
+        except BaseException as error:
+            self._sent_along.pop(sql, None)
+            if isinstance(error, PostgresError | InterfaceError | InternalClientError):
+                raise self._translated(error) from None
+            raise
+        finally:
+            self._wire.bracket = None
+            self._is_busy = False
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it."""
         deadline = trio.current_time() + COMMIT_S_MAX
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
-                tag = await self.execute("commit")
+                yield
             except ConnectionLost as error:
                 raise CommitUnknown(
                     "the connection broke during COMMIT, so whether it took place is not known: "
@@ -322,16 +359,6 @@ class Connection:
             raise CommitUnknown(
                 f"no answer to COMMIT in {COMMIT_S_MAX:g} s, so whether it took place is not known",
                 remedy="look whether its rows are there before running it again",
-            )
-        if tag != "COMMIT":
-            # The server answers ROLLBACK, and no error, when an earlier statement had failed.
-            raise DatabaseError(
-                Notice(
-                    severity="ERROR",
-                    sqlstate="25P02",
-                    message="the transaction was rolled back at COMMIT",
-                    detail="A statement in it had failed before.",
-                )
             )
 
     async def rollback(self) -> None:
@@ -595,6 +622,20 @@ class Connection:
 
     def _lost(self) -> ConnectionLost:
         return lost_connection(self._wire.options.place, self._wire.lost_because, is_mid_statement=False)
+
+
+def _check_committed(tag: str | None) -> None:
+    """Raise unless the server has answered COMMIT with its name."""
+    if tag != "COMMIT":
+        # It answers ROLLBACK, and no error, when an earlier statement had failed.
+        raise DatabaseError(
+            Notice(
+                severity="ERROR",
+                sqlstate="25P02",
+                message="the transaction was rolled back at COMMIT",
+                detail="A statement in it had failed before.",
+            )
+        )
 
 
 def quote_identifier(name: str) -> str:

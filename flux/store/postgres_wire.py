@@ -27,7 +27,7 @@ from flux.store.asyncpg_seam import ConnectionDoesNotExistError, ProtocolCore
 from flux.store.connect_options import ConnectOptions
 from flux.store.database_errors import AnswerTooLarge, CannotConnect, DatabaseError, Notice, notice_of
 from flux.store.postgres_answers import Notification, Row
-from flux.store.postgres_snapshots import SnapshotBracket
+from flux.store.postgres_bracket import Bracket
 from flux.store.postgres_socket import (
     RECEIVE_BYTES_MAX,
     Tls,
@@ -41,6 +41,8 @@ CANCEL_GRACE_S = 5.0
 
 NOTIFICATIONS_MAX = 1000
 """So many wait to be taken, the latest: whoever may send them must not fill this process."""
+
+_PARSE = b"P"
 
 UNASKED_BYTES_MAX = 2**20
 """A session that nobody asks anything and that says more than this is closed instead of heard out."""
@@ -120,11 +122,13 @@ class Wire:
         self.tls = tls
         self.outgoing = bytearray()
         """What the socket would not take yet."""
+        self._held = b""
+        """A Parse, which goes with its Bind: one packet, for which the server is woken once."""
         self.is_closed = False
         self.lost_because: BaseException | None = None
         self.tap: Callable[[bytes], None] | None = None
         """Sees the server's bytes before the protocol does."""
-        self.bracket: SnapshotBracket | None = None
+        self.bracket: Bracket | None = None
         """Stands between the protocol and the socket while one statement runs."""
         self.on_notice: Callable[[Notice], None] | None = None
         self.notifications: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
@@ -157,6 +161,12 @@ class Wire:
         return self.tls if name == "ssl_object" else default
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        if data[:1] == _PARSE and len(data) == 1 + int.from_bytes(data[1:5], "big"):
+            # Of a statement without a name, asyncpg writes this by itself, and what it stands before next.
+            self._held = bytes(data)
+            return
+        if self._held:
+            data, self._held = self._held + data, b""
         if self.bracket is not None:
             data = self.bracket.wrap(bytes(data))
         if self.tls is not None:

@@ -256,9 +256,15 @@ class ExecutionDatabase:
         try:
             # Not prepared before: the guest's SQL may have put something else under that name, and what
             # travels here is what lets us write records.
-            xid = await connection.fetch_value_anew(sql, *parameters)
-            self._xid = None if xid is None else int(xid)
-            await connection.commit()
+            if self._atomic:
+                # In one packet. Should it not be answered, the record that is in it says what became of it.
+                xid = await connection.commit_with(sql, *parameters)
+                self._xid = None if xid is None else int(xid)
+            else:
+                # Of several transactions each is asked for by its id, which is to be known before.
+                xid = await connection.fetch_value_anew(sql, *parameters)
+                self._xid = None if xid is None else int(xid)
+                await connection.commit()
         except CommitUnknown:
             raise
         except BaseException as error:

@@ -182,6 +182,70 @@ async def test_a_transaction_is_opened_and_asked_in_one_go(connection: Connectio
     await connection.rollback()
 
 
+async def test_a_last_statement_and_commit_go_in_one_packet_and_together_or_not_at_all(
+    postgres: PostgresServer,
+) -> None:
+    connection, other = await connect(options(postgres)), await connect(options(postgres))
+    await connection.execute(
+        "create temp table held (n int primary key);"
+        "create temp table owed (n int references held deferrable initially deferred)"
+    )
+    notices: list[str] = []
+    connection.on_notice = lambda notice: notices.append(notice.message)
+    add = "insert into held values ($1) returning n"
+    for number in range(3):  # Learned, and then sent along.
+        await connection.begin()
+        assert await connection.commit_with(add, number) == number
+        assert not connection.in_transaction
+        await connection.execute("rollback")  # There is nothing any more that it could undo.
+        assert await connection.fetch_value("select max(n) from held") == number
+    assert "there is no transaction in progress" in notices
+
+    async def refuse(sqlstate: str, sql: str, *arguments: object, before: str = "select 1") -> None:
+        await connection.begin()
+        await connection.execute(f"{before}; insert into held values (100)")
+        with pytest.raises(DatabaseError) as caught:
+            await connection.commit_with(sql, *arguments)
+        assert caught.value.sqlstate == sqlstate
+        await connection.settle()
+        assert await connection.fetch_value("select count(*) from held") == 3, "nothing of it is there"
+
+    for _ in range(2):
+        await refuse("23505", add, 1)  # The statement fails: COMMIT is not reached.
+        await refuse("23503", add, 50, before="insert into owed values (77)")  # COMMIT itself fails.
+    await connection.begin()
+    with pytest.raises(DatabaseError):
+        await connection.execute("select 1 / 0")
+    with pytest.raises(DatabaseError) as caught:
+        await connection.commit_with(add, 60)
+    assert caught.value.sqlstate == "25P02"
+    await connection.settle()
+    await connection.begin()
+    with pytest.raises(BadQueryArgument):
+        await connection.commit_with(add, "no number")
+    assert connection.in_transaction, "nothing was sent"
+    assert await connection.commit_with(add, 3) == 3
+
+    # What others send arrives behind COMMIT's answer; who is cancelled hears the answer first.
+    await connection.listen("noise")
+    await connection.begin()
+    await other.execute("select pg_notify('noise', repeat('C', 7999))")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        assert await connection.commit_with(add, 4) == 4
+    with trio.fail_after(120):
+        assert (await connection.wait_notification()).payload == "C" * 7999
+    assert await connection.fetch_value("select count(*) from held") == 5
+
+    # Ended by the server in the middle: nobody knows.
+    await connection.begin()
+    pid = connection.backend_pid
+    with pytest.raises(CommitUnknown):
+        await connection.commit_with("select pg_terminate_backend($1)", pid)
+    assert connection.is_closed
+    await other.aclose()
+
+
 async def test_what_a_session_heard_before_is_not_taken_for_the_answer_to_a_question(postgres: PostgresServer) -> None:
     listening, other = await connect(options(postgres)), await connect(options(postgres))
     await listening.listen("noise")
