@@ -359,9 +359,8 @@ def _close_all(ancillary: list[tuple[int, int, bytes]]) -> None:
             os.close(_HANDLE.unpack_from(data, at)[0])
 
 
-def prepare() -> _machine.Machine:
-    """Do what the jail would not let us do any more; what it returns is for `main`."""
-    return _machine.hold()
+hold = _machine.hold
+"""Does what the jail would not let us do any more; what it returns is for `main`."""
 
 
 def main(
