@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import documents
 from tests.conftest import Database
 from tests.dev_process import (
     STOP_S_MAX,
@@ -90,6 +91,7 @@ def test_a_program_that_starts_flux_dev_is_told_where_it_is(project: Path, datab
     try:
         assert process.stdout is not None
         document = json.loads(process.stdout.readline())
+        documents.check(document)
         assert (document["schema"], document["pid"]) == ("flux.dev/1", process.pid)
         assert [function["path"] for function in document["functions"]] == ["/hello"]
         with urllib.request.urlopen(document["url"] + "/hello", timeout=STOP_S_MAX) as answer:

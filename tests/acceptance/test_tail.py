@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import documents
 from tests.conftest import Database, create_database
 from tests.dev_process import (
     COMMAND_S_MAX,
@@ -72,6 +73,7 @@ def tailing(server: DevServer, *arguments: str) -> Iterator[list[dict[str, objec
             process.stderr.read()
         assert process.wait(STOP_S_MAX) == 130
         reader.join()
+    documents.check_lines(lines)
 
 
 def wait_count(lines: list[dict[str, object]], count: int) -> None:

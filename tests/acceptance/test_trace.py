@@ -124,6 +124,7 @@ def test_a_trace_equals_what_the_stub_and_postgres_saw(dev: tuple[DevServer, Dat
     assert [call["seq"] for call in calls] == list(range(1, len(calls) + 1))
     asked = [call for call in calls if call["kind"].startswith(("db", "http"))]
     assert {call["location"]["file"] for call in asked} == {"functions/f.py"}
+    assert server.json("trace", answer.flux_id, "--call", "1")["call"] == inserted
 
     # On a terminal none of it is an escape sequence.
     assert "\x1b" not in server.command("trace", answer.flux_id, "-v").stdout

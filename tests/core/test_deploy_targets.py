@@ -11,6 +11,7 @@ import yaml
 from flux.cli import main
 from flux.deploy_targets import STOP_S, TARGETS, Site, write_target
 from flux.supervisor import crew
+from tests import documents
 
 SITE = Site(
     name="The Shop", root="/srv/the shop", user="root", python=sys.executable, python_version="3.12",
@@ -97,7 +98,8 @@ def test_files_are_written_once_and_over_others_only_when_that_is_said(
     (tmp_path / "flux.toml").write_text('[project]\nname = "shop"\n')
     monkeypatch.chdir(tmp_path)
     for target in TARGETS:
-        assert main(["deploy", "--target", target]) == 0
+        assert main(["deploy", "--target", target, "--json"]) == 0
+    documents.check_text(capsys.readouterr().out)
     unit = tmp_path / "deploy" / "systemd" / "shop.service"
     written = unit.read_text()
     assert main(["deploy", "--target", "systemd"]) == 0  # It is the same.

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 import flux
+from flux.cli import main
 from flux.documents import find_kind, list_kinds, render
 from tests import documents
 
@@ -109,6 +110,45 @@ def test_the_page_is_what_is_made_of_the_schemas() -> None:
     text = script.PAGE.read_text(encoding="utf-8")
     assert script.make_page(text) == text, "python scripts/json_documents.py writes it"
     assert all(f"\n### {tag}\n" in text for tag in list_kinds())
+
+
+def read_braces(text: str) -> set[str]:
+    """Names of the members that ``{a, b: what it is, c: {d}}``, with which the text begins, tells of."""
+    depth, parts = 0, [""]
+    for character in text:
+        depth += (character in "{[(") - (character in ")]}")
+        if depth == 0:
+            break
+        if depth == 1 and character == ",":
+            parts.append("")
+        else:
+            parts[-1] += character
+    return {found[1] for part in parts if (found := re.match(r"\{?\s*([a-z_]+)\s*(:|$)", part))}
+
+
+def test_the_apis_page_tells_of_no_member_that_a_document_does_not_have() -> None:
+    text = (ROOT / "docs" / "console-api.md").read_text(encoding="utf-8")
+    told = [(found[1], read_braces(text[found.end() :])) for found in re.finditer(r"`(flux\.[a-z-]+/1)` (?=\{)", text)]
+    assert len(told) > 30 and read_braces("{a, b: what it is, of all, c: {d}} {e}") == {"a", "b", "c"}
+    for tag, members in told:
+        assert members and members <= render(list_kinds()[tag])["properties"].keys(), tag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "tag"),
+    [
+        (["--version"], "flux.version/1"), (["explain"], "flux.explain-list/1"),
+        (["explain", "FLX114"], "flux.explain/1"), (["completion", "bash"], "flux.completion/1"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
+)  # fmt: skip
+def test_what_flux_says_of_itself_is_as_described(
+    arguments: list[str], tag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    documents.check(document)
+    assert document["schema"] == tag
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
