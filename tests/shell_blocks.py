@@ -4,9 +4,13 @@ A page shows commands in fences of two kinds: ``sh`` has lines to type, ``consol
 they print beneath. All other fences name another language, so nothing that somebody may type stands outside of these
 (`tests/tidy/test_shell_blocks.py`). `read_steps` reads them; `is_like` compares what a page shows with what was
 printed, without what no two runs have in common.
+
+A page that tells how something is made also shows files. A fence of another language whose first line is a comment
+with a path is that file (`File`); ``flux.toml`` is added to what it says already. `read_walk` has both, in their order.
 """
 
 import re
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,6 +33,7 @@ class Fence:
     section: str
     """The heading that it stands below."""
     text: str
+    """What it holds, without the blanks that it is moved in by as a part of a list."""
 
 
 @attrs.frozen
@@ -45,6 +50,18 @@ class Step:
     """What the page says is printed; None where it shows nothing."""
 
 
+@attrs.frozen
+class File:
+    """A file to write."""
+
+    page: str
+    """The page, relative to the root."""
+    path: str
+    """Where, relative to the project's folder."""
+    text: str
+    """All of it; of ``flux.toml`` what is to be added."""
+
+
 def read_fences(text: str) -> list[Fence]:
     """The fences of a page, from the top."""
     fences: list[Fence] = []
@@ -57,7 +74,8 @@ def read_fences(text: str) -> list[Fence]:
             elif line.startswith("#"):
                 section = line.lstrip("#").strip()
         elif line.strip() == opened[1]:
-            fences.append(Fence(opened[0], opened[2], section, "".join(f"{each}\n" for each in inside)))
+            text = textwrap.dedent("".join(f"{each}\n" for each in inside))
+            fences.append(Fence(opened[0], opened[2], section, text))
             opened = None
         else:
             inside.append(line)
@@ -67,7 +85,12 @@ def read_fences(text: str) -> list[Fence]:
 
 def read_steps(page: str) -> list[Step]:
     """What a page has typed, in its order."""
-    steps: list[Step] = []
+    return [step for step in read_walk(page) if isinstance(step, Step)]
+
+
+def read_walk(page: str) -> list[Step | File]:
+    """What a page has typed and written, in its order."""
+    steps: list[Step | File] = []
     for fence in read_fences((ROOT / page).read_text(encoding="utf-8")):
         if fence.language == "sh":
             lines = [without_comment(line) for line in fence.text.splitlines()]
@@ -78,6 +101,8 @@ def read_steps(page: str) -> list[Step]:
             for part in parts:
                 line, _, shown = part.partition("\n")
                 steps.append(Step(page, fence.section, without_comment(line), shown or None))
+        elif path := re.match(r"(?:#|--|//) (flux\.toml|\w[\w.-]*/[\w./-]+)\s", fence.text):
+            steps.append(File(page, path[1], fence.text))
     return steps
 
 
@@ -102,6 +127,7 @@ def masked(text: str, names: Iterable[str] = ()) -> str:
     text = re.sub(r"\b[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?\b", "TIME", text)
     text = re.sub(r"\b[0-9]+ (s|min|h|d) ago\b", r"N \1 ago", text)
     text = re.sub(r"\b[0-9,]+(\.[0-9]+)? (ms|s)\b", "N s", text)
+    text = re.sub(r"\bin [0-9]+\.[0-9]+s\b", "in N s", text)  # As pytest has it.
     text = re.sub(r"\b[0-9,]+ bytes\b", "N bytes", text)
     text = re.sub(r"\+[0-9]+\b", "+N", text)
     text = re.sub(r"isolation [a-z]+", "isolation LEVEL", text)
