@@ -17,16 +17,23 @@ the n-th. After each kind of failure ``psql`` is asked:
 and whether money and goods add up. With ``--operations 20``, twenty of each kind are drawn by ``--seed``, and with
 ``--harms 2`` two of the ways in which each can fail. Where of one kind and way none came to fail, nothing is shown, and
 that is told as a finding is.
+
+All operations are tried by ``--jobs`` processes, each kind, way and flavour of trade on a database of its own. What
+one of them counts nobody else changes, so the n-th operation stays the same; and most of the time is spent in waiting
+for what never comes, which many can do at once.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
+import multiprocessing
 import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -38,9 +45,11 @@ from flux.supervisor.execute import StoreStalledError
 from flux.supervisor.journal import JournalError
 from tests.conftest import Database, create_database
 from tests.execution_world import ExecutionWorld, open_world
-from tests.faults.chaos_proxy import chaos_proxy
+from tests.faults.chaos_proxy import ChaosProxy, chaos_proxy
 from tests.faults.ledger import ASKS, ATOMIC, BLOCK, PATH, RAISES, SCHEMA, Findings, Told, check, make_trade
 from tests.faults.sites import (
+    ClockSite,
+    JournalSite,
     OutboundSite,
     Site,
     WorkerSite,
@@ -49,7 +58,7 @@ from tests.faults.sites import (
     make_wire_sites,
     stepping_clock,
 )
-from tests.postgres_server import running_postgres
+from tests.postgres_server import PostgresServer, running_postgres
 
 OPERATIONS_MAX = 2000
 """No trade has as many of one kind."""
@@ -57,6 +66,10 @@ TIMEOUT_S = 60.0
 TIMEOUT_HELD_S = 0.5
 """Of a function whose answer never comes: so long it waits, and then the trade is given up."""
 NEVER = ("never comes", "never goes on")
+JOBS = 10
+"""Processes, unless it is said: most of them wait."""
+CONNECTIONS_MAX = 30
+"""Of one process, with those that a cut line has left behind for a moment."""
 DRAWS_MAX = 5
 """Trades for one operation that is to fail: after a line was opened anew a trade has more of them than the next one."""
 
@@ -124,7 +137,10 @@ class Trading:
         number, told = self.number, self.told
         host = f"127.0.0.1:{self.outbound.port}"
         script = make_trade(
-            number, atomic=flavour != BLOCK, raises=flavour == RAISES, url=f"http://{host}/" if flavour == ASKS else ""
+            number,
+            atomic=flavour != BLOCK,
+            raises=flavour == RAISES,
+            url=f"http://{host}/" if flavour == ASKS else "",
         )
         try:
             executed = await self.world.run(
@@ -242,6 +258,81 @@ async def run(
     return tally
 
 
+@attrs.frozen
+class Part:
+    """One kind of operation, way to fail and flavour of trade: what one process does on one database."""
+
+    site: str
+    harm: str
+    flavour: str
+
+
+def list_parts(server: PostgresServer, only: str = "") -> list[Part]:
+    """Return what there is to do, of the sites whose name holds ``only``."""
+    sites: list[Site] = [
+        *make_wire_sites(ChaosProxy(server), server.user), JournalSite(), WorkerSite(), OutboundSite(), ClockSite()
+    ]  # fmt: skip
+    return [
+        Part(site.name, harm, flavour)
+        for site in sites
+        if only in site.name
+        for harm in site.harms
+        for flavour in site.flavours
+    ]
+
+
+def do_part(server_fields: Mapping[str, Any], name: str, part: Part) -> Row:
+    """Let every operation of a part fail, in this process and on the database ``name``, and have a psql look."""
+    server = PostgresServer(
+        **server_fields
+    )  # Without the psql programs of who asks for it: they are no values.
+    database = Database(server, name)
+
+    async def fail_all() -> Row:
+        row, began = Row(part.site, part.harm), time.monotonic()
+        async with open_trading(database, Path(scratch)) as (trading, sites):
+            await trading.trade(sites[-1], ATOMIC, "")  # The first one asks for what later ones know.
+            (site,) = (each for each in sites if each.name == part.site)
+            await fail_each(trading, site, part.harm, part.flavour, row)
+            if finding := await trading.check():
+                row.findings.append(finding)
+        row.took_s = time.monotonic() - began
+        return row
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return trio.run(fail_all)
+        finally:
+            server.clients.close()
+
+
+def run_all(jobs: int, only: str, tell: Callable[[Row], None]) -> Tally:
+    """Let every operation fail, in ``jobs`` processes; ``tell`` hears each part as it ends."""
+    tally, began = Tally(), time.monotonic()
+    with running_postgres(extra_settings=[f"max_connections={jobs * CONNECTIONS_MAX}"]) as server:
+        template = create_database(server)
+        trio.run(_prepare, template)
+        parts = list_parts(server, only)
+        fields = attrs.asdict(server, recurse=False, filter=lambda field, _value: field.name != "clients")
+        rows = {(part.site, part.harm): Row(part.site, part.harm) for part in parts}
+        with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            waits = []
+            # What waits longest first, so that the others fit behind it.
+            for part in sorted(parts, key=lambda part: part.harm not in NEVER):
+                name = create_database(server, template.name).name
+                waits.append(pool.submit(do_part, fields, name, part))
+            for done in concurrent.futures.as_completed(waits):
+                row = done.result()
+                tell(row)
+                whole = rows[row.site, row.harm]
+                whole.failed += row.failed
+                whole.done += row.done
+                whole.findings += row.findings
+    tally.rows = list(rows.values())
+    tally.took_s = time.monotonic() - began
+    return tally
+
+
 async def _prepare(database: Database) -> None:
     connection = await connect(database.options())
     await prepare(connection)
@@ -250,7 +341,10 @@ async def _prepare(database: Database) -> None:
 
 def _tell(row: Row) -> None:
     found = "; ".join(map(str, row.findings)) or "nothing wrong"
-    print(f"{row.site}, {row.harm}: {row.failed} failed, {row.done} made, {row.took_s:.1f} s: {found}", file=sys.stderr)
+    print(
+        f"{row.site}, {row.harm}: {row.failed} failed, {row.done} made, {row.took_s:.1f} s: {found}",
+        file=sys.stderr,
+    )
 
 
 def _operations(text: str) -> int | None:
@@ -264,7 +358,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--harms", type=int, help="in how many ways each, all unless it is said")
     parser.add_argument("--only", default="", help="operations whose name holds this")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="processes that try all operations")
     options = parser.parse_args(arguments)
+    if options.operations is None:
+        if options.harms is not None:
+            parser.error("--harms goes with a number of operations")
+        tally = run_all(options.jobs, options.only, _tell)
+        print(tally.report())
+        return 0 if tally.is_good else 1
     with running_postgres() as server, tempfile.TemporaryDirectory() as scratch:
         database = create_database(server)
         trio.run(_prepare, database)
