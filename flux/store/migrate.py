@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import trio
 
 from flux.errors import BrokenInvariantError, OperatorError
 from flux.migration_plan import MigrationFile, digest_migration
@@ -244,16 +245,29 @@ def _check_applied(
 # --- guests ----------------------------------------------------------------------------------------
 
 
+# Roles are the cluster's, and an advisory lock is a database's: a Flux that starts on another database of the same
+# cluster alters the same role at the same moment, and Postgres refuses one of them.
+ROLE_ATTEMPTS = 10
+ROLE_PAUSE_S = 0.05
+_ROLE_TAKEN_MEANWHILE = ("XX000", "23505", "42710")
+"""``tuple concurrently updated``, and what is said where both make it: a duplicate key, or a role that exists."""
+
+
 async def ensure_guest(connection: Connection, tenant: str, schema: str, password: str) -> str:
     """Make or repair the login role and the schema of a tenant's functions; return the role's name."""
-    try:
-        return str(await connection.fetch_value(QUERIES.ensure_guest_role, tenant, schema, password))
-    except DatabaseError as error:
-        raise GuestRoleError(
-            f'the database role of tenant "{tenant}" (schema "{schema}") can\'t be made: '
-            f"{error.report.message}",
-            remedy=error.hint or "Flux's role needs CREATEROLE, and CREATE on the database",
-        ) from error
+    for attempt in range(1, ROLE_ATTEMPTS + 1):
+        try:
+            return str(await connection.fetch_value(QUERIES.ensure_guest_role, tenant, schema, password))
+        except DatabaseError as error:
+            if error.sqlstate in _ROLE_TAKEN_MEANWHILE and attempt < ROLE_ATTEMPTS:
+                await trio.sleep(ROLE_PAUSE_S * attempt)
+                continue
+            raise GuestRoleError(
+                f'the database role of tenant "{tenant}" (schema "{schema}") can\'t be made: '
+                f"{error.report.message}",
+                remedy=error.hint or "Flux's role needs CREATEROLE, and CREATE on the database",
+            ) from error
+    raise BrokenInvariantError("the last attempt returns or raises")
 
 
 # --- the users' migrations -------------------------------------------------------------------------

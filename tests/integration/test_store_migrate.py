@@ -1,6 +1,10 @@
 """Bringing a database to where Flux needs it: again, at once, without rights, half done, from another version."""
 
+import base64
 import contextlib
+import hashlib
+import hmac
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -290,6 +294,26 @@ async def test_a_guests_role_is_made_and_repaired(database: Database) -> None:
             await ensure_guest(connection, "No Tenant", "shop", "x")
         with pytest.raises(GuestRoleError, match="can't be a tenant's"):
             await ensure_guest(connection, tenant, "flux", "x")
+
+
+async def test_a_role_that_another_database_alters_meanwhile_is_altered_again(database: Database) -> None:
+    async with connected(database) as connection, connected(database) as other:
+        tenant = f"a_{database.name}"
+        role = await ensure_guest(connection, tenant, "shop", "one")
+        await other.execute("begin")
+        await other.execute(f"alter role {role} password 'theirs'")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ensure_guest, connection, tenant, "shop", "two")
+            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ 'ensure_guest'"
+            while database.psql(waits) != "1":  # noqa: ASYNC110 - the server tells nobody
+                await trio.sleep(0.01)
+            await other.execute("commit")
+        # The password is ours, by the definition of SCRAM (RFC 5802, 3).
+        kept = database.psql(f"select rolpassword from pg_authid where rolname = '{role}'")
+        _, rounds, salt, stored, _ = re.split("[$:]", kept)
+        salted = hashlib.pbkdf2_hmac("sha256", b"two", base64.b64decode(salt), int(rounds))
+        key = hmac.digest(salted, b"Client Key", "sha256")
+        assert base64.b64decode(stored) == hashlib.sha256(key).digest()
 
 
 # --- the users' migrations -------------------------------------------------------------------------
