@@ -139,7 +139,11 @@ SUMMARY = {
     "error": "KeyError: a", "sha": "0f", "deployment": "0f1e", "trigger": "http", "outcome": "raised",
     "name": "qk9d81mt",
 }  # fmt: skip
-SUBJECT = dict.fromkeys(fail_if.NAMES, None) | {"status": 500, "body": {"a": [1, "x", {"b": None}]}, "error": "E: 1"}
+SUBJECT = dict.fromkeys(fail_if.NAMES, None) | {
+    "status": 500,
+    "body": {"a": [1, "x", {"b": None}]},
+    "error": "E: 1",
+}
 
 
 def check_fail_if(data: bytes) -> None:
@@ -243,7 +247,9 @@ def open_console(database: Database | None) -> Iterator[Check]:
     Who calls is no task of trio, so the console lives in a thread of its own until the block ends.
     """
     assert database is not None, "the console asks a database"
-    opened: queue.SimpleQueue[tuple[Any, trio.Event, trio.lowlevel.TrioToken] | BaseException] = queue.SimpleQueue()
+    opened: queue.SimpleQueue[tuple[Any, trio.Event, trio.lowlevel.TrioToken] | BaseException] = (
+        queue.SimpleQueue()
+    )
 
     async def live() -> None:
         async with open_filled(database) as world:
@@ -267,7 +273,9 @@ def open_console(database: Database | None) -> Iterator[Check]:
 
     def check(data: bytes) -> None:
         path, *lines = data.decode("utf-8", "replace").split("\n")
-        query = {name: value for name, _, value in (line.partition("=") for line in lines) if name != "follow"}
+        query = {
+            name: value for name, _, value in (line.partition("=") for line in lines) if name != "follow"
+        }
         trio.from_thread.run(ask, world, path.lstrip("/"), query, trio_token=token)
 
     try:
@@ -285,7 +293,11 @@ WIRE_SEEDS = (
     b'[1,"db.query",["select 1",[]],{"at":["functions/a.py",3,"f"],"task":2}]\n["cancel",1]\n["return",{"a":1.5}]',
     b'[0,"log.write",["info","hi",{"b":1,"a":2}]]\n[1,"clock.now",[]]\n["raise",{"type":"a","message":"b"}]',
 )
-CHUNKED_SEEDS = (b'5;a="b"\r\nhello\r\n0\r\nX: y\r\n\r\n', b"0\r\n\r\n", b"F\r\n" + b"x" * 15 + b"\r\n0\r\n\r\n")
+CHUNKED_SEEDS = (
+    b'5;a="b"\r\nhello\r\n0\r\nX: y\r\n\r\n',
+    b"0\r\n\r\n",
+    b"F\r\n" + b"x" * 15 + b"\r\n0\r\n\r\n",
+)
 FILTER_SEEDS = (
     b"status:>=500 -route:/a/* since:1h", b'error:"KeyError: \'a\'" until:2026-01-01T00:00:00+02:00', b"status:5xx",
     b"function:pay* sha:0f trigger:http outcome:raised name:qk9d since:14:00", b'route:"GET /a b" -deploy:1',
@@ -317,10 +329,14 @@ MARKER = b"\x81marker\xff"
 JOURNAL_SEEDS = (
     (RECORDINGS / "journal-1.journal").read_bytes()[:4000],
     journal_format.make_header(1, 7, MARKER)
-    + b"".join(journal_format.make_frame(MARKER, n, n, uuid.UUID(int=n).bytes, b"body" * n) for n in range(1, 5)),
+    + b"".join(
+        journal_format.make_frame(MARKER, n, n, uuid.UUID(int=n).bytes, b"body" * n) for n in range(1, 5)
+    ),
 )
 CONSOLE_SEEDS = tuple(
-    "\n".join([path.format("@-1", "@last-error"), *(f"{name}={WORDS[n % len(WORDS)]}" for name in names)]).encode()
+    "\n".join(
+        [path.format("@-1", "@last-error"), *(f"{name}={WORDS[n % len(WORDS)]}" for name in names)]
+    ).encode()
     for n, (path, names) in enumerate(PATHS.items())
 )
 

@@ -15,7 +15,9 @@ from tests.fuzz import targets
 from tests.fuzz.targets import FAIL_IF_SEEDS, FILTER_SEEDS, LOOK_SEEDS, NOUNS, NOW, TARGETS, Target
 
 
-@pytest.mark.parametrize("target", [each for each in TARGETS.values() if not each.needs_database], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "target", [each for each in TARGETS.values() if not each.needs_database], ids=lambda t: t.name
+)
 def test_a_target_holds_over_its_seeds_and_over_parts_of_them(target: Target) -> None:
     assert target.seeds and all(target.seeds)
     with target.open(None) as check:
