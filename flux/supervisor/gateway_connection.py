@@ -336,6 +336,10 @@ class Connection:
         collector = BodyCollector(admission, framing.length, self._hold_body)
         try:
             await self._receive_body(framing, collector)
+        except MemoryError as error:
+            collector.close()
+            self._report(error)
+            raise HttpRefusal(503, "OVERLOADED", "there is no memory for this request; try again") from error
         except BaseException:
             collector.close()
             raise

@@ -27,6 +27,7 @@ from flux.supervisor.gateway import (
     open_listeners,
     serve_http,
 )
+from flux.supervisor.gateway_body import BodyCollector
 from flux.supervisor.http_date import HttpDate
 from tests.gateway_server import PATIENCE_S, PATIENT, Client, Closed, Gateway, answer_ok, ask, running_gateway
 
@@ -181,6 +182,22 @@ def test_what_an_admission_adds_stands_on_whatever_is_answered() -> None:
             assert client.read().all("x-more") == ["2"]
             refused = client.read()
             assert (refused.status, refused.all("x-ours")) == (400, []), "what one was promised the next does not get"
+
+
+def test_a_request_that_finds_no_memory_is_refused_and_the_next_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def take(_collector: BodyCollector, _piece: bytes) -> None:
+        raise MemoryError
+
+    with running_gateway() as gateway:
+        with monkeypatch.context() as patched, Client(gateway.port) as client:
+            patched.setattr(BodyCollector, "take", take)
+            client.send(post(b"hello"))
+            answer = client.read()
+            assert (answer.status, b"no memory" in answer.body) == (503, True)
+            assert client.wait_closed() == "closed"
+        assert [type(crash) for crash in gateway.crashes] == [MemoryError]
+        assert ask(gateway.port).status == 200
+        assert [request.body for request in gateway.requests] == [b""]
 
 
 def test_a_client_that_sends_too_much_can_still_read_why() -> None:
@@ -692,6 +709,7 @@ def test_without_descriptors_new_clients_wait_and_old_ones_stay() -> None:
     """In a process of its own, as the limit is the process's."""
     program = """
 import resource, trio, sys
+from flux.supervisor.gateway_body import BodyCollector
 from flux.supervisor.http_date import HttpDate
 from tests.gateway_server import PATIENT, answer_ok
 from flux.message import Admission
