@@ -338,9 +338,13 @@ class Wire:
 
     def hang_up(self) -> None:
         """Say good-bye if that is still possible, and close."""
-        if self.protocol is not None and self.protocol.is_connected():
-            self.protocol.abort()
-        self.abort()
+        self.bracket = None  # A good-bye is no statement, and nothing stands around it.
+        try:
+            if self.protocol is not None and self.protocol.is_connected():
+                self.protocol.abort()
+        finally:
+            # A protocol that is over on a wire that is not would be taken for a connection by every next one.
+            self.abort()
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is alive as far as we can see: what has arrived is read first."""

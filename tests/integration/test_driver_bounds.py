@@ -11,6 +11,7 @@ import trio
 
 from flux.store import postgres_wire
 from flux.store.postgres import AnswerTooLarge, ConnectionLost, ConnectOptions, DatabaseError, Pool, connect
+from flux.store.postgres_snapshots import SnapshotBracket
 from tests.postgres_server import PostgresServer
 
 MIB = 2**20
@@ -79,3 +80,25 @@ async def test_notifications_that_nobody_takes_do_not_pile_up(
             # An idle session that talks is not listened to for ever, and not taken for a quiet one.
             while connection.check_alive():  # noqa: ASYNC110 (it has no event for us)
                 await trio.sleep(0.02)
+
+
+async def test_a_statement_between_snapshots_that_cannot_be_ended_takes_its_connection_along(
+    postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody_answers(*_arguments: object) -> None:
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr(postgres_wire, "request_cancel", nobody_answers)
+    pool = Pool(options(postgres18), 1)
+    with trio.fail_after(PATIENCE_S):
+        async with pool.acquire() as connection:
+            pid = connection.backend_pid
+            await connection.begin("read committed")
+            with trio.move_on_after(0.1) as scope:
+                await connection.run_between("select pg_sleep(3600)", [], SnapshotBracket())
+            assert scope.cancelled_caught and connection.is_closed
+        # The pool has noticed: the next one gets another connection, and not the remains of that one.
+        async with pool.acquire() as connection:
+            assert await connection.fetch_value("select 1") == 1 and connection.backend_pid != pid
+    postgres18.psql(f"select pg_terminate_backend({pid})")
+    await pool.aclose()
