@@ -167,8 +167,14 @@ class Executor:
         attempts = ATTEMPTS + runnable.function.retries
         with self.in_flight.counted():
             await self._wait_room()
+            executed: Executed | None = None
             for attempt in range(1, attempts + 1):
-                executed = await self._make_run(runnable, trigger, cause, attempt).run(value, upload)
+                try:
+                    executed = await self._make_run(runnable, trigger, cause, attempt).run(value, upload)
+                except JournalError:
+                    if executed is None:
+                        raise
+                    return executed  # What can't be recorded is not run again; of the attempt before there is a record.
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
                 cause = attrs.evolve(cause, parent=executed.execution.id)

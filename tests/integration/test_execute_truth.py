@@ -327,6 +327,36 @@ async def test_attempts_have_an_end(world: ExecutionWorld) -> None:
         assert len(world.records()) == execute.ATTEMPTS + retries
 
 
+async def test_an_attempt_that_cannot_be_recorded_is_not_made_and_the_one_before_it_is_answered(
+    world: ExecutionWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.database.psql("insert into notes values (1, '0')")
+    begin, runs = world.backing.journal.begin, 0
+
+    def begin_once(head: Execution) -> None:
+        if runs:
+            raise JournalError("no room for the journal")
+        begin(head)
+
+    async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
+        nonlocal runs
+        runs += 1
+        await guest.call(*sql("select * from notes"))
+        world.database.psql("update notes set text = text || 'x'")
+        await insist(guest, "update notes set text = text || 'y'")
+        return "never"
+
+    monkeypatch.setattr(type(world.backing.journal), "begin", lambda _journal, head: begin_once(head))
+    executed = await world.run(script)
+    assert isinstance(executed.outcome, Raised) and runs == 1
+    await world.settle()
+    assert [outcome for outcome, _, _ in world.records()] == ["raised"]
+    # Where there is none before it, nothing ran.
+    with pytest.raises(JournalError):
+        await world.run(script)
+    assert runs == 1 and len(world.records()) == 1
+
+
 async def test_a_write_skew_found_at_commit_is_tried_again(world: ExecutionWorld) -> None:
     world.database.psql("insert into notes values (1, 'on'), (2, 'on')")
     barrier, waiting = trio.Event(), 0
