@@ -54,8 +54,10 @@ def play(name: str, seconds: int, corpus: Path, found: Path, database: dict[str,
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words if word))
     arguments = [
         name, str(corpus), f"-max_total_time={seconds}", f"-timeout={TIMEOUT_S}", f"-max_len={INPUT_BYTES_MAX}",
-        f"-rss_limit_mb={MEMORY_MIB_MAX}", f"-dict={words}", f"-artifact_prefix={found}/{name}-",
+        f"-rss_limit_mb={MEMORY_MIB_MAX}", f"-artifact_prefix={found}/{name}-",
     ]  # fmt: skip
+    if target.words:
+        arguments.append(f"-dict={words}")
     with target.open(_database(database)) as check:
         atheris.Setup(arguments, check)
         atheris.Fuzz()
