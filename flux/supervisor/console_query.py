@@ -30,7 +30,7 @@ class BadQueryError(OperatorError):
 
 
 def read_query(head: RequestHead, allowed: Sequence[str]) -> dict[str, str]:
-    """Return the query; a name that is not ``allowed``, or is given twice, is refused."""
+    """Return the query; a name that is not ``allowed``, or is given twice, is refused, and so is a zero byte."""
     query: dict[str, str] = {}
     for name, value in head.query:
         if name not in allowed:
@@ -38,6 +38,8 @@ def read_query(head: RequestHead, allowed: Sequence[str]) -> dict[str, str]:
             raise BadQueryError(f'{head.path} has no parameter "{name}"', remedy=known)
         if name in query:
             raise BadQueryError(f'"{name}" is given twice', remedy="say it once")
+        if "\0" in value:
+            raise BadQueryError(f"{name} has a zero byte", remedy="leave it out: no text of PostgreSQL's has one")
         query[name] = value
     return query
 

@@ -13,13 +13,17 @@ import pytest
 from flux import codec, expression, fail_if, filter, values
 from tests.conftest import Database
 from tests.fuzz import targets
-from tests.fuzz.run import MODULES
+from tests.fuzz.run import MODULES, list_others
 from tests.fuzz.targets import FAIL_IF_SEEDS, FILTER_SEEDS, LOOK_SEEDS, NOUNS, NOW, TARGETS, Target
 
 
 def test_each_target_is_led_by_modules_that_there_are() -> None:
     assert MODULES.keys() == TARGETS.keys()
     assert all(importlib.util.find_spec(module) for modules in MODULES.values() for module in modules)
+    others = list_others(MODULES["console"])
+    assert "flux.filter" in others and not {"flux.supervisor.console", "flux.supervisor.console_page"} & {
+        *others
+    }
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ async def test_all_that_the_documentation_lists_is_answered_or_refused_with_a_re
             for name in names:
                 await ask(world, path.format("@last-error", "@-1"), {name: "orders"})
                 await ask(world, path.format("@last-error", "@-1"), {**row, name: "1"})
+                await ask(world, path.format("@last-error", "@-1"), {**row, name: "a\0b"})
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "PUT", "PATCH", "OPTIONS"])
