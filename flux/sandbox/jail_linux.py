@@ -16,6 +16,7 @@ import errno
 import os
 import platform
 import sys
+from typing import NoReturn
 
 MACHINE = "x86_64"
 
@@ -52,6 +53,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
+system_call = _libc.syscall
+"""Makes a `PreparedCall` of its words; negative when that is refused."""
+
+
 class LayerRefusedError(Exception):
     """A layer of the jail can't be set up here."""
 
@@ -85,26 +90,35 @@ def try_call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] 
     return -ctypes.get_errno() if result < 0 else result
 
 
+Word = int | ctypes.Array[ctypes.c_char] | ctypes.Structure
+"""An argument, or what one points to."""
+
+
 class PreparedCall:
     """A system call whose arguments are converted once, for whoever makes it in many forked processes.
 
     Buffers among the arguments may still be changed in place.
     """
 
-    def __init__(self, layer: str, name: str, number: int, *arguments: int | ctypes.Array[ctypes.c_char]) -> None:
+    def __init__(self, layer: str, name: str, number: int, *arguments: Word) -> None:
         self._layer, self._name = layer, name
-        self._words = tuple(ctypes.c_long(_address_of(word)) for word in (number, *arguments))
+        self.words = tuple(ctypes.c_long(_address_of(word)) for word in (number, *arguments))
+        """Its number and arguments, for `system_call`."""
         self._kept = arguments
 
     def __call__(self) -> int:
         """Make the call and return its result; raise `LayerRefusedError`."""
-        result: int = _libc.syscall(*self._words)
+        result: int = _libc.syscall(*self.words)
         if result < 0:
-            raise LayerRefusedError(self._layer, self._name, ctypes.get_errno())
+            self.refuse()
         return result
 
+    def refuse(self) -> NoReturn:
+        """Raise for the call that has just failed."""
+        raise LayerRefusedError(self._layer, self._name, ctypes.get_errno())
 
-def _address_of(word: int | ctypes.Array[ctypes.c_char]) -> int:
+
+def _address_of(word: Word) -> int:
     return word if isinstance(word, int) else ctypes.addressof(word)
 
 

@@ -41,7 +41,13 @@ from typing import Any, NoReturn
 from flux.sandbox import jail_checks
 from flux.sandbox.jail_arenas import Arenas
 from flux.sandbox.jail_landlock import SCOPES_FROM_ABI, restrict_to_reading
-from flux.sandbox.jail_linux import LayerRefusedError, check_machine, die_with_parent, tell_end_of_parent
+from flux.sandbox.jail_linux import (
+    LayerRefusedError,
+    check_machine,
+    die_with_parent,
+    system_call,
+    tell_end_of_parent,
+)
 from flux.sandbox.jail_namespaces import separate, shrink_root
 from flux.sandbox.jail_plan import SDK_PACKAGES, Plan
 from flux.sandbox.jail_privileges import (
@@ -52,10 +58,12 @@ from flux.sandbox.jail_privileges import (
     drop_privileges,
     end_files,
     limit_resources,
+    write_limit,
 )
-from flux.sandbox.jail_seccomp import WorkerFilter, install, make_zygote_filter
+from flux.sandbox.jail_seccomp import WorkerFilter, install, make_zygote_filter, write_pid
 from flux.sandbox.wasm_filter import make_loading_filter, make_serving_filter
 
+_getpid = os.getpid  # A module may put something else in its place.
 CONTROL = 3
 REFUSED_STATUS = 71
 IN_FLIGHT_ATTEMPTS_MAX, IN_FLIGHT_PAUSE_S = 1000, 0.005
@@ -374,10 +382,18 @@ def prepare_confining(holds_clock: bool) -> Confine:
     ``holds_clock``: what asks the kernel for the time, or for random bytes, goes past a clock that is held.
     """
     limits, worker_filter = WorkerLimits(), WorkerFilter(holds_clock=holds_clock)
+    calls = (*limits.calls, worker_filter.call)
+    cpu_s_buffer, code, offsets, getpid = limits.cpu_s, worker_filter.code, worker_filter.offsets, _getpid
 
     def confine(cpu_s: int) -> None:
-        limits.put_on(cpu_s)
-        worker_filter.install()
+        # One function and no more: to call another is to write to it, and each worker copies what it writes to.
+        write_limit(cpu_s_buffer, 0, cpu_s, cpu_s)
+        pid = getpid()
+        for offset in offsets:
+            write_pid(code, offset, pid)
+        for prepared in calls:
+            if system_call(*prepared.words) != 0:
+                prepared.refuse()
 
     return confine
 

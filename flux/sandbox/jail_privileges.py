@@ -121,25 +121,25 @@ class WorkerLimits:
     """Bounds of one worker, made ready before there is one: no children, and an end of its processor time."""
 
     def __init__(self) -> None:
-        self._cpu_s = ctypes.create_string_buffer(_LIMIT.size)
+        self.cpu_s = ctypes.create_string_buffer(_LIMIT.size)
+        """Its seconds of processor time, written by `write_limit` before `calls` are made."""
         none = ctypes.create_string_buffer(_LIMIT.size)
         soft, hard = _get_limit("NOFILE", resource.RLIMIT_NOFILE)  # Never raise what somebody has set lower.
         few = _LIMIT.pack(min(soft, DESCRIPTORS_MAX), min(hard, DESCRIPTORS_MAX))
         descriptors = ctypes.create_string_buffer(few, _LIMIT.size)
-        self._calls = tuple(
+        self.calls = tuple(
             PreparedCall("limits", f"prlimit(RLIMIT_{name})", SYS_PRLIMIT64, 0, number, values, 0)
             for name, number, values in (
                 ("NPROC", resource.RLIMIT_NPROC, none),
                 ("NOFILE", resource.RLIMIT_NOFILE, descriptors),
-                ("CPU", resource.RLIMIT_CPU, self._cpu_s),
+                ("CPU", resource.RLIMIT_CPU, self.cpu_s),
             )
         )
+        """What puts them on this process. Each returns 0."""
 
-    def put_on(self, cpu_s: int) -> None:
-        """Put them on this process, with so many seconds of processor time."""
-        _LIMIT.pack_into(self._cpu_s, 0, cpu_s, cpu_s)
-        for call_prepared in self._calls:
-            call_prepared()
+
+write_limit = _LIMIT.pack_into
+"""Write a limit into a buffer, at 0: what is in force, and how far it may be raised."""
 
 
 def _get_limit(name: str, number: int) -> tuple[int, int]:

@@ -251,15 +251,17 @@ class WorkerFilter:
         program = make_worker_filter(self._NOBODY, holds_clock=holds_clock)
         operands = [operand for _code, _if_true, _if_false, operand in struct.iter_unpack("=HBBI", program)]
         assert operands.count(self._NOBODY) == len(SIGNALS)
-        self._offsets = tuple(8 * n + 4 for n, operand in enumerate(operands) if operand == self._NOBODY)
-        self._program = _Program(program)
+        filter_program = _Program(program)
+        self.code = filter_program.code
+        """The instructions."""
+        self.offsets = tuple(8 * n + 4 for n, operand in enumerate(operands) if operand == self._NOBODY)
+        """Where in `code` the worker's process id is written, by `write_pid`, before `call` is made."""
+        self.call = filter_program.call
+        """What puts it on this process. It returns 0."""
 
-    def install(self) -> None:
-        """Put it on this process; see `install`."""
-        pid = os.getpid()
-        for offset in self._offsets:
-            _OPERAND.pack_into(self._program.code, offset, pid)
-        self._program.install()
+
+write_pid = _OPERAND.pack_into
+"""Write a process id into a buffer, at an offset."""
 
 
 def assemble(always: Sequence[str], only_if: Mapping[str, Sequence[Rule]]) -> bytes:
@@ -321,14 +323,13 @@ class _Program:
     def __init__(self, program: bytes, flags: int = 0) -> None:
         self.code = ctypes.create_string_buffer(program, len(program))
         """The instructions, which may still be changed."""
-        self._header = _Header(len(program) // 8, ctypes.cast(self.code, ctypes.c_void_p))
-        address = ctypes.addressof(self._header)
+        header = _Header(len(program) // 8, ctypes.cast(self.code, ctypes.c_void_p))
         name = "seccomp(SET_MODE_FILTER)"
-        self._install = PreparedCall("seccomp", name, SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, address)
+        self.call = PreparedCall("seccomp", name, SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, header)
 
     def install(self) -> None:
         """See `install`, below."""
-        stuck = self._install()
+        stuck = self.call()
         if stuck != 0:
             name = "seccomp(SET_MODE_FILTER)"
             raise LayerRefusedError("seccomp", name, 0, f"thread {stuck} has a filter of its own")

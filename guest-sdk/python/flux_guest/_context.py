@@ -8,14 +8,15 @@ the only one.
 import copy
 import datetime
 import json as json_module
-import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from random import Random
 from typing import Any, Protocol
 
 from flux_guest import _values
 from flux_guest._bodies import RequestStream
 from flux_guest._channel import Channel
+from flux_guest._digests import sha256
 from flux_guest._errors import HTTPError
 from flux_guest._loop import HostLoop
 
@@ -554,7 +555,7 @@ class Context:
     """What a handler gets as ``ctx``."""
 
     def __init__(
-        self, channel: Channel, door: _Door, described: dict[str, Any], generator: random.Random
+        self, channel: Channel, door: _Door, described: dict[str, Any], seed: bytes
     ) -> None:
         self.request = Request(described, door)
         self.db = Database(door)
@@ -562,8 +563,8 @@ class Context:
         self.queue = Queue(door)
         self._door = door
         self.clock = Clock(door, channel)
-        self.random = generator
-        """A `random.Random` seeded for this execution; a replay draws the same numbers."""
+        self._seed = seed
+        self._random: Random | None = None
         self.log = Log(channel)
         self.secrets = Secrets(channel, door)
         self._channel = channel
@@ -571,6 +572,13 @@ class Context:
         self._user: Any = self.request.auth if user is None else user
         self.execution: str = described["execution"]
         """This execution's name: what ``flux why`` takes."""
+
+    @property
+    def random(self) -> Random:
+        """A `random.Random` seeded for this execution; a replay draws the same numbers."""
+        if self._random is None:  # Its state is two pages, which most functions have no use for.
+            self._random = Random(sha256(self._seed + b"ctx").digest())
+        return self._random
 
     @property
     def user(self) -> Any:

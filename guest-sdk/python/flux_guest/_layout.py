@@ -23,6 +23,7 @@ The other way round, ``shuffle`` puts the free blocks in another order. What an 
 then depends on addresses, which is how such a function is told from others (docs/design/021-addresses.md).
 """
 
+import functools
 import gc
 import os
 import random
@@ -61,8 +62,8 @@ def _make_block(size: int) -> Callable[[], object]:
         return object
     if size == 32:
         return complex
-    length = size - _BYTES_OVERHEAD
-    return lambda: bytes(length)
+    # No Python function: what calls one writes to it and to its code.
+    return functools.partial(bytes, size - _BYTES_OVERHEAD)
 
 
 _MAKERS = tuple(_make_block(size) for size in _SIZES)
@@ -127,8 +128,8 @@ class Layout:
 
     def _take(self, make: Callable[[], object], slots: list[object]) -> list[object]:
         """Fill ``slots`` with blocks that are not fresh, all there are."""
-        index = 0
-        while id(block := make()) not in self.fresh and index < _TAKEN_BLOCKS_MAX:
+        index, first, end = 0, self.fresh.start, self.fresh.stop
+        while not first <= id(block := make()) < end and index < _TAKEN_BLOCKS_MAX:
             if index == len(slots):
                 slots.append(None)  # Not as a rule: a list that grows allocates on the way.
             slots[index] = block

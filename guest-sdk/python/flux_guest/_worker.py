@@ -13,7 +13,6 @@ import asyncio
 import gc
 import mmap
 import os
-import random
 import resource
 import socket
 import sys
@@ -26,7 +25,6 @@ from flux_guest._bodies import AnswerError, Door
 from flux_guest._chain import Chain, call_async, call_blocking, make_chain
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context, make_async_door, make_sync_door
-from flux_guest._digests import sha256
 from flux_guest._interpreter import Interpreter
 from flux_guest._leftovers import Leftovers
 from flux_guest._lines import LineReader
@@ -163,18 +161,18 @@ class Worker:
 
     def _call(self, registered: Registered, start: dict[str, Any]) -> Any:
         channel = self._channel
-        generator = random.Random(sha256(bytes.fromhex(start["seed"]) + b"ctx").digest())
+        seed = bytes.fromhex(start["seed"])
         described = {**start["request"], "execution": start["execution"], "user": start.get("user")}
         chain = make_chain(registered, start["middleware"])
         value = _values.from_json(start["input"])
         if chain.blocking_from == 0:
             door: Any = make_sync_door(channel)
-            context = Context(channel, door, described, generator)
+            context = Context(channel, door, described, seed)
             return write_answer_blocking(door, call_blocking(chain, context, value))
         loop, self._next_loop = self._next_loop or HostLoop(channel), None
         asyncio.set_event_loop(loop)
         door = make_async_door(loop, channel)
-        context = Context(channel, door, described, generator)
+        context = Context(channel, door, described, seed)
         try:
             answer = loop.run_until_complete(_answer(chain, context, value, door))
         except SystemExit:
