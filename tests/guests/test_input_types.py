@@ -14,7 +14,8 @@ import jsonschema
 import msgspec
 import pytest
 from flux_guest import ValidationError
-from flux_guest._context import Request, make_sync_door
+from flux_guest._context import Request
+from flux_guest._doors import SyncDoor
 from flux_guest._input_types import VIOLATIONS_MAX, UnreadableTypeError
 from flux_guest._validation import describe, make_input, prepare
 
@@ -88,7 +89,7 @@ def request(
     return Request({
         "method": "POST", "path": "/", "params": list((params or {}).items()), "query": query or [],
         "headers": [["content-type", kind]], "body": body,
-    }, make_sync_door(None))  # fmt: skip
+    }, SyncDoor(None))  # fmt: skip
 
 
 def read(kind: Any, value: Any, asked: Request | None = None) -> Any:

@@ -15,6 +15,7 @@ from flux_guest import _values
 from flux_guest._bodies import (
     BODY_FREE,
     AnswerError,
+    AsyncDoor,
     Door,
     Streamed,
     check_status,
@@ -46,7 +47,7 @@ def write_answer_blocking(door: Door, value: Any) -> Any:
     return _with_body(value, write_blocking(door, body))
 
 
-async def write_answer(door: Door, value: Any) -> Any:
+async def write_answer(door: AsyncDoor, value: Any) -> Any:
     """As `write_answer_blocking`, where there is an event loop."""
     body = value.body if isinstance(value, Response) else value
     if not is_stream(body):

@@ -23,6 +23,13 @@ class Door(Protocol):
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
 
 
+class AsyncDoor(Door, Protocol):
+    """The same where there is an event loop."""
+
+    async def run_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what is ``def`` throughout, with calls that answer directly."""
+
+
 class AnswerError(Exception):
     """A function returned what can't be answered; the message says what and where."""
 
@@ -97,7 +104,7 @@ def write_blocking(door: Door, body: Any) -> Streamed:
     return Streamed(pieces.is_text)
 
 
-async def write(door: Door, body: Any) -> Streamed:
+async def write(door: AsyncDoor, body: Any) -> Streamed:
     """Write an answer where there is an event loop."""
     pieces = _Pieces()
     try:
@@ -129,15 +136,11 @@ def check_status(status: Any) -> None:
         raise AnswerError(f"a response with status {status} has no body; this one has an iterator")
 
 
-async def _iterate_blocking(door: Door, body: Iterator[Any]) -> AsyncIterator[Any]:
+async def _iterate_blocking(door: AsyncDoor, body: Iterator[Any]) -> AsyncIterator[Any]:
     """Go through a plain iterator. It can't await, so its calls on ``ctx`` answer it directly."""
     ended = object()
     while True:
-        door.is_async = False
-        try:
-            piece = next(body, ended)
-        finally:
-            door.is_async = True
+        piece = await door.run_blocking(next, body, ended)
         if piece is ended:
             return
         yield piece

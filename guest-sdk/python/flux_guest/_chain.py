@@ -19,7 +19,8 @@ from flux_guest._registry import MIDDLEWARE, Registered, is_async
 class Door(Protocol):
     """What makes the calls on ``ctx`` answer directly, or by something to await."""
 
-    is_async: bool
+    async def run_blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what is ``def`` throughout, with calls that answer directly."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,7 @@ def call_blocking(chain: Chain, context: Context, value: Any, index: int = 0) ->
 async def call_async(chain: Chain, context: Context, value: Any, door: Door, index: int = 0) -> Any:
     """Call what stands at ``index`` and behind it."""
     if index == chain.blocking_from:
-        door.is_async = False
-        try:
-            return call_blocking(chain, context, value, index)
-        finally:
-            door.is_async = True
+        return await door.run_blocking(call_blocking, chain, context, value, index)
     if index == len(chain.middleware):
         result = chain.registered.handler(context, _accept(chain.registered, context, value))
     else:

@@ -1,8 +1,8 @@
 """``ctx``: everything a function may ask of the host.
 
 Each method sends one host call. In an ``async def`` handler it returns an
-awaitable, in a ``def`` handler the answer itself; `_Door` is the difference and
-the only one.
+awaitable, in a ``def`` handler the answer itself; the door that it is given
+(`flux_guest._doors`) is the difference and the only one.
 """
 
 import copy
@@ -15,10 +15,8 @@ from typing import Any, Protocol
 
 from flux_guest import _values
 from flux_guest._bodies import RequestStream
-from flux_guest._channel import Channel
 from flux_guest._digests import sha256
 from flux_guest._errors import HTTPError
-from flux_guest._loop import HostLoop
 
 
 class Row(dict[str, Any]):
@@ -40,42 +38,18 @@ class _Door(Protocol):
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
 
 
-class _SyncDoor:
-    """The door of ``def`` handlers: asking blocks until the answer is there."""
+class _Host(Protocol):
+    """The host, as far as it is asked and told without a door: at once, in every kind of handler."""
 
-    is_async = False
+    @property
+    def now_ns(self) -> int:
+        """The time as of its last answer, in nanoseconds since the Unix epoch."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def call(self, name: str, arguments: list[Any]) -> Any:
+        """Ask, and wait for the answer."""
 
-    def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any:
-        return convert(self._channel.call(name, arguments))
-
-
-class _AsyncDoor:
-    """The door of ``async def`` handlers: asking returns an awaitable."""
-
-    def __init__(self, loop: HostLoop, channel: Channel) -> None:
-        self.is_async = True
-        """False while a ``def`` handler runs behind ``async def`` middleware: nothing else does meanwhile, so the door
-        is the other kind's for so long."""
-        self._loop = loop
-        self._channel = channel
-
-    def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any:
-        if not self.is_async:
-            return convert(self._channel.call(name, arguments))
-        return self._loop.call_host(name, arguments, convert)
-
-
-def make_sync_door(channel: Channel) -> _Door:
-    """Return the door of ``def`` handlers."""
-    return _SyncDoor(channel)
-
-
-def make_async_door(loop: HostLoop, channel: Channel) -> _AsyncDoor:
-    """Return the door of ``async def`` handlers."""
-    return _AsyncDoor(loop, channel)
+    def tell(self, name: str, arguments: list[Any]) -> None:
+        """Say something that has no answer."""
 
 
 def _same(value: Any) -> Any:
@@ -412,7 +386,7 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 class Clock:
     """The function's clock: it moves with the host's answers."""
 
-    def __init__(self, door: _Door, channel: Channel) -> None:
+    def __init__(self, door: _Door, channel: _Host) -> None:
         self._door = door
         self._channel = channel
 
@@ -433,7 +407,7 @@ MESSAGE_CHARACTERS_MAX = 256 * 1024
 class Log:
     """Structured log lines; they are part of the execution's record."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: _Host) -> None:
         self._channel = channel
 
     def _write(self, level: str, message: str, fields: dict[str, Any]) -> None:
@@ -480,7 +454,7 @@ USER_BYTES_MAX = 64 * 1024
 class Secrets:
     """The project's secrets: ``ctx.secrets["NAME"]`` is a handle that the host replaces on the way out."""
 
-    def __init__(self, channel: Channel, door: _Door) -> None:
+    def __init__(self, channel: _Host, door: _Door) -> None:
         self._channel = channel
         self._door = door
 
@@ -555,7 +529,7 @@ class Context:
     """What a handler gets as ``ctx``."""
 
     def __init__(
-        self, channel: Channel, door: _Door, described: dict[str, Any], seed: bytes
+        self, channel: _Host, door: _Door, described: dict[str, Any], seed: bytes
     ) -> None:
         self.request = Request(described, door)
         self.db = Database(door)

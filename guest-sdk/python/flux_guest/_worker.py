@@ -24,7 +24,8 @@ from flux_guest._answer import describe_answer, write_answer, write_answer_block
 from flux_guest._bodies import AnswerError, Door
 from flux_guest._chain import Chain, call_async, call_blocking, make_chain
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
-from flux_guest._context import Context, make_async_door, make_sync_door
+from flux_guest._context import Context
+from flux_guest._doors import AsyncDoor, SyncDoor
 from flux_guest._interpreter import Interpreter
 from flux_guest._leftovers import Leftovers
 from flux_guest._lines import LineReader
@@ -166,12 +167,12 @@ class Worker:
         chain = make_chain(registered, start["middleware"])
         value = _values.from_json(start["input"])
         if chain.blocking_from == 0:
-            door: Any = make_sync_door(channel)
+            door: Any = SyncDoor(channel)
             context = Context(channel, door, described, seed)
             return write_answer_blocking(door, call_blocking(chain, context, value))
         loop, self._next_loop = self._next_loop or HostLoop(channel), None
         asyncio.set_event_loop(loop)
-        door = make_async_door(loop, channel)
+        door = AsyncDoor(loop, channel)
         context = Context(channel, door, described, seed)
         try:
             answer = loop.run_until_complete(_answer(chain, context, value, door))
