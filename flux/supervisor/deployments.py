@@ -456,7 +456,7 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
     _check_schedules(config, functions)
     if config.gate.auth.public_key:
         # Imported by those who need it: see there.
-        from flux.supervisor.token_keys import check_public_key
+        from flux.supervisor.signing_keys import check_public_key
 
         check_public_key(config.gate.auth)
 

@@ -13,17 +13,8 @@ import trio
 
 from flux.bearer import AuthConfig, TokenRefused
 from flux.hostcalls.http import HttpClient
-from flux.supervisor.token_keys import (
-    AGAIN_S,
-    KEEP_FRESH_S,
-    KEEP_S,
-    KeysUnreachableError,
-    TokenKeys,
-    UnusableKeyError,
-    check_public_key,
-    read_key_set,
-    read_public_key,
-)
+from flux.supervisor.signing_keys import UnusableKeyError, check_public_key, read_key_set, read_public_key
+from flux.supervisor.token_keys import AGAIN_S, KEEP_FRESH_S, KEEP_S, KeysUnreachableError, TokenKeys
 from tests.stub_http import Peer, Stub, serving
 from tests.token_issuer import AUDIENCE, ISSUER, b64_int, claims, jwk, make_key, public_pem, sign
 
