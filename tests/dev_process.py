@@ -196,7 +196,21 @@ def start_server(project: Path, *arguments: str, is_netless: bool = False, flux:
             env=environment() | ({} if flux is None else {"PYTHONPATH": str(flux)}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
-    server = DevServer(project, process, [], is_netless=is_netless)
+    return _follow(DevServer(project, process, [], is_netless=is_netless))
+
+
+def start_process(command: Sequence[str], folder: Path, environ: Mapping[str, str]) -> DevServer:
+    """Start another program that serves, without waiting for anything."""
+    process = subprocess.Popen(
+        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    return _follow(DevServer(folder, process, []))
+
+
+def _follow(server: DevServer) -> DevServer:
+    """Have what it says on stderr read, to its end."""
+    process = server.process
 
     def read() -> None:
         assert process.stderr is not None

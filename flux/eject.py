@@ -1,0 +1,280 @@
+"""Leaving Flux: a plain ASGI application of a project, as files. No I/O.
+
+How to think about it: Flux's modules decide without waiting, and its supervisor waits. What decides (routes, inputs,
+tokens, pages of other sites, rates, retries, schedules) goes along as it is, so that it decides the same. What waits is
+written anew for an ordinary application (``flux/ejected``): asyncio and asyncpg in the place of sandboxes, journals and
+records. The functions' files are the project's own, byte for byte.
+
+Who leaves must not be told later what did not come along. So each thing that can't is an `Obstacle`, found before
+anything is written; who leaves nonetheless finds the list in the README.
+"""
+
+import ast
+import pprint
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import attrs
+
+from flux.config import Config, FunctionConfig
+from flux.rate_limit import RateLimit
+
+GUEST_MODULES = (
+    "_answer", "_bodies", "_chain", "_context", "_errors", "_input_types", "_registry", "_validation", "_values",
+)  # fmt: skip
+"""Modules of ``flux_guest`` that go along unchanged: those that know nothing of the wire."""
+
+HOST_MODULES = {
+    "bearer": "bearer.py",
+    "caller": "caller.py",
+    "column_values": "store/column_values.py",
+    "cors": "cors.py",
+    "errors": "errors.py",
+    "grants": "grants.py",
+    "inputs": "supervisor/inputs.py",
+    "jobs": "jobs.py",
+    "limits": "limits.py",
+    "message": "message.py",
+    "rate_limit": "rate_limit.py",
+    "routes": "routes.py",
+    "schedule": "schedule.py",
+    "signing_keys": "supervisor/signing_keys.py",
+    "sql_rules": "sql_rules.py",
+}
+"""Modules of Flux that go along, by their names in ``server/``; only what they import from is renamed."""
+
+OWN_NAMES = frozenset({"flux_guest", "main", "migrate", "migrations", "server", "settings", "worker"})
+"""What the application calls its own modules and folders."""
+
+LANGUAGES = {"javascript": "JavaScript", "typescript": "TypeScript", "wasm": "WebAssembly"}
+
+
+@attrs.frozen
+class Obstacle:
+    """Something of the project that can't come along."""
+
+    what: str
+    """A file, or a function and what is asked of it."""
+    why: str
+    """Half a sentence, with what to do instead."""
+    file: str | None = None
+    """The file that is left out if one leaves nonetheless; None: it comes along and behaves otherwise."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@attrs.frozen
+class ProjectFiles:
+    """What there is to take along."""
+
+    functions: Mapping[str, bytes]
+    """Every file under the functions folder, by its path in the project."""
+    runtimes: Mapping[str, str]
+    """Of those that a runtime loads, which one."""
+    migrations: Mapping[str, bytes]
+    """In their order."""
+    wheels: Mapping[str, bytes]
+    requirements: Sequence[str]
+    """What an installer is told, a line each."""
+
+
+def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
+    """Return what can't come along, files first."""
+    found: list[Obstacle] = []
+    folder = config.project.functions
+    if folder.split("/")[0] in OWN_NAMES:
+        found.append(
+            Obstacle(f"{folder}/", "the application has a name like it itself: rename the folder first")
+        )
+    for path, runtime in files.runtimes.items():
+        if runtime != "python":
+            why = f"it is {LANGUAGES[runtime]}, which needs Flux to run: write it in Python first, or leave it behind"
+            found.append(Obstacle(path, why, path))
+        elif why := _find_in_python(files.functions[path].decode("utf-8", "replace")):
+            found.append(Obstacle(path, why, path))
+    keyed = {name for name, table in config.functions.items() if config.get_auth(name) == "api_key" and table}
+    if config.gate.auth.require == "api_key":
+        found.append(Obstacle("[http.auth] require", _API_KEY))
+    else:
+        found += (Obstacle(f"[functions.{name}] auth", _API_KEY) for name in sorted(keyed))
+    return tuple(found)
+
+
+_API_KEY = (
+    'it is "api_key", and keys are known by their digests in Flux\'s own tables: ask for a "jwt", or check keys in '
+    "middleware (left as it is, such routes are answered with 501)"
+)
+
+
+def _find_in_python(source: str) -> str:
+    """Return why a Python file can't run without Flux, or nothing."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        return f"it can't be read as Python: {error}"
+    for module in _list_imports(tree):
+        if module == "flux_guest.asgi":
+            return "it wraps an ASGI application: serve that one itself, it needs neither Flux nor this"
+        if module.split(".")[0] == "flux":
+            return f"it imports {module}, which is Flux itself"
+        inner = module.removeprefix("flux_guest.")
+        if inner != module and inner.split(".")[0] not in GUEST_MODULES:
+            return f"it imports {module}, which speaks to Flux alone"
+    return ""
+
+
+def _list_imports(tree: ast.AST) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            yield node.module
+            if node.module == "flux_guest":
+                # Of a package's names only modules could be missing, and there is one that is for people.
+                yield from (f"flux_guest.{alias.name}" for alias in node.names if alias.name == "asgi")
+
+
+def make_files(
+    config: Config,
+    files: ProjectFiles,
+    obstacles: Sequence[Obstacle],
+    read_own: Callable[[str], bytes],
+    read_guest: Callable[[str], bytes],
+    templates: Mapping[str, bytes],
+    *,
+    flux_version: str,
+    python_version: str,
+) -> Mapping[str, bytes]:
+    """Return the application's files by their paths.
+
+    ``read_own`` gives a file of the package ``flux``, ``read_guest`` one of ``flux_guest``; ``templates`` are those of
+    ``flux/ejected``, by their paths there.
+    """
+    left_out = {obstacle.file for obstacle in obstacles if obstacle.file is not None}
+    made: dict[str, bytes] = {path.removesuffix(".txt"): content for path, content in templates.items()}
+    for name in GUEST_MODULES:
+        made[f"flux_guest/{name}.py"] = read_guest(f"{name}.py")
+    made["flux_guest/py.typed"] = b""
+    for name, path in HOST_MODULES.items():
+        made[f"server/{name}.py"] = rename_imports(read_own(path).decode()).encode()
+    for path, content in files.functions.items():
+        if path not in left_out:
+            made[path] = content
+    made |= files.migrations | files.wheels
+    made["settings.py"] = write_settings(config).encode()
+    made["requirements.txt"] = _write_requirements(files.requirements).encode()
+    made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
+    made[".dockerignore"] = b".git\n.venv\n__pycache__\n.env*\n"
+    made["README.md"] = _write_readme(made["README.md"].decode(), config, obstacles, flux_version).encode()
+    return dict(sorted(made.items()))
+
+
+_IMPORT = re.compile(r"^from flux(?:\.(?:store|supervisor))?\.([a-z_]+) import ", re.MULTILINE)
+
+
+def rename_imports(source: str) -> str:
+    """Return a module's source as it stands in ``server/``; raise ValueError when it imports what does not go along."""
+    renamed = source.replace("from flux import values\n", "from flux_guest import _values as values\n")
+    for module in _IMPORT.findall(renamed):
+        if module not in HOST_MODULES:
+            raise ValueError(
+                f"flux.{module} is imported by a module that goes along, and does not go along itself"
+            )
+    return _IMPORT.sub(lambda match: f"from server.{match[1]} import ", renamed)
+
+
+def write_settings(config: Config) -> str:
+    """Return ``settings.py``: what ``flux.toml`` said, as far as it means something without Flux."""
+    gate = config.gate
+    cors = None if gate.cors is None else attrs.asdict(gate.cors)
+    networks = [str(network) for network in gate.proxies.networks]
+    limits = {name: value for name, value in attrs.asdict(config.limits).items() if name in _LIMITS}
+    sections: list[tuple[str, str, object]] = [
+        ("NAME", "What the application calls itself, to the database for one.", config.project.name),
+        ("FUNCTIONS_FOLDER", "Every module in it is loaded.", config.project.functions),
+        ("TIME_ZONE", "Of schedules that name none.", config.project.time_zone),
+        ("ISOLATION", "Of a function's transaction, where its decorator names none.", config.database.isolation),
+        ("LIMITS", "Of every execution; seconds and bytes. FUNCTIONS may have others.", limits),
+        ("HTTP_ALLOW", "Hosts that ctx.http of every function may reach.", list(config.http.allow)),
+        ("MIDDLEWARE", "Around every route, outermost first.", list(config.http.middleware)),
+        ("ROUTES", "Middleware of the routes below a path.", [
+            {"below": one.below, "middleware": list(one.middleware), "without": list(one.without)}
+            for one in config.routes
+        ]),
+        ("FUNCTIONS", "What is otherwise for one function, by its name.", {
+            name: said for name, table in config.functions.items() if (said := _describe_function(table))
+        }),
+        ("PROXIES", "Whose word on a client's address is believed.",
+         {"networks": networks, "headers": gate.proxies.headers}),
+        ("CORS", "Which pages of other sites may read answers; None: nothing is said of it.", cors),
+        ("RATE_LIMIT", "Of one client, over all functions, in each process; None: none.",
+         _describe_rate(gate.rate_limit)),
+        ("AUTH", "Who may ask. A secret is named, and stands in the environment.", attrs.asdict(gate.auth)),
+        ("QUEUE", "Jobs that a worker runs at once, and how long one that is not heard of keeps its own.",
+         {"concurrency": config.queue.concurrency, "lease_s": config.queue.lease}),
+        ("CRON", "Schedules; one that names a function stands for its decorator's.", [
+            {"function": one.function, "schedule": one.schedule, "time_zone": one.time_zone or config.project.time_zone,
+             "catch_up": one.catch_up}
+            for one in config.cron
+        ]),
+    ]  # fmt: skip
+    lines = [
+        '"""What flux.toml said, as far as it means something here. It is read when the application starts."""'
+    ]
+    for name, comment, value in sections:
+        lines += ["", f"# {comment}", f"{name} = {pprint.pformat(value, width=110, sort_dicts=False)}"]
+    return "\n".join(lines) + "\n"
+
+
+_LIMITS = ("timeout_s", "body_bytes_max", "response_bytes_max", "stream_bytes_max")
+
+
+def _describe_function(table: FunctionConfig) -> dict[str, object]:
+    limits = {name: value for name, value in table.limits.items() if name in _LIMITS}
+    said: dict[str, object] = {
+        "http": list(table.http), "without": list(table.without), "scopes": list(table.scopes), "auth": table.auth,
+        "limits": limits, "concurrency": table.concurrency, "rate_limit": _describe_rate(table.rate_limit),
+    }  # fmt: skip
+    said = {name: value for name, value in said.items() if value}
+    # An empty list says something: that what the decorator names does not run.
+    return said if table.middleware is None else {**said, "middleware": list(table.middleware)}
+
+
+def _describe_rate(limit: RateLimit | None) -> dict[str, object] | None:
+    return None if limit is None else attrs.asdict(limit)
+
+
+def _write_requirements(lines: Sequence[str]) -> str:
+    own = [
+        "asyncpg>=0.30", "attrs>=24.2", "cronsim>=2.6", "cryptography>=42", "httpx>=0.28", "msgspec>=0.19",
+        "pyjwt>=2.10", "tzdata", "uvicorn>=0.34",
+    ]  # fmt: skip
+    text = "# What the application itself needs.\n" + "\n".join(own) + "\n"
+    return text + ("\n# What the functions need.\n" + "\n".join(lines) + "\n" if lines else "")
+
+
+_DOCKERFILE = """\
+FROM python:{python}-slim
+WORKDIR /app
+COPY . .
+RUN pip install --no-cache-dir -r requirements.txt && useradd --system app
+USER app
+EXPOSE 8000
+# Jobs and schedules: the same image with "python worker.py". Migrations, before a new version: "python migrate.py".
+CMD ["uvicorn", "main:application", "--host", "0.0.0.0", "--port", "8000"]
+"""
+
+
+def _write_readme(template: str, config: Config, obstacles: Sequence[Obstacle], flux_version: str) -> str:
+    left = "Everything of the project came along."
+    if obstacles:
+        left = "This did not come along:\n\n" + "\n".join(f"- `{one.what}`: {one.why}" for one in obstacles)
+    said = {
+        "name": config.project.name,
+        "folder": config.project.functions,
+        "version": flux_version,
+        "left": left,
+    }
+    # In one go: what is put in is looked at for marks no more.
+    return re.sub(r"{{([a-z]+)}}", lambda mark: said[mark[1]], template)
