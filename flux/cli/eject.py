@@ -118,12 +118,12 @@ def _read_files(project: "Project") -> "ProjectFiles":
 
 
 def _find_packages() -> tuple[Path, Path]:
-    """Return the folders of ``flux`` and ``flux_guest``."""
-    import flux_guest
+    """Return the folders of ``flux`` and of ``flux_guest``, which is read here and never imported."""
+    from importlib.util import find_spec
 
-    import flux
-
-    return Path(flux.__file__).parent, Path(flux_guest.__file__).parent
+    guest = find_spec("flux_guest")
+    assert guest is not None and guest.origin is not None, "flux_guest is installed with Flux"
+    return Path(__file__).parents[1], Path(guest.origin).parent
 
 
 def _read_templates(folder: Path) -> Mapping[str, bytes]:
