@@ -161,7 +161,7 @@ def make_files(
     for path, content in files.functions.items():
         if path not in left_out:
             made[path] = content
-    made |= files.migrations | files.wheels
+    made |= {**files.migrations, **files.wheels}
     made["settings.py"] = write_settings(config).encode()
     made["requirements.txt"] = _write_requirements(files.requirements).encode()
     made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()

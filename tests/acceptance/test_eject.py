@@ -382,6 +382,9 @@ def describe(answer: Answer) -> tuple[Any, ...]:
         has_id = body.pop("request_id") is not None
         dropped = {"flux", "why"} | ({"detail"} if body["code"] in ("FUNCTION_ERROR", "TIMEOUT") else set())
         body = {"has_id": has_id} | {name: value for name, value in body.items() if name not in dropped}
+        body = dict(
+            sorted(body.items()), violations=[dict(sorted(one.items())) for one in body.get("violations", ())]
+        )
     text = json.dumps(body) if not isinstance(body, bytes) else body.decode("latin-1")
     text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z?", "MOMENT", text)
     text = re.sub(r"eyJ[\w.-]+", "TOKEN", text)

@@ -21,7 +21,7 @@ from typing import Any
 
 from flux_guest import _values
 from flux_guest._answer import describe_answer, write_answer, write_answer_blocking
-from flux_guest._bodies import AnswerError, Door
+from flux_guest._bodies import AnswerError
 from flux_guest._chain import Chain, call_async, call_blocking, make_chain
 from flux_guest._channel import FRAME_BYTES_MAX, Channel
 from flux_guest._context import Context
@@ -186,7 +186,7 @@ class Worker:
         return answer
 
 
-async def _answer(chain: Chain, context: Context, value: Any, door: Door) -> Any:
+async def _answer(chain: Chain, context: Context, value: Any, door: AsyncDoor) -> Any:
     return await write_answer(door, await call_async(chain, context, value, door))
 
 
