@@ -30,6 +30,14 @@ KINDS: tuple[Kind, ...] = (
     kind("init", "A project was made.", ("flux init DIR",), {
         "folder": text("Its folder."), "files": texts("The files that were written, in it."),
     }),
+    kind("eject", "A plain application was written of a project.", ("flux eject DIR",), {
+        "folder": text("Its folder."),
+        "files": texts("The files that were written, in it."),
+        "left_out": listing("What could not come along.", record("Something of the project.", {
+            "what": text("A file of the project, or a key of `flux.toml`."),
+            "why": text("The reason, and what to do instead."),
+        })),
+    }),
     kind("build", "The packages that the functions need are installed.", ("flux build",), {
         "environment": maybe(record("Where; null: the project names none.", {
             "key": text("What it was made of, as a digest."),
