@@ -262,7 +262,7 @@ RUN pip install --no-cache-dir -r requirements.txt && useradd --system app
 USER app
 EXPOSE 8000
 # Jobs and schedules: the same image with "python worker.py". Migrations, before a new version: "python migrate.py".
-CMD ["uvicorn", "main:application", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["uvicorn", "main:application", "--host", "0.0.0.0", "--port", "8000", "--no-proxy-headers"]
 """
 
 
