@@ -67,7 +67,7 @@ def running_application(
 ) -> Iterator[DevServer]:
     """Serve it with uvicorn, on a free port of loopback, for as long as the block lasts."""
     command = make_command(
-        folder, "module", "uvicorn", "main:application", "--port", "0", "--log-level", "info"
+        folder, "module", "uvicorn", "main:application", "--port", "0", "--no-proxy-headers"
     )
     with _running(command, folder, make_environment(database, more or {})) as server:
         line = server.wait_story("Uvicorn running on")

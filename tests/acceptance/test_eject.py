@@ -480,6 +480,9 @@ def test_what_a_request_says_is_read_in_the_same_way(shop: Pair) -> None:
         "/echo/a/b?p=100%",
     ):
         shop.compare("GET", path)
+    claims = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https", "forwarded": "for=203.0.113.9"}
+    # No proxy is declared, so nobody's word counts.
+    assert shop.compare("GET", "/echo/a/b", None, claims).json["client"] == "127.0.0.1"
     form = "application/x-www-form-urlencoded"
     kinds = ("application/json", form, "text/plain", "application/vnd.x+json", "image/png")
     for body in (b'{"a": 1}', b"[1]", b"a=1&b=2&b=3", b"{", b"", b"\xff", b'{"a": NaN}', b"  "):
