@@ -20,7 +20,8 @@ from flux.config import Config, FunctionConfig
 from flux.rate_limit import RateLimit
 
 GUEST_MODULES = (
-    "_answer", "_bodies", "_chain", "_context", "_digests", "_errors", "_input_types", "_registry", "_validation", "_values",
+    "_answer", "_bodies", "_chain", "_context", "_digests", "_errors", "_input_types", "_registry", "_validation",
+    "_values",
 )  # fmt: skip
 """Modules of ``flux_guest`` that go along unchanged: those that know nothing of the wire."""
 
