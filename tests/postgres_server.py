@@ -21,8 +21,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -64,6 +65,17 @@ class PostgresServer:
 
     clients: SecondClients = attrs.field(factory=SecondClients, eq=False, repr=False)
     """The psql programs that wait for a question."""
+
+    def to_values(self) -> dict[str, str | int]:
+        """Return what another process has to be told to ask it too; as JSON it stays what it is."""
+        fields = attrs.asdict(self, recurse=False, filter=attrs.filters.exclude("clients"))
+        return {name: value if isinstance(value, int) else str(value) for name, value in fields.items()}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "PostgresServer":
+        """Return the server that `to_values` told of, in another process, with psql programs of its own."""
+        paths = {name: Path(values[name]) for name in ("bin_dir", "data_dir", "log_path")}
+        return cls(**{**values, **paths})
 
     def psql(self, sql: str, database: str = "postgres", *, user: str = "") -> str:
         """What ``psql`` prints for ``sql``: unaligned, no headers, columns joined by ``|``.

@@ -31,6 +31,7 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -281,11 +282,13 @@ def list_parts(server: PostgresServer, only: str = "") -> list[Part]:
     ]
 
 
-def do_part(server_fields: Mapping[str, Any], name: str, part: Part) -> Row:
+class PartError(Exception):
+    """A part did not come to its end. It says which part, and with which traceback."""
+
+
+def do_part(server_values: Mapping[str, Any], name: str, part: Part) -> Row:
     """Let every operation of a part fail, in this process and on the database ``name``, and have a psql look."""
-    server = PostgresServer(
-        **server_fields
-    )  # Without the psql programs of who asks for it: they are no values.
+    server = PostgresServer.from_values(server_values)
     database = Database(server, name)
 
     async def fail_all() -> Row:
@@ -302,6 +305,10 @@ def do_part(server_fields: Mapping[str, Any], name: str, part: Part) -> Row:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             return trio.run(fail_all)
+        except Exception as error:
+            # As text: what was raised may be nothing that another process can take apart and put together.
+            why = "".join(traceback.format_exception(error))
+            raise PartError(f"{part.site}, {part.harm}, {part.flavour}:\n{why}") from None
         finally:
             server.clients.close()
 
@@ -313,16 +320,19 @@ def run_all(jobs: int, only: str, tell: Callable[[Row], None]) -> Tally:
         template = create_database(server)
         trio.run(_prepare, template)
         parts = list_parts(server, only)
-        fields = attrs.asdict(server, recurse=False, filter=lambda field, _value: field.name != "clients")
         rows = {(part.site, part.harm): Row(part.site, part.harm) for part in parts}
         with concurrent.futures.ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
             waits = []
             # What waits longest first, so that the others fit behind it.
             for part in sorted(parts, key=lambda part: part.harm not in NEVER):
                 name = create_database(server, template.name).name
-                waits.append(pool.submit(do_part, fields, name, part))
+                waits.append(pool.submit(do_part, server.to_values(), name, part))
             for done in concurrent.futures.as_completed(waits):
-                row = done.result()
+                try:
+                    row = done.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)  # Else the error is told when all have ended.
+                    raise
                 tell(row)
                 whole = rows[row.site, row.harm]
                 whole.failed += row.failed
@@ -355,22 +365,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Read the command line, let operations fail and report; 0 when all failed and nothing was lost or made up."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.every", description=__doc__.split("\n")[0])
     parser.add_argument("--operations", type=_operations, default=10, help="how many of each kind, or all")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="what is drawn follows from it, 0 unless it is said")
     parser.add_argument("--harms", type=int, help="in how many ways each, all unless it is said")
     parser.add_argument("--only", default="", help="operations whose name holds this")
-    parser.add_argument("--jobs", type=int, default=JOBS, help="processes that try all operations")
+    parser.add_argument("--jobs", type=int, help=f"processes that try all operations, {JOBS} unless it is said")
     options = parser.parse_args(arguments)
     if options.operations is None:
-        if options.harms is not None:
-            parser.error("--harms goes with a number of operations")
-        tally = run_all(options.jobs, options.only, _tell)
+        for name in ("harms", "seed"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name} goes with a number of operations")
+        tally = run_all(JOBS if options.jobs is None else options.jobs, options.only, _tell)
         print(tally.report())
         return 0 if tally.is_good else 1
+    if options.jobs is not None:
+        parser.error("--jobs goes with --operations all")
     with running_postgres() as server, tempfile.TemporaryDirectory() as scratch:
         database = create_database(server)
         trio.run(_prepare, database)
         tally = trio.run(
-            run, database, Path(scratch), options.operations, options.seed, options.only, options.harms, _tell
+            run, database, Path(scratch), options.operations, options.seed or 0, options.only, options.harms, _tell
         )
     print(tally.report())
     return 0 if tally.is_good else 1

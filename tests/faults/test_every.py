@@ -3,14 +3,17 @@
 ``python -m tests.faults.every`` and ``python -m tests.faults.failover`` do this at length.
 """
 
+import pickle
 from pathlib import Path
+
+import pytest
 
 from flux.execution import Trigger
 from tests.conftest import Database
 from tests.execution_world import open_world
-from tests.faults.every import Row, Tally, run
+from tests.faults.every import Part, PartError, Row, Tally, do_part, main, run
 from tests.faults.failover import disturb
-from tests.faults.ledger import PATH, SCHEMA, Told, check, make_trade
+from tests.faults.ledger import ATOMIC, PATH, SCHEMA, Told, check, make_trade
 
 
 async def test_whatever_fails_records_and_tables_agree(database: Database, tmp_path: Path) -> None:
@@ -23,6 +26,29 @@ async def test_whatever_fails_records_and_tables_agree(database: Database, tmp_p
 def test_a_fault_that_never_strikes_shows_nothing() -> None:
     assert not Tally([Row("a site", "fails", failed=0)]).is_good and not Tally().is_good
     assert Tally([Row("a site", "fails", failed=1)]).is_good
+
+
+def test_a_part_that_raises_is_named(database: Database) -> None:
+    with pytest.raises(PartError, match=r"no such site, is late, atomic:\n(?s:.)*ValueError") as raised:
+        do_part(database.server.to_values(), database.name, Part("no such site", "is late", ATOMIC))
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--operations", "all", "--seed", "0"], "--seed goes with a number of operations"),
+        (["--operations", "all", "--harms", "2"], "--harms goes with a number of operations"),
+        (["--operations", "3", "--jobs", "2"], "--jobs goes with --operations all"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 WRONG = {

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import attrs
 import trio
 
 import flux
@@ -78,8 +77,7 @@ def _database(fields: dict[str, Any] | None) -> Any:
     from tests.conftest import Database
     from tests.postgres_server import PostgresServer
 
-    paths = {name: Path(fields["server"][name]) for name in ("bin_dir", "data_dir", "log_path")}
-    return Database(PostgresServer(**{**fields["server"], **paths}), fields["name"])
+    return Database(PostgresServer.from_values(fields["server"]), fields["name"])
 
 
 @contextlib.contextmanager
@@ -98,9 +96,7 @@ def open_database() -> Iterator[dict[str, Any]]:
     with running_postgres() as server:
         database = create_database(server)
         trio.run(fill)
-        fields = attrs.asdict(server, recurse=False, filter=lambda field, _value: field.name != "clients")
-        yield {"server": {name: value if isinstance(value, int) else str(value) for name, value in fields.items()},
-               "name": database.name}  # fmt: skip
+        yield {"server": server.to_values(), "name": database.name}
 
 
 def fuzz(name: str, seconds: int, found: Path, database: dict[str, Any] | None) -> tuple[str, bool]:
@@ -148,14 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, seconds, corpus, found, database = json.loads(options.play)
         play(name, seconds, Path(corpus), Path(found), database)
         raise AssertionError("libFuzzer ends this process")
-    if options.input is not None:
-        for name in options.targets:
-            judge(name, options.input.read_bytes())
-        return 0
     from tests.fuzz.targets import TARGETS
 
     if unknown := set(options.targets) - TARGETS.keys():
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
+    if options.input is not None:
+        if len(options.targets) != 1:
+            parser.error(f"--input goes with one target, which is shown it; there are {', '.join(TARGETS)}")
+        judge(options.targets[0], options.input.read_bytes())
+        return 0
     options.found.mkdir(parents=True, exist_ok=True)
     good = True
     for name in options.targets or TARGETS:

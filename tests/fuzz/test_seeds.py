@@ -13,7 +13,7 @@ import pytest
 from flux import codec, expression, fail_if, filter, values
 from tests.conftest import Database
 from tests.fuzz import targets
-from tests.fuzz.run import MODULES, list_others
+from tests.fuzz.run import MODULES, list_others, main
 from tests.fuzz.targets import FAIL_IF_SEEDS, FILTER_SEEDS, LOOK_SEEDS, NOUNS, NOW, TARGETS, Target
 
 
@@ -73,3 +73,21 @@ def test_one_input_is_shown_to_a_target_by_the_command(tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ([], "--input goes with one target"),
+        (["filter", "case"], "--input goes with one target"),
+        (["filtre"], "no such target: filtre; there are wire,"),
+    ],
+)
+def test_one_input_and_not_one_target_is_refused(
+    targets: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "input").write_bytes(b"status:>=500")
+    with pytest.raises(SystemExit) as ended:
+        main([*targets, "--input", str(tmp_path / "input")])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
