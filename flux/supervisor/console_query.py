@@ -30,8 +30,13 @@ class BadQueryError(OperatorError):
 
 
 def read_query(head: RequestHead, allowed: Sequence[str]) -> dict[str, str]:
-    """Return the query; a name that is not ``allowed``, or is given twice, is refused, and so is a zero byte."""
+    """Return the query; a name that is not ``allowed``, or is given twice, is refused, and so is a zero byte.
+
+    The path's parts are names as well, and are refused with one for the same reason.
+    """
     query: dict[str, str] = {}
+    if "\0" in head.path:
+        raise BadQueryError("the path has a zero byte", remedy="leave it out: no text of PostgreSQL's has one")
     for name, value in head.query:
         if name not in allowed:
             known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"

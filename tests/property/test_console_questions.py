@@ -118,6 +118,7 @@ async def test_all_that_the_documentation_lists_is_answered_or_refused_with_a_re
     async with open_filled(database) as world:
         for path, names in PATHS.items():
             await ask(world, path.format("@-1", "@last-error"), {})
+            await ask(world, path.format("a\0b", "a\0b"), {})
             row = {name: value for name, value in (("table", "orders"), ("key", "1")) if name in names}
             for name in names:
                 await ask(world, path.format("@last-error", "@-1"), {name: "orders"})
