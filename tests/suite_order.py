@@ -40,6 +40,7 @@ SECONDS = {
     "escape/test_escape.py": 53,
     "escape/test_wasm_escape.py": 20,
     "faults/test_every.py": 8,
+    "faults/test_exhaustion.py": 9,
     "faults/test_hostile_guests.py": 56,
     "faults/test_journal_faults.py": 15,
     "faults/test_kill_9.py": 21,

@@ -1,13 +1,13 @@
 """A whole server runs out of something under a load of trades, gets it back, and the records and the tables agree.
 
     python -m tests.faults.exhaustion
-    python -m tests.faults.exhaustion --only disk --trades 200
+    python -m tests.faults.exhaustion --only disk --trades 200 --serve
 
-Clients post trades (`tests.faults.ledger`) to ``flux dev`` all the time, over HTTP. Then its disk is full, or the
-database's; or it may open no more files, clients hold its connections, it gets no more memory, functions eat theirs,
-the clock of the machine is put back and forward, or the database's or another host's line is open and nobody is at its
-end. Meanwhile what is refused is to be refused by name. Then the want ends, nobody touches the server, trades have to
-be made again, and ``psql`` is asked whether each that was answered is there, once, and on record.
+Clients post trades (`tests.faults.ledger`) to ``flux dev``, or to ``flux serve``, all the time, over HTTP. Then its
+disk is full, or the database's; or it may open no more files, clients hold its connections, it gets no more memory,
+functions eat theirs, the machine's clock is put back and forward, or the database's or another host's line is open
+and nobody is at its end. Meanwhile what is refused is to be refused by name. Then the want ends, nobody touches the
+server, trades have to be made again, and ``psql`` is asked whether each that was answered is there and on record once.
 
 A want is a context manager: in its block the server lacks something. What is full is a tmpfs in a mount namespace of
 this program's own, and the clock is stepped below Python, for the server and all that it starts: nothing of the machine
@@ -42,7 +42,7 @@ from tests.dev_process import (
     DevServer,
     counting_stub,
     database_url,
-    start_dev,
+    start_server,
     wait_ready,
     write_project,
 )
@@ -57,6 +57,8 @@ ANSWER_S_MAX = 30.0
 """So long a client waits for an answer; one whose record finds no room anywhere is not answered."""
 PAUSE_S = 0.05
 """After a trade that was not made."""
+LARGE_BYTES = 7_500_000
+"""Of a body that needs a mapping of its own. A function may be sent 8 MiB."""
 DISK_BYTES = 320 * 2**20
 """Of a small disk: a new database and what Flux keeps beside it have room on it."""
 FUNCTIONS = """\
@@ -204,7 +206,7 @@ class Row:
     wrong: list[str] = attrs.field(factory=list)
     """What else was not as it has to be."""
     again_s: float = 0.0
-    """From the end of the want until so many trades were made again as before it."""
+    """From the end of the want, when all is given back, until so many trades were made again as before it."""
     took_s: float = 0.0
 
     @property
@@ -308,11 +310,11 @@ def no_descriptors(house: House) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_memory(house: House) -> Iterator[None]:
-    """The supervisor gets no more address space."""
+    """The supervisor gets no more address space, and bodies are larger than what it may have free of its own."""
     pid = house.dev.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_AS)
     resource.prlimit(pid, resource.RLIMIT_AS, (0, before[1]))  # What it has it keeps.
-    house.load.more = "x" * 900_000
+    house.load.more = "x" * LARGE_BYTES
     try:
         house.load.wait_others(1)
         yield
@@ -334,10 +336,12 @@ def eaters(house: House) -> Iterator[None]:
     threads = [threading.Thread(target=eat) for _ in range(3)]
     for thread in threads:
         thread.start()
-    yield
-    for thread in threads:
-        thread.join()
-    if not set(statuses) <= {500, 503} or 500 not in statuses:
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
+    if len(statuses) != 9 or not set(statuses) <= {500, 503} or 500 not in statuses:
         raise WantError(f"functions that eat memory were answered {statuses}")
 
 
@@ -426,11 +430,11 @@ CASES = (
     ),
     Case("disk: the journal's", full_disk, ("FLX702",), disk="journal"),
     Case("files: no descriptors, half requests", no_descriptors, ("FLX602",)),
-    Case("memory: the supervisor's", no_memory),
+    Case("memory: the supervisor's", no_memory, ("503 there is no memory for this request",)),
     Case("memory: functions that eat it", eaters),
     Case("clock: back, on, and to 1980", stepped),
-    Case("peer: a host that never answers", silent_host),
-    Case("peer: a database that never answers", silent_database),
+    Case("peer: a host that never answers", silent_host, ("HttpTimeoutError",)),
+    Case("peer: a database that never answers", silent_database, ("504",)),
 )
 
 
@@ -438,8 +442,8 @@ CASES = (
 
 
 @contextlib.contextmanager
-def open_house(cases: Sequence[Case], scratch: Path) -> Iterator[House]:
-    """Start a server in which all of ``cases`` can happen."""
+def open_house(cases: Sequence[Case], scratch: Path, *, serves: bool) -> Iterator[House]:
+    """Start a server in which all of ``cases`` can happen: ``flux serve`` where it ``serves``, else ``flux dev``."""
     (kind,) = {case.disk for case in cases if case.disk} or {""}
     project = scratch / "project"
     flux_folder, disk = project / ".flux", None
@@ -461,8 +465,10 @@ def open_house(cases: Sequence[Case], scratch: Path) -> Iterator[House]:
         clock = scratch / "clock"
         if any(case.want is stepped for case in cases):
             clock.write_text("0\n")
-            stack.enter_context(_environment(LD_PRELOAD=str(build_clock(scratch)), STEPPED_CLOCK=str(clock)))
-        dev = start_dev(project, *options)
+            preloaded = [str(build_clock(scratch)), *os.environ.get("LD_PRELOAD", "").split()]
+            stack.enter_context(_environment(LD_PRELOAD=" ".join(preloaded), STEPPED_CLOCK=str(clock)))
+        command = ("serve", "--bind", "127.0.0.1:0") if serves else ("dev", "--port", "0")
+        dev = start_server(project, *command, *options)
         stack.callback(dev.kill)
         wait_ready(dev)
         if kind == "all":
@@ -511,18 +517,23 @@ def _embedded(folder: Path) -> Iterator[Database]:
 
 @contextlib.contextmanager
 def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.pop(name, None) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name in values:
+        for name, value in before.items():
             del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
-def suffer(cases: Sequence[Case], trades: int, scratch: Path, tell: Callable[[Row], None]) -> list[Row]:
+def suffer(
+    cases: Sequence[Case], trades: int, scratch: Path, tell: Callable[[Row], None], *, serves: bool
+) -> list[Row]:
     """Have wants come and go at one server, one after the other, and look after each what is true."""
     rows: list[Row] = []
-    with open_house(cases, scratch) as house:
+    with open_house(cases, scratch, serves=serves) as house:
         for case in cases:
             began, told_before = time.monotonic(), len(house.dev.story)
             row = Row(case.name, house.load.again())
@@ -545,7 +556,8 @@ def _suffer(case: Case, trades: int, house: House, row: Row, told_before: int) -
     try:
         load.wait_done(trades)
         with case.want(house):
-            given_back = time.monotonic()
+            pass  # Each lasts until it was felt.
+        given_back = time.monotonic()
         load.wait_done(trades)
         row.again_s = time.monotonic() - given_back
     except WantError as error:
@@ -595,6 +607,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--together", action="store_true", help="at one server, one after the other; of disks only one"
     )
     parser.add_argument("--trades", type=int, default=40, help="to be made before each want, and after it")
+    parser.add_argument("--serve", action="store_true", help="of flux serve, not of flux dev")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if not options.inside:
@@ -607,7 +620,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases = [case for case in CASES if not options.only or any(name in case.name for name in options.only)]
     for group in [cases] if options.together else [[case] for case in cases]:
         with tempfile.TemporaryDirectory() as scratch:
-            tally.rows += suffer(group, options.trades, Path(scratch), _tell)
+            tally.rows += suffer(group, options.trades, Path(scratch), _tell, serves=options.serve)
     print(tally.report())
     return 0 if tally.rows and all(row.is_good for row in tally.rows) else 1
 

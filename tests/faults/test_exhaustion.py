@@ -1,6 +1,7 @@
-"""A server that runs out of room and of files, and whose peers fall silent, is told of by name and goes on by itself.
+"""A server that runs out of room and of files, and whose database falls silent, says so by name and goes on by itself.
 
-``python -m tests.faults.exhaustion`` does this at length, and with each disk, memory and the clock.
+``python -m tests.faults.exhaustion`` does this at length, and with the other disks, memory, the clock and a host that
+never answers.
 """
 
 import os
@@ -14,7 +15,7 @@ NOTHING = Findings(frozenset(), frozenset(), frozenset(), frozenset(), ())
 
 
 def test_one_server_lacks_one_thing_after_the_other_and_loses_no_trade() -> None:
-    wants = ["the journal's", "descriptors", "the supervisor's"]
+    wants = ["the journal's", "descriptors", "a database that never"]
     only = [word for want in wants for word in ("--only", want)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.exhaustion", "--together", "--trades", "3", *only],
@@ -22,7 +23,7 @@ def test_one_server_lacks_one_thing_after_the_other_and_loses_no_trade() -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["want", "disk:", "files:", "memory:"], done.stdout
+    assert [line.split()[0] for line in lines] == ["want", "disk:", "files:", "peer:"], done.stdout
     assert "FLX702" in done.stderr  # Who asked was told what is lacking.
 
 
