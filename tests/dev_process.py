@@ -278,7 +278,7 @@ class CountingStub:
     """A server on loopback that answers by path and keeps what reached it.
 
     ``/hang`` never answers, ``/status/N`` answers N, ``/bytes/N`` N bytes 0 to 255 again and again,
-    ``/slow/MS`` waits; a path in ``pages`` gets that, anything else ``{"ok": true}``.
+    ``/slow/MS`` waits, ``/cookie`` sets one; a path in ``pages`` gets that, anything else ``{"ok": true}``.
     """
 
     def __init__(self) -> None:
@@ -313,6 +313,8 @@ class CountingStub:
                 self.send_response(status)
                 self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(content)))
+                if word == "cookie":
+                    self.send_header("set-cookie", "session=of-one-user; Path=/")
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -56,6 +56,8 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import sys
+import time
 import uuid
 
 from flux_guest import (
@@ -307,6 +309,63 @@ async def out(ctx, input):
     return said
 
 
+@function("GET /cookie")
+async def cookie(ctx, input):
+    first = await ctx.http.get(input["base"] + "/cookie")
+    return [first.headers.get("set-cookie"), (await ctx.http.get(input["base"] + "/cookie")).status]
+
+
+@function("GET /nested")
+def nested(ctx, input):
+    ctx.db.notes.insert(text="nested")
+    time.sleep(0.1)
+    return ctx.invoke("doubled", {"n": 1})
+
+
+@function("GET /outward")
+def outward(ctx, input):
+    return ctx.http.get(input["base"].replace("127.0.0.1", "localhost") + "/a").status
+
+
+@function("POST /deferred", atomic=False)
+async def deferred(ctx, input):
+    said = []
+    for values in ("(1), (1)", "(2)", "(2)"):
+        try:
+            async with ctx.db.transaction():
+                await ctx.db.execute("insert into late values " + values)
+            said.append("kept")
+        except DatabaseError as error:
+            said.append([error.code, error.details["constraint"]])
+    return said
+
+
+@function("POST /deferred/whole")
+async def deferred_whole(ctx, input):
+    await ctx.db.execute("insert into late values (3), (3)")
+
+
+@function("POST /stubborn", timeout="400ms")
+async def stubborn(ctx, input):
+    await ctx.db.notes.insert(text="stubborn")
+    try:
+        await asyncio.sleep(30)
+    except asyncio.CancelledError:
+        return "done"
+
+
+@function("POST /exits/{how}")
+async def exits(ctx, input):
+    await ctx.db.notes.insert(text="exits")
+    raise {"exit": SystemExit(3), "cancel": asyncio.CancelledError(), "stop": KeyboardInterrupt()}[input["how"]]
+
+
+@function("POST /exits")
+def exits_in_thread(ctx, input):
+    ctx.db.notes.insert(text="exits")
+    sys.exit(3)
+
+
 @function("GET /secret")
 async def secret(ctx, input):
     try:
@@ -319,6 +378,7 @@ create table notes (id bigserial primary key, text text not null);
 create table effects (name text not null, method text not null);
 create table counter (n int not null);
 create sequence tries;
+create table late (n int unique deferrable initially deferred);
 create type mood as enum ('happy', 'sad');
 create type pair as (a int, b text);
 insert into counter values (0);
@@ -338,6 +398,10 @@ stream = "256KiB"
 
 [functions.out]
 http = ["127.0.0.1:{port}"]
+[functions.cookie]
+http = ["127.0.0.1:{port}"]
+[functions.outward]
+http = ["localhost:{port}"]
 
 [queue]
 lease = "2s"
@@ -412,7 +476,8 @@ def shop(
     config.write_text(merge_toml(config.read_text(), TOML.replace("{port}", str(stub.port))))
     (project / ".env.local").write_text("KNOWN_KEY=the key that is known\n")
     folder = eject(project, place / "application")
-    with running_pair(project, folder, postgres18, {"KNOWN_KEY": "the key that is known"}) as pair:
+    environ = {"KNOWN_KEY": "the key that is known", "FUNCTION_THREADS": "2", "DATABASE_CONNECTIONS": "2"}
+    with running_pair(project, folder, postgres18, environ) as pair:
         yield pair
 
 
@@ -524,8 +589,14 @@ def test_a_failure_leaves_nothing_behind_and_says_the_same(shop: Pair) -> None:
     assert shop.compare("POST", "/fails/answers").status == 503
     assert shop.compare("POST", "/savepoints").json["constraint"] == "notes_pkey"
     assert shop.compare("POST", "/pieces").status == 400
-    for path in ("/slow/async", "/slow/def"):
+    for path in ("/slow/async", "/slow/def", "/stubborn"):
         assert shop.compare("POST", path).status == 504
+    for path in ("/exits/exit", "/exits/stop", "/exits/cancel", "/exits"):
+        assert shop.compare("POST", path).status == 500
+    late = ["23505", "late_n_key"]
+    assert shop.compare("POST", "/deferred").json == [late, "kept", late]
+    assert shop.compare("POST", "/deferred/whole").status == 500
+    assert shop.compare_rows("select n from late") == "2"
     kept = shop.compare_rows('select text from notes order by text collate "C"').splitlines()
     assert kept == ["after", "not awaited", "stays", "stays serializable", "sync one", "undone answers"]
     shop.ejected.wait_story("KeyError: 'else'")
@@ -556,6 +627,32 @@ def test_functions_reach_others_and_the_world_as_they_did(shop: Pair, stub: Coun
         fields = [{name.lower(): value for name, value in each.headers} for each in (one, other)]
         assert [each["x-q"] for each in fields] == ["1", "1"] and one.body == other.body
         assert fields[0]["content-type"] == fields[1]["content-type"] == "application/json"
+
+
+def test_an_answer_to_one_user_sets_no_cookie_for_the_next(shop: Pair, stub: CountingStub) -> None:
+    before = len(stub.seen)
+    for _ in range(2):
+        assert shop.compare("GET", f"/cookie?base={stub.url('')}").json == [
+            "session=of-one-user; Path=/",
+            200,
+        ]
+    seen = stub.seen[before:]
+    assert len(seen) == 8
+    assert all("cookie" not in {name.lower() for name, _ in one.headers} for one in seen)
+
+
+def test_more_functions_at_once_than_threads_and_connections_do_not_wait_for_each_other(
+    shop: Pair, stub: CountingStub
+) -> None:
+    """There are two of each. Whoever has one waits for another function, which needs one as well."""
+    paths = ["/nested"] * 5 + [f"/outward?base={stub.url('')}"] * 5
+    with ThreadPoolExecutor(len(paths)) as clients:
+        answers = list(clients.map(lambda path: shop.ejected.request("GET", path), paths))
+    assert [answer.status for answer in answers[:5]] == [200] * 5
+    assert {answer.json["n"] for answer in answers[:5]} == {2}
+    # A name leads to a private address: that it was refused shows that it was resolved.
+    assert [describe(answer) for answer in answers[5:]] == [describe(shop.compare("GET", paths[5]))] * 5
+    assert shop.database.psql("select count(*) from notes where text = 'nested'") == "5"
 
 
 def test_jobs_are_done_if_and_only_if_their_work_is(shop: Pair) -> None:
@@ -613,6 +710,22 @@ def test_a_worker_that_is_killed_leaves_its_job_to_another(shop: Pair) -> None:
         "select lost, failures, attempt from background.jobs where function = 'long_work'"
     )
     assert counts == "1|0|2"
+
+
+def test_a_worker_that_has_more_to_do_than_connections_is_still_heard_of(shop: Pair) -> None:
+    """Each of the jobs takes longer than a lease, and its worker has one connection for them."""
+    shop.database.psql(
+        "truncate effects; delete from background.jobs; insert into background.jobs (function, payload) "
+        "select 'long_work', '{\"seconds\": 3}' from generate_series(1, 2)"
+    )
+    few = {"DATABASE_CONNECTIONS": "1"}
+    with (
+        running_worker(shop.ejected.project, shop.database, few) as worker,
+        running_worker(shop.ejected.project, shop.database, few),
+    ):
+        wait_for(shop.database, "select count(*) from background.jobs where state = 'done'", "2", worker)
+    assert shop.database.psql("select sum(lost), sum(failures), max(attempt) from background.jobs") == "0|0|1"
+    assert shop.database.psql("select count(*) from effects") == "2"
 
 
 def wait_for(database: Database, sql: str, said: str, worker: DevServer) -> None:
