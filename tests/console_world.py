@@ -209,7 +209,7 @@ class World:
         )
         match dict(response.headers).get("content-type"):
             case "application/json" if isinstance(response.body, bytes):
-                documents.check(json.loads(response.body))
+                documents.check_text(response.body.decode())
             case "application/x-ndjson":
                 return attrs.evolve(response, body=documents.CheckedBody(response.body))
         return response

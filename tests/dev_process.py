@@ -168,8 +168,7 @@ def run_flux(
             timeout=timeout_s, env=environ, check=False,
         )  # fmt: skip
     if "--json" in arguments:
-        documents.check_text(done.stdout)
-        documents.check_lines([json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"schema"')])
+        documents.check_command(arguments, done.stdout, done.stderr)
     return done
 
 

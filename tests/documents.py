@@ -5,7 +5,7 @@ The harnesses call these where an answer comes in, so no test has to: what the c
 """
 
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -70,10 +70,15 @@ class CheckedBody:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await anext(self._pieces)
+        try:
+            piece = await anext(self._pieces)
+        except StopAsyncIteration:
+            if self._rest:
+                raise BadDocumentError(f"the last line of a stream has no end: {self._rest[:500]!r}") from None
+            raise
         *lines, self._rest = (self._rest + piece).split(b"\n")
         for line in filter(None, lines):
-            self._lines.check(json.loads(line))
+            self._lines.check(_parse_line(line.decode()))
         return piece
 
     def __getattr__(self, name: str) -> Any:
@@ -81,16 +86,41 @@ class CheckedBody:
 
 
 def check_text(text: str) -> None:
-    """Hold what was printed to its schemas: one document, or one a line. What is no JSON is no document."""
+    """Hold what was said where JSON is promised: one document, or one a line; nothing at all is no document.
+
+    Raise `BadDocumentError` where it does not parse.
+    """
+    if not text:
+        return
     try:
-        check(json.loads(text))
+        document = _parse(text)
     except ValueError:
-        lines = text.splitlines()
-        try:
-            documents = [json.loads(line) for line in lines]
-        except ValueError:
-            return
-        check_lines(documents)
+        check_lines(_parse_line(line) for line in text.splitlines())
+    else:
+        check(document)
+
+
+def check_command(arguments: Sequence[str], stdout: str, stderr: str) -> None:
+    """Hold what ``flux ARGUMENTS`` printed, with ``--json`` among them, to its schemas."""
+    if "--help" not in arguments:
+        check_text(stdout)
+    check_lines(_parse_line(line) for line in stderr.splitlines() if line.startswith('{"schema"'))
+
+
+def _parse_line(line: str) -> Any:
+    try:
+        return _parse(line)
+    except ValueError as error:
+        raise BadDocumentError(f"JSON is promised, and this is none: {line[:500]!r}") from error
+
+
+def _parse(text: str) -> Any:
+    """Read JSON, without the numbers that Python reads and JSON does not have."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _is_of_any_stream(line: Any) -> bool:

@@ -123,11 +123,11 @@ OUTPUT = Shared("output", either(
     }, {"streamed": STREAMED}),
     record("It raised, and nothing caught that.", {
         "status": _STATUS,
-        "code": text("The code in the answer, such as `FUNCTION_ERROR`."),
         "raised": record("What was raised.", {
             "type": text("Name of the exception's class."), "message": text("What it said."),
             "cause": maybe(text("`Type: message` of the exception that it was raised from.")),
         }),
+        "code": text("The code in the answer, such as `FUNCTION_ERROR`."),
         "violations": anything("Of an input that is not valid: a list of {path, message}; else an empty list."),
     }),
     record("A limit ended it.", {

@@ -7,10 +7,11 @@ so on. Each takes first what the member means. A shape that recurs is a `Shared`
 `render` writes a shape as a schema in one of two forms:
 
 *open*
-    what is published. Members that it does not name may be there, and words that it does not list, for a later version
-    of the same document may have them: who validates must not refuse what a newer server says.
+    what is published. Members that it does not name may be there, words that it does not list, and where one of several
+    records stands, another one: a later version of the same document may have them, and who validates must not refuse
+    what a newer server says.
 *strict*
-    what the tests hold the code to: no member and no word but those that are written down.
+    what the tests hold the code to: no member, no word and no record but those that are written down.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,14 @@ class Shared:
 
     name: str
     schema: Schema
+
+
+@attrs.frozen
+class AnotherRecord:
+    """The record that a later version may have where one of several stands."""
+
+    marks: tuple[Schema, ...]
+    """What each of the others is known by. It is none of that, so the others are still held to what they are."""
 
 
 @attrs.frozen
@@ -152,9 +161,24 @@ def maybe(shape: Schema) -> Schema:
     return shape | {"type": [shape["type"], "null"]}
 
 
-def either(what: str, *shapes: Schema) -> Schema:
-    """One of several."""
-    return {"description": what, "anyOf": list(shapes)}
+def either(what: str, *records: Schema) -> Schema:
+    """One of several records; a later version may have more of them.
+
+    Each is known by the first member that it needs and no other has, else by one that always says the same.
+    """
+    plain = [each["$ref"].schema if "$ref" in each else each for each in records]
+    return {"description": what, "anyOf": [*records, AnotherRecord(tuple(_mark(each, plain) for each in plain))]}
+
+
+def _mark(schema: Schema, all_of_them: list[Schema]) -> Schema:
+    others = {name for other in all_of_them if other is not schema for name in other["properties"]}
+    for name in schema["required"]:
+        if name not in others:
+            return {"required": [name]}
+    constants = {name: member for name, member in schema["properties"].items() if "const" in member}
+    assert constants, f"nothing tells this record from the others: {schema['description']}"
+    name, member = next(iter(constants.items()))
+    return {"required": [name], "properties": {name: member}}
 
 
 def of(shared: Shared, what: str = "") -> Schema:
@@ -201,6 +225,12 @@ def _render(node: Any, shared: dict[str, Schema], is_strict: bool) -> Any:
             if is_strict and "properties" in node and "additionalProperties" not in node:
                 said["additionalProperties"] = False
             return said
+        case AnotherRecord():
+            return {
+                "description": "What a later version may say here.", "type": "object",
+                "not": {"anyOf": list(node.marks)},
+            }  # fmt: skip
         case list():
-            return [_render(each, shared, is_strict) for each in node]
+            kept = (each for each in node if not (is_strict and isinstance(each, AnotherRecord)))
+            return [_render(each, shared, is_strict) for each in kept]
     return node

@@ -60,7 +60,7 @@ def flux_here(project: Path, *arguments: str, stdin: str = "") -> Done:
         stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, "stdin", io.StringIO(stdin))
         code = main(["db", *arguments])
     if "--json" in arguments:
-        documents.check_text(out.getvalue())
+        documents.check_command(arguments, out.getvalue(), err.getvalue())
     return Done(code, out.getvalue(), err.getvalue())
 
 

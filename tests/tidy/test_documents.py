@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,47 @@ def test_the_open_form_lets_be_what_a_later_version_may_add_and_the_strict_one_d
     assert [published.is_valid(each) for each in (health, newer, *broken)] == [True, True, *[False] * 4]
 
 
+def find_alternatives(schema: Any, where: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each place of a strict schema where one of several records stands."""
+    if isinstance(schema, dict):
+        records = [each for each in schema.get("anyOf", ()) if each.get("type") == "object" or "$ref" in each]
+        if len(records) > 1 or where.endswith("/$defs/line"):
+            yield where, records
+        for key, below in schema.items():
+            yield from find_alternatives(below, f"{where}/{key}")
+
+
+def test_the_open_form_lets_another_record_be_wherever_one_of_several_stands_and_holds_those_that_it_knows() -> None:
+    found: list[str] = []
+    for tag, kind in list_kinds().items():
+        published, strict = (render(kind, is_strict=each) for each in (False, True))
+        for where, records in find_alternatives(strict, tag):
+            path = where.removeprefix(tag).lstrip("/").split("/")
+            place = reduce(lambda schema, key: schema[key], path, published)
+            newer, known = (
+                jsonschema.Draft202012Validator(schema | {"$defs": published.get("$defs", {})})
+                for schema in (place, {"anyOf": place["anyOf"][: len(records)]})
+            )
+            another = {"replaced": {"by": "qk3f81xa"}, "reason": "so"}
+            assert newer.is_valid(another) and not known.is_valid(another), where
+            assert not newer.is_valid("replaced") and not newer.is_valid(None), where
+            found.append(where)
+    assert {where.removeprefix(where.partition("/1/")[0]) for where in found} == {
+        "/1/$defs/line", "/1/$defs/output", "/1/properties/executions/items",
+    }  # fmt: skip
+    output = render(list_kinds()["flux.trace/1"])["$defs"]["output"]
+    killed = {"limit": "timeout", "allowed": "1s", "origin": "flux.toml:1", "detail": ""}
+    valid = jsonschema.Draft202012Validator(output)
+    assert valid.is_valid({"status": 504, "killed": killed, "more": 1})
+    wrong = {**killed, "limit": 1}
+    for broken in ({"killed": killed}, {"status": 504, "killed": wrong}, {"status": 200, "headers": {}}):
+        assert not valid.is_valid(broken), broken
+    replays = render(list_kinds()["flux.replays/1"])
+    line = jsonschema.Draft202012Validator({"$ref": "#/$defs/line", "$defs": replays["$defs"]})
+    for broken in ({"end": {}}, {"heartbeat": False}, {"schema": "flux.replay/1"}, {"verdict": "unreplayable"}):
+        assert not line.is_valid(broken), broken
+
+
 def test_what_the_harnesses_use_refuses_what_is_of_no_kind_or_not_as_described() -> None:
     live = {"schema": "flux.live/1", "live": True}
     documents.check(live)
@@ -94,9 +136,19 @@ def test_what_the_harnesses_use_refuses_what_is_of_no_kind_or_not_as_described()
     for stream in ([head, {"judged": 1}], [head, {"gap": 1}], [live, unknown], [head, live, 3]):
         with pytest.raises(documents.BadDocumentError):
             documents.check_lines(stream)
-    documents.check_text("FLX100  no JSON\n")
-    with pytest.raises(documents.BadDocumentError):
-        documents.check_text('{"schema": "flux.live/1", "live": 1}\n')
+    documents.check_text("")
+    said = json.dumps(live)
+    documents.check_text(f"{said}\n{said}\n")
+    for text in (
+        '{"schema": "flux.live/1", "live": 1}\n', "FLX100  no JSON\n", "\n", f"{said}\nFLX100  no JSON\n",
+        f"no JSON\n{said}\n", f"{said}\n\n{said}", said[:-1], '{"openapi": NaN}',
+    ):  # fmt: skip
+        with pytest.raises(documents.BadDocumentError):
+            documents.check_text(text)
+    documents.check_command(["trace", "--json", "--help"], "usage\n", "")
+    for stdout, stderr in (("usage\n", ""), ("", f"{said[:-1]}\n"), (said, '{"schema": "flux.lives/1"}\n')):
+        with pytest.raises(documents.BadDocumentError):
+            documents.check_command(["trace", "--json"], stdout, stderr)
     long = {"schema": "flux.schemas/1", "kinds": [{"name": "a", "what": "b", "sources": []}] * 1000 + [{}]}
     with pytest.raises(documents.BadDocumentError):
         documents.check(long)
