@@ -181,12 +181,14 @@ class Console:
         others: Callable[[], Awaitable[Sequence[Metric]]] | None = None, worker: str = "",
         checks_elsewhere: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None, url: str = NOWHERE,
         debugs: DebugPart | None = None,
+        register_schedules: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:  # fmt: skip
         """``start`` runs what goes on beside an answer; ``rest`` waits until what runs now is stored; ``recording`` is
         what is said of records; ``counters`` counts here, ``shared`` what the database holds for all, and ``others`` in
         the other processes of the server, of which this is ``worker``;
         ``checks_elsewhere`` are what all processes say together; ``url`` is where the functions are;
-        ``debugs`` is what executions that are stepped through may take; None: no other server shares it."""
+        ``debugs`` is what executions that are stepped through may take; None: no other server shares it.
+        ``register_schedules`` is done before schedules are read: see `flux.supervisor.cron.Cron.register`."""
         self._checks_desk = ChecksDesk(pool, host.checks, checks_elsewhere)
         self.machines = MachineDesk(
             live, door, readiness or Readiness(), serves=host.ready, counters=counters, shared=shared,
@@ -202,7 +204,7 @@ class Console:
         self._many = ReplaysDesk(pool, host, self._works, now)
         self._diffs = DiffDesk(pool, host, self._find)
         self._queue = QueueDesk(pool, tenant)
-        self._cron = CronDesk(pool, tenant, now)
+        self._cron = CronDesk(pool, tenant, now, register_schedules)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
         self._debugs = DebugsDesk(pool, host, start, self._find, now, debugs or DebugRoom().own)

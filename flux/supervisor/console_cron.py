@@ -1,6 +1,6 @@
 """The console's questions about schedules: which there are, what became of their ticks, pausing and resuming them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from flux.errors import OperatorError
@@ -25,14 +25,18 @@ class NoSuchScheduleError(OperatorError):
 class CronDesk:
     """Answers them, for one tenant."""
 
-    def __init__(self, pool: Pool, tenant: str, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, pool: Pool, tenant: str, now: Callable[[], datetime], register: Callable[[], Awaitable[None]]
+    ) -> None:
+        """``register`` has the schedules of the code that is served in the database, where they are not yet."""
         self._pool = pool
         self._tenant = tenant
         self._now = now
+        self._register = register
 
     async def list_schedules(self, _query: Query) -> Document:
         """Return all schedules."""
-        return self._document(await cron.list_schedules(self._pool, self._tenant))
+        return self._document(await self._list())
 
     async def pause(self, function: str) -> Document:
         """Let the ticks of a function pass."""
@@ -59,12 +63,16 @@ class CronDesk:
             "ticks": [{"schedule": tick.schedule, "time_zone": tick.time_zone, **_tick_json(tick)} for tick in ticks],
         }
 
+    async def _list(self) -> list[ScheduleFound]:
+        await self._register()
+        return await cron.list_schedules(self._pool, self._tenant)
+
     async def _show(self, function: str) -> Document:
-        found = await cron.list_schedules(self._pool, self._tenant)
+        found = await self._list()
         return self._document([each for each in found if each.function == function])
 
     async def _check(self, function: str) -> None:
-        found = await cron.list_schedules(self._pool, self._tenant)
+        found = await self._list()
         names = sorted({each.function for each in found})
         if function not in names:
             raise NoSuchScheduleError(

@@ -50,6 +50,8 @@ class Cron:
         self._note = note
         self._is_away = False
         """The database has not answered, and that was told."""
+        self._turn = trio.Lock()
+        """Whoever looks holds it: what is decided is decided on the schedules that were registered last."""
         self._live: LiveDeployment | None = None
         self._schedules: Sequence[Schedule] = ()
         """Those of `_live`."""
@@ -64,7 +66,8 @@ class Cron:
         await self._deployments.wait_current()
         while True:
             try:
-                await self._look()
+                async with self._turn:
+                    await self._look()
                 self._is_away = False
                 await trio.sleep(LOOK_S)
             except FluxError as error:
@@ -76,14 +79,26 @@ class Cron:
                 self._report(crash)
                 await trio.sleep(AGAIN_S)
 
+    async def register(self) -> None:
+        """Have the schedules of the code that is current in the database now, and not with the next look.
+
+        For whoever was told that the code is served and asks for its schedules. Raise `FluxError` as the database does.
+        """
+        async with self._turn:
+            await self._register(self._now())
+
+    async def _register(self, now: datetime) -> None:
+        live = self._deployments.current
+        if live is None or live is self._live:
+            return
+        schedules = list_schedules(live.config, (runnable.function for runnable in live.runnables.values()))
+        async with self._backing.owner.acquire() as connection:
+            await cron.register(connection, self._backing.tenant, schedules, now)
+        self._live, self._schedules, self._next = live, schedules, {}
+
     async def _look(self) -> None:
-        live, now = self._deployments.current, self._now()
-        assert live is not None, "there was one, and it is only replaced"
-        if live is not self._live:
-            schedules = list_schedules(live.config, (runnable.function for runnable in live.runnables.values()))
-            async with self._backing.owner.acquire() as connection:
-                await cron.register(connection, self._backing.tenant, schedules, now)
-            self._live, self._schedules, self._next = live, schedules, {}
+        now = self._now()
+        await self._register(now)
         if trio.current_time() - self._looked_s >= LOOK_BACK_S:
             self._next, self._looked_s = {}, trio.current_time()
         for schedule in self._schedules:

@@ -338,6 +338,7 @@ class Server:
                 worker="" if place is None else str(place.number),
                 checks_elsewhere=None if siblings is None else partial(list_crew_checks, siblings, checks.tally),
                 url=address.url, debugs=self.debug_room.own if hosted is None else hosted.debugs,
+                register_schedules=cron.register,
             )  # fmt: skip
             front_door = FrontDoor(
                 deployments, gate, executor, console, tells_why=self.options.tells_why,

@@ -5,9 +5,11 @@ from outside, up to when a schedule is decided: with ``catch_up = "all"`` each t
 """
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,15 @@ def owe(database: Database, function: str, minutes: int) -> None:
     )
 
 
+def ask_console(server: DevServer, method: str, path: str) -> Any:
+    """What a command asks, at once: before a process for it has begun."""
+    told = json.loads((server.project / ".flux" / "dev.json").read_text())
+    headers = {"authorization": f"Bearer {told['token']}"}
+    answer = server.request(method, f"/_flux/api/{path}", {} if method == "POST" else None, headers)
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
 def wait_until(database: Database, sql: str, wanted: str) -> None:
     deadline = time.monotonic() + 120
     while (found := database.psql(sql)) != wanted:
@@ -117,6 +128,16 @@ def test_each_tick_runs_once_over_two_servers_of_which_one_is_killed(tmp_path: P
         assert bare.psql("select count(*) from ran where function = 'yearly'") == "0", "it was rolled back"
         assert "dead" in first.command("cron", "list").stdout
 
+        for month in range(2, 8):  # As soon as a reload is told its schedules are there, and can be paused.
+            told = len(first.story)
+            name = f"month_{month}"
+            renamed = FUNCTIONS.replace("yearly", name).replace("0 3 1 1 *", f"0 3 1 {month} *")
+            (folders[0] / "functions" / "jobs.py").write_text(renamed)
+            first.wait_story(" reload ", after=told)
+            answer = ask_console(first, "POST", f"cron/{name}/pause")
+            assert [each["schedule"] for each in answer["schedules"]] == [f"0 3 1 {month} *"], answer
+            listed = {each["function"] for each in ask_console(first, "GET", "cron")["schedules"]}
+            assert listed == {"every", name}
         (folders[0] / "functions" / "jobs.py").write_text(FUNCTIONS.replace("0 3 1 1 *", "0 25 * * *"))
         first.wait_story("FLX597")
         first.wait_story('functions/jobs.py:8  "0 25 * * *" is no schedule')
