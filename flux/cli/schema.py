@@ -7,14 +7,23 @@ import json
 from difflib import get_close_matches
 
 import click
+from click.shell_completion import CompletionItem
 
 from flux.cli.failures import NoSuchSchema
 from flux.cli.screen import Line, Piece, Screen, json_text
 from flux.cli.settings import settings
 
 
+def _names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    from flux.documents import list_kinds
+
+    is_full = incomplete.startswith("flux.")
+    offers = {(kind.tag if is_full else kind.name): kind.what for kind in list_kinds().values()}
+    return [CompletionItem(name, help=what) for name, what in sorted(offers.items()) if name.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=_names)
 @click.option("--strict", is_flag=True, help="Allow no member and no word but those of this version.")
 def command(name: str | None, *, strict: bool) -> None:
     """The JSON Schema of the documents that --json and the API answer with; without NAME, the list of all kinds.

@@ -12,9 +12,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from click.shell_completion import ShellComplete
 
 import flux
 from flux.cli import main
+from flux.cli.registry import root
 from flux.documents import find_kind, list_kinds, render
 from tests import documents
 
@@ -178,12 +180,16 @@ def read_braces(text: str) -> set[str]:
     return {found[1] for part in parts if (found := re.match(r"\{?\s*([a-z_]+)\s*(:|$)", part))}
 
 
-def test_the_apis_page_tells_of_no_member_that_a_document_does_not_have() -> None:
+def test_the_apis_page_tells_of_the_members_that_a_document_has_and_of_no_other() -> None:
     text = (ROOT / "docs" / "console-api.md").read_text(encoding="utf-8")
     told = [(found[1], read_braces(text[found.end() :])) for found in re.finditer(r"`(flux\.[a-z-]+/1)` (?=\{)", text)]
     assert len(told) > 30 and read_braces("{a, b: what it is, of all, c: {d}} {e}") == {"a", "b", "c"}
     for tag, members in told:
         assert members and members <= render(list_kinds()[tag])["properties"].keys(), tag
+    in_words = {"schema", "number"}  # Told once for all; and of a replay's place, in the row of `POST replays`.
+    for tag in {tag for tag, _ in told}:
+        said = {name for each, members in told if each == tag for name in members}
+        assert render(list_kinds()[tag])["properties"].keys() - said <= in_words, tag
 
 
 @pytest.mark.parametrize(
@@ -201,6 +207,15 @@ def test_what_flux_says_of_itself_is_as_described(
     document = json.loads(capsys.readouterr().out)
     documents.check(document)
     assert document["schema"] == tag
+
+
+def test_the_tab_key_offers_the_kinds_by_the_name_that_is_begun() -> None:
+    def offers(begun: str) -> list[str]:
+        completer = ShellComplete(root, {}, "flux", "_FLUX_COMPLETE")
+        return [item.value for item in completer.get_completions(["schema"], begun)]
+
+    assert offers("trac") == ["trace", "trace-diff"] and offers("flux.trace/") == ["flux.trace/1"] and offers("x") == []
+    assert {*offers("")} == {kind.name for kind in list_kinds().values()}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
