@@ -65,3 +65,13 @@ def test_the_readmes_commands_are_there(name: str) -> None:
     path = ROOT / name
     assert path.read_text(encoding="utf-8")
     assert name == "scripts/venv.sh" or path.stat().st_mode & 0o111, "it can be run"
+
+
+def test_what_is_not_released_stands_below_the_headings_of_keep_a_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased = text.partition("## [Unreleased]\n")[2].partition("\n## [")[0]
+    headings = re.findall(r"^### (.*)$", unreleased, re.MULTILINE)
+    known = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    assert headings == [name for name in known if name in headings] and {"Added", "Changed", "Fixed"} <= {*headings}
+    lines = [line for line in unreleased.splitlines() if line.startswith("- ")]
+    assert len(lines) == len(set(lines)), "merging two changes wrote a line twice"
