@@ -23,12 +23,27 @@ REFUSED_S_MAX = 10.0
 """How long a task waits for one of the pool's other connections then; afterwards it hears of the refusal."""
 
 
+class _Place:
+    """A task's place in the line of those who wait for a connection."""
+
+    __slots__ = ("connection", "is_asking", "refusal", "woken")
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        """What was handed to it; then it is no longer in the line."""
+        self.refusal: CannotConnect | None = None
+        """Why none can come."""
+        self.is_asking = False
+        """It asks the server for a connection: what comes back meanwhile is for others."""
+        self.woken = trio.Event()
+
+
 @attrs.frozen
 class PoolCounts:
     """What a pool has at one moment."""
 
     open: int
-    """Connections open, in use or idle."""
+    """Connections open, in use or idle; those that are being opened are not among them."""
 
     idle: int
     """Connections open and in nobody's hands."""
@@ -43,7 +58,9 @@ class Pool:
     What comes back is settled first: an open transaction is rolled back, a dirty session reset, both
     shielded; a connection for which that fails is closed. One whose server died is noticed when it is
     next taken, and replaced. Where the server lets no further one in, because others have them all, the
-    pool does with those that it has. A pool has no task of its own; who wants ``min_idle`` connections open
+    pool does with those that it has: tasks wait in line, and one of them asks the server again now and then
+    (what comes back while it asks is the next one's). Once there is none that could come back, all of them are told
+    what the server said. A pool has no task of its own; who wants ``min_idle`` connections open
     ahead of time and those idle for ``max_idle_s`` closed without traffic, runs `keep` in a nursery.
     """
 
@@ -66,20 +83,20 @@ class Pool:
         self._slots = trio.Semaphore(size, max_value=size)
         self._idle: deque[tuple[float, Connection]] = deque()
         self._open_count = 0
+        self._opening_count = 0
+        """Attempts under way. A task makes them in the place of a connection, so both together are at most ``size``."""
         self._is_closed = False
-        # To those who have a slot and were let in by no server: without a buffer, so never to nobody.
-        self._hand_on, self._handed_on = trio.open_memory_channel[Connection](0)
-        self._refused_alone_at = -math.inf
-        """When last the server refused one while the pool had no other."""
-        self._refused_count = 0
-        """Tasks that wait for that."""
+        self._line: deque[_Place] = deque()
+        """Who has a slot and was let in by no server, first come first. While one waits there, none is idle."""
         self._open_again = -math.inf
         """Not before this time is the server asked for more connections than the pool has; set while it refuses."""
+        self._refusal: CannotConnect | None = None
+        """The latest."""
 
     @property
     def counts(self) -> PoolCounts:
         """How many connections there are, and how many tasks wait for one."""
-        waiting = self._slots.statistics().tasks_waiting + self._refused_count
+        waiting = self._slots.statistics().tasks_waiting + len(self._line)
         return PoolCounts(self._open_count, len(self._idle), waiting)
 
     def acquire(self) -> "_Lease":
@@ -93,16 +110,12 @@ class Pool:
         except trio.WouldBlock:
             await self._slots.acquire()
         try:
-            while True:
-                if self._is_closed:
-                    raise _closed()
-                if not self._idle:
-                    return await self._open_or_wait(trio.current_time() + REFUSED_S_MAX)
-                # The one used last: its server process is warm, and the others may grow old.
-                _, connection = self._idle.pop()
-                if connection.check_alive():
-                    return connection
-                self._open_count -= 1
+            if self._is_closed:
+                raise _closed()
+            connection = self._find_idle()
+            if connection is None:
+                connection = await self._open_or_wait(trio.current_time() + REFUSED_S_MAX)
+            return connection
         except BaseException:
             self._slots.release()
             raise
@@ -119,9 +132,9 @@ class Pool:
             if self._is_closed:
                 connection.terminate()
             if connection.is_closed:
-                self._open_count -= 1
+                self._count_lost()
             else:
-                self._keep_or_hand_on(connection)
+                self._hand_on_or_keep(connection)
             self._slots.release()
             self._trim()
 
@@ -144,79 +157,158 @@ class Pool:
         self._is_closed = True
         while self._idle:
             self._close(self._idle.popleft()[1])
-        self._hand_on.close()
+        for place in self._line:
+            place.woken.set()
         await trio.lowlevel.checkpoint()
 
     async def _fill(self) -> None:
-        while len(self._idle) < self._min_idle and self._open_count < self.size and not self._is_closed:
-            await self.give_back(await self._open_in_slot())
+        while self._lacks_idle():
+            await self._slots.acquire()
+            try:
+                # Meanwhile one may have come back.
+                connection = await self._open() if self._lacks_idle() else None
+            except BaseException:
+                self._slots.release()
+                raise
+            if connection is None:
+                self._slots.release()
+            else:
+                await self.give_back(connection)
 
-    async def _open_in_slot(self) -> Connection:
-        await self._slots.acquire()
-        try:
-            return await self._open()
-        except BaseException:
-            self._slots.release()
-            raise
+    def _lacks_idle(self) -> bool:
+        has_room = self._open_count + self._opening_count < self.size
+        return has_room and len(self._idle) < self._min_idle and not self._is_closed
 
-    def _keep_or_hand_on(self, connection: Connection) -> None:
-        try:
-            self._hand_on.send_nowait(connection)
-        except trio.WouldBlock:
+    def _find_idle(self) -> Connection | None:
+        # The one used last: its server process is warm, and the others may grow old.
+        while self._idle:
+            _, connection = self._idle.pop()
+            if connection.check_alive():
+                return connection
+            self._count_lost()
+        return None
+
+    def _hand_on_or_keep(self, connection: Connection) -> None:
+        if self._is_closed:
+            self._close(connection)
+            return
+        place = self._find_waiting()
+        if place is None:
             self._idle.append((trio.current_time(), connection))
+            return
+        self._line.remove(place)
+        place.connection = connection
+        place.woken.set()
+
+    def _find_waiting(self) -> _Place | None:
+        return next((place for place in self._line if not place.is_asking), None)
 
     async def _open_or_wait(self, deadline: float) -> Connection:
         """A new connection; where the server lets no more in, the next that comes back, until ``deadline``."""
-        if self._open_again == -math.inf:
+        if self._open_again == -math.inf and not self._line:
             try:
                 return await self._open()
             except CannotConnect as error:
-                if error.sqlstate != _TOO_MANY or self._is_alone():
-                    raise
-                self._open_again = trio.current_time() + OPEN_AGAIN_S
-        self._refused_count += 1
-        try:
-            return await self._wait_returned(deadline)
-        finally:
-            self._refused_count -= 1
-
-    def _is_alone(self) -> bool:
-        if not self._open_count:
-            self._refused_alone_at = trio.current_time()
-        return not self._open_count
-
-    async def _wait_returned(self, deadline: float) -> Connection:
-        began = trio.current_time()
-        while True:
-            now = trio.current_time()
-            is_last = now >= deadline or self._refused_alone_at >= began
-            if is_last or now >= self._open_again or not self._open_count:
-                self._open_again = now + OPEN_AGAIN_S  # One of those who wait is enough.
-                try:
-                    connection = await self._open()
-                except CannotConnect as error:
-                    # Without any other there is none that could come back.
-                    if error.sqlstate != _TOO_MANY or is_last or self._is_alone():
-                        raise
-                else:
-                    self._open_again = -math.inf
+                # What came back meanwhile lies there: nobody was in the line for it.
+                if (connection := self._find_idle()) is not None:
                     return connection
-            with trio.move_on_at(min(self._open_again, deadline)):
-                try:
-                    connection = await self._handed_on.receive()
-                except trio.EndOfChannel:
-                    raise _closed() from None
+                self._note_refused(error)
+        place = _Place()
+        self._line.append(place)
+        try:
+            return await self._wait_in_line(place, deadline)
+        except BaseException:
+            if place.connection is not None:
+                self._hand_on_or_keep(place.connection)
+            raise
+        finally:
+            if place in self._line:
+                self._line.remove(place)
+
+    async def _wait_in_line(self, place: _Place, deadline: float) -> Connection:
+        while True:
+            if place.connection is not None:
+                connection, place.connection = place.connection, None
                 if connection.check_alive():
                     return connection
-                self._open_count -= 1
+                self._line.appendleft(place)
+                self._count_lost()
+            if place.refusal is not None:
+                raise _again(place.refusal)
+            if self._is_closed:
+                raise _closed()
+            now = trio.current_time()
+            if now >= deadline:
+                assert self._refusal is not None, "a line begins with a refusal"
+                raise _again(self._refusal)
+            if now >= self._open_again:
+                await self._ask(place)
+                continue
+            place.woken = trio.Event()
+            with trio.move_on_at(min(self._open_again, deadline)):
+                await place.woken.wait()
+
+    async def _ask(self, place: _Place) -> None:
+        """Ask the server once more: for whoever has waited longest, not for who asks."""
+        self._open_again = trio.current_time() + OPEN_AGAIN_S  # One of those who wait is enough.
+        place.is_asking = True
+        try:
+            connection = await self._open()
+        except CannotConnect as error:
+            if (idle := self._find_idle()) is not None:
+                self._line.remove(place)
+                place.connection = idle
+                return
+            self._note_refused(error)
+        else:
+            place.is_asking = False
+            self._hand_on_or_keep(connection)
+            self._let_one_ask()
+        finally:
+            place.is_asking = False
+
+    def _note_refused(self, error: CannotConnect) -> None:
+        """Go on if ``error`` leaves something to wait for; raise it otherwise."""
+        if error.sqlstate != _TOO_MANY or self._is_alone:
+            raise error
+        self._refusal = error
+        self._open_again = trio.current_time() + OPEN_AGAIN_S
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether there is no connection that could come back, and none under way."""
+        return not self._open_count and not self._opening_count
+
+    def _let_one_ask(self) -> None:
+        """The server may let one in now, as it just has, or as one of ours is gone."""
+        self._open_again = -math.inf
+        place = self._find_waiting()
+        if place is not None:
+            place.woken.set()
+
+    def _count_lost(self) -> None:
+        self._open_count -= 1
+        self._let_one_ask()
 
     async def _open(self) -> Connection:
-        self._open_count += 1
+        self._opening_count += 1
         try:
             connection = await connect(self.options)
-        except BaseException:
-            self._open_count -= 1
+        except CannotConnect as error:
+            self._opening_count -= 1
+            if self._is_alone:
+                self._open_again = -math.inf
+                for place in self._line:
+                    place.refusal = error
+                    place.woken.set()
             raise
+        except BaseException:
+            self._opening_count -= 1
+            if self._is_alone:
+                self._let_one_ask()
+            raise
+        self._opening_count -= 1
+        self._open_count += 1
         try:
             if self._on_connect is not None:
                 await self._on_connect(connection)
@@ -244,11 +336,16 @@ class Pool:
 
     def _close(self, connection: Connection) -> None:
         connection.terminate()
-        self._open_count -= 1
+        self._count_lost()
 
 
 def _closed() -> PoolClosed:
     return PoolClosed("the pool is closed", remedy="this happens while Flux shuts down")
+
+
+def _again(refusal: CannotConnect) -> CannotConnect:
+    """The same for one more task: of one exception, each that raises it would add its own traceback."""
+    return CannotConnect(refusal.message, remedy=refusal.remedy, sqlstate=refusal.sqlstate)
 
 
 class _Lease:

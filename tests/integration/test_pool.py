@@ -1,12 +1,23 @@
 """The pool: never more connections than promised, first come first served, nothing handed on unsettled."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
-from flux.store.postgres import CannotConnect, Connection, ConnectOptions, DatabaseError, Pool, PoolClosed
+from flux.store import postgres_pool
+from flux.store.postgres import (
+    CannotConnect,
+    Connection,
+    ConnectOptions,
+    DatabaseError,
+    Pool,
+    PoolClosed,
+    PoolCounts,
+    connect,
+)
 from tests.postgres_server import PostgresServer
 
 NAME = "flux pool test"
@@ -238,6 +249,118 @@ async def test_a_pool_that_is_let_in_no_further_does_with_what_it_has(postgres18
         await pool.aclose()
         await wait_sessions(postgres18, 0)
         postgres18.psql("drop role three")
+
+
+class Door:
+    """The way to the server: counts who comes, and can be shut for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.attempts = self.ended = 0
+        self._may_pass = trio.Event()
+        self._may_pass.set()
+        monkeypatch.setattr(postgres_pool, "connect", self._connect)
+
+    def shut(self) -> None:
+        self._may_pass = trio.Event()
+
+    def open(self, *, for_those_who_wait: bool = True) -> None:
+        if not for_those_who_wait:
+            self._may_pass = trio.Event()
+        self._may_pass.set()
+
+    async def _connect(self, options: ConnectOptions) -> Connection:
+        self.attempts += 1
+        try:
+            await self._may_pass.wait()
+            return await connect(options)
+        finally:
+            self.ended += 1
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(60):
+        while not is_so():  # noqa: ASYNC110 - counts, which tell nobody
+            await trio.sleep(0.001)
+
+
+async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_order(
+    postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The role's limit is one session: whatever else is asked for is refused, as long as that is open."""
+    postgres18.psql("create role one login connection limit 1")
+    pool, others = (Pool(options(postgres18, user="one", database="postgres"), 8) for _ in range(2))
+    door = Door(monkeypatch)
+    order: list[int] = []
+
+    async def wait(number: int) -> None:
+        async with pool.acquire() as connection:
+            assert await connection.fetch_value("select count(*) from pg_stat_activity where usename = 'one'") == 1
+            order.append(number)
+
+    try:
+        # What comes back while another is asked for is idle when that is refused.
+        async with trio.open_nursery() as nursery:
+            async with pool.acquire():
+                door.shut()
+                nursery.start_soon(wait, 0)
+                await until(lambda: door.attempts == 2)
+            assert pool.counts == PoolCounts(open=1, idle=1, waiting=0)
+            door.open()
+        assert (order, door.attempts) == ([0], 2)
+
+        # The same where one asks that is in the line already.
+        monkeypatch.setattr(postgres_pool, "OPEN_AGAIN_S", 0.001)
+        async with trio.open_nursery() as nursery:
+            async with pool.acquire():
+                nursery.start_soon(wait, 1)
+                await until(lambda: door.attempts >= 5)
+                door.shut()
+                many = door.attempts
+                await until(lambda: door.attempts > many)
+            assert pool.counts == PoolCounts(open=1, idle=1, waiting=1)
+            door.open()
+        assert order == [0, 1]
+
+        # However often the server is asked meanwhile, and by whomever: who came first is served first.
+        async with trio.open_nursery() as nursery, pool.acquire():
+            for number in range(2, 8):
+                nursery.start_soon(wait, number)
+                await until(lambda waiting=number - 1: pool.counts.waiting == waiting)
+            many = door.attempts + 30
+            await until(lambda: door.attempts >= many)
+            door.shut()
+            await until(lambda: door.attempts > door.ended)
+            monkeypatch.setattr(postgres_pool, "OPEN_AGAIN_S", 60.0)
+            door.open()
+            await until(lambda: door.attempts == door.ended)
+        assert order == list(range(8))
+
+        # Where there is none that could come back, one question each is enough to tell all.
+        async def be_refused() -> None:
+            with pytest.raises(CannotConnect, match="too many connections for role"):
+                await others.take()
+
+        async with pool.acquire():
+            door.attempts = 0
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(be_refused)
+            assert door.attempts == 8
+
+            # Nor does anybody wait for one who has stopped asking.
+            door.shut()
+            async with trio.open_nursery() as nursery, trio.open_nursery() as given_up:
+                given_up.start_soon(others.take)
+                await until(lambda: door.attempts == 9)
+                door.open(for_those_who_wait=False)
+                nursery.start_soon(be_refused)
+                await until(lambda: others.counts.waiting == 1)
+                given_up.cancel_scope.cancel()
+            assert (door.attempts, others.counts) == (11, PoolCounts(0, 0, 0))
+    finally:
+        await pool.aclose()
+        await wait_sessions(postgres18, 0)
+        postgres18.psql("drop role one")
 
 
 async def test_the_keeper_opens_ahead_and_closes_what_is_idle(postgres18: PostgresServer) -> None:
