@@ -5,8 +5,10 @@ adds statements of its own, before the Sync; of what comes in it takes out what 
 does all of it in one go and answers in one go: a round trip less for each statement that travels along. What
 follows a statement that fails is skipped by the server, up to the Sync: so the order is also a condition.
 
-A bracket begins between two whole messages. Where it is used a transaction is open, and while one is, the server
-says nothing but answers.
+A bracket begins between two whole messages: where it is used a transaction is open, and while one is, the server says
+nothing but answers, or good-bye. It ends with the packet's ReadyForQuery. Behind that may come anything, from
+notifications that waited for the end of the transaction to a good-bye, and of its last message only the beginning: so
+that goes on to asyncpg as it comes, and nothing is left here when the bracket is taken off.
 """
 
 import struct
@@ -17,6 +19,8 @@ EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 """Of the unnamed portal, all rows."""
 _ENDS = b"CIs"
 """CommandComplete, EmptyQueryResponse, PortalSuspended: a statement's last message unless it fails."""
+_READY = ord("Z")
+"""ReadyForQuery: the answer to Sync."""
 
 
 def bind(statement_name: str) -> bytes:
@@ -47,6 +51,8 @@ class Bracket(ABC):
         """What comes now answers asyncpg's own statement."""
         self._is_over = False
         """That has ended."""
+        self._is_answered = False
+        """The whole packet has been answered."""
         self._seen = bytearray()
 
     def wrap(self, data: bytes) -> bytes:
@@ -55,7 +61,9 @@ class Bracket(ABC):
         return self._before + data[: -len(SYNC)] + self._after + SYNC
 
     def take(self, data: bytes) -> bytes:
-        """Return what of the server's bytes is for asyncpg; the beginning of a message waits for its end."""
+        """Return what of the server's bytes is for asyncpg; the beginning of an answer's message waits for its end."""
+        if self._is_answered:
+            return data
         seen = self._seen
         seen += data
         kept: list[bytes] = []
@@ -65,6 +73,10 @@ class Bracket(ABC):
             if end > len(seen) or end < offset + 5:
                 break
             kind = seen[offset]
+            if kind == _READY:
+                self._is_answered = True
+                offset = len(seen)
+                break
             if self._is_theirs:
                 if kind in _ENDS:
                     self._is_theirs, self._is_over = False, True

@@ -302,10 +302,10 @@ class Connection:
         return told
 
     async def commit(self) -> None:
-        """Commit. Cancellation waits until the answer is there, at most `COMMIT_S_MAX`.
+        """Commit. Cancellation waits until the answer is there, at most `COMMIT_S_MAX`: then the server shall stop.
 
-        `CommitUnknown` says that the connection broke before the answer; `DatabaseError` that the
-        transaction was rolled back instead.
+        `CommitUnknown` says that the connection broke before the answer, or that none came; `DatabaseError` that
+        nothing was committed: the transaction was rolled back instead, or is still open and failed.
         """
         with self._committing():
             tag = await self.execute("commit")
@@ -314,7 +314,9 @@ class Connection:
     async def commit_with(self, sql: str, *args: object) -> Any:
         """Run one more statement, commit, and return the statement's value: as `fetch_value_anew` and then `commit`.
 
-        Both travel in one packet. Where the statement fails, nothing is committed.
+        Both travel in one packet. Where the statement fails, nothing is committed: also where it is that which
+        takes more than `COMMIT_S_MAX`, waiting for a lock for instance. The value is None where the transaction was
+        committed and its answer was not heard out, as the server was told to stop waiting for its standbys.
         """
         self._enter()
         try:
@@ -324,7 +326,8 @@ class Connection:
             else:
                 statement.state.mark_unprepared()  # So asyncpg sends Parse before Bind.
             behind = self._wire.bracket = CommitBehind()
-            with self._committing():
+            rows: list[Row] = []
+            with self._committing(behind):
                 try:
                     rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
                 except (PostgresError, InterfaceError, InternalClientError) as error:
@@ -342,8 +345,11 @@ class Connection:
             self._is_busy = False
 
     @contextlib.contextmanager
-    def _committing(self) -> Iterator[None]:
-        """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it."""
+    def _committing(self, behind: CommitBehind | None = None) -> Iterator[None]:
+        """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
+
+        Where the time is up and the server has ended the statement, what it said last may tell.
+        """
         deadline = trio.current_time() + COMMIT_S_MAX
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
@@ -355,6 +361,17 @@ class Connection:
                     remedy="look whether its rows are there before running it again",
                 ) from error
         if scope.cancelled_caught:
+            if not self.is_closed and behind is not None and behind.tag == "COMMIT":
+                return
+            if not self.is_closed and self.in_transaction:
+                # Behind a COMMIT that was carried out, no transaction is open.
+                raise DatabaseError(
+                    Notice(
+                        severity="ERROR",
+                        sqlstate="57014",
+                        message=f"nothing was committed: the transaction's end took longer than {COMMIT_S_MAX:g} s",
+                    )
+                )
             self.terminate()
             raise CommitUnknown(
                 f"no answer to COMMIT in {COMMIT_S_MAX:g} s, so whether it took place is not known",

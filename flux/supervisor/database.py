@@ -272,9 +272,9 @@ class ExecutionDatabase:
             if not isinstance(error, Exception):
                 raise
             raise self._failed(error) from error
-        # From here on it is committed: nothing may fail any more.
+        # From here on it is committed: nothing may fail any more. Of an answer that was not heard out, the rows tell.
+        xid = self._xid or self._changes.xid
         self.unsettled += self._changes.keep(self._changes.set_aside())
-        xid = self._xid
         self._end(xid, committed=True)
         return xid
 

@@ -419,7 +419,8 @@ class _Run:
             return await self._give_up(outcome, FIND_OUT_S)
         execution: Execution | None = None
         try:
-            # The limit is for what precedes COMMIT. Nothing that comes behind it can be cancelled.
+            # The limit is for what precedes the packet of record and COMMIT: that has one of its own (`COMMIT_S_MAX`),
+            # and is not cancelled before. Nothing that comes behind it can be cancelled.
             with trio.fail_after(SETTLE_S):
                 if await database.finish_reads():
                     return await self._end(outcome, FIND_OUT_S)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import trio
 
+from flux.store import postgres_connection
 from flux.store.postgres import (
     BadQueryArgument,
     CannotConnect,
@@ -30,6 +31,7 @@ from flux.store.postgres import (
     StatementRefused,
     connect,
 )
+from flux.store.postgres_bracket import CommitBehind
 from flux.store.postgres_messages import MarkedValue
 from tests.postgres_server import PostgresServer, running_postgres
 
@@ -183,7 +185,7 @@ async def test_a_transaction_is_opened_and_asked_in_one_go(connection: Connectio
 
 
 async def test_a_last_statement_and_commit_go_in_one_packet_and_together_or_not_at_all(
-    postgres: PostgresServer,
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, other = await connect(options(postgres)), await connect(options(postgres))
     await connection.execute(
@@ -237,6 +239,46 @@ async def test_a_last_statement_and_commit_go_in_one_packet_and_together_or_not_
         assert (await connection.wait_notification()).payload == "C" * 7999
     assert await connection.fetch_value("select count(*) from held") == 5
 
+    # Not carried out in time. Where the server says what became of it, that is known, and the session lives on.
+    monkeypatch.setattr(postgres_connection, "COMMIT_S_MAX", 0.3)
+    await other.execute(
+        "create table locked (n int);"
+        "create function add(n int) returns int language plpgsql as "
+        "$$ begin insert into locked values (n); return n; end $$"
+    )
+    async with other.transaction():
+        await other.execute("lock table locked")
+        await connection.begin()
+        with pytest.raises(DatabaseError, match="nothing was committed") as caught:
+            await connection.commit_with("select add($1)", 1)
+        assert caught.value.sqlstate == "57014" and connection.in_transaction
+        await connection.settle()
+        await connection.begin()
+        with pytest.raises(DatabaseError, match="nothing was committed"):
+            await connection.commit_with("select add($1)", 1)
+        await connection.settle()
+    assert await other.fetch_value("select count(*) from locked") == 0
+    # COMMIT waits for a standby that never comes; ended, it has taken place here.
+    await connection.execute("set synchronous_commit = on")
+    postgres.psql("alter system set synchronous_standby_names = 'nobody'")
+    postgres.psql("select pg_reload_conf()")
+    try:
+        notices.clear()
+        count = 0
+        with trio.fail_after(120):
+            while not notices:  # The server takes the setting up in its own time.
+                count += 1
+                await connection.begin()
+                told = await connection.commit_with("select add($1)", count)
+                assert told == (None if notices else count) and not connection.in_transaction
+        assert "canceling wait for synchronous replication due to user request" in notices
+        assert await other.fetch_value("select count(*) from locked") == count
+    finally:
+        postgres.psql("alter system reset synchronous_standby_names")
+        postgres.psql("select pg_reload_conf()")
+        await other.execute("drop function add; drop table locked")
+    monkeypatch.undo()
+
     # Ended by the server in the middle: nobody knows.
     await connection.begin()
     pid = connection.backend_pid
@@ -244,6 +286,23 @@ async def test_a_last_statement_and_commit_go_in_one_packet_and_together_or_not_
         await connection.commit_with("select pg_terminate_backend($1)", pid)
     assert connection.is_closed
     await other.aclose()
+
+
+def test_what_comes_behind_a_packets_answer_is_taken_in_to_the_last_byte() -> None:
+    """What waits for the end of a transaction comes in the same read as that, and may be cut there."""
+    row = row_of("7")
+    complete, ready = (kind + struct.pack("!i", 4 + len(body)) + body for kind, body in (
+        (b"C", b"INSERT 0 1\x00"), (b"Z", b"I")))
+    asked = b"2\x00\x00\x00\x04" + row + complete
+    commit = b"1\x00\x00\x00\x042\x00\x00\x00\x04C" + struct.pack("!i", 11) + b"COMMIT\x00"
+    noise = b"A" + struct.pack("!i", 4 + 5_000) + b"C" * 5_000
+    stream = asked + commit + ready + noise
+    end = len(stream) - len(noise)
+    for cut in range(1, len(stream)):
+        behind = CommitBehind()
+        first = behind.take(stream[:cut])
+        assert cut < end or (first, behind.tag) == (asked + ready + noise[: cut - end], "COMMIT"), cut
+        assert first + behind.take(stream[cut:]) == asked + ready + noise, cut
 
 
 async def test_what_a_session_heard_before_is_not_taken_for_the_answer_to_a_question(postgres: PostgresServer) -> None:
