@@ -60,6 +60,8 @@ class Obstacle:
     """Half a sentence, with what to do instead."""
     file: str | None = None
     """The file that is left out if one leaves nonetheless; None: it comes along and behaves otherwise."""
+    is_final: bool = False
+    """Nobody leaves nonetheless."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}"
@@ -86,7 +88,9 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
     folder = config.project.functions
     if folder.split("/")[0] in OWN_NAMES:
         found.append(
-            Obstacle(f"{folder}/", "the application has a name like it itself: rename the folder first")
+            Obstacle(
+                f"{folder}/", "the application has a name like it itself: rename the folder first", is_final=True
+            )
         )
     for path, runtime in files.runtimes.items():
         if runtime != "python":
@@ -159,15 +163,16 @@ def make_files(
     made["flux_guest/py.typed"] = b""
     for name, path in HOST_MODULES.items():
         made[f"server/{name}.py"] = rename_imports(read_own(path).decode()).encode()
-    for path, content in files.functions.items():
-        if path not in left_out:
-            made[path] = content
-    made |= {**files.migrations, **files.wheels}
     made["settings.py"] = write_settings(config).encode()
     made["requirements.txt"] = _write_requirements(files.requirements).encode()
     made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
     made[".dockerignore"] = b".git\n.venv\n__pycache__\n.env*\n"
     made["README.md"] = _write_readme(made["README.md"].decode(), config, obstacles, flux_version).encode()
+    theirs = {path: content for path, content in files.functions.items() if path not in left_out}
+    for more in (theirs, files.migrations, files.wheels):
+        for path, content in more.items():
+            assert path not in made, f"{path} would be written twice"
+            made[path] = content
     return dict(sorted(made.items()))
 
 

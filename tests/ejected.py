@@ -63,11 +63,11 @@ def migrate(folder: Path, database: Database, *arguments: str) -> subprocess.Com
 
 @contextlib.contextmanager
 def running_application(
-    folder: Path, database: Database, more: Mapping[str, str] | None = None
+    folder: Path, database: Database, more: Mapping[str, str] | None = None, target: str = "main:application"
 ) -> Iterator[DevServer]:
     """Serve it with uvicorn, on a free port of loopback, for as long as the block lasts."""
     command = make_command(
-        folder, "module", "uvicorn", "main:application", "--port", "0", "--no-proxy-headers"
+        folder, "module", "uvicorn", target, "--port", "0", "--no-proxy-headers"
     )
     with _running(command, folder, make_environment(database, more or {})) as server:
         line = server.wait_story("Uvicorn running on")

@@ -47,11 +47,14 @@ def command(folder: Path, *, partial: bool) -> None:
     project = read_project(find_project(Path()))
     there = _read_files(project)
     obstacles = find_obstacles(project.config, there)
-    if obstacles and not partial:
+    final = [one for one in obstacles if one.is_final]
+    if final or (obstacles and not partial):
         listed = "\n".join(f"  {one}" for one in obstacles)
+        remedy = f"change them, or leave them behind: flux eject {folder} --partial"
+        if final:
+            remedy = f"{final[0].what} can't be left behind: rename it, and say so in flux.toml ([project] functions)"
         raise CannotComeAlongError(
-            f"{len(obstacles)} of this project can't come along, so nothing was written\n{listed}",
-            remedy=f"change them, or leave them behind: flux eject {folder} --partial",
+            f"{len(obstacles)} of this project can't come along, so nothing was written\n{listed}", remedy=remedy
         )
     own, guest = _find_packages()
     files = make_files(

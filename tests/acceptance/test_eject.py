@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from tests.dev_process import (
     write_project,
 )
 from tests.ejected import eject, make_environment, migrate, running_application, running_worker
+from tests.losing_proxy import LosingProxy, When, losing_proxy
 from tests.postgres_server import PostgresServer
 
 KEPT_HEADERS = frozenset(
@@ -416,6 +418,21 @@ class Pair:
     flux_database: Database
     ejected: DevServer
     database: Database
+    role: str
+    """Whom the application and its workers connect as."""
+
+    @property
+    def url(self) -> str:
+        """The application's database, as its role."""
+        return url_of(self.database, self.role)
+
+    @contextlib.contextmanager
+    def running_worker(self, more: Mapping[str, str] | None = None) -> Iterator[DevServer]:
+        """Run a worker as that role."""
+        with running_worker(
+            self.ejected.project, self.database, {"DATABASE_URL": self.url, **(more or {})}
+        ) as worker:
+            yield worker
 
     def compare(
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
@@ -462,8 +479,28 @@ def stub() -> Iterator[CountingStub]:
         yield running
 
 
+RESET = """
+truncate notes, effects, late, users, orders restart identity cascade;
+update counter set n = 0;
+alter sequence tries restart;
+"""
+RESET_BACKGROUND = """
+select pg_terminate_backend(pid, 5000) from pg_stat_activity where query like '%pg_sleep%' and pid <> pg_backend_pid();
+delete from background.jobs;
+"""
+"""A statement of a killed worker goes on, and keeps its locks."""
+
+
+@pytest.fixture
+def shop(shop_pair: Pair) -> Pair:
+    """The shop, with the rows that its migrations made."""
+    shop_pair.database.psql(RESET_BACKGROUND + RESET)
+    shop_pair.flux_database.psql(RESET)
+    return shop_pair
+
+
 @pytest.fixture(scope="module")
-def shop(
+def shop_pair(
     tmp_path_factory: pytest.TempPathFactory, postgres18: PostgresServer, stub: CountingStub
 ) -> Iterator[Pair]:
     """The tutorial's shop, with functions of many kinds beside its own."""
@@ -505,8 +542,30 @@ def running_pair(
     theirs, ours = create_database(server), create_database(server)
     done = migrate(folder, ours)
     assert (done.returncode, done.stderr) == (0, "")
-    with running_dev(project, theirs) as flux, running_application(folder, ours, secrets) as ejected:
-        yield Pair(flux, theirs, ejected, ours)
+    with made_role(folder, ours) as role:
+        environ = {**secrets, "DATABASE_URL": url_of(ours, role)}
+        with running_dev(project, theirs) as flux, running_application(folder, ours, environ) as ejected:
+            yield Pair(flux, theirs, ejected, ours, role)
+
+
+@contextlib.contextmanager
+def made_role(folder: Path, database: Database) -> Iterator[str]:
+    """Make a role that may do what ``role.sql`` grants, and nothing else."""
+    role = f"plain_{database.name}"
+    database.psql(f"create role {role} login")
+    psql = [f"{database.server.bin_dir}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"role={role}"]
+    try:
+        subprocess.run(
+            [*psql, "-f", str(folder / "role.sql"), database_url(database)], check=True, timeout=60
+        )
+        yield role
+    finally:
+        database.psql(f"drop owned by {role}; drop role {role}")
+
+
+def url_of(database: Database, role: str) -> str:
+    """The URL of ``database`` for ``role``."""
+    return database_url(database).replace(f"//{database.server.user}@", f"//{role}@")
 
 
 def test_the_shop_answers_as_it_did_and_leaves_the_same_rows(shop: Pair) -> None:
@@ -598,7 +657,7 @@ def test_a_failure_leaves_nothing_behind_and_says_the_same(shop: Pair) -> None:
     assert shop.compare("POST", "/deferred/whole").status == 500
     assert shop.compare_rows("select n from late") == "2"
     kept = shop.compare_rows('select text from notes order by text collate "C"').splitlines()
-    assert kept == ["after", "not awaited", "stays", "stays serializable", "sync one", "undone answers"]
+    assert kept == ["after", "stays", "stays serializable", "undone answers"]
     shop.ejected.wait_story("KeyError: 'else'")
     assert "select pg_sleep" not in shop.database.psql(
         "select query from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
@@ -665,7 +724,7 @@ def test_jobs_are_done_if_and_only_if_their_work_is(shop: Pair) -> None:
         "alter sequence tries restart 1; update background.jobs set due_at = now() + interval '1 h' "
         "where payload not like '%flaky%'"
     )
-    with running_worker(shop.ejected.project, shop.database) as worker:
+    with shop.running_worker() as worker:
         wait_for(shop.database, "select count(*) from effects", "1", worker)
         shop.database.psql("update background.jobs set due_at = now() where state = 'waiting'")
         wait_for(
@@ -693,7 +752,7 @@ def test_a_worker_that_is_killed_leaves_its_job_to_another(shop: Pair) -> None:
         "select count(*) from pg_stat_activity where datname = current_database() and state = 'active' "
         "and query like '%pg_sleep($1)%' and pid <> pg_backend_pid()"
     )
-    with running_worker(shop.ejected.project, shop.database) as worker:
+    with shop.running_worker() as worker:
         wait_for(shop.database, asleep, "1", worker)
         worker.kill()
     assert shop.database.psql("select count(*) from effects") == "0"
@@ -701,7 +760,7 @@ def test_a_worker_that_is_killed_leaves_its_job_to_another(shop: Pair) -> None:
         "update background.jobs set payload = '{\"seconds\": 0}'; update background.schedules "
         "set decided_until = decided_until - interval '25 h'"
     )
-    with running_worker(shop.ejected.project, shop.database) as worker:
+    with shop.running_worker() as worker:
         wait_for(shop.database, "select count(*) from background.jobs where state = 'done'", "2", worker)
     assert shop.database.psql("select name, method from effects order by name").splitlines() == [
         "long|", "nightly 0 3 * * *|T03:00:00Z",
@@ -720,12 +779,89 @@ def test_a_worker_that_has_more_to_do_than_connections_is_still_heard_of(shop: P
     )
     few = {"DATABASE_CONNECTIONS": "1"}
     with (
-        running_worker(shop.ejected.project, shop.database, few) as worker,
-        running_worker(shop.ejected.project, shop.database, few),
+        shop.running_worker(few) as worker,
+        shop.running_worker(few),
     ):
         wait_for(shop.database, "select count(*) from background.jobs where state = 'done'", "2", worker)
     assert shop.database.psql("select sum(lost), sum(failures), max(attempt) from background.jobs") == "0|0|1"
     assert shop.database.psql("select count(*) from effects") == "2"
+
+
+HOST = """
+import contextlib
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from main import application
+from server.application import Application
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    await application.start()
+    yield
+    await application.stop()
+
+
+host = Starlette(routes=[Mount("/api", application), Mount("/forgotten", Application())], lifespan=lifespan)
+"""
+
+
+@pytest.fixture(scope="module")
+def proxy(postgres18: PostgresServer) -> Iterator[LosingProxy]:
+    with losing_proxy(postgres18) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mounted(shop_pair: Pair, proxy: LosingProxy) -> Iterator[DevServer]:
+    """The shop's application within another one, on a line to the database that can be lost."""
+    (shop_pair.ejected.project / "host.py").write_text(HOST)
+    url = f"postgresql://{shop_pair.role}@127.0.0.1:{proxy.port}/{shop_pair.database.name}"
+    with running_application(
+        shop_pair.ejected.project, shop_pair.database, {"DATABASE_URL": url}, "host:host"
+    ) as running:
+        yield running
+
+
+def test_another_application_can_have_it_mounted(shop: Pair, mounted: DevServer) -> None:
+    for method, path in (
+        ("GET", "/echo/a%2Fb/c?x=1"),
+        ("OPTIONS", "/echo"),
+        ("GET", "/nothing"),
+        ("GET", "/types"),
+    ):
+        assert describe(mounted.request(method, f"/api{path}")) == describe(
+            shop.ejected.request(method, path)
+        )
+    assert mounted.request("GET", "/forgotten/types").status == 500
+    mounted.wait_story("has to await application.start()")
+
+
+def test_a_commit_whose_answer_is_lost_is_asked_after(
+    shop: Pair, mounted: DevServer, proxy: LosingProxy
+) -> None:
+    def count(name: str) -> str:
+        return shop.database.psql(f"select count(*) from notes where text = 'sync {name}'")
+
+    before = proxy.lost
+    proxy.lose(When.AFTER)
+    assert mounted.request("GET", "/api/sync/kept").status == 200
+    assert count("kept") == "1"
+    proxy.lose(When.BEFORE)
+    undone = mounted.request("GET", "/api/sync/undone")
+    assert (undone.status, undone.json["code"], undone.headers["retry-after"]) == (503, "OVERLOADED", "1")
+    assert count("undone") == "0"
+    # Who may not ask does not know.
+    shop.database.psql("revoke execute on function pg_xact_status from public")
+    proxy.lose(When.AFTER)
+    unknown = mounted.request("GET", "/api/sync/unknown")
+    shop.database.psql("grant execute on function pg_xact_status to public")
+    assert (unknown.status, unknown.json["code"]) == (500, "COMMIT_UNKNOWN")
+    assert "retry-after" not in unknown.headers and count("unknown") == "1"
+    assert proxy.lost == before + 3
+    assert mounted.request("GET", "/api/sync/again").status == 200
 
 
 def wait_for(database: Database, sql: str, said: str, worker: DevServer) -> None:
@@ -830,6 +966,15 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert [one["what"] for one in answer["left_out"]] == names
     written = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
     assert written == answer["files"]
+    config = project / "flux.toml"
+    config.write_text('[project]\nfunctions = "server"\n' + config.read_text().replace("[project]\n", ""))
+    (project / "server").mkdir()
+    (project / "server" / "gate.py").write_text(one)
+    taken = run_flux(project, "eject", str(tmp_path / "taken"), "--partial")
+    assert (
+        taken.returncode == 2 and "FLX636" in taken.stderr and "server/ can't be left behind" in taken.stderr
+    )
+    assert not (tmp_path / "taken").exists()
     assert [path for path in written if path.startswith("functions/")] == ["functions/one.py"]
     readme = (target / "README.md").read_text()
     assert all(f"- `{one['what']}`: {one['why']}" in readme for one in answer["left_out"])
@@ -839,9 +984,13 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p"]
 
 
-def test_rows_come_over_whole_or_not_at_all(shop: Pair) -> None:
+def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
     """Into a database that has had the migrations, and so a row of its own: that has to be said to go."""
-    folder, target = shop.ejected.project, create_database(shop.database.server)
+    assert shop.flux.request("POST", "/signup", {"email": "ana@shop.example", "plan": "pro"}).status < 300
+    assert shop.flux.request("POST", "/orders", {"user_id": 1, "item": "mug", "amount": 2}).status < 300
+    assert shop.flux.request("GET", "/sync/over").status == 200
+    folder, target = tmp_path / "application", create_database(shop.database.server)
+    shutil.copytree(shop.ejected.project, folder)
     assert migrate(folder, target).stdout.splitlines() == ["applied 001.sql", "applied 002_extra.sql"]
     assert migrate(folder, target).stdout == ""
     target.psql(
