@@ -192,7 +192,7 @@ KINDS: tuple[Kind, ...] = (
         "execution": maybe(text("Name of the execution that was tried; null: a document was.")),
         "document": anything("The document as it would be stored; null: an execution was tried."),
         "taken": listing("What would be taken out.", record("A value.", {
-            "part": text("Of what."), "path": text("Where in it; may be empty."),
+            "part": text("Of what."), "path": maybe(text("The path in it; null: all of the part.")),
         })),
     }),
     kind("checks", "How the server is.", ("GET checks",), {"checks": _CHECKS}),

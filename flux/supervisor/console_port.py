@@ -113,7 +113,8 @@ def share_console(descriptors: Sequence[int], listen: str, scheme: str) -> Conso
     """Accept from the console's port beside the other processes of the server, which have the same sockets."""
     borrowed = Borrowed()
     borrowed.set(descriptors)
-    return ConsoleSockets(ConsolePlace.find(borrowed.sockets, listen, scheme), borrowed=borrowed)
+    with borrowed.opened() as sockets:
+        return ConsoleSockets(ConsolePlace.find(sockets, listen, scheme), borrowed=borrowed)
 
 
 def lead(door: Door, place: ConsolePlace | None, head: RequestHead) -> HttpResponse:

@@ -152,11 +152,12 @@ async def _accept_forever(acceptor: socket.socket, server: Server, nursery: trio
 
 async def _accept_borrowed(borrowed: Borrowed, server: Server, connections: trio.Nursery) -> None:
     while True:
-        async with trio.open_nursery() as accepting:
-            for acceptor in borrowed.sockets:
-                accepting.start_soon(_accept_forever, acceptor, server, connections)
-            await borrowed.wait_changed()
-            accepting.cancel_scope.cancel()
+        with borrowed.opened() as acceptors:
+            async with trio.open_nursery() as accepting:
+                for acceptor in acceptors:
+                    accepting.start_soon(_accept_forever, acceptor, server, connections)
+                await borrowed.wait_changed()
+                accepting.cancel_scope.cancel()
 
 
 def _accept_waiting(acceptor: socket.socket, server: Server, nursery: trio.Nursery, *, at_most: int) -> None:

@@ -111,16 +111,24 @@ class Borrowed:
     """Listening sockets of other processes that are not there just now: what waits in them is accepted meanwhile."""
 
     def __init__(self) -> None:
-        self.sockets: Sequence[socket.socket] = ()
+        self._descriptors: Sequence[int] = ()
         self._changed = trio.Event()
 
     def set(self, descriptors: Sequence[int]) -> None:
         """Have these be all; they stay open in this process, whoever owns them."""
-        before, self.sockets = self.sockets, [socket.socket(fileno=os.dup(one)) for one in descriptors]
-        for sock in before:
-            sock.close()
+        self._descriptors = descriptors
         self._changed.set()
         self._changed = trio.Event()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Sequence[socket.socket]]:
+        """Sockets for those of now, until who waits on them has ended.
+
+        Closed by `set` they would be closed under a task that a client has just woken: it could not accept, and that
+        would end the server.
+        """
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(socket.socket(fileno=os.dup(one))) for one in self._descriptors]
 
     async def wait_changed(self) -> None:
         """Wait until they are others."""

@@ -38,6 +38,8 @@ HOW_TO = ("docs/how-to/", "docs/migrating.md")
 
 TYPED_BY = {
     ("README.md", "Ten minutes"): "tests/acceptance/test_tutorial.py",
+    ("docs/leaving.md", "Leaving Flux"): "tests/acceptance/test_leaving.py",
+    ("docs/leaving.md", "Bringing the rows over"): "tests/acceptance/test_leaving.py",
     ("docs/tenants.md", "Tenants"): "tests/acceptance/test_tenants.py",
     ("examples/conduit/README.md", "Conduit"): "tests/conduit_app.py",
     ("examples/techempower/README.md", "TechEmpower"): "tests/acceptance/test_techempower.py",

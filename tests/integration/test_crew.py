@@ -11,16 +11,25 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from flux.cli.serving import find_first
 from flux.errors import OperatorError
-from flux.message import HttpRequest, RawPath, RequestHead
+from flux.message import HttpRequest, HttpResponse, RawPath, RequestHead
 from flux.supervisor import crew
 from flux.supervisor.crew import Crew, CrewGivesUpError, WorkerNotStartedError
 from flux.supervisor.crew_place import Place
-from flux.supervisor.listeners import open_shared_listeners, open_unix_listener
+from flux.supervisor.gateway import serve_http
+from flux.supervisor.listeners import (
+    Borrowed,
+    get_port,
+    open_listeners,
+    open_shared_listeners,
+    open_unix_listener,
+)
 from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.siblings import Siblings
+from tests.gateway_server import PATIENT, Client, Gateway
 
 PATIENCE_S = 60.0
 WORKER = """
@@ -171,6 +180,29 @@ async def test_what_a_lead_takes_along_is_asked_again_and_what_it_was_told_is_no
         assert told is not None and told.status == 503 and b"FLX632" in told.body
         assert asked[2:] == [(0, b"POST")]
         nursery.cancel_scope.cancel()
+
+
+async def test_who_connects_as_a_socket_goes_back_to_its_owner_does_not_end_the_server() -> None:
+    async def answer(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(200, (), b"here")
+
+    [lent] = await open_listeners("127.0.0.1", 0)
+    gateway, borrowed, drain = Gateway(answer, 100), Borrowed(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            partial(serve_http, [], gateway, PATIENT, drain=drain, on_crash=gateway.on_crash, borrowed=borrowed)
+        )
+        for _ in range(50):
+            borrowed.set([lent.socket.fileno()])
+            await trio.testing.wait_all_tasks_blocked()
+            with Client(get_port([lent])) as client:
+                borrowed.set([])  # Before anybody has heard that somebody connected.
+                await trio.testing.wait_all_tasks_blocked()
+                borrowed.set([lent.socket.fileno()])
+                client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await trio.to_thread.run_sync(client.read)).body == b"here"
+        drain.set()
+    await lent.aclose()
 
 
 def make_head(method: str) -> RequestHead:
