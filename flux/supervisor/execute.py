@@ -169,12 +169,14 @@ class Executor:
             await self._wait_room()
             executed: Executed | None = None
             for attempt in range(1, attempts + 1):
+                run = self._make_run(runnable, trigger, cause, attempt)
                 try:
-                    executed = await self._make_run(runnable, trigger, cause, attempt).run(value, upload)
+                    run.begin()
                 except JournalError:
                     if executed is None:
                         raise
                     return executed  # What can't be recorded is not run again; of the attempt before there is a record.
+                executed = await run.run(value, upload)
                 if attempt == attempts or not may_run_again(executed.execution):
                     return executed
                 cause = attrs.evolve(cause, parent=executed.execution.id)
@@ -187,7 +189,9 @@ class Executor:
         with self.in_flight.counted():
             await self._wait_room()
             cause = Cause(parent=job.claimed.parent)
-            return await self._make_run(runnable, trigger, cause, job.claimed.attempt, job).run(value)
+            run = self._make_run(runnable, trigger, cause, job.claimed.attempt, job)
+            run.begin()
+            return await run.run(value)
 
     def _make_run(
         self, runnable: Runnable, trigger: Trigger, cause: Cause, attempt: int, job: JobAttempt | None = None
@@ -196,7 +200,9 @@ class Executor:
 
     def refuse(self, runnable: Runnable, trigger: Trigger, refusal: Raised) -> Executed:
         """Record a request that was answered without running the function: its input can't be read."""
-        return self._make_run(runnable, trigger, NOBODY, 1).refuse(refusal)
+        run = self._make_run(runnable, trigger, NOBODY, 1)
+        run.begin()
+        return run.refuse(refusal)
 
     async def _wait_room(self) -> None:
         try:
@@ -294,9 +300,12 @@ class _Run:
         self._must_flush = False
         """The journal could not take the record."""
 
-    async def run(self, value: object, upload: Spool | None = None) -> Executed:
-        """Run the function, settle its transaction and record it."""
+    def begin(self) -> None:
+        """Put it into the journal. What raises `JournalError` here has not begun."""
         self._backing.journal.begin(self._head)
+
+    async def run(self, value: object, upload: Spool | None = None) -> Executed:
+        """Run the function, settle its transaction and record it; once it has begun."""
         limits = self._runnable.bounds.limits
         if self._trigger.kind == "http":
             self._streams = ExecutionStreams(self._backing.spools.open, limits, self._head.function, upload)
@@ -328,8 +337,7 @@ class _Run:
                 self._backing.give_back(self._backing.guests, connection)
 
     def refuse(self, refusal: Raised) -> Executed:
-        """Record an execution that never began."""
-        self._backing.journal.begin(self._head)
+        """Record an execution whose function never ran."""
         return self._submit(refusal)
 
     def _elapsed_ns(self) -> int:

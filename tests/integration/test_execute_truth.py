@@ -14,6 +14,7 @@ import trio
 from flux.execution import Execution, Interrupted, Raised, Returned, Trigger
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest
+from flux.store import postgres_connection
 from flux.store.reading import get_execution
 from flux.supervisor import execute
 from flux.supervisor.execute import StoreStalledError
@@ -130,6 +131,23 @@ async def test_a_record_says_of_which_transaction_it_does_not_know_whether_it_wa
             )
             assert undone(record) == []
             assert kept(record) == (['{"id":1}'] if after else [])
+
+
+async def test_a_record_that_waits_for_a_lock_is_told_as_failed_and_is_there_once_it_is_free(
+    world: ExecutionWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit ends the statement inside the transaction: that nothing was committed is known, and nobody is asked."""
+    monkeypatch.setattr(postgres_connection, "COMMIT_S_MAX", 0.3)
+    async with world.backing.owner.acquire() as other, other.transaction():
+        await other.execute("lock table flux.execution")
+        executed = await world.run(write_one)
+        assert isinstance(executed.outcome, Raised) and executed.outcome.type == "CommitFailed"
+        assert "nothing was committed" in executed.outcome.message
+        assert world.backing.guests.counts.open == 1, "a good connection is kept"
+    assert world.database.psql("select count(*) from notes") == "0"
+    assert undone(await stored(world, executed.execution)) == ['{"id":1}']
+    ((outcome, kind, _),) = world.records()
+    assert (outcome, kind) == ("raised", "CommitFailed")
 
 
 # What is deferred, and what is caught.
