@@ -249,25 +249,35 @@ def _check_applied(
 # cluster alters the same role at the same moment, and Postgres refuses one of them.
 ROLE_ATTEMPTS = 10
 ROLE_PAUSE_S = 0.05
-_ROLE_TAKEN_MEANWHILE = ("XX000", "23505", "42710")
-"""``tuple concurrently updated``, and what is said where both make it: a duplicate key, or a role that exists."""
+_ROLE_TAKEN_MEANWHILE = ("23505", "42710")
+"""What is said where both make it: a duplicate key, or a role that exists."""
+_UPDATED_MEANWHILE = re.compile("tuple concurrently (updated|deleted)")
+"""What is said where both alter it. Its SQLSTATE is that of all internal errors, and it is not translated."""
 
 
 async def ensure_guest(connection: Connection, tenant: str, schema: str, password: str) -> str:
     """Make or repair the login role and the schema of a tenant's functions; return the role's name."""
-    for attempt in range(1, ROLE_ATTEMPTS + 1):
+    attempt = 1
+    while True:
         try:
             return str(await connection.fetch_value(QUERIES.ensure_guest_role, tenant, schema, password))
         except DatabaseError as error:
-            if error.sqlstate in _ROLE_TAKEN_MEANWHILE and attempt < ROLE_ATTEMPTS:
-                await trio.sleep(ROLE_PAUSE_S * attempt)
-                continue
-            raise GuestRoleError(
-                f'the database role of tenant "{tenant}" (schema "{schema}") can\'t be made: '
-                f"{error.report.message}",
-                remedy=error.hint or "Flux's role needs CREATEROLE, and CREATE on the database",
-            ) from error
-    raise BrokenInvariantError("the last attempt returns or raises")
+            if attempt == ROLE_ATTEMPTS or not _was_taken_meanwhile(error):
+                raise GuestRoleError(
+                    f'the database role of tenant "{tenant}" (schema "{schema}") can\'t be made: '
+                    f"{error.report.message}",
+                    remedy=error.hint or "Flux's role needs CREATEROLE, and CREATE on the database",
+                ) from error
+        # Whoever met once is not to meet again. Two sessions of a cluster have different numbers, which the golden
+        # ratio spreads wide.
+        await trio.sleep(ROLE_PAUSE_S * attempt * (0.5 + connection.backend_pid * 0.618034 % 1))
+        attempt += 1
+
+
+def _was_taken_meanwhile(error: DatabaseError) -> bool:
+    if error.sqlstate == "XX000":
+        return _UPDATED_MEANWHILE.fullmatch(error.report.message) is not None
+    return error.sqlstate in _ROLE_TAKEN_MEANWHILE
 
 
 # --- the users' migrations -------------------------------------------------------------------------

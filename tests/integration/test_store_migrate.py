@@ -315,6 +315,17 @@ async def test_a_role_that_another_database_alters_meanwhile_is_altered_again(da
         key = hmac.digest(salted, b"Client Key", "sha256")
         assert base64.b64decode(stored) == hashlib.sha256(key).digest()
 
+        # An error of the server's own is told at once, though its SQLSTATE is the same.
+        database.psql(
+            "create sequence tried; create or replace function flux.ensure_guest_role("
+            "tenant_name text, schema_name_wanted text, password text) returns text language plpgsql as $$ begin "
+            "perform nextval('public.tried'); "
+            "raise exception 'cache lookup failed for role 77' using errcode = 'XX000'; end $$"
+        )
+        with pytest.raises(GuestRoleError, match="cache lookup failed"):
+            await ensure_guest(connection, tenant, "shop", "three")
+        assert database.psql("select last_value from tried") == "1"
+
 
 # --- the users' migrations -------------------------------------------------------------------------
 
