@@ -554,6 +554,10 @@ class Context:
             self._random = Random(sha256(self._seed + b"ctx").digest())
         return self._random
 
+    @random.setter
+    def random(self, random: Random) -> None:
+        self._random = random
+
     @property
     def user(self) -> Any:
         """Whom this runs for: what middleware has set, anything that has a form in JSON.

@@ -42,6 +42,14 @@ def draw_everything_again(ctx: Context, input: dict) -> dict:
     return {"drawn": _draw(ctx)}
 
 
+# Expect: returned 200
+@function()
+def draws_may_be_put_under_another_seed(ctx: Context, input: dict) -> dict:
+    ctx.random = random.Random(7)
+    assert ctx.random.random() == random.Random(7).random()
+    return {"drawn": ctx.random.getrandbits(64)}
+
+
 # Expect: returned 200; db.query 1
 @function()
 async def what_was_drawn_reaches_the_world(ctx: Context, input: dict) -> dict:
