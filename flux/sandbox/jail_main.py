@@ -384,15 +384,17 @@ def prepare_confining(holds_clock: bool) -> Confine:
     limits, worker_filter = WorkerLimits(), WorkerFilter(holds_clock=holds_clock)
     calls = (*limits.calls, worker_filter.call)
     cpu_s_buffer, code, offsets, getpid = limits.cpu_s, worker_filter.code, worker_filter.offsets, _getpid
+    # Names of this module are looked up when `confine` runs, and the project's modules have run by then.
+    put_limit, put_pid, call_system = write_limit, write_pid, system_call
 
     def confine(cpu_s: int) -> None:
         # One function and no more: to call another is to write to it, and each worker copies what it writes to.
-        write_limit(cpu_s_buffer, 0, cpu_s, cpu_s)
+        put_limit(cpu_s_buffer, 0, cpu_s, cpu_s)
         pid = getpid()
         for offset in offsets:
-            write_pid(code, offset, pid)
+            put_pid(code, offset, pid)
         for prepared in calls:
-            if system_call(*prepared.words) != 0:
+            if call_system(*prepared.words) != 0:
                 prepared.refuse()
 
     return confine

@@ -7,6 +7,7 @@ of the jail that are killed, and a zygote that lies to the supervisor.
 import contextlib
 import errno
 import functools
+import inspect
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from flux.errors import FluxError
 from flux.sandbox.base import ImportFailedError, SandboxUnavailableError
 from flux.sandbox.conformance import Talk, make_document
 from flux.sandbox.jail import IsolationUnavailableError, find_tenant_uid, probe_jail
+from flux.sandbox.jail_main import prepare_confining
 from flux.sandbox.process import ProcessSandbox
 from tests.escape.unprivileged import command_as_nobody
 from tests.zygote_world import PATIENCE_S, descendants_of, family_of_sandbox, wait_filled, wait_gone
@@ -478,3 +480,13 @@ def test_the_supervisors_own_limits_are_as_they_were() -> None:
     os.umask(before[1])
     probe_jail("core", None)
     assert before[0] == resource.getrlimit(resource.RLIMIT_DATA)
+
+
+@pytest.mark.parametrize("holds_clock", [False, True])
+def test_what_tightens_the_jail_around_a_worker_looks_up_no_name_that_a_project_could_have_changed(
+    holds_clock: bool,
+) -> None:
+    """It was prepared before the project's modules ran, and runs after them, in the same process."""
+    names = inspect.getclosurevars(prepare_confining(holds_clock))
+    assert (names.globals, names.builtins) == ({}, {})
+    assert {"put_limit", "put_pid", "call_system"} <= names.nonlocals.keys()
