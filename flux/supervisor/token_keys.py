@@ -119,9 +119,7 @@ class TokenKeys:
         policy = OutboundPolicy(
             "flux", grants, timeout_s=FETCH_S, response_bytes_max=KEYS_BYTES_MAX, ca_file=self._http.ca_file
         )
-        answer = await self._http.request(
-            OutboundRequest("GET", url, (("accept", "application/json"),)), policy
-        )
+        answer = await self._http.request(OutboundRequest("GET", url, (("accept", "application/json"),)), policy)
         if answer.status != 200:
             raise UnusableKeyError(f"it answers {answer.status}")
         return read_key_set(answer.body)

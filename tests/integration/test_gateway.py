@@ -708,9 +708,7 @@ def test_bodies_that_are_too_much_together_are_refused_and_forgotten() -> None:
 def test_without_descriptors_new_clients_wait_and_old_ones_stay() -> None:
     """In a process of its own, as the limit is the process's."""
     program = """
-import resource, trio, sys
-from flux.supervisor.gateway_body import BodyCollector
-from flux.supervisor.http_date import HttpDate
+import resource, trio
 from tests.gateway_server import PATIENT, answer_ok
 from flux.message import Admission
 from flux.supervisor.gateway import open_listeners, serve_http
