@@ -37,6 +37,7 @@ VARIABLES: Mapping[str, bool] = {
     "FLUXRT_URL": False,
     "FLUXRT_TOKEN": True,
     "FLUXRT_MASTER_KEY": True,
+    "FLUXRT_DATABASE_URL": False,
     "FLUXRT_PAGER": False,
     "OTEL_EXPORTER_OTLP_HEADERS": True,
 }

@@ -184,9 +184,9 @@ services:
     build:
       context: ../..
       dockerfile: deploy/docker/Dockerfile
-    command:
-      - --database-url
-      - postgresql://flux:${{POSTGRES_PASSWORD:?a password for the database}}@database:5432/flux
+    environment:
+      # Not in the command, which every user of the machine can read.
+      FLUXRT_DATABASE_URL: postgresql://flux:${{POSTGRES_PASSWORD:?a password for the database}}@database:5432/flux
     depends_on:
       database:
         condition: service_healthy
@@ -259,9 +259,8 @@ spec:
       containers:
         - name: flux
           image: {site.slug}:latest
-          args: ["--database-url", "$(DATABASE_URL)"]
           env:
-            - name: DATABASE_URL
+            - name: FLUXRT_DATABASE_URL
               valueFrom:
                 secretKeyRef: {{name: {site.slug}-database, key: url}}
           ports:

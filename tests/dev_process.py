@@ -183,16 +183,21 @@ def start_dev(project: Path, *arguments: str, port: int = 0, is_netless: bool = 
     return start_server(project, "dev", "--port", str(port), *arguments, is_netless=is_netless)
 
 
-def start_server(project: Path, *arguments: str, is_netless: bool = False, flux: Path | None = None) -> DevServer:
-    """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything; of the Flux in folder ``flux``."""
+def start_server(
+    project: Path, *arguments: str, is_netless: bool = False, flux: Path | None = None, more: Mapping[str, str] = {}
+) -> DevServer:
+    """Start ``flux ARGUMENTS``, a command that serves, without waiting for anything; of the Flux in folder ``flux``.
+
+    ``more`` is in its environment besides.
+    """
     process: subprocess.Popen[bytes] | Forked
     if forker is not None and not is_netless and flux is None:
-        process = forker.start_server(project, arguments, environment())
+        process = forker.start_server(project, arguments, environment() | {**more})
     else:
         via = [sys.executable, str(NETLESS), "own"] if is_netless else []
         process = subprocess.Popen(
             [*via, sys.executable, "-m", "flux", *arguments], cwd=project,
-            env=environment() | ({} if flux is None else {"PYTHONPATH": str(flux)}),
+            env=environment() | {**more} | ({} if flux is None else {"PYTHONPATH": str(flux)}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     return _follow(DevServer(project, process, [], is_netless=is_netless))
@@ -235,9 +240,9 @@ def running_dev(
 
 @contextlib.contextmanager
 def running_serve(project: Path, database: Database, *arguments: str) -> Iterator[DevServer]:
-    """Run ``flux serve`` on a free port of loopback for as long as the block lasts."""
-    bind = ("--bind", "127.0.0.1:0", "--database-url", database_url(database))
-    with serving(start_server(project, "serve", *bind, *arguments)) as server:
+    """Run ``flux serve`` on a free port of loopback for as long as the block lasts; a variable names the database."""
+    more = {"FLUXRT_DATABASE_URL": database_url(database)}
+    with serving(start_server(project, "serve", "--bind", "127.0.0.1:0", *arguments, more=more)) as server:
         yield server
 
 

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+URL_VARIABLE = "FLUXRT_DATABASE_URL"
+"""Says what ``--database-url`` says, where no other user of the machine can read it: a command line is open to all."""
+
+
+def url_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the option that names another database than the project's, or the variable that does."""
+    return click.option(
+        "--database-url", metavar="URL", default="", envvar=URL_VARIABLE, help=f"{help_text} Or {URL_VARIABLE}."
+    )
+
 
 def database_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which database."""
     pg_user = click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
-    url = click.option(
-        "--database-url",
-        metavar="URL",
-        default="",
-        help="This Postgres instead of the project's (as of flux dev).",
-    )
-    return url(pg_user(command))
+    return url_option("This Postgres instead of the project's (as of flux dev).")(pg_user(command))
 
 
 def with_database(

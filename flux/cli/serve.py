@@ -3,6 +3,7 @@
 It prints its story on stderr (`flux.cli.serving`), and goes on with the deployment that was served last.
 """
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flux.cli.database import URL_VARIABLE, url_option
 from flux.cli.failures import UsageError
 from flux.cli.serving import log_options, run_server
 from flux.cli.settings import settings
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
 @click.option("--tls-cert", metavar="FILE", default="", help="Speak TLS, with this certificate.")
 @click.option("--tls-key", metavar="FILE", default="", help="The certificate's key.")
 @log_options
-@click.option("--database-url", metavar="URL", default="", help="Use this Postgres instead of an embedded one.")
+@url_option("Use this Postgres instead of an embedded one.")
 @click.option("--pg-user", metavar="NAME", help="As root: who the embedded Postgres runs as.")
 def command(
     bind: str | None, deploys: bool, workers: int, tls_cert: str, tls_key: str, database_url: str, pg_user: str | None,
     log_format: str, log_requests: bool,
 ) -> int:  # fmt: skip
     """Serve what was deployed last, or the project's folder if nothing was, until SIGTERM or SIGINT."""
+    os.environ.pop(URL_VARIABLE, None)  # No program that a server starts is to have it.
     if bool(tls_cert) != bool(tls_key):
         raise UsageError("flux serve: --tls-cert and --tls-key belong together", remedy="name both files, or neither")
     prepare = partial(

@@ -331,3 +331,22 @@ def test_a_database_that_only_the_server_was_told_of_is_never_guessed(tmp_path: 
     assert refused.returncode == 2 and "FLX594" in refused.stderr and bare.options().place in refused.stderr
     assert not (project / ".flux" / "pg").exists(), "no other database was made"
     assert flux(project, bare, "migrate").returncode == 0
+
+
+def test_a_variable_names_the_database_where_no_other_user_reads_it(
+    tmp_path: Path, bare: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = project_of(tmp_path)
+    monkeypatch.setenv("FLUXRT_DATABASE_URL", database_url(bare))
+    assert flux_here(project, "migrate").returncode == 0
+    asked = flux_here(project, "query", "select current_database() as name", "--json")
+    assert asked.returncode == 0 and bare.name in asked.stdout, asked
+    # What is typed counts for more.
+    other = flux_here(project, "query", "select 1", "--database-url", "mysql://x")
+    assert other.returncode != 0 and "FLX203" in other.stderr, other
+    # Nothing that a server starts inherits it.
+    assert main(["dev", "--clean"]) == 2
+    assert "FLUXRT_DATABASE_URL" not in os.environ
+    monkeypatch.setenv("FLUXRT_DATABASE_URL", database_url(bare))
+    assert main(["serve", "--tls-key", "key.pem"]) == 2
+    assert "FLUXRT_DATABASE_URL" not in os.environ

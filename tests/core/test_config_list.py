@@ -122,6 +122,7 @@ def test_secrets_of_the_environment_and_private_keys_are_not_shown() -> None:
     environment = {
         "FLUXRT_TOKEN": "s3cret", "FLUXRT_MASTER_KEY": "s3cret", "OTEL_EXPORTER_OTLP_HEADERS": "a=s3cret",
         "FLUXRT_URL": "http://u:s3cret@host:4000", "FLUXRT_PAGER": "u:s3cret@host", "OTHER": "s3cret",
+        "FLUXRT_DATABASE_URL": "postgresql://u:s3cret@host/shop",
     }  # fmt: skip
     settings = list_settings(LEAST + key, environment)
     assert "s3cret" not in str(settings)

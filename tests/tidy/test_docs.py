@@ -5,6 +5,7 @@ from pathlib import Path
 
 import flux_guest
 import pytest
+import yaml
 
 from flux import hostcalls
 from flux.config import parse_config
@@ -75,3 +76,27 @@ def test_what_is_not_released_stands_below_the_headings_of_keep_a_changelog() ->
     assert headings == [name for name in known if name in headings] and {"Added", "Changed", "Fixed"} <= {*headings}
     lines = [line for line in unreleased.splitlines() if line.startswith("- ")]
     assert len(lines) == len(set(lines)), "merging two changes wrote a line twice"
+
+
+def test_what_pages_have_prometheus_ask_for_is_what_the_page_of_metrics_lists() -> None:
+    """`tests/acceptance/test_telemetry.py` holds that page to what a server says."""
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(flux_\w+)` \| (\w+) \| (.*?) \|", page, re.MULTILINE)
+    labels = {name: set(re.findall(r"`(\w+)`", named)) | {"worker"} for name, _, named in rows}
+    for name, kind, _ in rows:
+        if kind == "histogram":
+            labels |= {f"{name}_{part}": labels[name] for part in ("sum", "count")}
+            labels[f"{name}_bucket"] = labels[name] | {"le"}
+    how_to = (DOCS / "how-to" / "watch-a-server.md").read_text(encoding="utf-8")
+    rules = re.findall(r"```yaml\n(groups:.*?)```", how_to, re.DOTALL)
+    assert len(rules) == 1
+    expressions = [rule["expr"] for group in yaml.safe_load(rules[0])["groups"] for rule in group["rules"]]
+    assert len(expressions) > 5
+    expressions += re.findall(r"`([^`]*flux_\w+[^`]*)`", page.partition("Worth an alert:")[2])
+    for said in expressions:
+        for name, selected in re.findall(r"\b(flux_\w+)(?:\{(.*?)\})?", said):
+            assert name in labels, f"{said}: there is no {name}"
+            assert set(re.findall(r"(\w+)\s*[=!]", selected)) <= labels[name], said
+        for grouped in re.findall(r"\b(?:by|without) \((.*?)\)", said):
+            known = set.union(*(labels[name] for name in re.findall(r"\bflux_\w+", said)))
+            assert {each.strip() for each in grouped.split(",")} <= known, said
