@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ from tests.dev_process import (
 from tests.ejected import eject, make_environment, migrate, running_application, running_worker
 from tests.losing_proxy import LosingProxy, When, losing_proxy
 from tests.postgres_server import PostgresServer
+from tests.token_issuer import claims, jwk, make_key, sign
 
 KEPT_HEADERS = frozenset(
     {
@@ -368,6 +370,16 @@ def exits_in_thread(ctx, input):
     sys.exit(3)
 
 
+@function("GET /who")
+async def who(ctx, input):
+    return ctx.request.auth
+
+
+@function("GET /who/else")
+def who_else(ctx, input):
+    return ctx.request.auth
+
+
 @function("GET /secret")
 async def secret(ctx, input):
     try:
@@ -404,6 +416,17 @@ http = ["127.0.0.1:{port}"]
 http = ["127.0.0.1:{port}"]
 [functions.outward]
 http = ["localhost:{port}"]
+
+[functions.who]
+auth = "jwt"
+scopes = ["read"]
+[functions.who_else]
+auth = "jwt_optional"
+
+[http.auth]
+jwks = "http://127.0.0.1:{port}/keys"
+issuer = "https://login.example"
+audience = ["shop"]
 
 [queue]
 lease = "2s"
@@ -451,7 +474,7 @@ class Pair:
 def describe(answer: Answer) -> tuple[Any, ...]:
     """Return what of an answer has to be the same: not ids, moments, and what only developers are told."""
     headers = {
-        name: value.replace('realm="flux"', 'realm="conduit"')
+        name: re.sub('realm="[^"]*"', 'realm="the project"', value)
         for name, value in answer.headers.items()
         if name in KEPT_HEADERS or name.startswith("access-control-")
     }
@@ -793,8 +816,11 @@ import contextlib
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+import server.application
 from main import application
-from server.application import Application
+
+server.application.BODY_S = 1.0
+server.application.BODIES_BYTES_MAX = 50_000
 
 
 @contextlib.asynccontextmanager
@@ -804,7 +830,8 @@ async def lifespan(app):
     await application.stop()
 
 
-host = Starlette(routes=[Mount("/api", application), Mount("/forgotten", Application())], lifespan=lifespan)
+routes = [Mount("/api", application), Mount("/forgotten", server.application.Application())]
+host = Starlette(routes=routes, lifespan=lifespan)
 """
 
 
@@ -825,6 +852,43 @@ def mounted(shop_pair: Pair, proxy: LosingProxy) -> Iterator[DevServer]:
         yield running
 
 
+def test_a_token_is_believed_by_the_keys_of_its_issuer(shop: Pair, stub: CountingStub) -> None:
+    known, unknown = make_key("P-256"), make_key("P-256")
+    stub.pages["/keys"] = json.dumps({"keys": [jwk(known, kid="k1")]}).encode()
+    now = int(time.time())
+    tokens = [
+        sign(known, "ES256", claims(scope="read", at=["ä", 1.5]), kid="k1"),
+        sign(known, "ES256", claims(scope="read")),
+        sign(known, "ES256", claims(scope="write"), kid="k1"),
+        sign(known, "ES256", claims(scope="read", exp=now - 3600), kid="k1"),
+        sign(known, "ES256", claims(scope="read", aud="another"), kid="k1"),
+        sign(known, "ES256", claims(scope="read", iss="https://another.example"), kid="k1"),
+        sign(unknown, "ES256", claims(scope="read"), kid="k1"),
+        sign(unknown, "ES256", claims(scope="read"), kid="k2"),
+        sign(known, "none", claims(scope="read"), kid="k1"),
+        "x",
+    ]
+    before = len(stub.seen)
+    said = []
+    for path in ("/who", "/who/else"):
+        shop.compare("GET", path)
+        said.append(
+            [shop.compare("GET", path, None, {"authorization": f"Bearer {one}"}).status for one in tokens]
+        )
+    assert said == [[200, 200, 403, *[401] * 7], [200, 200, 200, *[401] * 7]]
+    # Once by each: a key that there is not is not asked for again at once.
+    assert [one.path for one in stub.seen[before:]] == ["/keys"] * 2
+
+
+def test_keys_without_end_are_not_read(shop: Pair, mounted: DevServer, stub: CountingStub) -> None:
+    key = make_key("P-256")
+    stub.pages["/keys"] = json.dumps({"keys": [jwk(key, kid="k1")], "more": "x" * 2**20}).encode()
+    token = {"authorization": "Bearer " + sign(key, "ES256", claims(scope="read"), kid="k1")}
+    refused = mounted.request("GET", "/api/who", None, token)
+    assert (refused.status, refused.headers["retry-after"]) == (503, "10")
+    mounted.wait_story("more than 1,048,576 bytes")
+
+
 def test_another_application_can_have_it_mounted(shop: Pair, mounted: DevServer) -> None:
     for method, path in (
         ("GET", "/echo/a%2Fb/c?x=1"),
@@ -837,6 +901,16 @@ def test_another_application_can_have_it_mounted(shop: Pair, mounted: DevServer)
         )
     assert mounted.request("GET", "/forgotten/types").status == 500
     mounted.wait_story("has to await application.start()")
+
+
+def test_a_body_has_to_come_and_to_find_room(mounted: DevServer) -> None:
+    for _ in range(2):
+        assert mounted.request("POST", "/api/echo", b"x" * 40_000).status == 200
+        full = mounted.request("POST", "/api/echo", b"x" * 60_000)
+        assert (full.status, full.json["code"]) == (503, "OVERLOADED") and "retry-after" in full.headers
+    with socket.create_connection(("127.0.0.1", mounted.port), timeout=60) as line:
+        line.sendall(b"POST /api/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx")
+        assert line.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 
 
 def test_a_commit_whose_answer_is_lost_is_asked_after(
@@ -997,12 +1071,34 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
         "insert into users (id, email, plan) overriding system value values (1, 'other@shop.example', 'free')"
     )
     path = f"{shop.database.server.bin_dir}:{os.environ['PATH']}"
-    command = [str(folder / "copy_data.sh"), database_url(shop.flux_database)]
+    # Neither server asks for a password; that it is nobody's argument is seen by whom is started.
+    script = 'for one in "$@"; do case $one in *hunter2*) exit 66 ;; esac; done\nexec "$REAL/${0##*/}" "$@"\n'
+    (tmp_path / "bin").mkdir()
+    for name in ("psql", "pg_dump"):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\n[ "$PGPASSWORD" = "hunter2 @" ] || exit 67\n{script}')
+        program.chmod(0o755)
+
+    def with_password(database: Database) -> str:
+        return database_url(database).replace("@/", ":hunter2%20%40@/")
 
     def copy(*arguments: str) -> subprocess.CompletedProcess[str]:
-        environ = make_environment(target, {"PATH": path})
+        environ = make_environment(
+            target,
+            {
+                "PATH": f"{tmp_path}/bin:{path}",
+                "REAL": str(shop.database.server.bin_dir),
+                "DATABASE_URL": with_password(target),
+                "SOURCE_URL": with_password(shop.flux_database),
+            },
+        )
         return subprocess.run(
-            [*command, *arguments], env=environ, capture_output=True, text=True, check=False, timeout=120
+            [str(folder / "copy_data.sh"), *arguments],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
 
     assert copy().returncode != 0
