@@ -7,7 +7,7 @@ import click
 from flux.cli import moments
 from flux.cli.client import open_client
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, cells, pad
+from flux.cli.screen import Line, Piece, Screen, cells, pad, wrap
 from flux.cli.settings import settings
 
 
@@ -22,9 +22,10 @@ def command() -> None:
         screen.write_raw_json(answer.text)
         return
     if not schedules and not said.quiet:
-        Screen.stderr(colour=False if said.no_color else None).line(
-            'nothing runs on a schedule: @function(cron="0 3 * * *"), or [[cron]] in flux.toml'
-        )
+        story = Screen.stderr(colour=False if said.no_color else None)
+        hint = 'nothing runs on a schedule: @function(cron="0 3 * * *"), or [[cron]] in flux.toml'
+        for line in wrap(hint, story.width) if story.is_terminal else [hint]:
+            story.line(line)
     screen.page(lines(schedules))
 
 

@@ -196,7 +196,7 @@ def lines(replay: Record, width: int, *, whole: bool, quiet: bool, file: str | N
     took = moments.duration(replayed.number("elapsed_ms"))
     result: list[Line] = [
         *render.header(summary, width),
-        [Piece(f"replayed on {_code(replay)} · {took} · {_sent(replay)}", "dim")],
+        *[[Piece(line, "dim")] for line in wrap(f"replayed on {_code(replay)} · {took} · {_sent(replay)}", width)],
         [],
         ["  ", Piece(f"{mark} {verdict}", style), Piece(f"   {_statuses(replay)}", "dim")],
         *[["    " + line] for line in wrap(replay.text("reason"), width - 4)],

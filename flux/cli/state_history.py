@@ -12,7 +12,7 @@ import click
 from flux.cli import moments, render
 from flux.cli.client import open_client
 from flux.cli.record import Record
-from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, line_cells, pad
+from flux.cli.screen import Line, Piece, Screen, cells, cut, json_text, line_cells, pad, wrap
 from flux.cli.settings import settings
 from flux.cli.trace_list import tell_not_stored
 
@@ -53,7 +53,7 @@ def lines(
     if not dated:
         return []
     result: list[Line] = (
-        [] if quiet else [*_head(table, key, dated[-1][0].strftime("%Y-%m-%d"), versions), []]
+        [] if quiet else [*_head(table, key, dated[-1][0].strftime("%Y-%m-%d"), versions, width), []]
     )
     executions = [_execution(version) for version in versions]
     prefixes = render.Prefixes(name for name in executions if name)
@@ -77,13 +77,15 @@ def lines(
     return result
 
 
-def _head(table: str, key: str, since: str, versions: list[Record]) -> list[Line]:
+def _head(table: str, key: str, since: str, versions: list[Record], width: int) -> list[Line]:
     numbered = sum(version.flag("committed") for version in versions)
     undone = len(versions) - numbered
     parts = [f"{numbered} version{'s' * (numbered != 1)}"] if numbered else ["no version was ever committed"]
     if undone:
         parts.append(f"{undone} change{'s' * (undone != 1)} rolled back")
-    return [[Piece(f"{table}[{key}]", "bold"), f" · {' · '.join(parts)} · since {since}"]]
+    name = f"{table}[{key}]"
+    first, *rest = wrap(f"{' · '.join(parts)} · since {since}", max(20, width - cells(name) - 3))
+    return [[Piece(name, "bold"), f" · {first}"], *[["  " + line] for line in rest]]
 
 
 def _number(version: Record) -> Piece:

@@ -754,6 +754,8 @@ def test_state_history_tells_what_was_rolled_back_and_what_came_from_outside(flu
     shown = flux("state", "history", "users", "42").out
     assert "rolled back" in shown and "outside" in shown.lower()
     assert shown.index("upgrade") < shown.index("90aa3b1"), "newest first"
+    told = flux("state", "history", "users", "42", COLUMNS="40").out.partition("\n\n")[0].splitlines()
+    assert len(told) > 1 and max(map(len, told)) <= 40 and " ".join(" ".join(told).split()) == shown.splitlines()[0]
 
 
 def test_a_command_that_does_not_exist_names_the_near_one(flux: Callable[..., Ran]) -> None:

@@ -108,6 +108,8 @@ def test_each_tick_runs_once_over_two_servers_of_which_one_is_killed(tmp_path: P
         latest = first.json("trace", "list", "-q", "trigger:cron outcome:returned")["executions"][0]
         assert (latest["function"], latest["trigger"]) == ("every", "cron")
         assert first.json("replay", latest["id"])["verdict"] == "identical"
+        shown = first.command("replay", latest["id"], "--on", ".").stdout
+        assert "nothing left the sandbox" in shown and max(map(len, shown.splitlines())) <= 80, shown
         history = first.json("cron", "history", "every", "-n", "5")["ticks"]
         assert [(tick["fate"], tick["state"]) for tick in history] == [("run", "done")] * 5
         assert history[0]["execution"] is not None
