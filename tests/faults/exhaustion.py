@@ -410,7 +410,7 @@ class Case:
     name: str
     want: Want
     named: tuple[str, ...] = ()
-    """One of these is to be told while it lasts: in an answer, or to the operator."""
+    """One of these is to be told of it: in an answer, to the operator, or on record, where clients are not to know."""
     disk: str = ""
     """What is on a small disk: ``all``, ``database`` or ``journal``."""
 
@@ -551,7 +551,7 @@ def suffer(
 
 
 def _suffer(case: Case, trades: int, house: House, row: Row, told_before: int) -> None:
-    load = house.load
+    load, number_before = house.load, house.load.number
     load.start()
     try:
         load.wait_done(trades)
@@ -564,13 +564,21 @@ def _suffer(case: Case, trades: int, house: House, row: Row, told_before: int) -
         row.wrong.append(str(error))
     finally:
         load.stop()
-    said = [*load.answers, *house.dev.story[told_before:]]
-    if case.named and not any(name in line for name in case.named for line in said):
-        row.wrong.append(f"none of {case.named} was told: {dict(load.answers)}")
     try:
         row.findings = settle(house)
     except WantError as error:
         row.wrong.append(str(error))
+        return
+    errors = house.database.psql(ERRORS.format(number_before)).splitlines()
+    said = [*load.answers, *house.dev.story[told_before:], *errors]
+    if case.named and not any(name in line for name in case.named for line in said):
+        row.wrong.append(f"none of {case.named} was told: {dict(load.answers)}, {errors}")
+
+
+ERRORS = """
+select distinct error_type || ': ' || error_message from flux.execution
+where error_type is not null and path like '/trades/%' and split_part(path, '/', 3)::int > {}
+"""
 
 
 def settle(house: House) -> Findings | None:
