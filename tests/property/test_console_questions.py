@@ -90,7 +90,7 @@ async def open_filled(database: Database) -> AsyncIterator[World]:
 
 async def ask(world: World, path: str, query: dict[str, str]) -> None:
     """Ask once. What streams would go on for ever where it follows, so it does not."""
-    follow = {"follow": "0"} if path.strip("/") in ("tail", "logs") else {}
+    follow = {"follow": "0"} if path.partition("?")[0].strip("/") in ("tail", "logs") else {}
     response: HttpResponse = await world.ask(path, **{**query, **follow})
     assert 200 <= response.status < 500, (path, query, response)
     if not isinstance(response.body, bytes):
