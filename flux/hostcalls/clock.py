@@ -11,21 +11,33 @@ import time
 import trio
 
 from flux.hostcall import Effect
-from flux.hostcalls.base import CallContext, HostCallFailed, HostCallKind, check_arguments
+from flux.hostcalls.base import CallContext, Clock, HostCallFailed, HostCallKind, check_arguments
 
 SLEEP_S_MAX = 24 * 3600.0
 
 
 class SystemClock:
-    """The host's wall clock, which never steps back while we look."""
+    """The host's wall clock, which steps back where somebody sets it."""
 
-    def __init__(self) -> None:
+    def now_ns(self) -> int:
+        """Return nanoseconds since the Unix epoch."""
+        return time.time_ns()
+
+
+class SteadyClock:
+    """The clock of one execution, which never steps back.
+
+    It is no longer-lived than that: a server's would stand still for as long as the host's had once been ahead.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last_ns = 0
 
     def now_ns(self) -> int:
         """Return nanoseconds since the Unix epoch, at least what it returned before."""
         # An NTP step backwards would make a guest's answers travel in time.
-        self._last_ns = max(self._last_ns, time.time_ns())
+        self._last_ns = max(self._last_ns, self._clock.now_ns())
         return self._last_ns
 
 

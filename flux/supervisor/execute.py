@@ -41,6 +41,7 @@ from flux.failure import Kind, find_failure
 from flux.hostcall import Effect
 from flux.hostcalls import all_kinds
 from flux.hostcalls.base import CallContext, Clock, Entropy, HostCallFailed
+from flux.hostcalls.clock import SteadyClock
 from flux.hostcalls.http import HttpClient
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration, format_size
@@ -253,7 +254,8 @@ class _Run:
         self._report = report
         self._runnable = runnable
         self._trigger = trigger
-        started_at_ns, self._began_ns = backing.clock.now_ns(), time.perf_counter_ns()
+        self._clock = SteadyClock(backing.clock)
+        started_at_ns, self._began_ns = self._clock.now_ns(), time.perf_counter_ns()
         execution_id = ids.make_execution_id(started_at_ns // 1_000_000, backing.entropy.take(ids.ENTROPY_BYTES))
         seed = backing.entropy.take(32)
         self._secrets = backing.secrets.of_execution(seed)
@@ -285,7 +287,7 @@ class _Run:
             atomic=runnable.function.atomic,
             isolation=runnable.isolation,
             mark=lambda snapshot, isolation: (backing.token, execution_id, snapshot, isolation),
-            now_ns=backing.clock.now_ns,
+            now_ns=self._clock.now_ns,
             elapsed_ns=self._elapsed_ns,
             tell=self._scribe.transaction,
         )
@@ -341,7 +343,7 @@ class _Run:
         return self._submit(refusal)
 
     def _elapsed_ns(self) -> int:
-        return self._backing.clock.now_ns() - self._head.started_at_ns
+        return self._clock.now_ns() - self._head.started_at_ns
 
     # Running
 
@@ -393,7 +395,7 @@ class _Run:
             function=runnable.function.name,
             grants=runnable.grants,
             limits=runnable.bounds.limits,
-            clock=backing.clock,
+            clock=self._clock,
             entropy=backing.entropy,
             database=self._database,
             http=backing.http,
@@ -401,7 +403,7 @@ class _Run:
             streams=self._streams,
             functions=OtherFunctions(
                 runnable.siblings, self._run_sibling, self._head, self._cause, self._database, backing.token,
-                backing.secrets, backing.clock, backing.entropy, self._trace,
+                backing.secrets, self._clock, backing.entropy, self._trace,
             ),
             trace=self._trace,
             propagation=runnable.propagation,

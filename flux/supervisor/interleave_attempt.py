@@ -5,6 +5,7 @@ import attrs
 from flux.execution import Execution, Returned
 from flux.hostcall import HostCallRequest, HostCallResult
 from flux.hostcalls.base import CallContext
+from flux.hostcalls.clock import SteadyClock
 from flux.limits import format_duration
 from flux.matching import Counterparts
 from flux.matching_session import MatchingSession
@@ -47,7 +48,7 @@ class Attempt:
             function=runnable.function.name,
             grants=runnable.grants,
             limits=runnable.bounds.limits,
-            clock=backing.clock,
+            clock=SteadyClock(backing.clock),
             entropy=backing.entropy,
             database=database,
             http=None,

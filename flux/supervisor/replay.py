@@ -28,7 +28,7 @@ from flux.execution import Execution, Interrupted, Killed, Outcome, Raised, Retu
 from flux.failure import find_failure
 from flux.hostcall import HostCall, HostCallResult
 from flux.hostcalls.base import CallContext
-from flux.hostcalls.clock import SystemClock
+from flux.hostcalls.clock import SteadyClock, SystemClock
 from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.secret import TenantSecrets
 from flux.limits import format_duration
@@ -436,7 +436,7 @@ class _Run:
             function=runnable.function.name,
             grants=self._live.grants,
             limits=runnable.bounds.limits,
-            clock=SystemClock() if backing is None else backing.clock,
+            clock=SteadyClock(SystemClock() if backing is None else backing.clock),
             entropy=SystemEntropy() if backing is None else backing.entropy,
             database=world,
             http=backing.http if backing is not None and self._live.hosts else None,

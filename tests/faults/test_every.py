@@ -5,15 +5,18 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flux.execution import Trigger
+from flux.sandbox.scripted import ScriptedGuest
 from tests.conftest import Database
 from tests.execution_world import open_world
 from tests.faults.every import Part, PartError, Row, Tally, do_part, main, run
 from tests.faults.failover import disturb
 from tests.faults.ledger import ATOMIC, PATH, SCHEMA, Told, check, make_trade
+from tests.faults.sites import stepping_clock
 
 
 async def test_whatever_fails_records_and_tables_agree(database: Database, tmp_path: Path) -> None:
@@ -94,6 +97,29 @@ async def test_what_is_not_as_it_should_be_is_found(database: Database, tmp_path
         assert number not in getattr(check(database, told), what), what
         database.psql(sql)
         assert number in getattr(check(database, told), what), what
+
+
+async def test_a_clock_that_was_ahead_is_right_for_later_executions_and_steady_for_each(
+    database: Database, tmp_path: Path
+) -> None:
+    heard: list[int] = []
+
+    async def look(guest: ScriptedGuest, _document: dict[str, Any]) -> None:
+        heard.extend([await guest.call("clock.now") for _ in range(3)])
+
+    with stepping_clock() as clock:
+        async with open_world(database, tmp_path / "journal") as world:
+            clock.arm("an hour on", 1)
+            await world.run(look, trigger=Trigger("invoke", path="/1"))
+            clock.arm("an hour back", 4)  # In the middle of it.
+            await world.run(look, trigger=Trigger("invoke", path="/2"))
+            assert clock.struck
+            clock.disarm()
+            await world.settle()
+    ahead, right = heard[:3], heard[3:]
+    assert ahead == sorted(ahead) and right == sorted(right) and ahead[0] > right[2] + 3000 * 10**9
+    ahead_by = "round(extract(epoch from started_at - now()) / 3600)"
+    assert database.psql(f"select path, {ahead_by} from flux.execution order by path") == "/1|1\n/2|0"
 
 
 def test_a_database_that_ends_at_once_and_one_that_takes_its_place_lose_no_trade(tmp_path: Path) -> None:
