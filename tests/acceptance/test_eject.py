@@ -541,8 +541,24 @@ def shop_pair(
         yield pair
 
 
+RESET_CONDUIT = """
+do $$ begin execute (
+    select 'truncate ' || string_agg(tablename, ', ') || ' restart identity cascade'
+    from pg_tables where schemaname = 'public'
+); end $$
+"""
+
+
+@pytest.fixture
+def conduit(conduit_pair: Pair) -> Pair:
+    """Conduit, without rows."""
+    conduit_pair.database.psql(RESET_CONDUIT)
+    conduit_pair.flux_database.psql(RESET_CONDUIT)
+    return conduit_pair
+
+
 @pytest.fixture(scope="module")
-def conduit(tmp_path_factory: pytest.TempPathFactory, postgres18: PostgresServer) -> Iterator[Pair]:
+def conduit_pair(tmp_path_factory: pytest.TempPathFactory, postgres18: PostgresServer) -> Iterator[Pair]:
     place = tmp_path_factory.mktemp("conduit")
     project = copy_conduit(place / "conduit")
     folder = eject(project, place / "application", "--partial")
