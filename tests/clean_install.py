@@ -93,6 +93,7 @@ def main() -> int:
     ours = ("FLUXRT_", "PYTHON", "VIRTUAL_ENV", "PG", "DEMO_DIR")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | {"PYTHON": python}
     with tempfile.TemporaryDirectory(prefix="flux-clean-") as folder:
+        Path(folder).chmod(0o755)  # Some tests are of users who own nothing, and who have to be able to read the clone.
         clone = Path(folder) / "flux"
         subprocess.run(["git", "clone", "--quiet", "--no-local", ROOT, clone], check=True)
         began = time.monotonic()

@@ -348,8 +348,13 @@ class Connection:
     def _committing(self, behind: CommitBehind | None = None) -> Iterator[None]:
         """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
 
-        Where the time is up and the server has ended the statement, what it said last may tell.
+        Where the time is up and the server has ended the statement, what it said last may tell. The limits of answers
+        are off meanwhile: what a session has notified itself of comes behind a COMMIT that took place, and to end that
+        half heard is not to undo it.
         """
+        wire = self._wire
+        limits = wire.answer_bytes_max, wire.answer_s_max
+        wire.answer_bytes_max = wire.answer_s_max = None
         deadline = trio.current_time() + COMMIT_S_MAX
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
@@ -360,6 +365,8 @@ class Connection:
                     f"{error.message}",
                     remedy="look whether its rows are there before running it again",
                 ) from error
+            finally:
+                wire.answer_bytes_max, wire.answer_s_max = limits
         if scope.cancelled_caught:
             if not self.is_closed and behind is not None and behind.tag == "COMMIT":
                 return

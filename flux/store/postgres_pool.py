@@ -212,6 +212,8 @@ class Pool:
                 # What came back meanwhile lies there: nobody was in the line for it.
                 if (connection := self._find_idle()) is not None:
                     return connection
+                if error.sqlstate != _TOO_MANY:
+                    raise
                 self._note_refused(error)
         place = _Place()
         self._line.append(place)
@@ -268,8 +270,8 @@ class Pool:
             place.is_asking = False
 
     def _note_refused(self, error: CannotConnect) -> None:
-        """Go on if ``error`` leaves something to wait for; raise it otherwise."""
-        if error.sqlstate != _TOO_MANY or self._is_alone:
+        """Go on if there is something to wait for, whatever the server says just now; raise ``error`` otherwise."""
+        if self._is_alone:
             raise error
         self._refusal = error
         self._open_again = trio.current_time() + OPEN_AGAIN_S

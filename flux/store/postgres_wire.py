@@ -134,6 +134,8 @@ class Wire:
         self.notifications: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
         self.answer_bytes_max = options.answer_bytes_max
         """What one answer may take, notices not counted."""
+        self.answer_s_max = options.answer_s_max
+        """How long it may take to come."""
         self._answer_bytes = 0
         self.callback_error: Exception | None = None
         """What ``on_notice`` raised: not let into the protocol, raised by the statement instead."""
@@ -271,7 +273,7 @@ class Wire:
     async def wait_answer(self, answer: Answer) -> None:
         """Read until ``answer`` is there. When cancelled, or when it is too large, end the statement first."""
         self._answer_bytes = 0
-        if (most_s := self.options.answer_s_max) is None:
+        if (most_s := self.answer_s_max) is None:
             await self._pump_or_end(answer)
             return
         with trio.move_on_after(most_s) as scope:

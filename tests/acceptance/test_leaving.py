@@ -61,7 +61,7 @@ def test_the_commands_that_the_page_of_leaving_shows_do_it(
         source, target = databases
         path = f"{postgres18.bin_dir}:{os.environ['PATH']}"
         done = subprocess.run(
-            [plain / "copy_data.sh", database_url(source)], env=make_environment(target, {"PATH": path}),
+            [plain / "copy_data.sh"], env=make_environment(target, {"PATH": path, "SOURCE_URL": database_url(source)}),
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
@@ -77,7 +77,7 @@ def test_the_commands_that_the_page_of_leaving_shows_do_it(
         "uvicorn main:application --no-proxy-headers": serve,
         "python worker.py": work,
         "python -m server.table": list_routes,
-        "./copy_data.sh SOURCE_URL": copy_rows,
+        "SOURCE_URL=... ./copy_data.sh": copy_rows,
     }
     lines = [step.line for step in read_steps("docs/leaving.md")]
     assert {*lines} == typed.keys()

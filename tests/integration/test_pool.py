@@ -321,11 +321,21 @@ async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_or
             door.open()
         assert order == [0, 1]
 
+        # One who waits for what comes back does so whatever the server answers meanwhile.
+        async with trio.open_nursery() as nursery, pool.acquire():
+            nursery.start_soon(wait, 2)
+            await until(lambda: pool.counts.waiting == 1)
+            postgres18.psql("alter role one nologin")
+            many = door.attempts + 5
+            await until(lambda: door.attempts >= many)
+            postgres18.psql("alter role one login")
+        assert order == list(range(3))
+
         # However often the server is asked meanwhile, and by whomever: who came first is served first.
         async with trio.open_nursery() as nursery, pool.acquire():
-            for number in range(2, 8):
+            for number in range(3, 9):
                 nursery.start_soon(wait, number)
-                await until(lambda waiting=number - 1: pool.counts.waiting == waiting)
+                await until(lambda waiting=number - 2: pool.counts.waiting == waiting)
             many = door.attempts + 30
             await until(lambda: door.attempts >= many)
             door.shut()
@@ -333,7 +343,7 @@ async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_or
             monkeypatch.setattr(postgres_pool, "OPEN_AGAIN_S", 60.0)
             door.open()
             await until(lambda: door.attempts == door.ended)
-        assert order == list(range(8))
+        assert order == list(range(9))
 
         # Where there is none that could come back, one question each is enough to tell all.
         async def be_refused() -> None:
