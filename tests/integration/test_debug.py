@@ -124,7 +124,13 @@ async def both(ctx, input):
         await ctx.db.query("select 1")
         return n
     found = await asyncio.gather(one(1), one(2))
-    return found
+    def numbers():
+        try:
+            yield 1
+        except ValueError:
+            yield 2
+    each = numbers()
+    return [*found, next(each), each.throw(ValueError("thrown in")), next(each, 3)]
 
 
 @function
@@ -334,6 +340,12 @@ async def test_looking_runs_nothing_and_what_goes_another_way_is_said(tmp_path: 
         assert [event.asked for event in ones if event.kind == "pause"] == [1, 2]
         assert {event.heard for event in ones if event.kind == "pause"} == {0}
         assert [event.heard > 0 for event in ones if event.kind == "return"] == [True, True]
+        # An error that is thrown in goes on with what had paused, and begins nothing.
+        numbers = [event for event in seen.events if event.function.endswith("numbers")]
+        assert len({event.frame for event in numbers}) == 1
+        kinds = [event.kind for event in numbers]
+        assert (kinds.count("call"), kinds.count("pause"), kinds.count("return")) == (1, 2, 1)
+        assert kinds[-1] == "return"
 
         noticed = await followed.record("noticed", b"{}", {})
         assert isinstance(noticed.outcome, Returned)

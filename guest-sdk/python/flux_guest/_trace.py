@@ -6,7 +6,8 @@ resumption (of a coroutine or a generator), an exception, a return. Only the pro
 replay is the same each time, the number of an event is an address: what one run counted, the next can be asked
 about. So nothing is kept here but counts, and what was asked for goes over the wire at once.
 
-`sys.settrace` is the seam, on every version of Python: it gives the same events on all of them. Values are read by
+`sys.settrace` is the seam, on every version of Python: it gives the same events on all of them. Where a frame stands
+at one of them is not the same everywhere, and only `_starts` and `_pauses` ask. Values are read by
 `flux_guest._look`, so that no code of the project's runs for it.
 """
 
@@ -31,7 +32,7 @@ FILES_MAX = 200
 LINES_MAX = 1_000
 RAISED_MAX = 1_000
 _dumps = json.dumps  # Whatever the project puts in its place.
-_YIELD = opcode.opmap["YIELD_VALUE"]
+_YIELD, _RESUME = opcode.opmap["YIELD_VALUE"], opcode.opmap["RESUME"]
 _OPTIMIZED = 1
 """Flag of a code object whose names are variables of the interpreter, not keys of whatever its class was given."""
 
@@ -80,7 +81,7 @@ class Tracer:
         self._batch: list[Any] = []
         self._mine: dict[int, tuple[CodeType, str | None]] = {}
         """By the code object's id, with the object: the file as it is told, None of what is not the project's."""
-        self._yields: dict[int, bytes] = {}
+        self._instructions: dict[int, bytes] = {}
         self._numbers: dict[int, int] = {}
         """Of frames that have not ended, by their id."""
         self._frames = 0
@@ -124,9 +125,7 @@ class Tracer:
         known = self._mine.get(id(code)) or self._learn(code)
         if known[1] is None:
             return None
-        at = frame.f_lasti
-        # RESUME says what is resumed: the start of a function, or one that had paused.
-        is_start = at < 0 or self._yields[id(code)][at + 1] & 3 == 0 or id(frame) not in self._numbers
+        is_start = id(frame) not in self._numbers or _starts(self._instructions[id(code)], frame.f_lasti)
         if is_start:
             self._frames += 1
             self._numbers[id(frame)] = self._frames
@@ -146,7 +145,7 @@ class Tracer:
                 self._note_raised(frame, file, argument)
         elif event == "return":
             leaves = raising == id(frame) and argument is None
-            pauses = not leaves and self._yields[id(code)][frame.f_lasti] == _YIELD
+            pauses = not leaves and _pauses(self._instructions[id(code)], frame.f_lasti)
             self._note(frame, file, "pause" if pauses else "return", argument, raises=leaves)
             if not pauses:
                 number = self._numbers.pop(id(frame), 0)
@@ -159,7 +158,7 @@ class Tracer:
         file = self._channel.relative(name) if self._channel.is_user_file(name) else None
         self._mine[id(code)] = (code, file)
         if file is not None:
-            self._yields[id(code)] = code.co_code
+            self._instructions[id(code)] = code.co_code
             if len(self._files) < FILES_MAX:
                 self._files.add(file)
         return self._mine[id(code)]
@@ -329,6 +328,18 @@ class Tracer:
 
     def _tell(self, what: str, said: Any) -> None:
         self._channel.trace(what, _dumps(said))
+
+
+def _starts(instructions: bytes, at: int) -> bool:
+    """Whether a function that is entered at ``at`` (``f_lasti``) begins there, and does not go on."""
+    # RESUME says what is resumed: 0, a start. Where an error is thrown in, 3.12 stands at the YIELD_VALUE before.
+    return at < 0 or (instructions[at] == _RESUME and instructions[at + 1] & 3 == 0)
+
+
+def _pauses(instructions: bytes, at: int) -> bool:
+    """Whether a function that is left at ``at`` will go on, where no error leaves it."""
+    # Up to 3.12 it stands at what yields, from 3.13 on behind that: at what it will go on with.
+    return instructions[at] == _YIELD or (instructions[at] == _RESUME and instructions[at + 1] & 3 != 0)
 
 
 def _is_unseen(value: Any) -> bool:
