@@ -166,10 +166,13 @@ def starts_threads_and_threads(ctx: Context, input: dict) -> dict:
     import _thread
 
     made = 0
-    for start in (_thread.start_new_thread, threading._start_new_thread):
+    for start in (
+        lambda: _thread.start_new_thread(lambda: None, ()),
+        lambda: threading.Thread(target=lambda: None).start(),
+    ):
         for _ in range(100):
             with contextlib.suppress(RuntimeError):
-                start(lambda: None, ())
+                start()
                 made += 1
     return {"made": made}
 
