@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException, WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -46,6 +46,25 @@ LOOKS = [(width, height, light) for width, height in ((1280, 800), (390, 844)) f
 """A desk and a phone, by day and by night."""
 
 
+GONE = "Node with given id does not belong to the document"
+
+
+class Chrome(webdriver.Chrome):
+    """Says in one way that an element is gone.
+
+    ChromeDriver has a second one, an unknown error, where the page changes while it looks the element up.
+    """
+
+    def execute(self, driver_command: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Have a command done, those of elements too; raises `StaleElementReferenceException` for `GONE`."""
+        try:
+            return super().execute(driver_command, params)
+        except WebDriverException as error:
+            if GONE in (error.msg or ""):
+                raise StaleElementReferenceException(error.msg, error.screen, error.stacktrace) from error
+            raise
+
+
 @attrs.frozen
 class Browser:
     """A running Chromium with one tab."""
@@ -70,6 +89,17 @@ class Browser:
 
         self.wait(is_clicked, f"something called {words!r}")
 
+    def click_first(self, selector: str) -> None:
+        """Click the first of what a CSS selector finds."""
+
+        def is_clicked() -> bool:
+            found = self.driver.find_elements(By.CSS_SELECTOR, selector)
+            for one in found[:1]:
+                one.click()
+            return bool(found)
+
+        self.wait(is_clicked, selector)
+
     def type(self, label: str, text: str) -> None:
         """Put text into the field that has this label."""
 
@@ -86,7 +116,12 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key, wherever the page has its focus."""
-        self.driver.switch_to.active_element.send_keys(key)
+
+        def is_pressed() -> bool:
+            self.driver.switch_to.active_element.send_keys(key)
+            return True
+
+        self.wait(is_pressed, f"place for the key {key!r}")
 
     def copy(self, words: str) -> str:
         """Press a button that copies; return what came into the clipboard."""
@@ -103,10 +138,11 @@ class Browser:
         return copied
 
     def text(self, selector: str = "main") -> str:
-        """What is to be seen of an element, as it is seen."""
+        """What is to be seen of elements, as it is seen. An XPath begins with ``//``; all else is a CSS selector."""
+        by = By.XPATH if selector.startswith("//") else By.CSS_SELECTOR
         while True:
             with contextlib.suppress(StaleElementReferenceException):  # It was drawn anew while we read.
-                return "\n".join(found.text for found in self.driver.find_elements(By.CSS_SELECTOR, selector))
+                return "\n".join(found.text for found in self.driver.find_elements(by, selector))
 
     def wait_for(self, words: str, selector: str = "main") -> None:
         """Wait until words are to be seen."""
@@ -179,7 +215,7 @@ def open_browser() -> Iterator[Browser]:
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium starts as root on no other condition.
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    driver = Chrome(options, webdriver.ChromeService(chromedriver))
     try:
         driver.set_page_load_timeout(WAIT_S_MAX)
         driver.set_script_timeout(WAIT_S_MAX)

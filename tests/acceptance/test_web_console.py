@@ -12,7 +12,6 @@ from urllib.parse import quote, unquote
 
 import attrs
 import pytest
-from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, open_browser
 from tests.conftest import Database
@@ -323,7 +322,7 @@ def test_all_that_failed_in_a_window_is_replayed_on_the_working_tree_and_the_win
     browser.click("Incidents", "nav")
     browser.wait_for("KeyError: 'mug'", "table")
     browser.look(tmp_path, "incidents")
-    browser.driver.find_element(By.CSS_SELECTOR, "#bursts ~ .wide tbody a").click()
+    browser.click_first("#bursts ~ .wide tbody a")
     browser.wait_for("In common")
     assert "function order: all" in browser.text() and "began in this window" in browser.text()
     browser.click("Replay those that failed")
@@ -371,8 +370,7 @@ def test_a_failure_is_stepped_through_backwards_with_what_its_names_held(desk: D
         go(lambda: browser.press(key), source)
 
     def held(name: str) -> str:
-        row = f"//section[@aria-labelledby='held']//tr[th[normalize-space()='{name}']]/td"
-        return browser.driver.find_element(By.XPATH, row).text
+        return browser.text(f"//section[@aria-labelledby='held']//tr[th[normalize-space()='{name}']]/td")
 
     # It stands where it failed, and what came in is text.
     press("t", 'raise ValueError(line["note"])')
@@ -551,13 +549,12 @@ def test_earlier_code_is_served_again_by_who_has_said_so_twice(desk: Desk, tmp_p
     desk.open("deployments")
     browser.wait_for("● served now")
     browser.look(tmp_path, "deployments")
-    (back, *_) = browser.driver.find_elements("css selector", "button[data-act]")
-    words = back.text
-    back.click()
+    words = browser.text("button[data-act]").split("\n")[0]
+    browser.click_first("button[data-act]")
     browser.wait_for("Migrations are not undone", "dialog[open]")
     browser.click("No", "dialog[open]")
     assert charge() == 475
-    back.click()
+    browser.click_first("button[data-act]")
     browser.click("Yes, do it", "dialog[open]")
     browser.wait_for(f"done: {words}", "#said")
     assert charge() == 450
