@@ -55,7 +55,7 @@ class Chrome(webdriver.Chrome):
     ChromeDriver has a second one, an unknown error, where the page changes while it looks the element up.
     """
 
-    def execute(self, driver_command: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def execute(self, driver_command: Any, params: dict[str, Any] | None = None) -> Any:
         """Have a command done, those of elements too; raises `StaleElementReferenceException` for `GONE`."""
         try:
             return super().execute(driver_command, params)
