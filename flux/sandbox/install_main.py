@@ -84,11 +84,22 @@ def main(arguments: list[str]) -> int:
     if job.program == "compile":
         _compile(*job.arguments)
     elif job.program == "pip":
+        # pip looks into each of these for what is installed, and ends where it may not: Flux's own folder, if it is
+        # installed in place.
+        sys.path[:] = [place for place in sys.path if _can_be_read(place)]
         sys.argv = ["pip", *job.arguments]
         runpy.run_module("pip", run_name="__main__", alter_sys=True)
     else:
         os.execve(job.program, [job.program, *job.arguments], os.environ)
     return 0
+
+
+def _can_be_read(place: str) -> bool:
+    try:
+        os.close(os.open(place, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _compile(folder: str, name: str) -> None:
