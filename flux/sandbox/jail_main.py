@@ -320,26 +320,35 @@ def _leave_keeper(supervisor: int, readable: list[str]) -> None:
     tell_end_of_parent(signal.SIGTERM)
     if os.getppid() != supervisor:
         os.killpg(0, signal.SIGKILL)
-    close_descriptors(())
+    close_descriptors((CONTROL,))
     restrict_to_reading(readable, may_signal=True)
-    install(make_zygote_filter(may_signal=True))
+    _watch_without_control()
     _, how = os.waitpid(zygote, 0)
     _end_like(how)
 
 
 def _keep(first: int, status: int, alive: int) -> NoReturn:
     """Wait for the namespace's first process; end as the zygote did, whose wait status it writes."""
-    # Whoever reads from the jail must see its end when the zygote ends, not when we do.
-    close_descriptors((status, alive))
-    install(make_zygote_filter(may_signal=True))
+    close_descriptors((CONTROL, status, alive))
+    _watch_without_control()
     _, own = os.waitpid(first, 0)
     _end_like(struct.unpack("=i", os.read(status, 4) or struct.pack("=i", own))[0])
 
 
+def _watch_without_control() -> None:
+    """Put the filter on who only waits, and let go of the control socket.
+
+    In this order: who is refused its filter takes the zygote with it, which may not have told the same yet, and says so
+    itself. And whoever reads from the jail must see its end when the zygote ends, not when we do.
+    """
+    install(make_zygote_filter(may_signal=True))
+    os.close(CONTROL)
+
+
 def _wait_as_first(zygote: int, status: int) -> NoReturn:
     """Be process 1 of the namespace: wait for children that lost their parent, until the zygote has ended."""
-    close_descriptors((status,))
-    install(make_zygote_filter(may_signal=True))
+    close_descriptors((CONTROL, status))
+    _watch_without_control()
     while True:
         ended, how = os.waitpid(-1, 0)
         if ended == zygote:
