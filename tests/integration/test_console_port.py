@@ -49,7 +49,7 @@ async def test_the_pages_are_near_functions_that_are_on_loopback_and_nowhere_nea
     opened = await open_console("localhost:0", "0.0.0.0", taken, "https")
     assert opened.place is not None and opened.place.url == f"https://localhost:{get_port(opened.listeners)}"
     shared = share_console([one.socket.fileno() for one in opened.listeners], "localhost:0", "https")
-    assert shared.place == opened.place and shared.listeners == ()
+    assert shared.place == opened.place and shared.listeners == () and shared.borrowed is not None
     for listener in (*functions, *first, *second, *opened.listeners):
         await listener.aclose()
 
