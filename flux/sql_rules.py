@@ -48,6 +48,8 @@ def get_first_word(sql: str) -> str:
     """Return the statement's first word in lower case, comments skipped; empty when there is none."""
     position = 0
     while position < len(sql):
+        if word := _WORD.match(sql, position):
+            return word[0].lower()
         if skipped := _SKIPPED.match(sql, position):
             position = skipped.end()
         elif sql.startswith("/*", position):
@@ -62,8 +64,7 @@ def get_first_word(sql: str) -> str:
         elif sql[position] in ";(":
             position += 1
         else:
-            word = _WORD.match(sql, position)
-            return word[0].lower() if word else ""
+            return ""
     return ""
 
 

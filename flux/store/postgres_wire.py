@@ -209,7 +209,8 @@ class Wire:
     def _process_log_message(self, fields: dict[str, str], _statement: str | None) -> None:
         if self.on_notice is not None:
             if self.answer_bytes_max is not None:
-                self._answer_bytes -= sum(len(text.encode()) for text in fields.values())
+                for text in fields.values():
+                    self._answer_bytes -= len(text) if text.isascii() else len(text.encode())
             try:
                 self.on_notice(notice_of(fields))
             except Exception as error:

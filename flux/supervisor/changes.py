@@ -17,6 +17,7 @@ Nothing here trusts what a guest can set. The order of statements is that of the
 overwrite, and only serves to find the call of a row in the log.
 """
 
+import functools
 import hashlib
 import hmac
 import json
@@ -30,6 +31,9 @@ from flux.redact import Redactor
 from flux.store.postgres import Notice
 
 CAPTURE_SQLSTATE = "FX001"
+
+KEYS_MAX = 1024
+"""So many primary keys are remembered, as their columns are written; who has more tables pays a little more."""
 
 IMAGE_BYTES_MAX = 32 * 2**20
 """So much of the rows that an execution changes is kept for the case that they are rolled back. The log
@@ -92,7 +96,7 @@ def read_notice(notice: Notice, secret: str, call: int, now_ns: int) -> Captured
         return None
     header = _header_decoder.decode(notice.message)
     old, new = _split_images(befores), _split_images(afters)
-    write_key = _key_writer(header.key)
+    write_key = _key_writer(tuple(header.key))
     schema, table = notice.schema or "", notice.table or ""
 
     def make(op: Operation, key: str | None, before: str | None, after: str | None) -> Mutation:
@@ -123,7 +127,8 @@ def _split_images(text: str) -> list[str]:
     return [bytes(image).decode() for image in _images_decoder.decode(text)] if text else []
 
 
-def _key_writer(columns: list[str]) -> Callable[[str], str | None]:
+@functools.lru_cache(KEYS_MAX)
+def _key_writer(columns: tuple[str, ...]) -> Callable[[str], str | None]:
     """How to write the primary key of an image as the log does: ``{"id":42}``."""
     if not columns:
         return lambda _image: None

@@ -87,7 +87,7 @@ class ExecutionDatabase:
         self._elapsed_ns = elapsed_ns
         self._tell = tell
         self._connection: Connection | None = None
-        self._lock = trio.Lock()
+        self._line = _Line()
         self._open: Transaction | None = None
         """The transaction in progress, as far as it is known."""
         self._statements: list[StatementSnapshot] = []
@@ -112,7 +112,7 @@ class ExecutionDatabase:
 
     async def run(self, sql: str, arguments: list[object], call_seq: int) -> QueryResult:
         """See `flux.hostcalls.base.Database.run`."""
-        async with self._lock:
+        async with self._line:
             connection = await self._get_connection()
             self._changes.call = call_seq
             alone = not self._atomic and self._open is None
@@ -139,7 +139,7 @@ class ExecutionDatabase:
 
         Rolled back with the rest, by a savepoint too. Raises `HostCallFailed`.
         """
-        async with self._lock:
+        async with self._line:
             connection = await self._get_connection()
             self._changes.call = call_seq
             alone = not self._atomic and self._open is None
@@ -163,7 +163,7 @@ class ExecutionDatabase:
 
     async def begin(self, isolation: str | None, call_seq: int) -> int:
         """See `flux.hostcalls.base.Database.begin`."""
-        async with self._lock:
+        async with self._line:
             connection = await self._get_connection()
             self._changes.call = call_seq
             if self._open is None:
@@ -179,7 +179,7 @@ class ExecutionDatabase:
 
     async def commit(self, depth: int, call_seq: int) -> None:
         """See `flux.hostcalls.base.Database.commit`."""
-        async with self._lock:
+        async with self._line:
             connection = await self._get_connection()
             check_depth("commit", depth, self._depth)
             self._changes.call = call_seq
@@ -191,7 +191,7 @@ class ExecutionDatabase:
 
     async def rollback(self, depth: int, call_seq: int) -> None:
         """See `flux.hostcalls.base.Database.rollback`."""
-        async with self._lock:
+        async with self._line:
             connection = await self._get_connection()
             check_depth("roll back", depth, self._depth)
             self._changes.call = call_seq
@@ -442,9 +442,11 @@ class ExecutionDatabase:
             self._tell(transaction)
 
     async def _note_reads(self, call_seq: int, columns: tuple[Column, ...]) -> None:
-        # Not interrupted: the statement has run, and whoever gives it up now must hear so.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + NOTE_READS_S):
-            self.reads += [Read(call_seq, *found) for found in await self._tables.find_reads(columns)]
+        if not self._tables.knows(columns):
+            # Not interrupted: the statement has run, and whoever gives it up now must hear so.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + NOTE_READS_S):
+                await self._tables.learn(columns)
+        self.reads += [Read(call_seq, *found) for found in self._tables.list_reads(columns)]
 
     def _failed(self, error: Exception) -> HostCallFailed:
         failed = describe_failure(error)
@@ -456,6 +458,32 @@ class ExecutionDatabase:
             self._changes.undo_all()
             self._end(None, committed=False)
         return failed
+
+
+class _Line:
+    """Statements of concurrent tasks wait here for the one before. A `trio.Lock`, but for the turn of the event loop
+    that it takes when nobody is before: each statement would pay for it, and waits for its answer anyway."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+            return
+        try:
+            # What was given up before it began is not sent.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def __aexit__(self, *_failure: object) -> None:
+        self._lock.release()
 
 
 _XID = "select pg_catalog.pg_current_xact_id_if_assigned()"
@@ -477,5 +505,7 @@ class Doubt:
 
 def _count_own_rows(sql: str, tag: str) -> int | None:
     """Return how many rows a statement changed by itself; None when it may hold other statements."""
+    if tag.startswith("SELECT"):
+        return None
     last = tag.rpartition(" ")[2]
-    return int(last) if get_first_word(sql) in _PLAIN_CHANGES and last.isdigit() else None
+    return int(last) if last.isdigit() and get_first_word(sql) in _PLAIN_CHANGES else None

@@ -5,6 +5,7 @@ from, as numbers. `TableCatalog` knows the names behind the numbers. It asks onc
 for each table; a number never comes back for another table.
 """
 
+import contextlib
 from collections.abc import Iterable
 
 import attrs
@@ -51,20 +52,28 @@ class TableCatalog:
                 self._has_deferrable = bool(await connection.fetch_value(_HAS_DEFERRABLE))
         return self._has_deferrable
 
-    async def find_reads(self, columns: tuple[Column, ...]) -> list[Found]:
-        """Return, for each table whose whole key is among ``columns``, which of them are what.
+    def knows(self, columns: tuple[Column, ...]) -> bool:
+        """Whether the tables that these come from have been asked for; without one there is nothing to ask."""
+        return all(column.table_oid in self._tables or not column.table_oid for column in columns)
+
+    async def learn(self, columns: tuple[Column, ...]) -> None:
+        """Ask for those that are not known.
 
         A database that can't be asked is no reason to fail a statement that has run: then nothing is known.
         """
-        wanted = {column.table_oid for column in columns} - {0}
-        if not wanted:
+        missing = {column.table_oid for column in columns} - {0} - self._tables.keys()
+        with contextlib.suppress(FluxError):
+            await self._learn(missing)
+
+    def list_reads(self, columns: tuple[Column, ...]) -> list[Found]:
+        """Return, for each table whose whole key is among ``columns``, which of them are what.
+
+        Of columns from a table that is not known, nothing.
+        """
+        if not self.knows(columns):
             return []
-        if missing := wanted - self._tables.keys():
-            try:
-                await self._learn(missing)
-            except FluxError:
-                return []
-        return [found for oid in sorted(wanted) if (found := self._match(self._tables[oid], oid, columns))]
+        wanted = sorted({column.table_oid for column in columns} - {0})
+        return [found for oid in wanted if (found := self._match(self._tables[oid], oid, columns))]
 
     def _match(self, table: _Table, oid: int, columns: Iterable[Column]) -> Found | None:
         places: dict[int, int] = {}
