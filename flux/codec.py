@@ -380,6 +380,8 @@ def _noun_pack(noun_class: type, names: list[str], shapes: dict[str, _Shape]) ->
     get, tag = operator.attrgetter(*names), _tag(noun_class)
     converted = [(index, shapes[name].pack) for index, name in enumerate(names) if shapes[name].pack]
     single = len(names) == 1
+    if not (converted or single or tag):
+        return lambda noun, _outlet: get(noun)
 
     def pack(noun: Any, outlet: _Outlet | None) -> tuple[Any, ...]:
         fields: Any = (get(noun),) if single else get(noun)
@@ -437,7 +439,7 @@ def _many(shape: _Shape) -> _Shape:
     pack, unpack = shape.pack, shape.unpack
     return _Shape(
         tuple[shape.stored, ...],  # type: ignore[name-defined]
-        lambda value, outlet: tuple([pack(item, outlet) for item in value]),
+        lambda value, outlet: tuple([pack(item, outlet) for item in value]) if value else (),
         lambda stored, find: tuple([unpack(item, find) for item in stored]),
     )
 

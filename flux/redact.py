@@ -131,21 +131,20 @@ class Redactor:
     def trigger(self, trigger: Trigger) -> Trigger:
         """Return the trigger as it may be stored."""
         met = -1
-        redacted = trigger
+        parts: dict[str, object] = {}
         while met != len(self._hidden):  # What a later part has met may stand in an earlier one.
             met = len(self._hidden)
-            redacted = attrs.evolve(
-                trigger,
-                params=self._pairs(trigger.params),
-                query=self._pairs(trigger.query),
-                headers=self._headers(trigger.headers),
-                correlation=self._headers(trigger.correlation),
-                body=self._body(trigger.body),
-                auth=self._auth(trigger.auth),
-                user=self.user(trigger.user),
-                host=self._hidden.hide_text(trigger.host),
-            )
-        return attrs.evolve(redacted, path=self._path(trigger))
+            parts = {
+                "params": self._pairs(trigger.params),
+                "query": self._pairs(trigger.query),
+                "headers": self._headers(trigger.headers),
+                "correlation": self._headers(trigger.correlation),
+                "body": self._body(trigger.body),
+                "auth": self._auth(trigger.auth),
+                "user": self.user(trigger.user),
+                "host": self._hidden.hide_text(trigger.host),
+            }
+        return attrs.evolve(trigger, **parts, path=self._path(trigger))
 
     def request(self, request: HostCallRequest) -> HostCallRequest:
         """Return the question as it may be stored."""
@@ -197,8 +196,11 @@ class Redactor:
         text = self._hidden.hide_text
         match outcome:
             case Returned(headers=headers, body=body):
-                body = self._body(body)  # First: what it meets is looked for in the headers.
-                return attrs.evolve(outcome, headers=self._headers(headers), body=body)
+                kept = self._body(body)  # First: what it meets is looked for in the headers.
+                kept_headers = self._headers(headers)
+                if kept is body and kept_headers == headers:
+                    return outcome
+                return attrs.evolve(outcome, headers=kept_headers, body=kept)
             case Raised():
                 return attrs.evolve(
                     outcome,

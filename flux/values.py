@@ -82,17 +82,17 @@ def to_json(value: object, depth: int = 0) -> object:
         return value if math.isfinite(value) else {"$float": str(value)}  # type: ignore[arg-type]
     if depth > DEPTH_MAX:
         raise ValueFormatError(f"a value is nested more than {DEPTH_MAX} deep")
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         result: dict[str, object] = {}
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueFormatError(f"an object's key must be text, not {type(key).__name__}")
-            result[key] = to_json(item, depth + 1)
+            result[key] = item if type(item) in type_of_plain else to_json(item, depth + 1)
         if len(result) == 1 and next(iter(result)).startswith("$"):
             return {"$object": result}
         return result
     if isinstance(value, list | tuple):
-        return [to_json(item, depth + 1) for item in value]
+        return [item if type(item) in type_of_plain else to_json(item, depth + 1) for item in value]
     for known, tag in _TAGS:
         if isinstance(value, known):
             return tag(value)

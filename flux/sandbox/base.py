@@ -179,4 +179,4 @@ class Sandbox(Protocol):
         """
 
     async def release(self, worker: Worker, *, reusable: bool) -> None:
-        """Give a worker back. One that is not ``reusable`` is ended."""
+        """Give a worker back. One that is not ``reusable`` is ended. It waits for nothing and can't be cancelled."""

@@ -475,7 +475,6 @@ class ProcessSandbox:
             worker.kill()
             worker.close()
         self._residency.settle()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _rest(self, worker: ProcessWorker) -> None:
         """Take a worker back once it says that nothing is left of what it has run; nobody waits for that."""

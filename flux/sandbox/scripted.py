@@ -261,4 +261,3 @@ class ScriptedSandbox:
             self._idle.append(worker)
         else:
             worker.kill()
-        await trio.lowlevel.cancel_shielded_checkpoint()

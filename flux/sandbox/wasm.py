@@ -339,7 +339,6 @@ class WasmSandbox:
             self._places.release()
         else:
             self._nursery.start_soon(self._see_off, worker, self._process)
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _see_off(self, worker: WasmWorker, process: WasmProcess) -> None:
         """Wait until a guest is over; end its process if it is not."""

@@ -128,7 +128,8 @@ def make_record(execution: Execution) -> Record:
     rolled_back = tuple(
         mutation for mutation in execution.mutations if is_replay or not mutation.committed
     )
-    encoded = codec.encode_execution(attrs.evolve(execution, mutations=rolled_back))
+    holds_all = len(rolled_back) == len(execution.mutations)
+    encoded = codec.encode_execution(execution if holds_all else attrs.evolve(execution, mutations=rolled_back))
     if is_replay:
         rolled_back = ()  # Its world's rows are no rows of the tables, and have no place in their histories.
     columns = (*make_columns(execution, encoded.completeness), encoded.format, encoded.body)
@@ -394,10 +395,15 @@ class RecordWriter:
         self._additions_submitted += 1
         self._arrived.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for another record. Ask before work begins that will make one."""
+        return len(self._queue) < self._waiting_max and self._waiting_bytes < self._waiting_bytes_max
+
     async def wait_room(self) -> None:
-        """Wait until there is room for another record. Ask before work begins that will make one."""
+        """Wait until there is room for another record."""
         await trio.lowlevel.checkpoint()
-        while len(self._queue) >= self._waiting_max or self._waiting_bytes >= self._waiting_bytes_max:
+        while not self.has_room:
             await self._progress.park()
 
     async def flush(self) -> None:

@@ -16,11 +16,10 @@ The order of things for each call, which everything else relies on::
     answered   written to the journal, then sent to the guest
 """
 
-import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
@@ -187,6 +186,26 @@ class _Stop(Exception):
         self.divergence = divergence
 
 
+class _Ending:
+    """A block of a conversation: whatever ends it inside ends it everywhere.
+
+    A class and no generator, as each host call has one.
+    """
+
+    __slots__ = ("_conversation",)
+
+    def __init__(self, conversation: "_Conversation") -> None:
+        self._conversation = conversation
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False  # All is well, or it is cancelled.
+        self._conversation.end(error)
+        return True
+
+
 class _Conversation:
     def __init__(
         self,
@@ -234,6 +253,7 @@ class _Conversation:
         self._failure: Exception | None = None
         """What Flux itself ran into; it ends the execution and is raised as it is, in no group."""
         self._nursery: trio.Nursery | None = None
+        self._ending = _Ending(self)
 
     def _elapsed_ns(self) -> int:
         return time.perf_counter_ns() - self._started_ns
@@ -247,13 +267,13 @@ class _Conversation:
             self._is_to_stop = True
             meter.stop_at(cut.fuel)
             timeout_s = max(REPLAY_PATIENCE * timeout_s, REPLAY_PATIENCE_S_MIN)
-        with trio.move_on_after(timeout_s):
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                with self._ending():
-                    await self._worker.start(document)
-                    while True:
-                        await self._listen()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.cancel_scope.deadline = trio.current_time() + timeout_s
+            with self._ending:
+                await self._worker.start(document)
+                while True:
+                    await self._listen()
         if self._failure is not None:
             raise self._failure
         # Nothing else ends the block without a word than its deadline.
@@ -274,16 +294,12 @@ class _Conversation:
             stop.outcome, elapsed_ns, reusable, stop.divergence, self._log_bytes_dropped, fuel, self._user
         )
 
-    @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
-        """Whatever ends the conversation inside ends it everywhere, and is kept for `run` to say."""
-        try:
-            yield
-            return
-        except _Stop as reason:
-            self._stop = self._stop or reason
-        except Exception as failure:
-            self._failure = self._failure or failure
+    def end(self, why: Exception) -> None:
+        """End the conversation everywhere; `run` says why. The first to say so is right."""
+        if isinstance(why, _Stop):
+            self._stop = self._stop or why
+        else:
+            self._failure = self._failure or why
         assert self._nursery is not None
         self._nursery.cancel_scope.cancel()
 
@@ -362,7 +378,7 @@ class _Conversation:
                 raise _Stop(None, divergence)
 
     async def _perform(self, request: HostCallRequest, at_ns: int, scope: trio.CancelScope) -> None:
-        with self._ending():
+        with self._ending:
             began_ns = self._elapsed_ns()
             with scope:
                 result = await self._host.perform(request)
@@ -387,7 +403,7 @@ class _Conversation:
 
     def _complete(self, request: HostCallRequest, result: HostCallResult) -> None:
         kept = self._redactor.result(self._recorded.pop(request.seq), result)
-        if kept != result:
+        if kept is not result and kept != result:
             self._unredacted[request.seq] = result
         call = self._session.completed(request.seq, kept)
         if self._scribe is not None:
@@ -422,7 +438,7 @@ class _Conversation:
             self._nursery.start_soon(self._send_rest)
 
     async def _send_rest(self) -> None:
-        with self._ending():
+        with self._ending:
             while self._outgoing:
                 data = bytes(self._outgoing)
                 self._outgoing.clear()
@@ -549,8 +565,12 @@ class _Conversation:
         error = HostCallResult(error=_OVER)
         for seq in sorted(self._wire.outstanding):
             self._outgoing += encode_reply(seq, error)
+        data = bytes(self._outgoing)
+        rest = data[self._worker.send_nowait(data) :]
+        if not rest:
+            return True
         with trio.move_on_after(EXIT_GRACE_S) as patience:
-            await self._worker.send(bytes(self._outgoing))
+            await self._worker.send(rest)
         return not patience.cancelled_caught
 
 

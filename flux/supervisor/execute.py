@@ -206,6 +206,8 @@ class Executor:
         return run.refuse(refusal)
 
     async def _wait_room(self) -> None:
+        if self._backing.writer.has_room:
+            return
         try:
             with trio.fail_after(ROOM_S):
                 await self._backing.writer.wait_room()
@@ -385,8 +387,7 @@ class _Run:
         finally:
             if worker is not None:
                 reusable = self._driven is not None and self._driven.reusable
-                with trio.CancelScope(shield=True):
-                    await sandbox.release(worker, reusable=reusable)
+                await sandbox.release(worker, reusable=reusable)
 
     def _make_context(self) -> CallContext:
         backing, runnable = self._backing, self._runnable

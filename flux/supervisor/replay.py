@@ -509,8 +509,7 @@ async def drive_again(
             redactor=redactor, tells_waits=tells_waits, hears=secrets.hear if tap is None else None,
         )  # fmt: skip
     finally:
-        with trio.CancelScope(shield=True):
-            await runnable.sandbox.release(worker, reusable=False)
+        await runnable.sandbox.release(worker, reusable=False)
 
 
 def describe_again(

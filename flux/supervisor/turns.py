@@ -215,8 +215,9 @@ class Share:
                 self._check_open()
             # Nothing waits between that and the question: a share that is closed is not asked.
             with self._turns.asked(self._name, memory_bytes) as asked:
-                with trio.move_on_after(wait_s):
-                    await asked.heard.wait()
+                if not asked.turn.is_granted:
+                    with trio.move_on_after(wait_s):
+                        await asked.heard.wait()
                 if not asked.turn.is_granted:
                     self._check_memory(memory_bytes)
                     raise QuotaError(

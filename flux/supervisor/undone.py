@@ -56,6 +56,8 @@ class Undone:
 
     async def tell_later(self, execution: Execution) -> None:
         """Tell histories of the rows that were undone inside the transaction of ``execution``, which was committed."""
+        if not execution.mutations and not self._database.unsettled:
+            return
 
         async def tell() -> bool:
             undone = (*execution.mutations, *await self.find())
