@@ -49,18 +49,22 @@ def command() -> int:
     else:
         for check in checks:
             if not check.ok or not said.quiet:
-                for line in _lines(check, screen.width):
+                # Into a pipe nothing is broken: a program looks for whole lines.
+                for line in _lines(check, screen.width if screen.is_terminal else None):
                     screen.line(*line)
     return EXIT_FINDING if wrong else 0
 
 
-def _lines(check: Check, width: int) -> list[Line]:
+def _lines(check: Check, width: int | None) -> list[Line]:
+    def broken(text: str) -> list[str]:
+        return wrap(text, max(20, width - 18), keeps_words=True) if width is not None else [text]
+
     mark = Piece("✓", "green") if check.ok else Piece("!", "bold yellow")
-    first, *rest = wrap(check.detail, max(30, width - 18))
+    first, *rest = broken(check.detail)
     lines: list[Line] = [["  ", mark, " ", Piece(pad(check.name, 13), "bold"), " ", first]]
     lines += [[" " * 18, line] for line in rest]
     if check.remedy and not check.ok:
-        lines += [[" " * 18, Piece(line, "cyan")] for line in wrap(check.remedy, max(30, width - 18))]
+        lines += [[" " * 18, Piece(line, "cyan")] for line in broken(check.remedy)]
     return lines
 
 

@@ -149,7 +149,7 @@ def tell(error: FluxError, arguments: list[str]) -> None:
     texts = [*error.message.split("\n"), *(error.remedy.split("\n") if error.remedy else [])]
     # Into a pipe nothing is broken: a program looks for whole lines.
     room = screen.width - len(indent) if screen.is_terminal else None
-    lines = [line for text in texts for line in (wrap_hanging(text, room) if room else [text])]
+    lines = [line for text in texts for line in (wrap_hanging(text, room, keeps_words=True) if room else [text])]
     screen.line(Piece(error.code, "bold red"), Piece("  " + lines[0]))
     for text in lines[1:]:
         screen.line(Piece(indent + text))

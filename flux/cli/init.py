@@ -93,7 +93,8 @@ def _init_new(folder: Path, *, tutorial: bool) -> None:
         return
     history = f" (git repository, {len(COMMITS)} commits)" if tutorial else ""
     screen = Screen.stdout()
-    screen.line(f"Created {folder}/{history}")
+    # "." is where one is: what was made there has the folder's own name.
+    screen.line(f"Created {folder if folder != Path() else folder.absolute()}/{history}")
     if settings().quiet:
         return
     screen.line()

@@ -93,8 +93,12 @@ def pad(text: str, width: int, *, right: bool = False) -> str:
     return spaces + text if right else text + spaces
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most ``width`` cells, broken at spaces, inside words only where it must be."""
+def wrap(text: str, width: int, *, keeps_words: bool = False) -> list[str]:
+    """The text in lines of at most ``width`` cells, broken at spaces, inside words only where it must be.
+
+    With ``keeps_words`` never inside one, so that a path or a command can be copied: a line may be longer then. For
+    what `Screen.line` writes; `Screen.page` would cut it.
+    """
     lines = [""]
     for word in sanitize(text).split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -103,7 +107,7 @@ def wrap(text: str, width: int) -> list[str]:
             continue
         if lines[-1]:
             lines.append("")
-        while cells(word) > width > 0:
+        while cells(word) > width > 0 and not keeps_words:
             head = _head(word, width)
             lines[-1] = head
             lines.append("")
@@ -112,10 +116,11 @@ def wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def wrap_hanging(text: str, width: int) -> list[str]:
-    """The text in lines that keep its indentation."""
+def wrap_hanging(text: str, width: int, *, keeps_words: bool = False) -> list[str]:
+    """The text in lines that keep its indentation; see `wrap`."""
     indent = len(text) - len(text.lstrip(" "))
-    return [" " * indent + line for line in wrap(text[indent:], max(20, width - indent))]
+    lines = wrap(text[indent:], max(20, width - indent), keeps_words=keeps_words)
+    return [" " * indent + line for line in lines]
 
 
 def _head(word: str, width: int) -> str:

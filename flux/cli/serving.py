@@ -161,7 +161,7 @@ class ServerStory:
         room, lines = 54, [detail]
         if self._screen.is_terminal:  # Into a pipe nothing is broken: a program looks for whole lines.
             room = max(16, min(room, self._screen.width - 26))
-            lines = wrap(detail, room)
+            lines = wrap(detail, room, keeps_words=True)
         first, *rest = lines
         took = Piece(f"{elapsed_s:5.1f} s", "dim")
         self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
@@ -263,7 +263,8 @@ class ServerStory:
         """Write ``text`` after ``head``, its further lines beneath; into a pipe it stays one line."""
         indent = line_cells(head)
         is_terminal = self._screen.is_terminal
-        first, *rest = wrap_hanging(text, self._screen.width - indent) if is_terminal else [text]
+        width = self._screen.width - indent
+        first, *rest = wrap_hanging(text, width, keeps_words=True) if is_terminal else [text]
         self._screen.line(*head, first)
         for line in rest:
             self._screen.line(" " * indent, line)

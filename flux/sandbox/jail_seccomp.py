@@ -182,6 +182,9 @@ ZYGOTE_ONLY_IF: Mapping[str, Sequence[Rule]] = {
 }
 WORKER_ONLY_IF: Mapping[str, Sequence[Rule]] = {
     "prctl": [_rule(Test(0, (_PR_SET_NAME,)))],
+    # No more than close, many times. Refused, it makes the C library look into /proc, which is not there, and abort:
+    # that is what os.closerange does from Python 3.13 on. Flags would part descriptors from those of other threads.
+    "close_range": [_rule(Test(2, (0,)))],
     # Nothing tells a worker whether something has come yet: counting until it has would be a clock. It can
     # wait for the host's answer, by reading, and it can sleep.
     "poll": [_rule(Test(1, (0,)))],

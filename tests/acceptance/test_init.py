@@ -104,6 +104,10 @@ def test_init_makes_a_project_and_says_what_is_next(tmp_path: Path) -> None:
     for path in ("flux.toml", "functions/signup.py", "functions/orders.py", "migrations/001.sql", "tests/"):
         assert f"  {path} " in finished.stdout
     assert "bug" not in finished.stdout
+    here = tmp_path / "here"
+    here.mkdir()
+    lines = flux("init", ".", folder=here).stdout.splitlines()
+    assert lines[0] == f"Created {here}/" and lines[-1].split(maxsplit=1) == ["next", "flux dev"]
 
 
 def test_a_new_project_is_one_that_flux_can_read(tmp_path: Path) -> None:

@@ -77,19 +77,26 @@ def closes_its_door_and_stays(ctx: Context, input: dict) -> None:
 # Limits: {"timeout_s": 1}
 @function()
 def closes_everything_else(ctx: Context, input: dict) -> None:
-    # One by one: on some versions of Python `os.closerange` asks the C library, as the guest below does.
-    for descriptor in (*range(3), *range(4, 1000)):
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+    os.closerange(0, 3)
+    os.closerange(4, 1 << 20)
     while True:
         pass
 
 
-# Expect: exited signal 6
+def is_open(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(os.fstat(descriptor))
+    return False
+
+
+# Expect: returned 200
+# Answer: {"open": [0, 1, 2, 3]}
 @function()
-def has_the_c_library_close_everything(ctx: Context, input: dict) -> None:
-    # The kernel's close_range is refused, and there is no /proc to look in: the library gives up, and aborts.
+def has_the_c_library_close_what_it_has_no_use_for(ctx: Context, input: dict) -> dict:
+    # Where the kernel's close_range is refused the library looks into /proc, which is not there, and aborts.
+    os.dup2(0, 200)
     ctypes.CDLL(None).closefrom(4)
+    return {"open": [descriptor for descriptor in range(256) if is_open(descriptor)]}
 
 
 # Expect: exited 1 or raised TypeError
