@@ -40,7 +40,10 @@ _PROBLEM: Json = {
         "status": {"type": "integer"},
         "code": {"type": "string", "description": "INPUT_VALIDATION_ERROR, UNAUTHORIZED, NOT_FOUND ..."},
         "detail": {"type": "string"},
-        "request_id": {"type": "string", "description": "As in the header x-request-id."},
+        "request_id": {
+            "type": ["string", "null"],
+            "description": "As in the header x-request-id; null where it was refused before any code ran.",
+        },
         "violations": {
             "description": "Of input that does not fit: each thing that is wrong with it.",
             "type": "array",

@@ -40,8 +40,8 @@ def _describe_kind(kind: Kind, shared: dict[str, Schema]) -> str:
     line = found.pop("line", None)
     for name, each in found.items():
         assert shared.setdefault(name, each) == each, f"two shapes are called {name}"
-    commands = [f"`{source} --json`" if source.startswith("flux ") else f"`{source}`" for source in kind.sources
-                if source.startswith(("flux ", "GET ", "POST "))]  # fmt: skip
+    commands = [f"`{source} --json`" if source.startswith("flux ") and kind.is_tagged else f"`{source}`"
+                for source in kind.sources if source.startswith(("flux ", "GET ", "POST "))]  # fmt: skip
     others = [source for source in kind.sources if not source.startswith(("flux ", "GET ", "POST "))]
     told = f"\n### {kind.tag}\n\n{_describe(schema, ', '.join([*commands, *others]))}"
     if line is not None:
@@ -59,12 +59,17 @@ def _show_line(schema: Schema) -> str:
 
 def _describe(schema: Schema, sources: str = "") -> str:
     lines = [schema["description"] + (f" From {sources}." if sources else ""), ""]
-    rows = [row for row in _rows(schema, "") if row[0] != "schema"]
-    if rows:
-        lines += ["| member | type | what |", "|---|---|---|"]
-        lines += [f"| `{path}` | {kind} | {_cell(what)} |" for path, kind, what in rows]
-        lines += [""]
+    lines += _table(schema)
+    if "anyOf" in schema:
+        lines += ["One of these:", ""]
+    for each in schema.get("anyOf", ()):
+        lines += [each["description"], "", *_table(each)]
     return "\n".join(lines)
+
+
+def _table(schema: Schema) -> list[str]:
+    rows = [f"| `{path}` | {kind} | {_cell(what)} |" for path, kind, what in _rows(schema, "") if path != "schema"]
+    return ["| member | type | what |", "|---|---|---|", *rows, ""] if rows else []
 
 
 def _rows(schema: Schema, prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -212,6 +212,9 @@ class World:
                 documents.check_text(response.body.decode())
             case "application/x-ndjson":
                 return attrs.evolve(response, body=documents.CheckedBody(response.body))
+            case "application/problem+json":
+                assert isinstance(response.body, bytes)
+                documents.check_problem(response.body)
         return response
 
     async def get(self, path: str, **query: object) -> dict[str, Any]:

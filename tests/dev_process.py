@@ -112,6 +112,8 @@ class DevServer:
             connection.close()
         if path.startswith("/_flux/") and answer.headers.get("content-type", "") in API_TYPES:
             documents.check_text(answer.body.decode())
+        if answer.headers.get("content-type") == "application/problem+json" and method != "HEAD":
+            documents.check_problem(answer.body)
         return answer
 
     def command(self, *arguments: str, timeout_s: float = COMMAND_S_MAX) -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ def check(document: Any) -> None:
     if isinstance(document, dict) and any(member in document for member in FOREIGN):
         return
     said = document.get("schema") if isinstance(document, dict) else None
-    if said not in list_kinds():
+    if said not in list_kinds() or not list_kinds()[said].is_tagged:
         raise BadDocumentError(f"of no kind that flux/documents describes: {json.dumps(document)[:500]}")
     _hold(_validator(said), said, document)
 
@@ -100,6 +100,20 @@ def check_text(text: str) -> None:
         check(document)
 
 
+def check_problem(body: bytes) -> None:
+    """Hold the body of an answer that is an error, `application/problem+json`, to its schema."""
+    _hold(_validator("flux.http-problem/1"), "a problem", _parse_line(body.decode()))
+
+
+def check_log(lines: Iterable[str]) -> None:
+    """Hold the lines of a server's log for programs to their schema."""
+    for text in lines:
+        line = _parse_line(text)
+        if line.get("event") not in _log_validators():
+            raise BadDocumentError(f"no event that flux/documents describes: {text[:500]}")
+        _hold(_log_validators()[line["event"]], f"event {line['event']}", line)
+
+
 def check_command(arguments: Sequence[str], stdout: str, stderr: str) -> None:
     """Hold what ``flux ARGUMENTS`` printed, with ``--json`` among them, to its schemas."""
     if "--help" not in arguments:
@@ -158,3 +172,10 @@ def _line_validator(tag: str) -> Any | None:
     if "line" not in shared:
         return None
     return jsonschema.Draft202012Validator({"$ref": "#/$defs/line", "$defs": shared})
+
+
+@cache
+def _log_validators() -> dict[str, Any]:
+    """By event: of all together, the message would be that a line is none of them."""
+    lines = render(list_kinds()["flux.server-log/1"], is_strict=True)["anyOf"]
+    return {each["properties"]["event"]["const"]: jsonschema.Draft202012Validator(each) for each in lines}

@@ -1,9 +1,10 @@
 """What Flux says in JSON: each kind of document, as a JSON Schema.
 
 What the command line prints with ``--json``, and what the console's API answers, says in its first member what it is:
-``"schema": "flux.trace/1"``. This package describes each such kind, member by member. It is no part of how documents
-are made; the tests hold each document that they see to it, and a kind that is not described fails them
-(``tests/documents.py``). ``flux schema`` prints the schemas, and ``docs/json-documents.md`` is made of them.
+``"schema": "flux.trace/1"``. This package describes each such kind, member by member, and the two whose documents
+have no such member (`flux.documents.told`). It is no part of how documents are made; the tests hold each document that
+they see to it, and a kind that is not described fails them (``tests/documents.py``). ``flux schema`` prints the
+schemas, and ``docs/json-documents.md`` is made of them.
 
 The number changes when a member is taken away or comes to mean something else. Members, and words of those that are
 one of a few, may be added without it. So there are two forms of a schema, see `flux.documents.shape`.
@@ -12,7 +13,7 @@ one of a few, may be added without it. So there are two forms of a schema, see `
 from collections.abc import Mapping
 from functools import cache
 
-from flux.documents import debugging, executions, operations, project, replays, state
+from flux.documents import debugging, executions, operations, project, replays, state, told
 from flux.documents.shape import Kind, render
 
 __all__ = ["AREAS", "Kind", "find_kind", "list_kinds", "render"]
@@ -24,6 +25,7 @@ AREAS: Mapping[str, tuple[Kind, ...]] = {
     "Rows": state.KINDS,
     "The server": operations.KINDS,
     "The project and Flux itself": project.KINDS,
+    "Without the member schema": told.KINDS,
 }
 """All kinds, by what they are about."""
 

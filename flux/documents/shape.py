@@ -55,10 +55,12 @@ class Kind:
     lines: tuple[Schema, ...] = ()
     """What else stands in the lines of a stream that this document begins, or is a line of."""
     version: int = 1
+    is_tagged: bool = True
+    """Its documents say in ``schema`` what they are. What has no such member is known by where it stands."""
 
     @property
     def tag(self) -> str:
-        """What the document's ``schema`` says."""
+        """What the document's ``schema`` says, where it has one; else the name of the kind and of its form."""
         return f"flux.{self.name}/{self.version}"
 
 
@@ -69,6 +71,11 @@ def kind(
     """Return a kind of document with these members beside ``schema``; ``more`` are further keywords of its schema."""
     shape = record(what, {"schema": tag(name)} | dict(members), optional) | (more or {})
     return Kind(name, what, tuple(sources), shape, tuple(lines))
+
+
+def untagged(name: str, sources: Iterable[str], shape: Schema) -> Kind:
+    """Return a kind of document without the member ``schema``."""
+    return Kind(name, shape["description"], tuple(sources), shape, is_tagged=False)
 
 
 def tag(name: str) -> Schema:

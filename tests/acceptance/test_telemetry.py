@@ -7,6 +7,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import documents
 from tests.conftest import Database
 from tests.dev_process import DevServer, counting_stub, running_dev, write_project
 
@@ -84,8 +85,8 @@ def test_what_one_request_causes_is_one_trace(tmp_path: Path, database: Database
 
 def check_lines(lines: list[str], names: set[str]) -> None:
     """Each line of the log is a JSON object, and those of executions are the executions that are on record."""
+    documents.check_log(lines)
     said = [json.loads(line) for line in lines]
-    assert all({"time", "level", "event", "message"} <= one.keys() for one in said)
     assert [one for one in said if one["level"] == "error" or "collector" in one["message"]] == []
     events = [one["event"] for one in said]
     assert [event for event in events if event not in ("step", "note", "execution")] == ["begin", "ready", "stopping"]

@@ -21,6 +21,7 @@ import trio
 from flux.store.embedded import SUPERUSER
 from flux.store.embedded_running import find_running_postgres
 from flux.store.postgres import connect
+from tests import documents
 from tests.dev_process import (
     START_S_MAX,
     CountingStub,
@@ -157,6 +158,7 @@ def test_several_processes_are_one_server(project: Path, stub: CountingStub) -> 
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
         # All of them, and their parent, have told their story into one pipe: a whole object a line, and who says it.
+        documents.check_log(server.story)
         lines = [json.loads(line) for line in server.story]
         assert all(line.keys() >= {"time", "level", "event", "message"} for line in lines)
         executions = [line for line in lines if line["event"] == "execution"]

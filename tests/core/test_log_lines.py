@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from flux.cli.screen import Screen
 from flux.cli.serving import make_story
 from flux.cli.serving_json import LINE_BYTES_MAX, JsonStory, encode_line
+from flux.errors import FluxError
 from flux.supervisor.tenant_story import TenantStory
+from tests import documents
 
 texts = st.text(st.characters(), max_size=300) | st.sampled_from(["\ud800", "\x7f\x1b[2J", "\u202e" * 900, "😀" * 5000])
 plain = frozenset(string.printable) - frozenset("\t\n\r\x0b\x0c")
@@ -42,10 +44,18 @@ def test_a_line_says_whose_it_is_and_quiet_leaves_out_what_nobody_asked_for(
     tenant.executed(summary(404, "returned"))
     tenant.executed(summary(500, "raised", {"type": "KeyError", "message": "'plan'", "location": None}))
     tenant.executed(summary(404, "raised", {"type": "HTTPError", "message": "no such order", "location": None}))
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    story.problem("migrations", FluxError("no", remedy="yes"), is_serving=True)
+    story.failed(FluxError("no"))
+    texts = capsys.readouterr().err.splitlines()
+    documents.check_log(texts)
+    for broken in ({"event": "end"}, {**json.loads(texts[0]), "more": 1}, {**json.loads(texts[2]), "stack": None}):
+        with pytest.raises(documents.BadDocumentError):
+            documents.check_log([json.dumps(broken)])
+    lines = [json.loads(line) for line in texts]
     assert [(one["event"], one["level"], one.get("worker"), one.get("tenant")) for one in lines] == [
         ("note", "warning", 3, None), ("note", "warning", None, "acme"), ("crash", "error", None, "acme"),
         ("execution", "info", None, "acme"), ("execution", "error", None, "acme"), ("execution", "info", None, "acme"),
+        ("problem", "error", None, None), ("failed", "error", None, None),
     ]  # fmt: skip
     assert "ValueError: broken\nthere" in lines[2]["stack"]
     assert (lines[4]["error_type"], lines[4]["error_message"]) == ("KeyError", "'plan'")
@@ -54,8 +64,9 @@ def test_a_line_says_whose_it_is_and_quiet_leaves_out_what_nobody_asked_for(
 def summary(status: int, outcome: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
     """As much of a summary as a line needs."""
     return {
-        "name": "qk3f81xa", "trigger": "http", "function": "order", "method": "GET", "path": "/orders/7",
-        "status": status, "outcome": outcome, "elapsed_ms": 1.5, "error": error,
+        "id": "01a216f0-31d0-7cf4-93e4-f4aa4d8839db", "name": "qk3f81xa", "tenant": "acme", "trigger": "http",
+        "function": "order", "method": "GET", "path": "/orders/7", "status": status, "outcome": outcome,
+        "elapsed_ms": 1.5, "calls": 0, "mutations": 0, "sha": "3f9c1e2", "dirty": False, "error": error,
     }  # fmt: skip
 
 

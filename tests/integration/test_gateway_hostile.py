@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import documents
 from tests.gateway_server import PATIENT, Client, Closed, Gateway, ask, cut_bytes, running_gateway
 from tests.hostile_requests import BODY_BYTES_MAX, TABLE, Hostile
 
@@ -38,6 +39,8 @@ def attempt(gateway: Gateway, case: Hostile, pieces: list[bytes]) -> None:
             statuses.append(answer.status)
             if answer.status >= 400:
                 assert answer.header("content-type") == "application/problem+json"
+                if index not in case.head_at:
+                    documents.check_problem(answer.body)
                 assert answer.header("connection") == "close"
         assert tuple(statuses) == case.statuses
         if case.closed or case.ends:
