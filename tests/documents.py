@@ -28,9 +28,10 @@ def check(document: Any) -> None:
     if isinstance(document, dict) and any(member in document for member in FOREIGN):
         return
     said = document.get("schema") if isinstance(document, dict) else None
-    if said not in list_kinds() or not list_kinds()[said].is_tagged:
+    kind = list_kinds().get(said) if isinstance(said, str) else None
+    if kind is None or not kind.is_tagged:
         raise BadDocumentError(f"of no kind that flux/documents describes: {json.dumps(document)[:500]}")
-    _hold(_validator(said), said, document)
+    _hold(_validator(kind.tag), kind.tag, document)
 
 
 class Lines:
