@@ -290,6 +290,8 @@ class CountingStub:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.pages: dict[str, bytes] = {}
+        self.held: set[str] = set()
+        """Paths that are answered when they are released."""
         self._released = threading.Event()
         stub = self
 
@@ -305,8 +307,9 @@ class CountingStub:
                 stub.seen.append(Seen(self.command, self.path, tuple(self.headers.items()), body, time.time()))
                 status, content, kind = 200, stub.pages.get(self.path, b'{"ok": true}'), "application/json"
                 _, word, *rest = self.path.partition("?")[0].split("/")
-                if word == "hang":
+                if word == "hang" or self.path in stub.held:
                     released.wait(120)
+                if word == "hang":
                     self.close_connection = True
                     return
                 if word == "status":

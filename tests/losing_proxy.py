@@ -1,4 +1,5 @@
-"""PostgreSQL behind a line that is lost at the next COMMIT: before the server hears it, or before its answer is heard.
+"""PostgreSQL behind a line that is lost at the next COMMIT: before the server hears it, before its answer is heard, or
+with the question that follows.
 
 It stands on loopback in front of a server's unix socket, and passes on everything else as it is.
 """
@@ -19,6 +20,7 @@ class When(enum.Enum):
 
     BEFORE = enum.auto()
     AFTER = enum.auto()
+    LATER = enum.auto()
 
 
 class LosingProxy:
@@ -53,14 +55,17 @@ class LosingProxy:
                     threading.Thread(target=pump, args=(client, server, is_muted), daemon=True).start()
 
     def _pump_out(self, client: socket.socket, server: socket.socket, is_muted: threading.Event) -> None:
+        is_over = False
         with contextlib.suppress(OSError):
-            while data := client.recv(1 << 16):
+            while (data := client.recv(1 << 16)) and not is_over:
                 if data.endswith(_COMMIT) and self._when is not None:
                     when, self._when = self._when, None
                     self.lost += 1
                     if when is When.BEFORE:
                         break
-                    is_muted.set()
+                    is_over = when is When.LATER
+                    if not is_over:
+                        is_muted.set()
                 server.sendall(data)
         _close(client, server)
 

@@ -370,6 +370,76 @@ def exits_in_thread(ctx, input):
     sys.exit(3)
 
 
+@function("POST /isolation")
+async def isolation(ctx, input):
+    try:
+        async with ctx.db.transaction(isolation=input["level"]):
+            return await ctx.db.query("show transaction isolation level")
+    except HostCallError as error:
+        return {"name": error.name, "code": error.code}
+
+
+@function("POST /shadow")
+async def shadow(ctx, input):
+    await ctx.db.execute("create temporary table notes as select 'not the one' as text")
+    await ctx.db.query("select set_config('search_path', 'pg_temp', false)")
+
+
+@function("GET /every/note")
+async def every_note(ctx, input):
+    return await ctx.db.query("select * from notes")
+
+
+@function("GET /notes")
+async def notes(ctx, input):
+    return await ctx.db.query("select text from notes")
+
+
+@function("GET /loop")
+def own_loop(ctx, input):
+    async def ask():
+        await asyncio.sleep(0)
+        return ctx.db.query_one("select 7 as n").n
+    return asyncio.run(ask())
+
+
+LATE = []
+
+
+@function("POST /late", timeout="200ms")
+def late(ctx, input):
+    ctx.db.notes.insert(text="undone")
+    time.sleep(1)
+    for call in (lambda: ctx.db.notes.insert(text="late"), lambda: ctx.queue.push("work", {"name": "late"}),
+                 lambda: ctx.invoke("doubled", {"n": 1}), lambda: ctx.secrets.reveal("KNOWN_KEY")):
+        try:
+            LATE.append(repr(call()))
+        except RuntimeError as error:
+            LATE.append(str(error))
+
+
+@function("GET /late")
+def was_late(ctx, input):
+    return LATE
+
+
+@function("POST /log")
+async def logs(ctx, input):
+    ctx.log.info(input["text"], more=input["text"])
+
+
+@function(retries=0)
+async def exits_as_job(ctx, payload):
+    await ctx.db.effects.insert(name="exits", method="")
+    raise SystemExit(3)
+
+
+@function(retries=0)
+def exits_as_job_in_thread(ctx, payload):
+    ctx.db.effects.insert(name="exits", method="")
+    sys.exit(3)
+
+
 @function("GET /who")
 async def who(ctx, input):
     return ctx.request.auth
@@ -703,6 +773,53 @@ def test_a_failure_leaves_nothing_behind_and_says_the_same(shop: Pair) -> None:
     )
 
 
+def test_an_isolation_level_is_no_place_for_sql(shop: Pair) -> None:
+    said = [
+        shop.compare("POST", "/isolation", {"level": level}).json
+        for level in ("serializable", "serializable; drop table late", "", "READ COMMITTED", 1, None)
+    ]
+    assert said[0] == [{"transaction_isolation": "serializable"}]
+    assert [one["code"] for one in said[1:5]] == ["FLX425"] * 4
+    assert shop.database.psql("select to_regclass('late')") == "late"
+
+
+def test_what_a_request_leaves_in_its_session_the_next_one_does_not_find(shop: Pair) -> None:
+    shop.ejected.request("POST", "/shadow")
+    assert [shop.compare("GET", "/notes").json for _ in range(4)] == [[]] * 4
+    assert shop.compare("GET", "/loop").json == 7
+
+
+def test_a_migration_while_it_serves_costs_no_answer(shop: Pair) -> None:
+    for number in range(3):
+        shop.database.psql("insert into notes (text) values ('kept')")
+        answers = {shop.ejected.request("GET", "/every/note").status for _ in range(4)}
+        assert answers == {200}, number
+        shop.database.psql(f"alter table notes add column more_{number} int")
+    shop.database.psql("alter table notes drop column more_0, drop column more_1, drop column more_2")
+
+
+def test_a_thread_that_is_late_changes_nothing(shop: Pair) -> None:
+    assert shop.ejected.request("POST", "/late").status == 504
+    deadline = time.monotonic() + 60
+    while len(said := shop.ejected.request("GET", "/late").json) < 4:
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
+    assert [one.partition(":")[2] for one in said] == [" the function has ended"] * 4
+    assert (
+        shop.database.psql("select (select count(*) from notes), (select count(*) from background.jobs)")
+        == "0|0"
+    )
+
+
+def test_what_a_client_sends_makes_no_line_of_the_log(shop: Pair) -> None:
+    forged = "seen\n2026-01-01 00:00:00,000 ERROR server forged\x1b[2J\r\u2028forged"
+    assert shop.ejected.request("POST", "/log", {"text": forged}).status == 204
+    shop.ejected.wait_story("INFO functions seen")
+    assert not [
+        line for line in shop.ejected.story if line.startswith(("2026-01-01", "forged")) or "\x1b" in line
+    ]
+
+
 def test_what_the_database_gives_up_is_run_again(shop: Pair) -> None:
     """Each of them alone could be lost to the others: what was answered with 200 is counted, and nothing else."""
     with ThreadPoolExecutor(4) as clients:
@@ -782,6 +899,34 @@ def test_jobs_are_done_if_and_only_if_their_work_is(shop: Pair) -> None:
     )
 
 
+def test_no_job_stays_with_a_worker_that_can_not_run_it(shop: Pair) -> None:
+    """One whose payload somebody broke, two that exit, and one whose claim was answered on a line that was lost."""
+    ended = "select count(*) from background.jobs where state in ('done', 'dead')"
+    with shop.running_worker() as worker:
+        wait_for(shop.database, "select count(*) > 0 from background.workers", "t", worker)
+        shop.database.psql(
+            "insert into background.jobs (function, payload) values ('doubled', '{broken'), ('exits_as_job', '{}'), "
+            "('exits_as_job_in_thread', '{}')"
+        )
+        wait_for(shop.database, ended, "3", worker)
+        # What the table says then, and the worker never heard.
+        shop.database.psql(
+            "insert into background.jobs (function, payload, state, attempt, worker) select 'long_work', "
+            "'{\"seconds\": 0}', 'running', 1, id from background.workers order by seen_at desc limit 1"
+        )
+        wait_for(shop.database, ended, "4", worker)
+    assert shop.database.psql("select name from effects") == "long"
+    said = shop.database.psql(
+        "select function, state, attempt, lost, split_part(error, ':', 1) from background.jobs order by function"
+    )
+    assert said.splitlines() == [
+        "doubled|dead|1|0|JSONDecodeError",
+        "exits_as_job|dead|1|0|SystemExit",
+        "exits_as_job_in_thread|dead|1|0|SystemExit",
+        "long_work|done|2|1|",
+    ]
+
+
 def test_a_worker_that_is_killed_leaves_its_job_to_another(shop: Pair) -> None:
     shop.database.psql(
         "truncate effects; delete from background.jobs; insert into background.jobs (function, payload) "
@@ -826,6 +971,12 @@ def test_a_worker_that_has_more_to_do_than_connections_is_still_heard_of(shop: P
     assert shop.database.psql("select count(*) from effects") == "2"
 
 
+EAGER = """
+import server.gate
+from main import application
+
+server.gate.AGAIN_S = 0.0
+"""
 HOST = """
 import contextlib
 
@@ -905,6 +1056,50 @@ def test_keys_without_end_are_not_read(shop: Pair, mounted: DevServer, stub: Cou
     mounted.wait_story("more than 1,048,576 bytes")
 
 
+def test_whoever_has_a_known_key_does_not_wait_for_unknown_ones(shop: Pair, stub: CountingStub) -> None:
+    """Keys are asked for once, however many wait for them; and who needs no newer ones does not wait."""
+    known, unknown = make_key("P-256"), make_key("P-256")
+    stub.pages["/keys"] = json.dumps({"keys": [jwk(known, kid="k1")]}).encode()
+    tokens = [
+        {"authorization": "Bearer " + sign(key, "ES256", claims(scope="read"), kid=kid)}
+        for key, kid in ((known, "k1"), (unknown, "k2"))
+    ]
+    (shop.ejected.project / "eager.py").write_text(EAGER)
+    environ = {"DATABASE_URL": shop.url}
+    with (
+        running_application(shop.ejected.project, shop.database, environ, "eager:application") as server,
+        ThreadPoolExecutor(12) as clients,
+    ):
+
+        def ask(token: Mapping[str, str]) -> int:
+            return server.request("GET", "/who", None, token).status
+
+        def wait_asked(times: int) -> None:
+            deadline = time.monotonic() + 60
+            while len(stub.seen) - before < times:
+                assert time.monotonic() < deadline, server.story
+                time.sleep(0.01)
+
+        before = len(stub.seen)
+        stub.held.add("/keys")
+        try:
+            first = [clients.submit(ask, token) for token in tokens[:1] * 6]
+            wait_asked(1)
+            stub.release()
+            assert [one.result() for one in first] == [200] * 6
+            assert len(stub.seen) - before == 1
+            stranger = clients.submit(ask, tokens[1])
+            wait_asked(2)
+            assert [ask(tokens[0]) for _ in range(3)] == [200] * 3
+            assert not stranger.done()
+            stub.release()
+            assert stranger.result() == 401
+        finally:
+            stub.held.clear()
+            stub.release()
+    assert [one.path for one in stub.seen[before:]] == ["/keys"] * 2
+
+
 def test_another_application_can_have_it_mounted(shop: Pair, mounted: DevServer) -> None:
     for method, path in (
         ("GET", "/echo/a%2Fb/c?x=1"),
@@ -950,7 +1145,11 @@ def test_a_commit_whose_answer_is_lost_is_asked_after(
     shop.database.psql("grant execute on function pg_xact_status to public")
     assert (unknown.status, unknown.json["code"]) == (500, "COMMIT_UNKNOWN")
     assert "retry-after" not in unknown.headers and count("unknown") == "1"
-    assert proxy.lost == before + 3
+    proxy.lose(When.LATER)
+    assert mounted.request("GET", "/api/sync/given-back").status == 200
+    mounted.wait_story("lost when it was given back")
+    assert count("given-back") == "1"
+    assert proxy.lost == before + 4
     assert mounted.request("GET", "/api/sync/again").status == 200
 
 
