@@ -272,10 +272,25 @@ class Connection:
 
     # Transactions.
 
-    async def begin(self, isolation: Isolation | str | None = None, *, read_only: bool = False) -> None:
-        """Open a transaction. If this is cancelled, it may have been opened: ask `in_transaction`."""
+    async def begin(
+        self, isolation: Isolation | str | None = None, *, read_only: bool = False, most_s: float | None = None
+    ) -> None:
+        """Open a transaction. If this is cancelled, it may have been opened: ask `in_transaction`.
+
+        After ``most_s`` seconds the server ends it, with the session where need be (until 17: where a statement takes
+        so long, or none comes for so long). A client that is gone without a word can't, and its locks would stay.
+        """
         level = f" isolation level {Isolation(isolation)}" if isolation is not None else ""
-        await self.execute(f"begin{level}{' read only' if read_only else ''}")
+        limits = "" if most_s is None else "".join(
+            f"; set local {name} = {round(most_s * 1000)}" for name in self._limits_of_transactions()
+        )
+        await self.execute(f"begin{level}{' read only' if read_only else ''}{limits}")
+
+    def _limits_of_transactions(self) -> tuple[str, ...]:
+        major = re.match(r"\d+", self.server_version)
+        if major is not None and int(major[0]) < 17:
+            return ("statement_timeout", "idle_in_transaction_session_timeout")
+        return ("transaction_timeout",)
 
     async def begin_and_fetch(self, isolation: Isolation | str, sql: str) -> str:
         """Open a transaction and ask in it, in one round trip; return the text of the only column of the only row.
@@ -391,23 +406,23 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def transaction(
-        self, *, isolation: Isolation | str | None = None, read_only: bool = False
+        self, *, isolation: Isolation | str | None = None, read_only: bool = False, most_s: float | None = None
     ) -> AsyncIterator[None]:
         """A transaction around a block: committed at its end, rolled back if it raises or is cancelled.
 
-        Inside a transaction it is a savepoint, and then has no isolation of its own.
+        Inside a transaction it is a savepoint, and then has no isolation and no ``most_s`` (see `begin`) of its own.
         """
         if self.in_transaction:
-            if isolation is not None or read_only:
+            if isolation is not None or read_only or most_s is not None:
                 raise StatementRefused(
-                    "isolation and read only are a whole transaction's, and this one is inside another",
+                    "isolation, read only and a limit are a whole transaction's, and this one is inside another",
                     remedy="give them to the outer transaction",
                 )
             async with self._savepoint():
                 yield
             return
         try:
-            await self.begin(isolation, read_only=read_only)
+            await self.begin(isolation, read_only=read_only, most_s=most_s)
             yield
         except BaseException:
             await self.settle()

@@ -16,10 +16,11 @@ A record's blobs are stored before it: no record points to what isn't there. And
 repeat: an execution that has a record is left as it is.
 """
 
+import contextlib
 import re
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -273,7 +274,7 @@ class RecordStore:
         return Inserted(is_new, is_reduced=False)
 
     async def _insert(self, record: Record, beside: "Beside | None") -> bool:
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with _writing(self.pool) as connection:
             await _add_blobs(connection, record.blobs)
             is_new = await connection.fetch_value(QUERIES.add_execution, *record.values) is not None
             if is_new:
@@ -295,6 +296,17 @@ class Inserted:
     """False: the execution had a record already, and keeps it."""
     is_reduced: bool
     """The database refused the whole record; what it does take was stored, and says so."""
+
+
+@contextlib.asynccontextmanager
+async def _writing(pool: Pool) -> AsyncIterator[Connection]:
+    """A transaction that writes records: it takes no longer than who waits for it.
+
+    Given up on a line that is dead, it stays open at the server, which hears of no end; it would have the records'
+    keys, and the next try would wait for it, for as long as the server keeps a line that says nothing.
+    """
+    async with pool.acquire() as connection, connection.transaction(most_s=WRITE_S_MAX):
+        yield connection
 
 
 async def _add_blobs(connection: Connection, blobs: Iterable[Blob]) -> None:
@@ -430,7 +442,7 @@ class RecordWriter:
     async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
         """Put what an execution changed in vain into the rows' histories, when its record went elsewhere."""
         if mutations:
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with _writing(self._pool) as connection:
                 await _add_rolled_back(connection, execution_id, mutations)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -486,7 +498,7 @@ class RecordWriter:
     async def _copy(self, batch: list[Record]) -> bool:
         """Store all of ``batch``, or nothing and answer False when one of its records is to blame."""
         try:
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with _writing(self._pool) as connection:
                 await _add_blobs(connection, (blob for record in batch for blob in record.blobs))
                 await connection.copy_records(
                     "execution", COLUMNS, [record.values for record in batch], schema="flux"

@@ -115,16 +115,14 @@ def make_wire_sites(proxy: ChaosProxy, owner: str) -> list[WireSite]:
     """Return the wires of functions and of Flux's own role ``owner``, in both directions, and their statements."""
     line = tuple(each.value for each in Harm if each not in REFUSED)
     refusals = tuple(each.value for each in REFUSED)
-    # A line of Flux's own that never says a word is given up after a minute: that is not waited for here.
-    patient = tuple(each for each in line if each != Harm.HELD.value)
     guest, own = b"user\0flux_guest_", b"user\0" + owner.encode() + b"\0"
     ours = (ATOMIC, BLOCK, RAISES)
     return [
         WireSite(proxy, guest, Direction.OUT, "driver: a message to the server", line, ours),
         WireSite(proxy, guest, Direction.IN, "driver: a message from the server", line, ours),
         WireSite(proxy, guest, Direction.OUT, "driver: a statement", refusals, ours),
-        WireSite(proxy, own, Direction.OUT, "store: a message to the server", patient, (RAISES,)),
-        WireSite(proxy, own, Direction.IN, "store: a message from the server", patient, (RAISES,)),
+        WireSite(proxy, own, Direction.OUT, "store: a message to the server", line, (RAISES,)),
+        WireSite(proxy, own, Direction.IN, "store: a message from the server", line, (RAISES,)),
         WireSite(proxy, own, Direction.OUT, "store: a statement", refusals, (RAISES,)),
     ]
 

@@ -448,6 +448,26 @@ async def test_transactions_nest_and_end_as_their_blocks_do(postgres18: Postgres
     assert postgres18.psql("select string_agg(i::text, ',' order by i) from kept") == "1,3"
 
 
+async def test_a_transaction_whose_client_says_no_more_is_ended_by_the_server(postgres: PostgresServer) -> None:
+    gone, other = await connect(options(postgres)), await connect(options(postgres))
+    names = "name in ('transaction_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout')"
+    with trio.fail_after(120):
+        async with gone.transaction(most_s=3600):
+            limits = f"select array_agg(setting) from pg_settings where {names} and setting <> '0'"
+            assert set(await gone.fetch_value(limits)) == {"3600000"}
+            with pytest.raises(StatementRefused):
+                async with gone.transaction(most_s=1):
+                    pass
+        assert await gone.fetch_value(limits) is None, "of this transaction only"
+
+        await gone.begin(most_s=0.3)
+        await gone.execute("select pg_advisory_xact_lock(77)")
+        await other.execute("select pg_advisory_xact_lock(77)")  # As soon as it is free.
+        with pytest.raises(ConnectionLost):
+            await gone.execute("select 1")
+    await other.aclose()
+
+
 async def test_commit_after_a_failed_statement_says_that_it_rolled_back(connection: Connection) -> None:
     await connection.begin()
     with pytest.raises(DatabaseError):

@@ -16,10 +16,11 @@ import trio
 from flux.codec import BLOB_BYTES_MIN
 from flux.execution import Execution, Interrupted, Killed, LogLine, Raised, Returned
 from flux.mutation import Mutation, Operation
-from flux.store import reading, records
+from flux.store import postgres_connection, postgres_wire, reading, records
 from flux.store.postgres import DatabaseError, Pool, connect
 from flux.store.records import Record, RecordStore, RecordWriter, commit_parameters, make_record
 from tests.conftest import Database
+from tests.faults.chaos_proxy import Direction, Harm, chaos_proxy
 from tests.postgres_server import PostgresServer
 from tests.stored_executions import TOKEN, commit_record, guest_connection, lost_host, make_execution, raised
 
@@ -255,6 +256,35 @@ async def test_a_record_that_is_there_already_does_not_spoil_its_batch(database:
     assert len(told) == 11
     assert ids_stored(database) == {str(execution.id) for execution in executions}
     assert database.psql("select id from flux.execution where function <> 'again'") == str(executions[3].id)
+
+
+async def test_a_write_on_a_line_that_is_dead_keeps_no_later_one_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but its COMMIT has come to the server, which hears of no end: it would keep the record's key for hours."""
+    monkeypatch.setattr(records, "WRITE_S_MAX", 0.5)
+    for module, name in ((postgres_connection, "COMMIT_S_MAX"), (postgres_wire, "CANCEL_GRACE_S")):
+        monkeypatch.setattr(module, name, 0.2)
+    role = b"user\0" + database.options().user.encode() + b"\0"
+    executions = [make_execution() for _ in range(4)]
+    async with chaos_proxy(database.server) as proxy:
+        pool = Pool(proxy.options(database.options()), 4)
+        writer = RecordWriter(pool)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(writer.run)
+                for number, execution in enumerate(executions[:3]):
+                    # The second is written as the first but for what was to be learned; the third is cut at its end.
+                    proxy.arm(role, Direction.OUT, Harm.HELD, proxy.seen if number == 2 else 0)
+                    writer.submit(make_record(execution), lambda: None)
+                    if number == 2:
+                        writer.submit(make_record(executions[3]), lambda: None)
+                    await writer.flush()
+                assert proxy.struck and writer.counts.retries
+                nursery.cancel_scope.cancel()
+        proxy.disarm()
+        await pool.aclose()
+    assert ids_stored(database) == {str(execution.id) for execution in executions}
 
 
 async def test_a_record_that_the_database_refuses_is_stored_reduced_and_says_so(database: Database) -> None:
