@@ -190,7 +190,6 @@ class GuestConnection:
         """Where the guest stood when it began the frame that was read last."""
         self._outstanding_max = outstanding_max
         self._buffer = bytearray()
-        self._scanned = 0
         self._last_seq = 0
         self._outstanding: set[int] = set()
         self._ended = False
@@ -207,22 +206,16 @@ class GuestConnection:
 
     def receive(self, data: bytes) -> list[Event]:
         """Take bytes from the guest and return what they say; raise `GuestProtocolError`."""
-        buffer = self._buffer
-        buffer += data
+        *lines, rest = data.split(b"\n")
         events: list[Event] = []
-        start = 0
         try:
-            while True:
-                end = buffer.find(b"\n", max(start, self._scanned))
-                if end < 0:
-                    break
-                self._check_size(end - start, self._line_bytes_max)
-                events.append(self._read(bytes(buffer[start:end])))
-                start = end + 1
-                self._scanned = start
-            del buffer[:start]
-            self._scanned = len(buffer)
-            self._check_size(len(buffer), self._line_bytes_max)
+            for line in lines:
+                if self._buffer:
+                    line, self._buffer = bytes(self._buffer + line), bytearray()
+                self._check_size(len(line), self._line_bytes_max)
+                events.append(self._read(line))
+            self._buffer += rest
+            self._check_size(len(self._buffer), self._line_bytes_max)
         except GuestProtocolError as error:
             error.events = tuple(events)
             raise
