@@ -529,20 +529,13 @@ end $$;
 -- key's columns, sorted; flux.capture_arguments() makes them, and says what the flags are.
 --
 -- It runs for each statement that writes, and most write one row. So it is arranged for that, and counts what it does: an
--- expression costs about 0.15 us, a SET clause or a setting written 1 to 2, a query 4, the row of the log 15. A variable
--- is given a value at its declaration only if all need it.
+-- expression costs about 0.15 us, and 2 the first time in a transaction, for each trigger anew; a SET clause or a setting
+-- written 1 to 2, a query 4, the row of the log 15. So what a single row does not need is given its value where several
+-- are seen to, and not at its declaration.
 create function flux.capture() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    -- Up to this many rows, images are held in arrays, which is the fastest. Above it they are streamed, because
-    -- an array, like any value, is limited to 1 GB.
-    small constant int := 64;
-    notice_rows constant int := 1000;
-    notice_bytes constant int := 262144;
-
     flags constant text := tg_argv[0];
-    keys constant text[] := tg_argv[1:];
-    key_count constant int := tg_nargs - 1;
     mediated constant boolean := starts_with(session_user::text, 'flux_guest_');
     pin record;
     names_pinned text[];                    -- settings to be put back, and what they were; null: none
@@ -550,9 +543,15 @@ declare
     is_single boolean;                      -- one row; its images:
     old_image json;
     new_image json;
+    -- Several rows:
+    keys text[];
+    key_count int;
+    small int;                              -- up to so many, their images are held in arrays
+    notice_rows int;                        -- so many of them are told, and so many bytes of images
+    notice_bytes int;
     old_rows bigint;
     new_rows bigint;
-    is_small boolean;                       -- several rows, in arrays
+    is_small boolean;
     olds json[];
     news json[];
     old_source text;                        -- many rows: where their images come from, as SQL; null when there are none
@@ -628,10 +627,13 @@ begin
                 exit when not is_single;
             end loop;
         end if;
-        if is_single then
-            old_rows := 1;                  -- the greater of the two is told
-            new_rows := 1;
-        else
+        if is_single is not true then
+            keys := tg_argv[1:];
+            key_count := tg_nargs - 1;
+            -- Arrays are the fastest. Above this number rows are streamed: an array, like any value, is limited to 1 GB.
+            small := 64;
+            notice_rows := 1000;
+            notice_bytes := 262144;
             -- At most one more than "small".
             if tg_op = 'TRUNCATE' or strpos(flags, 'v') > 0 then
                 old_source := case when tg_op = 'TRUNCATE' then format('(select %s from only %I.%I)', flux.row_expression(tg_relid), tg_table_schema, tg_table_name)
@@ -659,46 +661,47 @@ begin
 
         -- 3. Where we are.
         my_xid := pg_current_xact_id();
-        root := pg_partition_root(tg_relid);
+        root := coalesce(pg_partition_root(tg_relid), tg_relid);
         if root <> tg_relid then
             select n.nspname, c.relname into root_schema, root_table
             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = root;
         else
-            root := tg_relid;
             root_schema := tg_table_schema;
             root_table := tg_table_name;
         end if;
         statement_depth := pg_trigger_depth();
-        if strpos(flags, 'c') > 0 and tg_op in ('UPDATE', 'DELETE') then
-            -- A cascade's AFTER triggers run at the depth of the statement that caused it; its BEFORE trigger knew better.
-            setting := current_setting('flux.depth_' || tg_relid, true);
-            if setting ~ '^[0-9]{1,4}$' then
-                statement_depth := greatest(statement_depth, setting::int);
-            end if;
-        end if;
         -- The counter is undone with a subtransaction, which is the point. A guest can set it too, to anything: it is a
         -- hint, the seq in the notice is the proof.
         previous := current_setting('flux.ordinal', true);
         statement_ordinal := 1 + case when length(split_part(previous, ' ', 1)) between 1 and 8 and ltrim(split_part(previous, ' ', 1), '0123456789') = ''
                                       then split_part(previous, ' ', 1)::int else 0 end;
         setting := set_config('flux.ordinal', concat(statement_ordinal, ' ', root, ' ', tg_op), true);
-        if strpos(flags, 'o') > 0 then
-            -- Whether this transaction has logged changes of this table before. A trigger's statement sets it before
-            -- the statement that fired it looks, whatever a guest set in between.
-            is_again := coalesce(current_setting('flux.seen_' || root, true), '') <> '';
-            setting := set_config('flux.seen_' || root, 'x', true);
+        if flags not in ('', 'z', 'sz') then
+            if strpos(flags, 'c') > 0 and tg_op in ('UPDATE', 'DELETE') then
+                -- A cascade's AFTER triggers run at the depth of the statement that caused it; its BEFORE trigger knew better.
+                setting := current_setting('flux.depth_' || tg_relid, true);
+                if setting ~ '^[0-9]{1,4}$' then
+                    statement_depth := greatest(statement_depth, setting::int);
+                end if;
+            end if;
+            if strpos(flags, 'o') > 0 then
+                -- Whether this transaction has logged changes of this table before. A trigger's statement sets it before
+                -- the statement that fired it looks, whatever a guest set in between.
+                is_again := coalesce(current_setting('flux.seen_' || root, true), '') <> '';
+                setting := set_config('flux.seen_' || root, 'x', true);
+            end if;
         end if;
 
         -- 4. The log.
         if is_single then
-            for i in 1 .. key_count loop
-                new_key := concat(new_key, case when i = 1 then '{' else ',' end, to_json(keys[i]), ':', coalesce(new_image, old_image) -> keys[i]);
+            for i in 1 .. tg_nargs - 1 loop
+                new_key := concat(new_key, case when i = 1 then '{' else ',' end, to_json(tg_argv[i]), ':', coalesce(new_image, old_image) -> tg_argv[i]);
                 if tg_op = 'UPDATE' then
-                    old_key := concat(old_key, case when i = 1 then '{' else ',' end, to_json(keys[i]), ':', old_image -> keys[i]);
+                    old_key := concat(old_key, case when i = 1 then '{' else ',' end, to_json(tg_argv[i]), ':', old_image -> tg_argv[i]);
                 end if;
             end loop;
-            keys_changed := old_key <> new_key;
-            if keys_changed then            -- a delete and an insert
+            if old_key <> new_key then      -- a delete and an insert
+                keys_changed := true;
                 insert into flux.mutation (xid, ordinal, relid, schema_name, table_name, op, depth, outside, key, before)
                 values (my_xid, statement_ordinal, root, root_schema, root_table, 'D', statement_depth, not mediated,
                         old_key || '}', old_image);
@@ -791,7 +794,7 @@ begin
         end if;
         -- Rows may have been logged out of order where the user's row triggers change the same table, and by a MERGE,
         -- which logs its inserts, then its updates, then its deletes, one right after the other.
-        if key_count > 0 and (is_again or (keys_changed or tg_op = 'DELETE') and split_part(previous, ' ', 2) = root::text
+        if tg_nargs > 1 and (is_again or (keys_changed or tg_op = 'DELETE') and split_part(previous, ' ', 2) = root::text
                               and split_part(previous, ' ', 3) in ('INSERT', 'UPDATE'))
         then
             perform flux.put_in_order(my_xid, statement_ordinal, root, pg_trigger_depth());
@@ -802,7 +805,7 @@ begin
             if is_single then
                 befores := coalesce('[' || old_image || ']', '');
                 afters := coalesce('[' || new_image || ']', '');
-                if octet_length(befores) + octet_length(afters) > notice_bytes then
+                if octet_length(befores) + octet_length(afters) > 262144 then     -- notice_bytes
                     is_cut := true;
                     befores := case when old_image is null then '' else '[]' end;
                     afters := case when new_image is null then '' else '[]' end;
@@ -838,10 +841,11 @@ begin
             end if;
             -- Signed is all but the images, of which their lengths are.
             header := format('[1,"%s",%s,%s,%s,%s,%s,%s,%s,%s', left(tg_op, 1), my_xid, statement_ordinal, currval('flux.mutation_seq'), root,
-                             statement_depth, greatest(old_rows, new_rows), coalesce(is_cut, false)::text, array_to_json(keys));
-            header := header || ',"' || left(encode(sha256(convert_to(
-                flux.notice_secret() || header || length(befores) || ' ' || length(afters), 'UTF8')), 'hex'), 32) || '"]';
-            raise notice using errcode = 'FX001', message = header, schema = root_schema, table = root_table, detail = befores, hint = afters;
+                             statement_depth, case when is_single then 1 else greatest(old_rows, new_rows) end, coalesce(is_cut, false)::text,
+                             array_to_json(tg_argv[1:]));
+            raise notice sqlstate 'FX001' using message = header || ',"' || left(encode(sha256(convert_to(
+                    flux.notice_secret() || header || length(befores) || ' ' || length(afters), 'UTF8')), 'hex'), 32) || '"]',
+                schema = root_schema, table = root_table, detail = befores, hint = afters;
         end if;
     end change;
 
