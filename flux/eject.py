@@ -44,7 +44,9 @@ HOST_MODULES = {
 }
 """Modules of Flux that go along, by their names in ``server/``; only what they import from is renamed."""
 
-OWN_NAMES = frozenset({"flux_guest", "main", "migrate", "migrations", "server", "settings", "worker"})
+OWN_NAMES = frozenset(
+    {"flux_guest", "main", "migrate", "migrations", "move_jobs", "server", "settings", "worker"}
+)
 """What the application calls its own modules and folders."""
 
 LANGUAGES = {"javascript": "JavaScript", "typescript": "TypeScript", "wasm": "WebAssembly"}

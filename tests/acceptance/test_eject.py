@@ -34,7 +34,7 @@ from tests.dev_process import (
     running_dev,
     write_project,
 )
-from tests.ejected import eject, make_environment, migrate, running_application, running_worker
+from tests.ejected import eject, make_command, make_environment, migrate, running_application, running_worker
 from tests.losing_proxy import LosingProxy, When, losing_proxy
 from tests.postgres_server import PostgresServer
 from tests.token_issuer import claims, jwk, make_key, sign
@@ -426,6 +426,11 @@ def was_late(ctx, input):
 @function("POST /log")
 async def logs(ctx, input):
     ctx.log.info(input["text"], more=input["text"])
+
+
+@function("POST /later")
+async def later(ctx, input):
+    await ctx.queue.push(input["function"], input["payload"], delay=3600, idempotency_key=input.get("key"))
 
 
 @function(retries=0)
@@ -1332,6 +1337,98 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
     (folder / "migrations" / "002_extra.sql").write_text("select 1;")
     changed = migrate(folder, target)
     assert changed.returncode == 1 and "002_extra.sql was changed" in changed.stderr
+
+
+def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
+    """Out of a copy of Flux's database, as if Flux had been stopped then; and the first try breaks off half-way."""
+    for body in (
+        {"function": "work", "payload": {"name": "ä first"}, "key": "of the first"},
+        {"function": "work", "payload": {"name": "cut"}},
+        {"function": "doubled", "payload": "is not run"},
+        {"function": "work", "payload": {"name": "the key that is known"}},
+        {"function": "refuses", "payload": None},
+    ):
+        assert shop.flux.request("POST", "/later", body).status == 204
+    source, target = create_database(shop.database.server), create_database(shop.database.server)
+    folder = tmp_path / "application"
+    shutil.copytree(shop.ejected.project, folder)
+    extra = folder / "functions" / "extra.py"
+    extra.write_text(extra.read_text().replace("async def refuses(", "async def declines("))
+    binaries = shop.database.server.bin_dir
+    dump = subprocess.run(
+        [f"{binaries}/pg_dump", database_url(shop.flux_database)], capture_output=True, check=True, timeout=60
+    )
+    quietly = [
+        f"{binaries}/psql",
+        "-X",
+        "-q",
+        "-o",
+        os.devnull,
+        "-v",
+        "ON_ERROR_STOP=1",
+        database_url(source),
+    ]
+    subprocess.run(quietly, input=dump.stdout, check=True, timeout=60)
+    source.psql(
+        "update flux.job set state = 'running', worker = gen_random_uuid(), attempt = 1 where payload like '%cut%'; "
+        "update flux.job set state = 'dead', failures = 1, error = 'E: it is', ended_at = now() "
+        "where function = 'doubled'; insert into flux.cron_pause (tenant, function) values ('main', 'nightly'); "
+        "update flux.queue_worker set lease_until = now() + interval '1 h'"
+    )
+
+    def move(**more: str) -> tuple[int, list[str]]:
+        environ = make_environment(target, {"SOURCE_URL": database_url(source), **more})
+        done = subprocess.run(
+            make_command(folder, "path", str(folder / "move_jobs.py")), env=environ, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        return done.returncode, [*done.stdout.splitlines(), *done.stderr.splitlines()[-1:]]
+
+    code, said = move()
+    assert code == 1 and "run migrate.py first" in said[0]
+    assert migrate(folder, target).returncode == 0
+    code, said = move()
+    assert code == 1 and said[0].startswith("Flux still takes jobs of main (")
+    source.psql("update flux.queue_worker set lease_until = now() - interval '1 s'")
+    code, said = move(TENANT="another")
+    assert code == 1 and said == ["Flux had the tenants main there: say whose jobs are meant, by TENANT=..."]
+    source.psql("alter table flux.job add constraint broken check (error not like 'moved%')")
+    assert move()[0] == 1
+    here = "select count(*), count(distinct id) from background.jobs"
+    assert (
+        target.psql(here) == "3|3"
+        and source.psql("select count(*) from flux.job where state = 'waiting'") == "3"
+    )
+    source.psql("alter table flux.job drop constraint broken")
+    code, said = move()
+    assert code == 1 and said[0] == "moved 2 jobs of the tenant main", said
+    assert ["a secret's value" in said[1], "no function refuses here" in said[2]] == [True, True], said
+    ids = "select string_agg(id::text, ',' order by id) from "
+    assert target.psql(f"{ids} background.jobs") == source.psql(f"{ids} flux.job where error is not null")
+    assert move() == (1, ["moved 0 jobs of the tenant main", *said[1:]]) and target.psql(here) == "3|3"
+    assert source.psql("select state, count(*) from flux.job group by 1 order by 1") == "dead|3\nwaiting|2"
+    told = target.psql(
+        "select function, state, attempt, failures, lost, due_at > now() + interval '50 min', "
+        "idempotency = sha256('of the first') from background.jobs order by id"
+    )
+    assert told.splitlines() == ["work|waiting|0|0|0|t|t", "work|waiting|1|0|1|t|", "doubled|dead|0|1|0|t|"]
+    schedules = target.psql("select key, decided_until at time zone 'UTC', paused from background.schedules")
+    since = source.psql("select since at time zone 'UTC' from flux.cron_schedule")
+    assert schedules == f"nightly 0 3 * * * UTC|{since}|t"
+    target.psql(
+        "update background.jobs set due_at = now(); "
+        "update background.schedules set decided_until = decided_until - interval '25 h'; "
+        "alter sequence tries restart 7"
+    )
+    with running_worker(folder, target) as worker:
+        wait_for(target, "select count(*) from background.jobs where state = 'done'", "2", worker)
+        wait_for(
+            target, "select decided_until > now() - interval '1 h' from background.schedules", "t", worker
+        )
+    assert target.psql('select name from effects order by name collate "C"').splitlines() == [
+        "cut",
+        "ä first",
+    ]
 
 
 def test_what_is_written_is_clean_python(conduit: Pair) -> None:

@@ -46,7 +46,9 @@ def test_the_commands_that_the_page_of_leaving_shows_do_it(
     def work() -> None:
         with running_worker(plain, databases[-1]) as worker:
             deadline = time.monotonic() + 60
-            while databases[-1].psql("select count(*) from background.workers") == "0":  # It says nothing itself.
+            while (
+                databases[-1].psql("select count(*) from background.workers") == "0"
+            ):  # It says nothing itself.
                 assert worker.process.poll() is None and time.monotonic() < deadline, worker.story
                 time.sleep(0.05)
 
@@ -67,10 +69,29 @@ def test_the_commands_that_the_page_of_leaving_shows_do_it(
         assert (done.returncode, done.stderr) == (0, "")
         assert target.psql(users) == source.psql(users) == "1|ana@shop.example|free"
 
+    def move_jobs() -> None:
+        source, target = databases
+        source.psql(
+            "insert into flux.job (id, tenant, function, payload, run_at) "
+            "values (gen_random_uuid(), 'shop', 'create_user', '{}', now())"
+        )
+        more = {"SOURCE_URL": database_url(source)}
+        done = subprocess.run(
+            make_command(plain, "path", str(plain / "move_jobs.py")), env=make_environment(target, more),
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (0, "moved 1 jobs of the tenant shop\n"), done.stderr
+        jobs = "select id, state from "
+        assert target.psql(f"{jobs} background.jobs") == source.psql(f"{jobs} flux.job").replace(
+            "dead", "waiting"
+        )
+
     typed: dict[str, Callable[[], object]] = {
         "flux eject ../shop-plain": eject,
         "cd ../shop-plain": lambda: None,
-        "python -m venv .venv && . .venv/bin/activate": lambda: None,  # What is installed here is what it would get.
+        "python -m venv .venv && . .venv/bin/activate": lambda: (
+            None
+        ),  # What is installed here is what it would get.
         "pip install -r requirements.txt": find_packages,
         "export DATABASE_URL=postgresql://user:password@localhost:5432/shop": lambda: None,
         "python migrate.py": make_tables,
@@ -78,6 +99,7 @@ def test_the_commands_that_the_page_of_leaving_shows_do_it(
         "python worker.py": work,
         "python -m server.table": list_routes,
         "SOURCE_URL=... ./copy_data.sh": copy_rows,
+        "SOURCE_URL=... python move_jobs.py": move_jobs,
     }
     lines = [step.line for step in read_steps("docs/leaving.md")]
     assert {*lines} == typed.keys()
