@@ -116,6 +116,7 @@ class Layout:
         for slots in self._scratch:
             for index in range(len(slots)):
                 slots[index] = None
+        gc.freeze()  # Each collection, of which an execution has two, would look at all that is held.
 
     def take_scratch(self) -> None:
         """Begin where every worker begins: whatever the fork loop left free is taken."""
