@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
+import msgspec
 
 from flux import values
 from flux.grants import DEFAULT_PORTS, InvalidHostError, normalise_host
@@ -83,6 +84,26 @@ def find_error(call: HostCall) -> HostCallError | None:
     return None if call.result is None else call.result.error
 
 
+class _Answered(msgspec.Struct):
+    """As much of an outbound request's answer as tells whether it is a failure. The body stays unread."""
+
+    status: object = None
+
+
+_answered_decoder = msgspec.json.Decoder(_Answered)
+
+
+def read_status(call: HostCall) -> int | None:
+    """Return the status that the outbound request ``call`` was answered with; None without one, or of another call."""
+    if call.request.name != "http.request" or call.result is None or call.result.error is not None:
+        return None
+    try:
+        status = _answered_decoder.decode(call.result.value).status
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return status if type(status) is int else None
+
+
 def read_http(call: HostCall) -> HttpCall | None:
     """Return the outbound request that ``call`` is, or None when it is something else."""
     if call.request.name != "http.request":
@@ -93,7 +114,7 @@ def read_http(call: HostCall) -> HttpCall | None:
     method, url, options = arguments
     if not isinstance(options, dict):
         options = {}
-    status, body = None, None
+    status, body = read_status(call), None
     error = find_error(call)
     host = find_host(url)
     if error is not None:
@@ -101,7 +122,6 @@ def read_http(call: HostCall) -> HttpCall | None:
     elif call.result is not None:
         answer = read_json(call.result.value)
         if isinstance(answer, dict):
-            status = answer.get("status") if type(answer.get("status")) is int else None
             body = answer.get("body")
             host = find_host(str(answer.get("url"))) or host
     timeout_s = options.get("timeout_s")

@@ -204,19 +204,24 @@ def list_failed_hosts(execution: Execution) -> tuple[str, ...]:
     """Return the hosts that failed the execution: no answer, or one of 500 and up. Sorted, no doubles."""
     hosts = set()
     for call in execution.calls:
-        request = calls.read_outbound(call)
-        if request is None or not request.host:
+        # First: as a rule none has failed, and to read a request whole is dear.
+        if not _has_failed(call, execution):
             continue
-        error = calls.find_error(call)
-        if error is not None:
-            failed = error.name.startswith(("Http", "Net")) and not error.name.startswith(_OF_THE_FUNCTION)
-        elif call.result is None:
-            failed = call is find_awaited(execution)
-        else:
-            failed = request.status is not None and request.status >= 500
-        if failed:
+        request = calls.read_outbound(call)
+        if request is not None and request.host:
             hosts.add(sanitize(request.host))
     return tuple(sorted(hosts))
+
+
+def _has_failed(call: HostCall, execution: Execution) -> bool:
+    """Whether ``call``, if it went out at all, failed at its other end."""
+    error = calls.find_error(call)
+    if error is not None:
+        return error.name.startswith(("Http", "Net")) and not error.name.startswith(_OF_THE_FUNCTION)
+    if call.result is None:
+        return call is find_awaited(execution)
+    status = calls.read_status(call)
+    return status is not None and status >= 500
 
 
 def find_in_flight(execution: Execution) -> HostCall | None:

@@ -25,6 +25,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import unquote_plus
 
 import attrs
@@ -131,7 +132,7 @@ class Redactor:
     def trigger(self, trigger: Trigger) -> Trigger:
         """Return the trigger as it may be stored."""
         met = -1
-        parts: dict[str, object] = {}
+        parts: dict[str, Any] = {}
         while met != len(self._hidden):  # What a later part has met may stand in an earlier one.
             met = len(self._hidden)
             parts = {

@@ -36,6 +36,9 @@ import attrs
 import msgspec
 
 type_of_plain = frozenset({str, bool, type(None)})
+_LISTS = (list, tuple)
+_OBJECTS = (dict, Mapping)
+"""In this order: to ask an abstract class is dear, and most are a dict."""
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 DEPTH_MAX = 200
@@ -82,7 +85,9 @@ def to_json(value: object, depth: int = 0) -> object:
         return value if math.isfinite(value) else {"$float": str(value)}  # type: ignore[arg-type]
     if depth > DEPTH_MAX:
         raise ValueFormatError(f"a value is nested more than {DEPTH_MAX} deep")
-    if kind is dict or isinstance(value, Mapping):
+    if isinstance(value, _LISTS):
+        return [item if type(item) in type_of_plain else to_json(item, depth + 1) for item in value]
+    if isinstance(value, _OBJECTS):
         result: dict[str, object] = {}
         for key, item in value.items():
             if not isinstance(key, str):
@@ -91,8 +96,6 @@ def to_json(value: object, depth: int = 0) -> object:
         if len(result) == 1 and next(iter(result)).startswith("$"):
             return {"$object": result}
         return result
-    if isinstance(value, list | tuple):
-        return [item if type(item) in type_of_plain else to_json(item, depth + 1) for item in value]
     for known, tag in _TAGS:
         if isinstance(value, known):
             return tag(value)

@@ -14,7 +14,7 @@ wait for one.
 import contextlib
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 import trio
@@ -115,18 +115,18 @@ class Turns:
         """Return what a share has."""
         return self._queue.get_use(share)
 
-    @contextlib.contextmanager
-    def asked(self, share: str, memory_bytes: int) -> Iterator["_Asked"]:
-        """Ask for a turn, which lasts to the end of the block."""
+    def ask(self, share: str, memory_bytes: int) -> "_Asked":
+        """Ask for a turn, which lasts until `end`."""
         asked = _Asked(self._queue.ask(share, memory_bytes))
         self._asked[asked.turn] = asked
-        try:
-            self._grant()
-            yield asked
-        finally:
-            self._queue.end(asked.turn)
-            del self._asked[asked.turn]
-            self._grant()
+        self._grant()
+        return asked
+
+    def end(self, asked: "_Asked") -> None:
+        """End a turn, or give up waiting for it."""
+        self._queue.end(asked.turn)
+        del self._asked[asked.turn]
+        self._grant()
 
     def _count_turns(self) -> None:
         """Two for each share at least, the installation's own included: else none could be kept."""
@@ -204,9 +204,15 @@ class Share:
         self._changed.set()
         self._changed = trio.Event()
 
-    @contextlib.asynccontextmanager
-    async def taken(self, memory_bytes: int, wait_s: float) -> AsyncIterator[None]:
-        """Have a turn; raise `QuotaError` when there is none within ``wait_s``, which may be for ever."""
+    def taken(self, memory_bytes: int, wait_s: float) -> "_Taken":
+        """Have a turn for as long as the block lasts.
+
+        To enter it raises `QuotaError` when there is none within ``wait_s``, which may be for ever.
+        """
+        return _Taken(self, memory_bytes, wait_s)
+
+    async def take(self, memory_bytes: int, wait_s: float) -> "_Asked":
+        """Wait for a turn, which lasts until `end`; raise `QuotaError`."""
         try:
             self._check_memory(memory_bytes)
             if math.isinf(wait_s):
@@ -214,19 +220,29 @@ class Share:
             else:
                 self._check_open()
             # Nothing waits between that and the question: a share that is closed is not asked.
-            with self._turns.asked(self._name, memory_bytes) as asked:
-                if not asked.turn.is_granted:
-                    with trio.move_on_after(wait_s):
-                        await asked.heard.wait()
-                if not asked.turn.is_granted:
-                    self._check_memory(memory_bytes)
-                    raise QuotaError(
-                        "turns", f"no turn within {wait_s:g} s: too much runs already", remedy="ask again later"
-                    )
-                yield
+            asked = self._turns.ask(self._name, memory_bytes)
+            try:
+                await self._wait_granted(asked, memory_bytes, wait_s)
+            except BaseException:
+                self._turns.end(asked)
+                raise
         except QuotaError as error:
             self.refused[error.quota] += 1
             raise
+        return asked
+
+    def end(self, asked: "_Asked") -> None:
+        """End a turn."""
+        self._turns.end(asked)
+
+    async def _wait_granted(self, asked: "_Asked", memory_bytes: int, wait_s: float) -> None:
+        if asked.turn.is_granted:
+            return
+        with trio.move_on_after(wait_s):
+            await asked.heard.wait()
+        if not asked.turn.is_granted:
+            self._check_memory(memory_bytes)
+            raise QuotaError("turns", f"no turn within {wait_s:g} s: too much runs already", remedy="ask again later")
 
     def _check_memory(self, memory_bytes: int) -> None:
         if self._quotas is not None and memory_bytes > self._quotas.memory_bytes:
@@ -252,6 +268,25 @@ class Share:
             changed = self._changed
             with trio.move_on_after(wait_s or math.inf):
                 await changed.wait()
+
+
+class _Taken:
+    """A block that has a turn. A class and no generator, as each execution has one."""
+
+    __slots__ = ("_asked", "_memory_bytes", "_share", "_wait_s")
+
+    def __init__(self, share: Share, memory_bytes: int, wait_s: float) -> None:
+        self._share = share
+        self._memory_bytes = memory_bytes
+        self._wait_s = wait_s
+        self._asked: _Asked | None = None
+
+    async def __aenter__(self) -> None:
+        self._asked = await self._share.take(self._memory_bytes, self._wait_s)
+
+    async def __aexit__(self, *_failure: object) -> None:
+        assert self._asked is not None
+        self._share.end(self._asked)
 
 
 class FairExecutor(Executor):
