@@ -36,8 +36,8 @@ from flux.store.database_errors import (
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_bracket import CommitBehind
-from flux.store.postgres_messages import CopyFeed, CopyRefusal, MarkedValue, RowDescription
-from flux.store.postgres_reports import is_about_arguments, lost_connection, translate
+from flux.store.postgres_messages import CopyFeed, CopyRefusal, FirstTag, MarkedValue, RowDescription
+from flux.store.postgres_reports import check_committed, is_about_arguments, lost_connection, translate
 from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
 from flux.store.postgres_snapshots import SNAPSHOT_SQL, SnapshotBracket
 from flux.store.postgres_types import DESCRIBE_TYPES, TypeRegistry, set_codecs
@@ -302,15 +302,7 @@ class Connection:
         script = (
             f"begin isolation level {Isolation(isolation)}; select '{answer.mark}', asked.* from ({sql}) as asked"
         )
-        with self._exclusive():
-            self._wire.tap = answer
-            try:
-                await self._protocol.query(script, None)
-            except Exception as error:
-                raise self._translated(error) from None
-            finally:
-                self._wire.tap = None
-            self._raise_callback_error()
+        await self._run_script(script, answer)
         told = answer.find_text()
         if told is None:
             raise BrokenInvariantError(f"{sql!r} was answered without a row, or with null")
@@ -324,7 +316,7 @@ class Connection:
         """
         with self._committing():
             tag = await self.execute("commit")
-        _check_committed(tag)
+        check_committed(tag)
 
     async def commit_with(self, sql: str, *args: object) -> Any:
         """Run one more statement, commit, and return the statement's value: as `fetch_value_anew` and then `commit`.
@@ -348,7 +340,7 @@ class Connection:
                 except (PostgresError, InterfaceError, InternalClientError) as error:
                     raise self._translated(error) from None
             self._raise_callback_error()
-            _check_committed(behind.tag)
+            check_committed(behind.tag)
             return rows[0][0] if rows else None
         except BaseException as error:
             self._sent_along.pop(sql, None)
@@ -359,8 +351,24 @@ class Connection:
             self._wire.bracket = None
             self._is_busy = False
 
+    async def commit_and_reset(self) -> None:
+        """Commit, and make the session as new: as `commit` and then `reset`, in one packet.
+
+        Where the session can't be made as new, the connection is closed, and the COMMIT stands.
+        """
+        first = FirstTag()
+        try:
+            with self._committing(first):
+                await self._run_script(f"commit; {self._reset_script}", first)
+                self._note_reset()
+        except (DatabaseError, CommitUnknown):
+            if first.tag != "COMMIT":
+                raise
+            self.terminate()
+        check_committed(first.tag)
+
     @contextlib.contextmanager
-    def _committing(self, behind: CommitBehind | None = None) -> Iterator[None]:
+    def _committing(self, behind: CommitBehind | FirstTag | None = None) -> Iterator[None]:
         """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
 
         Where the time is up and the server has ended the statement, what it said last may tell. The limits of answers
@@ -444,7 +452,14 @@ class Connection:
 
     async def reset(self) -> None:
         """Make the session as new: settings, role, locks, channels, temporary tables."""
-        await self.execute(RESET.format(kept=len(self._statements) + len(self._to_close)))
+        await self.execute(self._reset_script)
+        self._note_reset()
+
+    @property
+    def _reset_script(self) -> str:
+        return RESET.format(kept=len(self._statements) + len(self._to_close))
+
+    def _note_reset(self) -> None:
         self._wire.notifications.clear()
         self.is_dirty = False
 
@@ -505,6 +520,18 @@ class Connection:
         if self._wire.is_closed:
             raise self._lost()
         self._is_busy = True
+
+    async def _run_script(self, script: str, tap: Callable[[bytes], None]) -> None:
+        """Run statements without arguments, and let ``tap`` see what the server says of each."""
+        with self._exclusive():
+            self._wire.tap = tap
+            try:
+                await self._protocol.query(script, None)
+            except Exception as error:
+                raise self._translated(error) from None
+            finally:
+                self._wire.tap = None
+            self._raise_callback_error()
 
     async def _query(self, sql: str, args: Sequence[object]) -> tuple[_Statement, list[Row], str]:
         # The way every statement goes, so written out: no context manager, no helper on the good path.
@@ -661,20 +688,6 @@ class Connection:
 
     def _lost(self) -> ConnectionLost:
         return lost_connection(self._wire.options.place, self._wire.lost_because, is_mid_statement=False)
-
-
-def _check_committed(tag: str | None) -> None:
-    """Raise unless the server has answered COMMIT with its name."""
-    if tag != "COMMIT":
-        # It answers ROLLBACK, and no error, when an earlier statement had failed.
-        raise DatabaseError(
-            Notice(
-                severity="ERROR",
-                sqlstate="25P02",
-                message="the transaction was rolled back at COMMIT",
-                detail="A statement in it had failed before.",
-            )
-        )
 
 
 def quote_identifier(name: str) -> str:

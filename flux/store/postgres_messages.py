@@ -104,6 +104,28 @@ class MarkedValue:
         return None if length < 0 else behind[4 : 4 + length].decode()
 
 
+class FirstTag:
+    """Takes what the server says of a script's first statement: asyncpg gives only the tag of the last.
+
+    For scripts in an open transaction: while one is open, what comes first begins a message.
+    """
+
+    def __init__(self) -> None:
+        self.tag: str | None = None
+        """The command's tag; None where it failed, or was not answered."""
+        self._seen = bytearray()
+
+    def __call__(self, data: bytes) -> None:
+        if self.tag is not None:
+            return
+        self._seen += data
+        for kind, body in split_messages(self._seen):
+            del self._seen[: 5 + len(body)]
+            if kind == b"C":  # CommandComplete
+                self.tag = body.rstrip(b"\x00").decode()
+                return
+
+
 class CopyRefusal:
     """Answers the server when a script makes it wait for COPY's rows: there are none to come."""
 

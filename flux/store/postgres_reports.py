@@ -48,6 +48,20 @@ def translate(error: Exception, place: str, lost_because: BaseException | None) 
     )
 
 
+def check_committed(tag: str | None) -> None:
+    """Raise unless the server has answered COMMIT with its name."""
+    if tag != "COMMIT":
+        # It answers ROLLBACK, and no error, when an earlier statement had failed.
+        raise DatabaseError(
+            Notice(
+                severity="ERROR",
+                sqlstate="25P02",
+                message="the transaction was rolled back at COMMIT",
+                detail="A statement in it had failed before.",
+            )
+        )
+
+
 def is_about_arguments(error: Exception) -> bool:
     """Whether asyncpg, and not the server, refused the arguments: it uses one class for both."""
     return isinstance(error, InterfaceError) or getattr(error, "severity", None) is None

@@ -221,7 +221,8 @@ class ExecutionDatabase:
         return self._as_ended(self._changes.xid, committed=True)
 
     async def finish_reads(self) -> bool:
-        """Commit the transaction in progress if it has written nothing at all; say whether it did.
+        """Commit the transaction in progress if it has written nothing at all; say whether it did. It is the last one:
+        the session is made as new with it.
 
         Raises `HostCallFailed` when the transaction can't be committed: it was aborted by an error that the
         function has caught, or a constraint that was deferred to its end does not hold.
@@ -234,7 +235,7 @@ class ExecutionDatabase:
             if not self._changes.has_any:
                 self._xid = await connection.fetch_value_anew(_XID)
                 if self._xid is None:
-                    await connection.commit()
+                    await connection.commit_and_reset()
                     self._end(None, committed=True)
                     return True
         except BaseException as error:
@@ -306,9 +307,6 @@ class ExecutionDatabase:
     def take_connection(self) -> Connection | None:
         """Let go of the connection, if there is one: it is the caller's to give back."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            # A guest may have changed its session in ways that no statement's text shows.
-            connection.is_dirty = True
         return connection
 
     async def close(self) -> None:
@@ -344,6 +342,8 @@ class ExecutionDatabase:
 
     async def _begin(self, connection: Connection, isolation: str | None, call_seq: int) -> None:
         level = isolation or self._isolation
+        # A guest may change its session in ways that no statement's text shows.
+        connection.is_dirty = True
         try:
             begun = await connection.begin_and_fetch(level, _SNAPSHOT)
         except BaseException as error:

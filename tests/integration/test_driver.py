@@ -185,6 +185,70 @@ async def test_a_transaction_is_opened_and_asked_in_one_go(connection: Connectio
     await connection.rollback()
 
 
+async def test_a_commit_and_a_session_made_as_new_go_in_one_packet(postgres: PostgresServer) -> None:
+    connection = await connect(options(postgres))
+    await connection.execute(
+        "create table noted (n int primary key);"
+        "create table due (n int references noted deferrable initially deferred)"
+    )
+    add = "insert into noted values ($1)"
+
+    async def touch() -> None:
+        connection.is_dirty = True
+        await connection.begin()
+        await connection.execute(
+            "listen noted; notify noted; set work_mem = '99MB'; create temp table kept_back (n int);"
+            "select pg_advisory_lock(7); declare left_open cursor with hold for select 1"
+        )
+
+    async def check_new(rows: str) -> None:
+        assert postgres.psql("select string_agg(n::text, ',' order by n) from noted") == rows
+        assert not connection.in_transaction
+        assert await connection.fetch_row(
+            "select current_setting('work_mem') <> '99MB', to_regclass('kept_back') is null,"
+            " (select count(*) from pg_cursors where name = 'left_open'),"
+            " (select count(*) from pg_listening_channels())"
+        ) == (True, True, 0, 0)
+        assert postgres.psql("select pg_try_advisory_lock(7)") == "t"
+        with trio.move_on_after(0) as soon:
+            await connection.wait_notification()
+        assert soon.cancelled_caught, "what it notified itself of is not told to the next"
+
+    for number in (1, 2):  # Its statement stays prepared.
+        await touch()
+        await connection.execute(add, number)
+        await connection.commit_and_reset()
+        assert not connection.is_dirty
+        await check_new("1,2"[: 2 * number - 1])
+
+    await touch()
+    await connection.execute(add, 3)
+    await connection.execute("insert into due values (100)")
+    with pytest.raises(DatabaseError) as caught:
+        await connection.commit_and_reset()  # Refused at COMMIT: the server looks at nothing behind it.
+    assert (caught.value.sqlstate, connection.is_dirty) == ("23503", True)
+    await connection.reset()
+    await check_new("1,2")
+
+    await touch()
+    with pytest.raises(DatabaseError):
+        await connection.execute(add, 1)
+    with pytest.raises(DatabaseError) as caught:
+        await connection.commit_and_reset()
+    assert caught.value.sqlstate == "25P02"
+    await check_new("1,2")
+
+    for insult in ("do $$ begin raise notice 'first' using detail = repeat('C', 20000); end $$", "select 1"):
+        await touch()
+        await connection.execute(add, 4 if insult == "select 1" else 3)
+        await connection.execute(f"{insult}; prepare another as select 1")
+        await connection.commit_and_reset()  # It took place, and nobody uses this session again.
+        assert connection.is_closed
+        connection = await connect(options(postgres))
+    await check_new("1,2,3,4")
+    await connection.aclose()
+
+
 async def test_a_last_statement_and_commit_go_in_one_packet_and_together_or_not_at_all(
     postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
