@@ -9,6 +9,7 @@ Two notations exist, and a proxy that writes one passes the other on as the clie
 force, by name (`ProxyRules.headers`), and never "whichever is there".
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ class _Hop:
 def find_caller(head: RequestHead, rules: ProxyRules, *, scheme: str = "http") -> Caller:
     """Return who made the request; ``scheme`` is what the connection itself is."""
     host = head.header("host") or ""
-    peer = read_address(head.peer)
+    peer = _read_peer(head.peer)
     if peer is None or not rules.is_proxy(peer):
         return Caller("" if peer is None else str(peer), scheme, host)
     hops = _read_forwarded(head) if rules.headers == "forwarded" else _read_x_forwarded(head)
@@ -113,6 +114,8 @@ def read_network(text: str) -> Network:
     return ipaddress.ip_network(text.strip(), strict=True)
 
 
+# The kernel's word and short. A client asks again and again, and one that keeps its connection has the same port.
+_read_peer = functools.lru_cache(1024)(read_address)
 _PORT = re.compile(r":[0-9]{1,5}")
 _SCHEMES = ("http", "https")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")

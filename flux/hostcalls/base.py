@@ -190,9 +190,7 @@ class HostCallKind:
 
 def check_arguments(name: str, arguments: list[object], *types: type | tuple[type, ...]) -> None:
     """Raise `HostCallFailed` unless ``arguments`` are exactly of ``types``."""
-    if len(arguments) != len(types) or not all(
-        isinstance(argument, kind) for argument, kind in zip(arguments, types, strict=True)
-    ):
+    if len(arguments) != len(types) or not all(map(isinstance, arguments, types)):
         kinds = (kind if isinstance(kind, tuple) else (kind,) for kind in types)
         wanted = ", ".join(" or ".join(one.__name__ for one in kind) for kind in kinds)
         got = ", ".join(type(argument).__name__ for argument in arguments)

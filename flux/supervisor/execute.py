@@ -354,8 +354,11 @@ class _Run:
         worker = None
         try:
             # Waiting for a worker is not the function's own time, but it must not last for ever either.
-            with trio.fail_after(runnable.bounds.limits.timeout_s):
+            with trio.move_on_after(runnable.bounds.limits.timeout_s):
                 worker = await sandbox.acquire()
+            if worker is None:
+                limit = format_duration(runnable.bounds.limits.timeout_s)
+                return Raised("NoWorker", f"no worker was free within {limit}", status=503, code="OVERLOADED")
             self._served_before = worker.served
             with HostTable(self._make_context()) as host:
                 self._driven = await drive(
@@ -372,9 +375,6 @@ class _Run:
                 )
             assert self._driven.outcome is not None, "a recording is never stopped"
             return self._driven.outcome
-        except trio.TooSlowError:
-            limit = format_duration(runnable.bounds.limits.timeout_s)
-            return Raised("NoWorker", f"no worker was free within {limit}", status=503, code="OVERLOADED")
         except FluxError as error:
             # Not the function's fault: a host call that crashed, a journal that is full, a sandbox that can't fork.
             if isinstance(error, BrokenInvariantError):
