@@ -26,16 +26,22 @@ REFUSED_S_MAX = 10.0
 class _Place:
     """A task's place in the line of those who wait for a connection."""
 
-    __slots__ = ("connection", "is_asking", "refusal", "woken")
+    __slots__ = ("asking", "connection", "refusal", "woken")
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         """What was handed to it; then it is no longer in the line."""
         self.refusal: CannotConnect | None = None
         """Why none can come."""
-        self.is_asking = False
-        """It asks the server for a connection: what comes back meanwhile is for others."""
+        self.asking: trio.CancelScope | None = None
+        """Around its asking the server for a connection, while it does."""
         self.woken = trio.Event()
+
+    def call(self) -> None:
+        """It need not wait any longer, nor ask."""
+        self.woken.set()
+        if self.asking is not None:
+            self.asking.cancel()
 
 
 @attrs.frozen
@@ -58,8 +64,8 @@ class Pool:
     What comes back is settled first: an open transaction is rolled back, a dirty session reset, both
     shielded; a connection for which that fails is closed. One whose server died is noticed when it is
     next taken, and replaced. Where the server lets no further one in, because others have them all, the
-    pool does with those that it has: tasks wait in line, and one of them asks the server again now and then
-    (what comes back while it asks is the next one's). Once there is none that could come back, all of them are told
+    pool does with those that it has: tasks wait in line, and the last of them asks the server again now and then: it
+    is the one that has longest to wait, and stops asking when something comes back for it. Once there is none that could come back, all of them are told
     what the server said. A pool has no task of its own; who wants ``min_idle`` connections open
     ahead of time and those idle for ``max_idle_s`` closed without traffic, runs `keep` in a nursery.
     """
@@ -126,6 +132,9 @@ class Pool:
             await connection.settle()
             if connection.is_dirty and self._reset:
                 await self._reset_or_close(connection)
+        except BaseException:
+            connection.terminate()  # Whatever it was: what is not settled is nobody's next one.
+            raise
         finally:
             connection.on_notice = None
             connection.answer_bytes_max = self.options.answer_bytes_max
@@ -158,7 +167,7 @@ class Pool:
         while self._idle:
             self._close(self._idle.popleft()[1])
         for place in self._line:
-            place.woken.set()
+            place.call()
         await trio.lowlevel.checkpoint()
 
     async def _fill(self) -> None:
@@ -192,16 +201,12 @@ class Pool:
         if self._is_closed:
             self._close(connection)
             return
-        place = self._find_waiting()
-        if place is None:
+        if not self._line:
             self._idle.append((trio.current_time(), connection))
             return
-        self._line.remove(place)
+        place = self._line.popleft()
         place.connection = connection
-        place.woken.set()
-
-    def _find_waiting(self) -> _Place | None:
-        return next((place for place in self._line if not place.is_asking), None)
+        place.call()
 
     async def _open_or_wait(self, deadline: float) -> Connection:
         """A new connection; where the server lets no more in, the next that comes back, until ``deadline``."""
@@ -226,6 +231,8 @@ class Pool:
         finally:
             if place in self._line:
                 self._line.remove(place)
+                if self._line:
+                    self._line[-1].woken.set()  # Asking may have become its part.
 
     async def _wait_in_line(self, place: _Place, deadline: float) -> Connection:
         while True:
@@ -243,31 +250,28 @@ class Pool:
             if now >= deadline:
                 assert self._refusal is not None, "a line begins with a refusal"
                 raise _again(self._refusal)
-            if now >= self._open_again:
-                await self._ask(place)
+            asks = place is self._line[-1]
+            if asks and now >= self._open_again:
+                await self._ask(place, deadline)
                 continue
             place.woken = trio.Event()
-            with trio.move_on_at(min(self._open_again, deadline)):
+            with trio.move_on_at(min(self._open_again, deadline) if asks else deadline):
                 await place.woken.wait()
 
-    async def _ask(self, place: _Place) -> None:
+    async def _ask(self, place: _Place, deadline: float) -> None:
         """Ask the server once more: for whoever has waited longest, not for who asks."""
         self._open_again = trio.current_time() + OPEN_AGAIN_S  # One of those who wait is enough.
-        place.is_asking = True
         try:
-            connection = await self._open()
-        except CannotConnect as error:
-            if (idle := self._find_idle()) is not None:
-                self._line.remove(place)
-                place.connection = idle
-                return
-            self._note_refused(error)
-        else:
-            place.is_asking = False
-            self._hand_on_or_keep(connection)
-            self._let_one_ask()
+            with trio.CancelScope(deadline=deadline) as place.asking:
+                try:
+                    connection = await self._open()
+                except CannotConnect as error:
+                    self._note_refused(error)
+                else:
+                    self._hand_on_or_keep(connection)
+                    self._let_one_ask()
         finally:
-            place.is_asking = False
+            place.asking = None
 
     def _note_refused(self, error: CannotConnect) -> None:
         """Go on if there is something to wait for, whatever the server says just now; raise ``error`` otherwise."""
@@ -284,9 +288,8 @@ class Pool:
     def _let_one_ask(self) -> None:
         """The server may let one in now, as it just has, or as one of ours is gone."""
         self._open_again = -math.inf
-        place = self._find_waiting()
-        if place is not None:
-            place.woken.set()
+        if self._line:
+            self._line[-1].woken.set()
 
     def _count_lost(self) -> None:
         self._open_count -= 1

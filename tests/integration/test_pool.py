@@ -308,34 +308,35 @@ async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_or
             door.open()
         assert (order, door.attempts) == ([0], 2)
 
-        # The same where one asks that is in the line already.
+        # Whoever is in the line gets what comes back, in order, and waits for no server that it asks meanwhile.
         monkeypatch.setattr(postgres_pool, "OPEN_AGAIN_S", 0.001)
         async with trio.open_nursery() as nursery:
             async with pool.acquire():
-                nursery.start_soon(wait, 1)
-                await until(lambda: door.attempts >= 5)
+                for number in range(1, 4):
+                    nursery.start_soon(wait, number)
+                    await until(lambda number=number: pool.counts.waiting == number)
                 door.shut()
-                many = door.attempts
-                await until(lambda: door.attempts > many)
-            assert pool.counts == PoolCounts(open=1, idle=1, waiting=1)
-            door.open()
-        assert order == [0, 1]
+                await until(lambda: door.attempts > door.ended)
+            await until(lambda: len(order) == 4)
+        assert order == [0, 1, 2, 3]
+        assert pool.counts == PoolCounts(open=1, idle=1, waiting=0) and door.attempts == door.ended
+        door.open()
 
         # One who waits for what comes back does so whatever the server answers meanwhile.
         async with trio.open_nursery() as nursery, pool.acquire():
-            nursery.start_soon(wait, 2)
+            nursery.start_soon(wait, 4)
             await until(lambda: pool.counts.waiting == 1)
             postgres18.psql("alter role one nologin")
             many = door.attempts + 5
             await until(lambda: door.attempts >= many)
             postgres18.psql("alter role one login")
-        assert order == list(range(3))
+        assert order == list(range(5))
 
         # However often the server is asked meanwhile, and by whomever: who came first is served first.
         async with trio.open_nursery() as nursery, pool.acquire():
-            for number in range(3, 9):
+            for number in range(5, 11):
                 nursery.start_soon(wait, number)
-                await until(lambda waiting=number - 2: pool.counts.waiting == waiting)
+                await until(lambda waiting=number - 4: pool.counts.waiting == waiting)
             many = door.attempts + 30
             await until(lambda: door.attempts >= many)
             door.shut()
@@ -343,7 +344,7 @@ async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_or
             monkeypatch.setattr(postgres_pool, "OPEN_AGAIN_S", 60.0)
             door.open()
             await until(lambda: door.attempts == door.ended)
-        assert order == list(range(9))
+        assert order == list(range(11))
 
         # Where there is none that could come back, one question each is enough to tell all.
         async def be_refused() -> None:
@@ -371,6 +372,22 @@ async def test_whoever_is_refused_finds_what_came_back_and_the_line_keeps_its_or
         await pool.aclose()
         await wait_sessions(postgres18, 0)
         postgres18.psql("drop role one")
+
+
+async def test_a_connection_that_could_not_be_settled_is_nobody_elses(postgres18: PostgresServer) -> None:
+    def refuse(_notice: object) -> None:
+        raise LookupError
+
+    pool = Pool(options(postgres18), 1)
+    with pytest.raises(LookupError):
+        async with pool.acquire() as connection:
+            pid = connection.backend_pid
+            await connection.execute("set client_min_messages = debug5")  # So that the reset says something.
+            connection.is_dirty, connection.on_notice = True, refuse
+    async with pool.acquire() as connection:
+        assert connection.backend_pid != pid and pool.counts.open == 1
+        assert await connection.fetch_value("show client_min_messages") == "notice"
+    await pool.aclose()
 
 
 async def test_the_keeper_opens_ahead_and_closes_what_is_idle(postgres18: PostgresServer) -> None:
