@@ -151,8 +151,20 @@ async def _accept_forever(acceptor: socket.socket, server: Server, nursery: trio
 
 
 async def _accept_borrowed(borrowed: Borrowed, server: Server, connections: trio.Nursery) -> None:
+    told = False
     while True:
-        with borrowed.opened() as acceptors:
+        with contextlib.ExitStack() as opened:
+            try:
+                acceptors = opened.enter_context(borrowed.opened())
+            except OSError as error:
+                if error.errno not in _CAPACITY_ERRNOS:
+                    raise
+                if not told:
+                    server.report(_no_descriptors(error, len(server.connections)))
+                told = True
+                await trio.sleep(_RETRY_ACCEPT_S)
+                continue
+            told = False
             async with trio.open_nursery() as accepting:
                 for acceptor in acceptors:
                     accepting.start_soon(_accept_forever, acceptor, server, connections)

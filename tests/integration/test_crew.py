@@ -1,6 +1,7 @@
 """The parent of several workers, with small scripts for workers: what dies is started again, or given up by name."""
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -201,6 +202,25 @@ async def test_who_connects_as_a_socket_goes_back_to_its_owner_does_not_end_the_
                 borrowed.set([lent.socket.fileno()])
                 client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert (await trio.to_thread.run_sync(client.read)).body == b"here"
+
+        # Lent to a server that may open no more files: it says so, and goes on once it may.
+        assert gateway.crashes == []
+        borrowed.set([])
+        await trio.testing.wait_all_tasks_blocked()
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with Client(get_port([lent])) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            os.close(free := os.dup(0))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+            try:
+                borrowed.set([lent.socket.fileno()])
+                with trio.fail_after(PATIENCE_S):
+                    while not gateway.crashes:  # noqa: ASYNC110 - a list
+                        await trio.sleep(0.01)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            assert (await trio.to_thread.run_sync(client.read)).body == b"here"
+        assert [getattr(crash, "code", "") for crash in gateway.crashes] == ["FLX602"]
         drain.set()
     await lent.aclose()
 
