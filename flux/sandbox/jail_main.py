@@ -58,6 +58,7 @@ from flux.sandbox.jail_privileges import (
     drop_privileges,
     end_files,
     limit_resources,
+    offer_to_kernel,
     write_limit,
 )
 from flux.sandbox.jail_seccomp import WorkerFilter, install, make_zygote_filter, write_pid
@@ -88,6 +89,7 @@ def main(arguments: list[str], arenas: Arenas | None = None) -> None:
     die_with_parent(plan.parent)
     if plan.control != CONTROL:
         os.dup2(plan.control, CONTROL, inheritable=False)
+    offer_to_kernel()
     gc.disable()  # What is imported until the jail stands, stays: looking through it again and again finds nothing.
     try:
         if plan.cgroup:

@@ -4,6 +4,7 @@ They take away what a process inherits: open descriptors, variables, the right t
 machine up, the capabilities of root. None of them needs a privilege to be put on.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -50,10 +51,26 @@ PROCESSES_MAX = 4096
 _LIMIT = struct.Struct("=2Q")
 """What is in force, and how far it may be raised."""
 
+OOM_SCORE = b"1000"
+"""As high as it goes: proc(5), oom_score_adj."""
 KEPT_VARIABLES = ("LANG", "TZ")
 """Read by C code at any time; the rest did its work when the interpreter started."""
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 """Set to 1: libraries of numbers start a thread for each processor as soon as they are loaded, which fails here."""
+
+
+def offer_to_kernel() -> None:
+    """Have the kernel end this process and those to come from it before any other, where memory runs out.
+
+    It ends the largest one else, and in a container that is the server or its database as often as the function.
+    Where that can't be said (``/proc`` may not be written to), it chooses as it always does.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, OOM_SCORE)
+        finally:
+            os.close(descriptor)
 
 
 def close_descriptors(keep: Iterable[int]) -> None:

@@ -64,10 +64,11 @@ class Pool:
     What comes back is settled first: an open transaction is rolled back, a dirty session reset, both
     shielded; a connection for which that fails is closed. One whose server died is noticed when it is
     next taken, and replaced. Where the server lets no further one in, because others have them all, the
-    pool does with those that it has: tasks wait in line, and the last of them asks the server again now and then: it
-    is the one that has longest to wait, and stops asking when something comes back for it. Once there is none that could come back, all of them are told
-    what the server said. A pool has no task of its own; who wants ``min_idle`` connections open
-    ahead of time and those idle for ``max_idle_s`` closed without traffic, runs `keep` in a nursery.
+    pool does with those that it has: tasks wait in line, and the last of them asks the server again now and
+    then. That one has longest to wait; what comes back for it ends its question. Once there is none that
+    could come back, all of them are told what the server said. A pool has no task of its own; who wants
+    ``min_idle`` connections open ahead of time and those idle for ``max_idle_s`` closed without traffic, runs
+    `keep` in a nursery.
     """
 
     def __init__(

@@ -5,13 +5,14 @@
 
 Clients post trades (`tests.faults.ledger`) to ``flux dev``, or to ``flux serve``, all the time, over HTTP. Then its
 disk is full, or the database's; or it may open no more files, clients hold its connections, it gets no more memory,
-functions eat theirs, the machine's clock is put back and forward, or the database's or another host's line is open
-and nobody is at its end. Meanwhile what is refused is to be refused by name. Then the want ends, nobody touches the
-server, trades have to be made again, and ``psql`` is asked whether each that was answered is there and on record once.
+functions eat theirs, its control group has no more processes or memory for it, the machine's clock is put back and
+forward, or the database's or another host's line is open and nobody is at its end. Meanwhile what is refused is to be
+refused by name. Then the want ends, nobody touches the server, trades have to be made again, and ``psql`` is asked
+whether each that was answered is there and on record once.
 
 A want is a context manager: in its block the server lacks something. What is full is a tmpfs in a mount namespace of
 this program's own, and the clock is stepped below Python, for the server and all that it starts: nothing of the machine
-is touched, and nothing is left when this program is killed.
+is touched, and nothing is left when this program is killed, but for a control group without processes.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from tests.dev_process import (
     wait_ready,
     write_project,
 )
+from tests.faults.control_group import NoGroupError, around
 from tests.faults.ledger import PATH, SCHEMA, Findings, Told, check, make_statements
 from tests.faults.stepped_clock import build_clock
 from tests.postgres_server import PostgresServer, running_postgres, wheel_bin_dir
@@ -59,6 +61,8 @@ PAUSE_S = 0.05
 """After a trade that was not made."""
 LARGE_BYTES = 7_500_000
 """Of a body that needs a mapping of its own. A function may be sent 8 MiB."""
+GROUP_BYTES = 48 * 2**20
+"""Of memory that the server and its workers may have more together, where a function alone may have 96 MiB."""
 DISK_BYTES = 320 * 2**20
 """Of a small disk: a new database and what Flux keeps beside it have room on it."""
 FUNCTIONS = """\
@@ -346,6 +350,36 @@ def eaters(house: House) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_processes(house: House) -> Iterator[None]:
+    """No process and no thread more can be started by the server and all that it has started."""
+    with around(house.dev.process.pid, "pids") as group:
+        group.limit(1)  # What there is stays, whatever the limit.
+        try:
+            house.load.wait_others(3)
+            yield
+        finally:
+            group.limit(None)
+
+
+@contextlib.contextmanager
+def little_memory(house: House) -> Iterator[None]:
+    """The kernel has little memory for the server and all that it has started together, and functions eat it."""
+    with around(house.dev.process.pid, "memory") as group:
+        group.limit(group.read_used() + GROUP_BYTES)
+        try:
+            with eaters(house):
+                wait_until(lambda: group.count_kills() >= 3, lambda: "the kernel has ended no process")
+            # Of those that it has ended there are records, too.
+            wait_until(lambda: house.database.psql(KILLED) == "t", lambda: "no record is of a function that was killed")
+            yield
+        finally:
+            group.limit(None)
+
+
+KILLED = "select count(*) > 0 from flux.execution where path = '/eater' and outcome = 'interrupted'"
+
+
+@contextlib.contextmanager
 def stepped(house: House) -> Iterator[None]:
     """The clock is put back by an hour, on by two days, and to 1980; at last it is right again."""
     assert house.clock is not None
@@ -432,6 +466,8 @@ CASES = (
     Case("files: no descriptors, half requests", no_descriptors, ("FLX602",)),
     Case("memory: the supervisor's", no_memory, ("503 there is no memory for this request",)),
     Case("memory: functions that eat it", eaters),
+    Case("processes: none more", no_processes, ("FLX421",)),
+    Case("memory: of a control group", little_memory),
     Case("clock: back, on, and to 1980", stepped),
     Case("peer: a host that never answers", silent_host, ("HttpTimeoutError",)),
     Case("peer: a database that never answers", silent_database, ("504",)),
@@ -560,7 +596,7 @@ def _suffer(case: Case, trades: int, house: House, row: Row, told_before: int) -
         given_back = time.monotonic()
         load.wait_done(trades)
         row.again_s = time.monotonic() - given_back
-    except WantError as error:
+    except (WantError, NoGroupError) as error:
         row.wrong.append(str(error))
     finally:
         load.stop()

@@ -129,6 +129,10 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def oom_score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -365,6 +369,8 @@ async def test_when_one_process_of_the_jail_is_killed_all_end_and_another_jail_i
         await wait_filled(sandbox)
         family = family_of_sandbox()
         assert {keeper, first, zygote} < family
+        # Where memory runs out the kernel ends one of these, and not the server.
+        assert set(map(oom_score_of, family)) == {1000} and oom_score_of(os.getpid()) < 1000
         os.kill({"keeper": keeper, "first": first, "zygote": zygote}[which], 9)
         await wait_gone(*family)
         assert await run(sandbox) == "hello"

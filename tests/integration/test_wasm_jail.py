@@ -101,6 +101,10 @@ async def echo(sandbox: WasmSandbox) -> str:
         await sandbox.release(worker, reusable=False)
 
 
+def oom_score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -129,6 +133,7 @@ async def test_when_one_process_of_the_jail_is_killed_all_end_and_another_is_bui
             first = parent_of(host)
             keeper = parent_of(first)
             assert parent_of(keeper) == os.getpid()
+            assert set(map(oom_score_of, (keeper, first, host))) == {1000}
             os.kill({"keeper": keeper, "first": first, "host": host}[which], 9)
             await wait_gone([keeper, first, host])
             assert await echo(sandbox) == "x"
