@@ -12,6 +12,7 @@ anything is written; who leaves nonetheless finds the list in the README.
 import ast
 import pprint
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
@@ -48,6 +49,12 @@ OWN_NAMES = frozenset(
     {"flux_guest", "main", "migrate", "migrations", "move_jobs", "server", "settings", "worker"}
 )
 """What the application calls its own modules and folders."""
+
+TAKEN_NAMES = OWN_NAMES | sys.stdlib_module_names | {
+    "anyio", "asyncpg", "attr", "attrs", "certifi", "click", "cronsim", "cryptography", "h11", "httpcore", "httpx",
+    "idna", "jwt", "msgspec", "tzdata", "uvicorn",
+}  # fmt: skip
+"""And what it imports: its own folder is looked through first."""
 
 LANGUAGES = {"javascript": "JavaScript", "typescript": "TypeScript", "wasm": "WebAssembly"}
 
@@ -88,18 +95,16 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
     """Return what can't come along, files first."""
     found: list[Obstacle] = []
     folder = config.project.functions
-    if folder.split("/")[0] in OWN_NAMES:
-        found.append(
-            Obstacle(
-                f"{folder}/", "the application has a name like it itself: rename the folder first", is_final=True
-            )
-        )
-    for path, runtime in files.runtimes.items():
-        if runtime != "python":
-            why = f"it is {LANGUAGES[runtime]}, which needs Flux to run: write it in Python first, or leave it behind"
-            found.append(Obstacle(path, why, path))
-        elif why := _find_in_python(files.functions[path].decode("utf-8", "replace")):
-            found.append(Obstacle(path, why, path))
+    if folder.split("/")[0] in TAKEN_NAMES:
+        why = "the application has a module called so, or imports one: rename the folder first"
+        found.append(Obstacle(f"{folder}/", why, is_final=True))
+    why_not = {
+        path: f"it is {LANGUAGES[runtime]}, which needs Flux to run: write it in Python first, or leave it behind"
+        for path, runtime in files.runtimes.items()
+        if runtime != "python"
+    }
+    why_not |= _find_in_python({path: files.functions[path] for path in files.functions if path.endswith(".py")})
+    found += (Obstacle(path, why_not[path], path) for path in sorted(why_not))
     keyed = {name for name, table in config.functions.items() if config.get_auth(name) == "api_key" and table}
     if config.gate.auth.require == "api_key":
         found.append(Obstacle("[http.auth] require", _API_KEY))
@@ -114,13 +119,49 @@ _API_KEY = (
 )
 
 
-def _find_in_python(source: str) -> str:
-    """Return why a Python file can't run without Flux, or nothing."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
-        return f"it can't be read as Python: {error}"
-    for module in _list_imports(tree):
+def _find_in_python(sources: Mapping[str, bytes]) -> dict[str, str]:
+    """Return why Python files can't run without Flux, by path: by themselves, or as they import one that can't."""
+    why_not: dict[str, str] = {}
+    imports: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError) as error:
+            why_not[path] = f"it can't be read as Python: {error}"
+            continue
+        imports[path] = {*_list_imports(tree), *_list_inner_imports(tree, path)}
+        if why := _find_in_imports(_list_imports(tree)):
+            why_not[path] = why
+    left = list(why_not)
+    while left:
+        file = left.pop()
+        for path in imports.keys() - why_not.keys():
+            if _name_module(file) in imports[path]:
+                why_not[path] = f"it imports {file}, which can't come along"
+                left.append(path)
+    return why_not
+
+
+def _name_module(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _list_inner_imports(tree: ast.AST, path: str) -> Iterable[str]:
+    """Names of modules that ``from ... import`` may mean, relative ones too, as they would be called in full."""
+    package = _name_module(path).split(".")
+    if not path.endswith("/__init__.py"):
+        package.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield start
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def _find_in_imports(modules: Iterable[str]) -> str:
+    """Return why what imports these can't run without Flux, or nothing."""
+    for module in modules:
         if module == "flux_guest.asgi":
             return "it wraps an ASGI application: serve that one itself, it needs neither Flux nor this"
         if module.split(".")[0] == "flux":
@@ -138,8 +179,9 @@ def _list_imports(tree: ast.AST) -> Iterable[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
             yield node.module
             if node.module == "flux_guest":
-                # Of a package's names only modules could be missing, and there is one that is for people.
-                yield from (f"flux_guest.{alias.name}" for alias in node.names if alias.name == "asgi")
+                # Of a package's names only modules could be missing.
+                modules = (name for alias in node.names if (name := alias.name) == "asgi" or name.startswith("_"))
+                yield from (f"flux_guest.{name}" for name in modules)
 
 
 def make_files(
@@ -198,40 +240,45 @@ def write_settings(config: Config) -> str:
     cors = None if gate.cors is None else attrs.asdict(gate.cors)
     networks = [str(network) for network in gate.proxies.networks]
     limits = {name: value for name, value in attrs.asdict(config.limits).items() if name in _LIMITS}
-    sections: list[tuple[str, str, object]] = [
-        ("NAME", "What the application calls itself, to the database for one.", config.project.name),
-        ("FUNCTIONS_FOLDER", "Every module in it is loaded.", config.project.functions),
-        ("TIME_ZONE", "Of schedules that name none.", config.project.time_zone),
-        ("ISOLATION", "Of a function's transaction, where its decorator names none.", config.database.isolation),
-        ("LIMITS", "Of every execution; seconds and bytes. FUNCTIONS may have others.", limits),
-        ("HTTP_ALLOW", "Hosts that ctx.http of every function may reach.", list(config.http.allow)),
-        ("MIDDLEWARE", "Around every route, outermost first.", list(config.http.middleware)),
-        ("ROUTES", "Middleware of the routes below a path.", [
+    sections: list[tuple[str, str, str, object]] = [
+        ("NAME", "str", "What the application calls itself, to the database for one.", config.project.name),
+        ("FUNCTIONS_FOLDER", "str", "Every module in it is loaded.", config.project.functions),
+        ("TIME_ZONE", "str", "Of schedules that name none.", config.project.time_zone),
+        ("ISOLATION", "str", "Of a function's transaction, where its decorator names none.", config.database.isolation),
+        ("LIMITS", "dict[str, Any]", "Of every execution; seconds and bytes. FUNCTIONS may have others.", limits),
+        ("HTTP_ALLOW", "list[str]", "Hosts that ctx.http of every function may reach.", list(config.http.allow)),
+        ("MIDDLEWARE", "list[str]", "Around every route, outermost first.", list(config.http.middleware)),
+        ("ROUTES", "list[dict[str, Any]]", "Middleware of the routes below a path.", [
             {"below": one.below, "middleware": list(one.middleware), "without": list(one.without)}
             for one in config.routes
         ]),
-        ("FUNCTIONS", "What is otherwise for one function, by its name.", {
+        ("FUNCTIONS", "dict[str, dict[str, Any]]", "What is otherwise for one function, by its name.", {
             name: said for name, table in config.functions.items() if (said := _describe_function(table))
         }),
-        ("PROXIES", "Whose word on a client's address is believed.",
+        ("PROXIES", "dict[str, Any]", "Whose word on a client's address is believed.",
          {"networks": networks, "headers": gate.proxies.headers}),
-        ("CORS", "Which pages of other sites may read answers; None: nothing is said of it.", cors),
-        ("RATE_LIMIT", "Of one client, over all functions, in each process; None: none.",
+        ("CORS", "dict[str, Any] | None", "Which pages of other sites may read answers; None: nothing is said of it.",
+         cors),
+        ("RATE_LIMIT", "dict[str, Any] | None", "Of one client, over all functions, in each process; None: none.",
          _describe_rate(gate.rate_limit)),
-        ("AUTH", "Who may ask. A secret is named, and stands in the environment.", attrs.asdict(gate.auth)),
-        ("QUEUE", "Jobs that a worker runs at once, and how long one that is not heard of keeps its own.",
+        ("AUTH", "dict[str, Any]", "Who may ask. A secret is named, and stands in the environment.",
+         attrs.asdict(gate.auth)),
+        ("QUEUE", "dict[str, Any]",
+         "Jobs that a worker runs at once, and how long one that is not heard of keeps its own.",
          {"concurrency": config.queue.concurrency, "lease_s": config.queue.lease}),
-        ("CRON", "Schedules; one that names a function stands for its decorator's.", [
+        ("CRON", "list[dict[str, Any]]", "Schedules; one that names a function stands for its decorator's.", [
             {"function": one.function, "schedule": one.schedule, "time_zone": one.time_zone or config.project.time_zone,
              "catch_up": one.catch_up}
             for one in config.cron
         ]),
     ]  # fmt: skip
     lines = [
-        '"""What flux.toml said, as far as it means something here. It is read when the application starts."""'
+        '"""What flux.toml said, as far as it means something here. It is read when the application starts."""',
+        "",
+        "from typing import Any",
     ]
-    for name, comment, value in sections:
-        lines += ["", f"# {comment}", f"{name} = {pprint.pformat(value, width=110, sort_dicts=False)}"]
+    for name, kind, comment, value in sections:
+        lines += ["", f"# {comment}", f"{name}: {kind} = {pprint.pformat(value, width=80, sort_dicts=False)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,7 @@ It reads the project's folder and asks no server. All is read and judged before 
 appears at once or not at all. The project itself is not touched.
 """
 
-import os
+import secrets
 import shutil
 import sys
 from collections.abc import Mapping
@@ -45,6 +45,7 @@ def command(folder: Path, *, partial: bool) -> None:
 
     _check_free(folder)
     project = read_project(find_project(Path()))
+    _check_apart(folder, project)
     there = _read_files(project)
     obstacles = find_obstacles(project.config, there)
     final = [one for one in obstacles if one.is_final]
@@ -89,6 +90,17 @@ def _check_free(folder: Path) -> None:
             f"{folder}/ is not empty: it holds {', '.join(occupied[:3])}{' and more' if len(occupied) > 3 else ''}",
             remedy="choose a folder that is new or empty: nothing is ever written over",
         )
+
+
+def _check_apart(folder: Path, project: "Project") -> None:
+    """Refuse a folder whose files would be the project's functions or migrations from then on."""
+    target = folder.resolve()
+    for name in (project.config.project.functions, "migrations"):
+        if target.is_relative_to((project.root / name).resolve()):
+            raise EjectFolderError(
+                f"{folder} is inside of {name}/, so what is written there would be a part of the project",
+                remedy="choose a folder beside the project",
+            )
 
 
 def _read_files(project: "Project") -> "ProjectFiles":
@@ -137,8 +149,10 @@ def _read_templates(folder: Path) -> Mapping[str, bytes]:
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write them beside ``folder`` and rename that: half an application would be in the way of the next try."""
     target = folder.absolute()
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()  # Nobody else's, nor a link that somebody has put there.
         for path, content in files.items():
             place = beside / path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1245,13 +1245,30 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     (tmp_path / "p").mkdir()
     project = write_project(tmp_path / "p", {
         "one.py": one, "web.py": "from flux_guest import asgi\nasgi.wrap(None)\n", "broken.py": "def (",
-        "deep/inner.py": "import flux.ids\n", "page.js": "export const x = 1;", "wire.py": "import flux_guest._channel",
+        "deep/inner.py": "import flux.ids\n", "far.py": "import functions.deep.near",
+        "deep/near.py": "from .inner import x\n", "nearly.py": "from flux_guest import _channel",
+        "fine.py": "from functions import one\nfrom . import one as two\n",
+        "page.js": "export const x = 1;", "wire.py": "import flux_guest._channel",
     }, toml=toml, migrations={"001_one.sql": "create table one (n int);"})  # fmt: skip
     (project / "functions" / "module.wasm").write_bytes(b"\0asm")
     target = tmp_path / "out"
     refused = run_flux(project, "eject", str(target))
     assert refused.returncode == 2 and "FLX636" in refused.stderr and not target.exists()
-    left_out = ["broken.py", "deep/inner.py", "module.wasm", "page.js", "web.py", "wire.py"]
+    left_out = [
+        "broken.py",
+        "deep/inner.py",
+        "deep/near.py",
+        "far.py",
+        "module.wasm",
+        "nearly.py",
+        "page.js",
+        "web.py",
+    ]
+    left_out.append("wire.py")
+    within = run_flux(project, "eject", "functions/out", "--partial")
+    assert (
+        within.returncode == 2 and "FLX637" in within.stderr and not (project / "functions" / "out").exists()
+    )
     for name in (*(f"functions/{one}" for one in left_out), "[functions.one] auth"):
         assert refused.stderr.count(f"  {name}: ") == 1, name
     done = run_flux(project, "eject", str(target), "--partial", "--json")
@@ -1261,15 +1278,22 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     written = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
     assert written == answer["files"]
     config = project / "flux.toml"
-    config.write_text('[project]\nfunctions = "server"\n' + config.read_text().replace("[project]\n", ""))
-    (project / "server").mkdir()
-    (project / "server" / "gate.py").write_text(one)
-    taken = run_flux(project, "eject", str(tmp_path / "taken"), "--partial")
-    assert (
-        taken.returncode == 2 and "FLX636" in taken.stderr and "server/ can't be left behind" in taken.stderr
-    )
+    said = config.read_text()
+    for name in ("server", "email"):
+        config.write_text(f'[project]\nfunctions = "{name}"\n' + said.replace("[project]\n", ""))
+        (project / name).mkdir()
+        (project / name / "gate.py").write_text(one)
+        taken = run_flux(project, "eject", str(tmp_path / "taken"), "--partial")
+        assert (
+            taken.returncode == 2
+            and "FLX636" in taken.stderr
+            and f"{name}/ can't be left behind" in taken.stderr
+        )
     assert not (tmp_path / "taken").exists()
-    assert [path for path in written if path.startswith("functions/")] == ["functions/one.py"]
+    assert [path for path in written if path.startswith("functions/")] == [
+        "functions/fine.py",
+        "functions/one.py",
+    ]
     readme = (target / "README.md").read_text()
     assert all(f"- `{one['what']}`: {one['why']}" in readme for one in answer["left_out"])
     assert (target / "functions/one.py").read_text() == one
@@ -1278,7 +1302,7 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p"]
 
 
-def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
+def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres15: PostgresServer) -> None:
     """Into a database that has had the migrations, and so a row of its own: that has to be said to go."""
     assert shop.flux.request("POST", "/signup", {"email": "ana@shop.example", "plan": "pro"}).status < 300
     assert shop.flux.request("POST", "/orders", {"user_id": 1, "item": "mug", "amount": 2}).status < 300
@@ -1302,13 +1326,21 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
     def with_password(database: Database) -> str:
         return database_url(database).replace("@/", ":hunter2%20%40@/")
 
-    def copy(*arguments: str) -> subprocess.CompletedProcess[str]:
+    target.psql(
+        "create function spoil() returns trigger language plpgsql as $$ begin "
+        "insert into effects values ('spoiled', ''); new.text = 'spoiled'; return new; end $$; "
+        "create trigger spoils before insert on notes for each row execute function spoil()"
+    )
+    older = create_database(postgres15)
+    assert migrate(folder, older).returncode == 0
+
+    def copy(*arguments: str, to: Database = target) -> subprocess.CompletedProcess[str]:
         environ = make_environment(
-            target,
+            to,
             {
                 "PATH": f"{tmp_path}/bin:{path}",
                 "REAL": str(shop.database.server.bin_dir),
-                "DATABASE_URL": with_password(target),
+                "DATABASE_URL": with_password(to),
                 "SOURCE_URL": with_password(shop.flux_database),
             },
         )
@@ -1323,8 +1355,10 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
 
     assert copy().returncode != 0
     assert target.psql("select email from users") == "other@shop.example"
-    done = copy("--replace")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert copy("--repalce").returncode == 2
+    for to in (target, older):  # Of which one does not know a setting that pg_dump writes.
+        done = copy("--replace", to=to)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     for sql in (
         "select * from users order by id",
         "select * from orders order by id",
@@ -1332,11 +1366,18 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path) -> None:
         "select last_value from notes_id_seq",
         "select n from counter",
     ):
-        assert target.psql(sql) == shop.flux_database.psql(sql) != ""
-    assert target.psql("select count(*) from pg_trigger where not tgisinternal") == "0"
+        assert target.psql(sql) == older.psql(sql) == shop.flux_database.psql(sql) != ""
+    triggers = "select tgname, tgenabled from pg_trigger where not tgisinternal"
+    assert (target.psql(triggers), older.psql(triggers)) == ("spoils|O", "")
     (folder / "migrations" / "002_extra.sql").write_text("select 1;")
     changed = migrate(folder, target)
     assert changed.returncode == 1 and "002_extra.sql was changed" in changed.stderr
+    for name, why in (("002_twice.sql", "the same number"), ("unnumbered.sql", "has no number")):
+        wrong = folder / "migrations" / name
+        wrong.write_text("select 1;")
+        assert why in migrate(folder, target).stderr
+        wrong.unlink()
+    assert "usage:" in migrate(folder, target, "--aplied").stderr
 
 
 def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
@@ -1431,11 +1472,20 @@ def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_written_is_clean_python(conduit: Pair) -> None:
+def test_what_is_written_is_clean_python(conduit: Pair, tmp_path: Path) -> None:
+    """Of the types, too: that of what the templates and Flux's own modules hand each other is checked nowhere else."""
     folder = conduit.ejected.project
     rules = ["--select", "E,F,W,B,UP,PIE,C4,ASYNC,RET", "--line-length", "120", "--target-version", "py311"]
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--isolated", *rules, str(folder)], capture_output=True, text=True,
         check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    rules = "[mypy]\nstrict = True\nexplicit_package_bases = True\n[mypy-asyncpg.*]\nignore_missing_imports = True\n"
+    (tmp_path / "mypy.ini").write_text(rules)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", f"--config-file={tmp_path}/mypy.ini", f"--cache-dir={tmp_path}/cache",
+         "main.py", "worker.py", "migrate.py", "move_jobs.py", "settings.py", "server"],
+        cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -18,7 +18,9 @@ BODY_FREE = (204, 205, 304)
 class Door(Protocol):
     """How the host is asked: with an answer, or with something to await."""
 
-    is_async: bool
+    @property
+    def is_async(self) -> bool:
+        """It is something to await."""
 
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
 

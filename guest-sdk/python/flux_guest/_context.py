@@ -32,8 +32,9 @@ class Row(dict[str, Any]):
 
 
 class _Door(Protocol):
-    is_async: bool
-    """Asking returns something to await."""
+    @property
+    def is_async(self) -> bool:
+        """Asking returns something to await."""
 
     def __call__(self, name: str, arguments: list[Any], convert: Callable[[Any], Any]) -> Any: ...
 
