@@ -464,7 +464,7 @@ class _ConfigReader:
         for key in table:
             if key not in known:
                 where = f"[{dotted(path)}]" if path else f"the top of {self._filename}"
-                meant = did_you_mean(key, known) or _find_home(key)
+                meant = _ELSEWHERE.get(key) or did_you_mean(key, known) or _find_home(key)
                 remedy = f"{meant}{where} knows {', '.join(known)}"
                 self._report(UnknownKeyError, (*path, key), "is unknown", remedy)
 
@@ -512,11 +512,20 @@ def _not_toml(error: tomllib.TOMLDecodeError, text: str, filename: str) -> Unrea
         # "(at end of document)" is the only other place that tomllib names.
         line = text.count("\n") + (0 if text.endswith("\n") else 1)
         return UnreadableConfigError(f"{filename}:{max(line, 1)}  is not TOML: {error}", remedy=_TOML_REMEDY)
-    where = f"{filename}:{told['line']}:{told['column']}"
-    return UnreadableConfigError(f"{where}  is not TOML: {told['what']}", remedy=_TOML_REMEDY)
+    what, where = told["what"], f"{filename}:{told['line']}:{told['column']}"
+    remedy = next((remedy for words, remedy in _TOML_REMEDIES.items() if what.startswith(words)), _TOML_REMEDY)
+    return UnreadableConfigError(f"{where}  is not TOML: {what}", remedy=remedy)
 
 
 _TOML_REMEDY = 'text values stand in quotes: name = "shop"'
+_IN_QUOTES = 'a name with other characters than A-Z, a-z, 0-9, _ and - stands in quotes: [functions."größe"]'
+_TOML_REMEDIES: Mapping[str, str] = {
+    "Cannot declare": "a table stands once: move what is in the second into the first",
+    "Cannot overwrite": "a key stands once in its table: remove one of the two",
+    "Expected ']' at the end of a table": f"a table is a name in brackets; {_IN_QUOTES}",
+    "Invalid initial character for a key part": _IN_QUOTES,
+}
+"""By how tomllib's words begin."""
 
 LIMIT_KEYS: Mapping[str, tuple[str, ValueReader]] = {
     "timeout": ("timeout_s", read_duration_s),
@@ -585,6 +594,14 @@ _ROUTES_EXAMPLES = {"below": "/admin"}
 
 def _as_limits(values: Mapping[str, Any]) -> dict[str, Any]:
     return {LIMIT_KEYS[key][0]: value for key, value in values.items()}
+
+
+_SECRETS = "values that nobody should read are in no file of git's: flux secrets set NAME keeps one, or .env.local; "
+_ELSEWHERE: Mapping[str, str] = {
+    "secrets": _SECRETS, "secret": _SECRETS, "env": _SECRETS, "environment": _SECRETS,
+    "schedule": 'a schedule is cron="0 3 * * *" of @function, or an entry of [[cron]]; ',
+}  # fmt: skip
+"""Hints for what other programs have in such a file, and Flux elsewhere."""
 
 
 def _find_home(key: str) -> str:

@@ -14,6 +14,7 @@ the path of a request.
 import hashlib
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from functools import partial
@@ -335,7 +336,7 @@ def read_inside(root: Path, name: str, bytes_max: int = FILE_BYTES_MAX) -> bytes
             content = file.read(bytes_max + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
     except OSError as error:
         raise UnreadableProjectError(
-            f"{path} can't be read: {error.strerror}", remedy=f"look at it: ls -l {path}"
+            f"{path} can't be read: {error.strerror}", remedy=f"look at it: ls -l {shlex.quote(str(path))}"
         ) from error
     if content is None:
         raise UnreadableProjectError(f"{name} is no regular file", remedy=f"put one there: ls -l {path}")

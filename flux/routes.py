@@ -92,6 +92,7 @@ class _Route(Generic[T]):
     pattern: str
     names: tuple[str, ...]
     target: T
+    place: str
 
 
 @attrs.define
@@ -112,8 +113,11 @@ class RouteTable(Generic[T]):
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
 
-    def add(self, pattern: str, target: T) -> None:
-        """Answer ``pattern`` with ``target``; raise when it is malformed or already answered."""
+    def add(self, pattern: str, target: T, place: str = "") -> None:
+        """Answer ``pattern`` with ``target``; raise when it is malformed or already answered.
+
+        ``place`` is where it stands in the code: of two that can't both be, each is named by it.
+        """
         method, segments = _read_pattern(pattern)
         node = self._root
         names: list[str] = []
@@ -129,11 +133,12 @@ class RouteTable(Generic[T]):
             node = node.parameter
         ends = node.tails if segments[-1].kind == "tail" else node.routes
         if method in ends:
+            here, there = (f"{place}  " if place else ""), (f" of {ends[method].place}" if ends[method].place else "")
             raise RouteConflictError(
-                f'route "{pattern}" answers the same requests as "{ends[method].pattern}"',
+                f'{here}route "{pattern}" answers the same requests as "{ends[method].pattern}"{there}',
                 remedy="give one of the two another path or method, or remove it",
             )
-        ends[method] = _Route(pattern, tuple(names), target)
+        ends[method] = _Route(pattern, tuple(names), target, place)
 
     def match(self, method: str, path: RawPath) -> Found[T]:
         """Say who answers ``method`` on ``path``, the path as it was sent (`RequestHead.raw_path`)."""

@@ -115,6 +115,16 @@ def memory_error(case: Case) -> Iterator[Fact]:
         yield Fact(RECORDED, "limit-origin", text)
 
 
+_REFUSED = re.compile(r"\[Errno (?:1|13)\] (?:Operation not permitted|Permission denied)(?:: '.*')?", re.DOTALL)
+
+
+def sandbox_refused(case: Case) -> Iterator[Fact]:
+    """The kernel refused what the function asked it for: that is what the jail around it looks like from inside."""
+    if case.raised is not None and case.raised.type == "PermissionError" and _REFUSED.fullmatch(case.raised.message):
+        text = "its sandbox refused that: a function writes no files, starts no programs and reads only its own code"
+        yield Fact(INFERRED, "sandbox-refused", text)
+
+
 def _most_asked(case: Case) -> Iterator[Fact]:
     """Which line asked most: a loop shows."""
     asked: Counter[tuple[str, Position | None]] = Counter(
@@ -521,7 +531,7 @@ def completeness(case: Case) -> Iterator[Fact]:
 
 
 ENDINGS: tuple[Rule, ...] = (
-    returned, raised_from, violations, limit, memory_error, crash, interrupted, host_error,
+    returned, raised_from, violations, limit, memory_error, sandbox_refused, crash, interrupted, host_error,
     deadlocked, commit_failed,
 )  # fmt: skip
 """How it ended; they come first."""

@@ -856,6 +856,12 @@ FAILING: tuple[Told, ...] = (
         (("● deadlocked", "every task waited"),),
     ),
     Told(
+        "a file that the sandbox does not let it write",
+        execution(raised("PermissionError", "[Errno 1] Operation not permitted: '/tmp/it''s'", frame(9, "open(path)"))),
+        "unhandled_exception", 9,
+        facts=(("≈ sandbox-refused", "its sandbox refused that: a function writes no files"),),
+    ),
+    Told(
         "something returned that is no answer",
         execution(raised("InvalidResponse", "a header's value has a line break")),
         "invalid_response", None,

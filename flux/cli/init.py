@@ -8,6 +8,7 @@ tools that look back need a past to look at.
 import datetime
 import re
 import shlex
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def command(folder: Path | None, *, tutorial: bool, here: bool) -> None:
 
 def name_project(folder: Path) -> str:
     """A project name, as ``flux.toml`` allows them, made from the folder's own."""
-    name = re.sub(r"[^a-z0-9_-]+", "-", folder.absolute().name.lower()).strip("-_")[:63]
+    # An accent is taken off its letter: "läden" is "laden", and no hole.
+    letters = unicodedata.normalize("NFKD", folder.absolute().name.lower())
+    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    name = re.sub(r"[^a-z0-9_-]+", "-", letters).strip("-_")[:63]
     return name if name[:1].isalpha() else f"project-{name}"[:63].rstrip("-")
 
 
@@ -170,5 +174,5 @@ def _make_empty_folder(folder: Path) -> None:
 def _unwritable(folder: Path, error: OSError) -> UnwritableFolderError:
     return UnwritableFolderError(
         f"{error.filename or folder} can't be written: {error.strerror}",
-        remedy="choose a folder that is yours, or look at it: ls -ld " + str(folder),
+        remedy="choose a folder that is yours, or look at it: ls -ld " + shlex.quote(str(folder)),
     )

@@ -6,6 +6,7 @@ the two catalogs are compared. `push` brings the live one to it, in one transact
 what is not as it was to be by then is refused, and nothing stays.
 """
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,7 +109,8 @@ def _read_schema_file(project: Project) -> Migration | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableProjectError(f"{path} can't be read: {error}", remedy=f"look at it: ls -l {path}") from error
+        remedy = f"look at it: ls -l {shlex.quote(str(path))}"
+        raise UnreadableProjectError(f"{path} can't be read: {error}", remedy=remedy) from error
 
 
 async def _make_extensions(live: Connection, scratch: Connection, scripts: Sequence[Migration]) -> None:

@@ -21,6 +21,7 @@ import trio
 
 from flux.composition import check_middleware, make_chain
 from flux.config import DEFAULT_ORIGIN, Config
+from flux.config_values import did_you_mean
 from flux.deployment import Deployment, Function
 from flux.errors import OperatorError
 from flux.execution import Level, LimitInForce
@@ -94,7 +95,8 @@ class LiveDeployment:
         self.routes: RouteTable[Runnable] = RouteTable()
         for runnable in runnables.values():
             if runnable.function.route is not None:
-                self.routes.add(runnable.function.route, runnable)
+                position = runnable.function.position
+                self.routes.add(runnable.function.route, runnable, f"{position.file}:{position.line}")
         self._sandboxes = sandboxes
         self._in_use = 0
         self._retired = False
@@ -444,14 +446,14 @@ def _check_config(config: Config, functions: tuple[Function, ...]) -> None:
             )
             raise UnknownFunctionError(
                 f"{line}  [functions.{name}] names no function: there is {', '.join(sorted(names)) or 'none'}",
-                remedy="correct the name, or remove the table",
+                remedy=f"{did_you_mean(name, names)}correct the name, or remove the table",
             )
     for entry in config.cron:
         if entry.function not in names:
             raise UnknownFunctionError(
                 f"flux.toml  a [[cron]] entry names {entry.function}, which is no function: "
                 f"there is {', '.join(sorted(names)) or 'none'}",
-                remedy="correct the name, or remove the entry",
+                remedy=f"{did_you_mean(entry.function, names)}correct the name, or remove the entry",
             )
     _check_schedules(config, functions)
     if config.gate.auth.public_key:

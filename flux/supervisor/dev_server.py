@@ -30,6 +30,8 @@ LOOK_S = 0.5
 """How often it is seen, while code is no good, whether the database is another one by now."""
 ANSWER_S = 5.0
 """How long that is waited for."""
+SLOW_S = 3
+"""When whoever saved something is told that it is on its way."""
 
 
 async def serve_dev(options: ServerOptions, story: Story, stop: trio.Event) -> None:
@@ -153,13 +155,22 @@ class _Dev:
             )
         if ".env.local" in changed and not self._reload_secrets():
             return False
-        if not await self._deploy(running, project, what, Cause.SAVE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_slow, what)
+            is_news = await self._deploy(running, project, what, Cause.SAVE)
+            nursery.cancel_scope.cancel()
+        if not is_news:
             return False
         current = running.deployments.current
         assert current is not None
         code = current.deployment.sha.removeprefix("nogit-")[:7] + "+" * current.deployment.dirty
         self._story.reload(told, code, list_routes(current), trio.current_time() - began)
         return True
+
+    async def _tell_slow(self, what: str) -> None:
+        await trio.sleep(SLOW_S)
+        text = f"{what} changed: its code is still imported, or its packages installed, after {SLOW_S} s"
+        self._story.note(f"{text}; what is saved meanwhile is taken up behind that")
 
     def _reload_secrets(self) -> bool:
         """Take in the secrets as they are now; say whether they can be read."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,5 +158,5 @@ def read_secrets(root: Path, *, for_tenant: bool = False) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UnwritableFluxFolderError(
-            f"{path} can't be read: {error}", remedy=f"look at it: ls -l {path}"
+            f"{path} can't be read: {error}", remedy=f"look at it: ls -l {shlex.quote(str(path))}"
         ) from error

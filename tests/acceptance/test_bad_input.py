@@ -40,6 +40,25 @@ async def add(ctx: Context, input: dict) -> dict:
     await ctx.db.execute("insert into rows (n) values ($1)", int(input["n"]))
     return {"n": input["n"]}
 '''
+FORGOTTEN = '''\
+from flux_guest import Context, function
+
+
+@function("GET /forgotten/{what}")
+async def forgotten(ctx: Context, input: dict) -> dict:
+    match input["what"]:
+        case "item":
+            return {"n": ctx.db.query_one("select 1 as n")["n"]}
+        case "member":
+            return {"n": ctx.db.query_one("select 1 as n").values()}
+        case "answer":
+            return {"rows": ctx.db.query("select 1 as n")}
+        case "coroutine":
+            return forgotten(ctx, {"what": ""})
+        case "file":
+            open("/tmp/written", "w")
+    return {}
+'''
 ROWS = "create table rows (n int primary key);"
 
 
@@ -102,6 +121,31 @@ def test_a_function_that_does_not_import_leaves_the_last_good_code_serving(serve
     path.write_text(HELLO.replace('"version": 1', '"version": 2'))
     server.wait_story("reload")
     assert server.request("GET", "/hello").json == {"version": 2}
+
+
+def test_a_forgotten_await_a_route_twice_and_a_file_are_named_and_slow_code_is_told_of(server: DevServer) -> None:
+    path = server.project / "functions" / "other.py"
+    path.write_text(HELLO.partition("@function(\"POST")[0].replace("def hello", "def again"))
+    server.wait_story("FLX521")
+    both = 'functions/other.py:4  route "GET /hello" answers the same requests as "GET /hello" of functions/hello.py:4'
+    server.wait_story(both)
+    path.write_text(f"import time\ntime.sleep(3.5)\n{FORGOTTEN}")
+    server.wait_story("functions/other.py changed: its code is still imported, or its packages installed, after 3 s")
+    server.wait_story("+ GET /forgotten/{what}")
+    said = {}
+    for what in ("item", "member", "answer", "coroutine", "file"):
+        answer = server.request("GET", f"/forgotten/{what}")
+        assert answer.status == 500
+        said[what] = answer.json["detail"].partition(" (functions/")[0]
+    advice = "was not awaited: write await before it"
+    assert said == {
+        "item": f"TypeError: db.query (call 1) {advice}",
+        "member": f"AttributeError: db.query (call 1) {advice}; it has no values itself",
+        "answer": f"AnswerError: the answer can't be JSON: $.rows is a HostFuture that {advice}",
+        "coroutine": f"AnswerError: the answer can't be JSON: $ is a coroutine that {advice}",
+        "file": "PermissionError: [Errno 1] Operation not permitted: '/tmp/written'",
+    }
+    assert "sandbox refused that: a function writes no files" in server.command("why", "@-1").stdout
 
 
 def test_code_that_is_broken_at_the_start_is_served_once_it_is_mended(project: Path, database: Database) -> None:

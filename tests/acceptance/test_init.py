@@ -111,6 +111,8 @@ def test_init_makes_a_project_and_says_what_is_next(tmp_path: Path) -> None:
 
 
 def test_a_new_project_is_one_that_flux_can_read(tmp_path: Path) -> None:
+    flux("init", "Läden 7", folder=tmp_path)
+    assert read_project(tmp_path / "Läden 7").config.project.name == "laden-7"
     flux("init", "My Shop!", folder=tmp_path)
     project = read_project(tmp_path / "My Shop!")
     assert project.config.project.name == "my-shop"

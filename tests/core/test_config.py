@@ -172,8 +172,11 @@ def test_a_function_reaches_the_projects_hosts_and_its_own_each_once() -> None:
             "project.'odd key'",
             "[project] knows name, functions",
         ),
+        ('[project]\nname = "shop"\n[env]\nKEY = "sk_1"', "flux.toml:3", "env", "flux secrets set NAME keeps one"),
+        ('[project]\nname = "shop"\n[functions.a]\nschedule = "daily"', "flux.toml:4", "functions.a.schedule",
+         "cron=\"0 3 * * *\" of @function"),
     ],
-)
+)  # fmt: skip
 def test_an_unknown_key_is_an_error_that_names_its_line(text: str, place: str, key: str, meant: str) -> None:
     [error] = problems_of(text)
     assert isinstance(error, UnknownKeyError)
@@ -354,18 +357,22 @@ def test_all_problems_are_reported_together_in_the_order_of_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "place", "remedy"),
     [
-        ("[project\nname = 1", "flux.toml:1:9"),
-        ("[project]\nname = shop\n", "flux.toml:2:8"),
-        ('[project]\nname = "shop"\nname = "again"\n', "flux.toml:3:15"),
-        ('[project]\nname = "sh', "flux.toml:2"),
+        ("[project\nname = 1", "flux.toml:1:9", "a table is a name in brackets"),
+        ("[project]\nname = shop\n", "flux.toml:2:8", "text values stand in quotes"),
+        ('[project]\nname = "shop"\nname = "again"\n', "flux.toml:3:15", "a key stands once in its table"),
+        ('[project]\nname = "shop"\n[project]\n', "flux.toml:3:9", "a table stands once"),
+        ('[project]\nname = "shop"\n[functions.größe]\n', "flux.toml:3:14", "stands in quotes"),
+        ('[project]\nname = "shop"\n[functions.ß]\n', "flux.toml:3:12", 'stands in quotes: [functions."größe"]'),
+        ('[project]\nname = "sh', "flux.toml:2", "text values stand in quotes"),
     ],
 )
-def test_text_that_is_not_toml_is_an_error_with_its_place(text: str, place: str) -> None:
+def test_text_that_is_not_toml_is_an_error_with_its_place(text: str, place: str, remedy: str) -> None:
     [error] = problems_of(text)
     assert isinstance(error, UnreadableConfigError)
     assert error.message.startswith(place + " ")
+    assert remedy in error.remedy
 
 
 def test_the_file_may_have_another_name_in_messages() -> None:

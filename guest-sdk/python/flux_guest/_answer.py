@@ -152,7 +152,9 @@ def _find_trouble(value: Any) -> str:
             try:
                 found = look(_values.default_for_answer(item), path)
             except TypeError:
-                found = f"{path} is a {type(item).__name__}"
+                found = f"{path} is {_values.named(item)}"
+                if hasattr(type(item), "__await__"):
+                    found += " that was not awaited: write await before it"
         above.discard(id(item))
         return found
 
@@ -160,4 +162,4 @@ def _find_trouble(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"{len(value)} bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"
+    return f"{len(value)} bytes" if isinstance(value, bytes) else _values.named(value)

@@ -56,6 +56,19 @@ class HostFuture(asyncio.Future[Any]):
     def __hash__(self) -> int:
         return self.number
 
+    # Python's own words for what follows would name this class, of which the author of a function has never heard.
+
+    def __getitem__(self, _key: object) -> Any:
+        raise TypeError(self._find_words())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # Libraries look for these, to see what something is.
+            raise AttributeError(name)
+        raise AttributeError(f"{self._find_words()}; it has no {name} itself")
+
+    def _find_words(self) -> str:
+        return f"{self.call or 'a future'} was not awaited: write await before it"
+
 
 class _HostSelector:
     def __init__(self, channel: Channel) -> None:

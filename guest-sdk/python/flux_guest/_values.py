@@ -210,7 +210,13 @@ def default_for_body(value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    raise TypeError(f"a {type(value).__name__} can't be written as JSON; convert it first")
+    raise TypeError(f"{named(value)} can't be written as JSON; convert it first")
+
+
+def named(value: Any) -> str:
+    """Return the class of ``value`` with its article: ``a set``, ``an object``."""
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeioAEIO' else 'a'} {name}"
 
 
 def encode_plain(value: Any) -> str:
