@@ -22,13 +22,18 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; what it raises is told on stderr, with the next step."""
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # Also while modules are imported, which takes most of a short command's time.
+        return EXIT_INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     import click
 
     from flux.cli.failures import tell, usage_error
     from flux.cli.registry import root
 
-    if arguments is None:
-        arguments = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show "●" or "→" gets an escape, not a traceback.
         if hasattr(stream, "reconfigure"):
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         tell(error, arguments)
         return error.exit_code
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except click.exceptions.Abort:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # `flux tail | head`: the reader has what it wanted. Python would complain

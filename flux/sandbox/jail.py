@@ -150,6 +150,8 @@ def probe_jail(isolation: str, uid: int | None, *, runs_wasm: bool = False) -> t
                     capture_output=True,
                     timeout=PROBE_PATIENCE_S,
                     check=False,
+                    # A terminal's ctrl-c is its parent's affair: an end by it would be told as a refusal.
+                    start_new_session=True,
                 )
             lines = control.read().splitlines()
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,6 +1,8 @@
 """How lines are laid out for a terminal: words are whole where somebody copies them, and nothing is lost."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -47,3 +49,21 @@ def test_a_path_in_an_error_is_not_broken_by_a_narrow_terminal(monkeypatch: pyte
     lines = terminal.getvalue().splitlines()
     assert [line.strip() for line in lines if PATH in line] == [f"FLX100  {PATH}", PATH]
     assert all(len(line) <= 40 for line in lines if PATH not in line)
+
+
+INTERRUPTED = """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from flux.cli import main
+sys.exit(main(["why", "@-1"]))
+"""
+"""Ctrl-c while a command still imports what it needs."""
+
+
+def test_ctrl_c_before_a_command_has_begun_ends_it_without_a_word() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

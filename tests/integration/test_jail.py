@@ -61,6 +61,22 @@ for case in sys.argv[1:]:
     print(json.dumps([layers, refusal]))
 """
 """Tries the walls of each ``LEVEL/USER`` that it is given: a process costs more than what it tries."""
+PESTERED = """
+import os, signal, sys, threading
+os.setsid()
+signal.signal(signal.SIGINT, lambda *_: None)
+ended = threading.Event()
+def press():
+    while not ended.wait(0.002):
+        os.killpg(0, signal.SIGINT)
+threading.Thread(target=press).start()
+try:
+    from flux.sandbox.jail import probe_jail
+    print(all(finding.ok for finding in probe_jail("core", None)))
+finally:
+    ended.set()
+"""
+"""Tries the walls while somebody holds ctrl-c down: a terminal's reaches all processes of its group."""
 Case = tuple[str, str]
 """A level, and whether the guest is a user of its own."""
 LEVELS_AND_USERS: tuple[Case, ...] = (("strict", "own"), ("strict", "same"), ("core", "same"))
@@ -496,3 +512,10 @@ def test_what_tightens_the_jail_around_a_worker_looks_up_no_name_that_a_project_
     names = inspect.getclosurevars(prepare_confining(holds_clock))
     assert (names.globals, names.builtins) == ({}, {})
     assert {"put_limit", "put_pid", "call_system"} <= names.nonlocals.keys()
+
+
+def test_ctrl_c_at_the_start_is_not_told_as_a_jail_that_can_not_be_had() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PESTERED], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
