@@ -216,7 +216,7 @@ def _without_body(outcome: Outcome) -> Outcome:
 
 def make_storable(text: str) -> str:
     """Return ``text`` with U+FFFD for what a database of Unicode texts has no place for: NUL, surrogates."""
-    return _UNSTORABLE.sub("\ufffd", text)
+    return text if text.isascii() and "\0" not in text else _UNSTORABLE.sub("\ufffd", text)
 
 
 def _text(text: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str:

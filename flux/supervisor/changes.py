@@ -184,7 +184,7 @@ class Changes:
         if statement.depth > 1 or (self._open and self._open[-1].call == self.call):
             # More happened than the statement itself, so an exception block may have undone a part of it.
             self._doubtful_calls.add(self.call)
-        self._open.append(attrs.evolve(statement, mutations=kept))
+        self._open.append(statement if kept == statement.mutations else attrs.evolve(statement, mutations=kept))
         self._tell(self.call, redacted)
 
     def ran(self, affected: int | None) -> None:

@@ -127,9 +127,10 @@ class _Segment:
 
     def append(self, data: bytes) -> None:
         """Write all of ``data``, or nothing and raise `OSError`."""
+        size = len(data)
         try:
             written = os.write(self.fd, data)
-            while written < len(data):  # a full disk takes a part first, and refuses the next
+            while written < size:  # a full disk takes a part first, and refuses the next
                 written += os.write(self.fd, memoryview(data)[written:])
         except OSError as error:
             if error.errno not in _NO_ROOM:
@@ -140,7 +141,7 @@ class _Segment:
                 self.is_broken = True
                 error.add_note(f"and what was written of it could not be taken back: {truncate_error}")
             raise
-        self.size_bytes += len(data)
+        self.size_bytes += size
 
 
 class Journal:
