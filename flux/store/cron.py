@@ -17,6 +17,8 @@ from flux.store.queries import QUERIES
 
 HISTORY_DAYS = 90
 """For so long it is known what became of a tick."""
+DECIDE_S_MAX = 30.0
+"""How long deciding may take: then the database is asked again, on another line."""
 
 
 @attrs.frozen
@@ -54,7 +56,7 @@ class ScheduleFound:
 
 async def register(connection: Connection, tenant: str, schedules: Sequence[Schedule], now: datetime) -> None:
     """Say which schedules the code has that is served now. One that is new owes nothing for the time before ``now``."""
-    async with connection.transaction():
+    async with connection.transaction(most_s=DECIDE_S_MAX):
         await connection.execute(
             QUERIES.retire_cron_schedules, tenant, [each.function for each in schedules],
             [each.expression for each in schedules], [each.time_zone for each in schedules],
@@ -68,7 +70,8 @@ async def decide_due(
 ) -> Decision:
     """Decide what becomes of the ticks of ``schedule`` that have come, and make jobs of those that are to be run."""
     key = _key(tenant, schedule)
-    async with connection.transaction():
+    # Left open on a line that is dead, it would keep the schedule from every server.
+    async with connection.transaction(most_s=DECIDE_S_MAX):
         found = await connection.fetch_row(QUERIES.lock_cron_schedule, *key)
         if found is None:  # Another server's code had it no more.
             await connection.execute(QUERIES.add_cron_schedule, *key, now)

@@ -19,6 +19,8 @@ from flux.trace_context import TRACEPARENT, TRACESTATE, Fields
 
 CHANNEL = "flux_job"
 """What is notified of each push, with its COMMIT."""
+CLAIM_S_MAX = 30.0
+"""How long claiming may take; nobody else claims meanwhile."""
 ERROR_CHARACTERS_MAX = 500
 AMBIGUOUS_SHOWN = 5
 
@@ -118,7 +120,8 @@ async def claim(
     connection: Connection, tenant: str, most: Mapping[str, int | None], count_max: int, worker: uuid.UUID
 ) -> list[Claimed]:
     """Claim jobs of the functions in ``most``, which says how many of each may run at once, None for any number."""
-    async with connection.transaction():
+    # Left open on a line that is dead, it would keep every server from claiming.
+    async with connection.transaction(most_s=CLAIM_S_MAX):
         if any(limit is not None for limit in most.values()):
             await connection.fetch_value(QUERIES.lock_job_claims, tenant)
         rows = await connection.fetch(

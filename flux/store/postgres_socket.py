@@ -19,6 +19,8 @@ from flux.store.database_errors import CannotConnect
 
 RECEIVE_BYTES_MAX = 65536
 """How much is taken from a socket at a time."""
+QUIET_S, PROBE_S, DEAD_S = 30, 10, 120
+"""A line that is quiet for so long is probed, so often; one on which nothing is confirmed for so long is over."""
 
 
 class Tls:
@@ -115,7 +117,12 @@ async def open_socket(options: ConnectOptions, address: Any = None) -> tuple[soc
         if options.is_unix_socket:
             return sock, None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel's own patience is two hours where nothing is said, and a quarter of an hour where something is. Not
+        # a minute either: a server that has no room for more of a COPY confirms nothing, and may be busy.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, QUIET_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_S * 1000)
         return sock, await _start_tls(sock, options)
     except BaseException:
         sock.close()

@@ -19,6 +19,7 @@ from flux import ids
 from flux.errors import FluxError
 from flux.schedule import Fate, Schedule, find_next
 from flux.store import cron
+from flux.store.cron import DECIDE_S_MAX
 from flux.store.queries import QUERIES
 from flux.supervisor.deployments import Deployments, LiveDeployment, list_schedules
 from flux.supervisor.execute import Backing
@@ -66,18 +67,24 @@ class Cron:
         await self._deployments.wait_current()
         while True:
             try:
-                async with self._turn:
-                    await self._look()
+                with trio.fail_after(DECIDE_S_MAX):
+                    async with self._turn:
+                        await self._look()
                 self._is_away = False
                 await trio.sleep(LOOK_S)
             except FluxError as error:
-                if not self._is_away:
-                    self._is_away = True
-                    self._note(f"schedules wait for the database: {error.code} {error.message}")
+                self._tell_away(f"{error.code} {error.message}")
                 await trio.sleep(AGAIN_S)
+            except trio.TooSlowError:
+                self._tell_away(f"it did not answer within {DECIDE_S_MAX:g} s")
             except Exception as crash:
                 self._report(crash)
                 await trio.sleep(AGAIN_S)
+
+    def _tell_away(self, why: str) -> None:
+        if not self._is_away:
+            self._is_away = True
+            self._note(f"schedules wait for the database: {why}")
 
     async def register(self) -> None:
         """Have the schedules of the code that is current in the database now, and not with the next look.

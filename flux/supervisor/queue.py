@@ -9,11 +9,12 @@ lease but the end of the attempt, which is stored with its record or not at all 
 Nothing that fails here ends the supervisor: without the database there are no jobs, and it is asked again.
 """
 
+import contextlib
 import math
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import trio
@@ -24,7 +25,7 @@ from flux.execution import Returned, Trigger
 from flux.jobs import KEPT_DAYS
 from flux.store import jobs
 from flux.store.jobs import Claimed
-from flux.store.postgres import connect
+from flux.store.postgres import ConnectionLost, connect
 from flux.store.queries import QUERIES
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.execute import Backing, Executor, may_run_again
@@ -124,19 +125,33 @@ class Queue:
 
     async def _keep_lease(self) -> None:
         asked = trio.current_time()
-        async with self._backing.owner.acquire() as connection:
-            await connection.execute(
-                QUERIES.keep_queue_worker, self._worker, self._backing.tenant, self._description, self._lease_s
-            )
+        # A line that is dead must not keep us from the next try until the lease is over.
+        with self._within(self._lease_s / 4):
+            async with self._backing.owner.acquire() as connection:
+                await connection.execute(
+                    QUERIES.keep_queue_worker, self._worker, self._backing.tenant, self._description, self._lease_s
+                )
         self._leased_until = asked + self._lease_s
 
     async def _take_over(self) -> None:
-        async with self._backing.owner.acquire() as connection:
-            await connection.execute(
-                QUERIES.release_orphans, self._backing.tenant, self._worker, list(self._mine), 2 * self._lease_s
-            )
-        if await jobs.take_over(self._backing.owner, self._backing.tenant):
-            self._wake()
+        with self._within(self._lease_s):
+            async with self._backing.owner.acquire() as connection:
+                await connection.execute(
+                    QUERIES.release_orphans, self._backing.tenant, self._worker, list(self._mine), 2 * self._lease_s
+                )
+            if await jobs.take_over(self._backing.owner, self._backing.tenant):
+                self._wake()
+
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        try:
+            with trio.fail_after(seconds):
+                yield
+        except trio.TooSlowError:
+            raise ConnectionLost(
+                f"{self._backing.owner.options.place} did not answer within {seconds:g} s",
+                remedy="see whether it runs; it is asked again and again",
+            ) from None
 
     async def _prune(self) -> None:
         async with self._backing.owner.acquire() as connection:

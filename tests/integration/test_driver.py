@@ -8,6 +8,7 @@ hanging the tests.
 import os
 import random
 import signal
+import socket
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -30,10 +31,12 @@ from flux.store.postgres import (
     Notice,
     Pool,
     StatementRefused,
+    TlsMode,
     connect,
 )
 from flux.store.postgres_bracket import CommitBehind
 from flux.store.postgres_messages import MarkedValue
+from tests.faults.chaos_proxy import chaos_proxy
 from tests.postgres_server import PostgresServer, running_postgres
 
 STORM_S = 12.0
@@ -530,6 +533,19 @@ async def test_a_transaction_whose_client_says_no_more_is_ended_by_the_server(po
         with pytest.raises(ConnectionLost):
             await gone.execute("select 1")
     await other.aclose()
+
+
+async def test_a_line_on_which_nothing_is_heard_is_given_up_after_two_minutes(postgres18: PostgresServer) -> None:
+    async with chaos_proxy(postgres18) as proxy:
+        connection = await connect(proxy.options(options(postgres18, tls=TlsMode.DISABLE)))
+        sock = connection._wire.socket
+        tcp = {name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_{name}")) for name in PROBING}
+        assert tcp == PROBING and sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        await connection.aclose()
+
+
+PROBING = {"KEEPIDLE": 30, "KEEPINTVL": 10, "USER_TIMEOUT": 120_000}
+"""tcp(7); the last is in milliseconds."""
 
 
 async def test_commit_after_a_failed_statement_says_that_it_rolled_back(connection: Connection) -> None:

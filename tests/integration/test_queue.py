@@ -22,7 +22,7 @@ from flux.hostcalls.secret import TenantSecrets
 from flux.jobs import INVOKE_DEPTH_MAX, LOST_MAX, PAYLOAD_BYTES_MAX, State
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest, ScriptedSandbox
-from flux.store import jobs
+from flux.store import jobs, postgres_wire
 from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
 from flux.store.postgres import ConnectOptions
 from flux.store.queries import QUERIES
@@ -31,9 +31,11 @@ from flux.supervisor.execute import Executed, Executor, may_run_again
 from flux.supervisor.inputs import parse_json
 from flux.supervisor.job_attempt import JobAttempt
 from flux.supervisor.job_payload import put_secrets_back
+from flux.supervisor.queue import Queue
 from flux.supervisor.runnable import Runnable
 from tests.conftest import Database
 from tests.execution_world import DEPLOYMENT, NO_CHAIN, NO_RULES, ExecutionWorld, cutting_proxy, open_world
+from tests.faults.chaos_proxy import Direction, Harm, chaos_proxy
 
 TENANT = "main"
 
@@ -457,6 +459,48 @@ async def test_what_was_claimed_and_not_heard_of_goes_back(database: Database, t
                 await connection.execute(QUERIES.release_orphans, TENANT, queue.worker, [known.id], after_s)
                 assert queue.states() == states
         assert [one.id for one in await queue.claim()] == [lost.id]
+
+
+class NoCode:
+    """In the place of deployments, of which there is none."""
+
+    async def wait_current(self) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_lease_is_kept_though_a_line_to_the_database_is_dead(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 0.2)
+    role = b"user\0" + database.options().user.encode() + b"\0"
+    lease = "select max(extract(epoch from lease_until)) from flux.queue_worker"
+    notes: list[str] = []
+    async with (
+        chaos_proxy(database.server) as proxy,
+        open_world(database, tmp_path / "journal", options=proxy.options(database.options())) as world,
+    ):
+        queue = Queue(
+            world.backing, world.executor, NoCode(), concurrency=1, lease_s=1.0,  # type: ignore[arg-type]
+            report=world.reports.append, note=notes.append,
+        )  # fmt: skip
+        drain = trio.Event()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(queue.run, drain)
+                await until(lambda: bool(database.psql(lease)))
+                for direction in Direction:
+                    proxy.arm(role, direction, Harm.HELD, 1)
+                    await until(lambda: proxy.struck)
+                    before = float(database.psql(lease))
+                    await until(lambda before=before: float(database.psql(lease)) > before + 1)
+                proxy.disarm()
+                drain.set()
+        assert world.reports == [] and notes and all("did not answer within" in note for note in notes)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - a psql, which tells nobody
+        await trio.sleep(0.02)
 
 
 # --- invoking --------------------------------------------------------------------------------------
