@@ -26,6 +26,7 @@ from flux.store.asyncpg_seam import (
     PostgresError,
 )
 from flux.store.database_errors import (
+    AnswerTooLarge,
     BadQueryArgument,
     CommitUnknown,
     ConnectionBusy,
@@ -371,13 +372,14 @@ class Connection:
     def _committing(self, behind: CommitBehind | FirstTag | None = None) -> Iterator[None]:
         """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
 
-        Where the time is up and the server has ended the statement, what it said last may tell. The limits of answers
-        are off meanwhile: what a session has notified itself of comes behind a COMMIT that took place, and to end that
-        half heard is not to undo it.
+        Where the time is up, or the answer too large (a trigger may say much at COMMIT), and the server has ended the
+        statement, what it said last may tell. What the session has notified itself of, behind a COMMIT that took
+        place, is no answer; nor has it the limit of an answer's time.
         """
         wire = self._wire
-        limits = wire.answer_bytes_max, wire.answer_s_max
-        wire.answer_bytes_max = wire.answer_s_max = None
+        most_s, wire.answer_s_max = wire.answer_s_max, None
+        ended = f"took longer than {COMMIT_S_MAX:g} s"
+        is_large = False
         deadline = trio.current_time() + COMMIT_S_MAX
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
@@ -388,9 +390,11 @@ class Connection:
                     f"{error.message}",
                     remedy="look whether its rows are there before running it again",
                 ) from error
+            except AnswerTooLarge as error:
+                is_large, ended = True, f"was not heard out: {error.message}"
             finally:
-                wire.answer_bytes_max, wire.answer_s_max = limits
-        if scope.cancelled_caught:
+                wire.answer_s_max = most_s
+        if is_large or scope.cancelled_caught:
             if not self.is_closed and behind is not None and behind.tag == "COMMIT":
                 return
             if not self.is_closed and self.in_transaction:
@@ -399,12 +403,12 @@ class Connection:
                     Notice(
                         severity="ERROR",
                         sqlstate="57014",
-                        message=f"nothing was committed: the transaction's end took longer than {COMMIT_S_MAX:g} s",
+                        message=f"nothing was committed: the transaction's end {ended}",
                     )
                 )
             self.terminate()
             raise CommitUnknown(
-                f"no answer to COMMIT in {COMMIT_S_MAX:g} s, so whether it took place is not known",
+                f"the answer to COMMIT {ended}; so whether it took place is not known",
                 remedy="look whether its rows are there before running it again",
             )
 

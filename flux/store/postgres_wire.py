@@ -42,6 +42,8 @@ CANCEL_GRACE_S = 5.0
 NOTIFICATIONS_MAX = 1000
 """So many wait to be taken, the latest: whoever may send them must not fill this process."""
 
+_NOTIFIED_BYTES = 11
+"""Of a NotificationResponse, beside its texts."""
 _PARSE = b"P"
 
 UNASKED_BYTES_MAX = 2**20
@@ -133,7 +135,7 @@ class Wire:
         self.on_notice: Callable[[Notice], None] | None = None
         self.notifications: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
         self.answer_bytes_max = options.answer_bytes_max
-        """What one answer may take, notices not counted."""
+        """What one answer may take; notices that somebody hears are not counted, nor notifications."""
         self.answer_s_max = options.answer_s_max
         """How long it may take to come."""
         self._answer_bytes = 0
@@ -218,6 +220,8 @@ class Wire:
 
     def _process_notification(self, pid: int, channel: str, payload: str) -> None:
         self.notifications.append(Notification(channel, payload, pid))
+        if self.answer_bytes_max is not None:
+            self._answer_bytes -= _NOTIFIED_BYTES + len(channel.encode()) + len(payload.encode())
 
     def _cleanup(self) -> None:
         self.abort()

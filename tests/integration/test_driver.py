@@ -535,6 +535,24 @@ async def test_a_transaction_whose_client_says_no_more_is_ended_by_the_server(po
     await other.aclose()
 
 
+async def test_what_a_trigger_says_at_commit_is_not_heard_without_bounds(postgres: PostgresServer) -> None:
+    """A value of a gigabyte would have to be taken whole; hung up on, nobody knows whether the COMMIT took place."""
+    for how in ("commit", "commit_and_reset", "commit_with"):
+        connection = await connect(options(postgres, answer_bytes_max=2**20))
+        connection.on_notice = lambda _notice: None
+        await connection.begin()
+        await connection.execute(
+            "create temp table loud (n int); create function pg_temp.shout() returns trigger language plpgsql as "
+            "$$ begin raise notice '%', repeat('x', 64 * 1024 * 1024); return null; end $$;"
+            "create constraint trigger shouts after insert on loud deferrable initially deferred "
+            "for each row execute function pg_temp.shout(); insert into loud values (1)"
+        )
+        end = {"commit": connection.commit, "commit_and_reset": connection.commit_and_reset}
+        with trio.fail_after(120), pytest.raises(CommitUnknown, match="not heard out"):
+            await (end[how]() if how in end else connection.commit_with("select 1"))
+        assert connection.is_closed and connection._wire._answer_bytes < 8 * 2**20
+
+
 async def test_a_line_on_which_nothing_is_heard_is_given_up_after_two_minutes(postgres18: PostgresServer) -> None:
     async with chaos_proxy(postgres18) as proxy:
         connection = await connect(proxy.options(options(postgres18, tls=TlsMode.DISABLE)))
