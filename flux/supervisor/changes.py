@@ -192,8 +192,12 @@ class Changes:
 
         What was captured beyond them was done by functions that it called.
         """
-        mine = [statement for statement in self._open if statement.call == self.call]
-        if mine and (affected is None or sum(statement.rows for statement in mine) != affected):
+        rows: int | None = None
+        for statement in reversed(self._open):  # Its own are the last: those before may be many.
+            if statement.call != self.call:
+                break
+            rows = statement.rows + (rows or 0)
+        if rows is not None and rows != affected:
             self._doubtful_calls.add(self.call)
 
     def mark(self) -> int:

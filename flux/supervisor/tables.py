@@ -70,10 +70,8 @@ class TableCatalog:
 
         Of columns from a table that is not known, nothing.
         """
-        if not self.knows(columns):
-            return []
-        wanted = sorted({column.table_oid for column in columns} - {0})
-        return [found for oid in wanted if (found := self._match(self._tables[oid], oid, columns))]
+        known = [(oid, self._tables.get(oid)) for oid in sorted({column.table_oid for column in columns})]
+        return [found for oid, table in known if table and (found := self._match(table, oid, columns))]
 
     def _match(self, table: _Table, oid: int, columns: Iterable[Column]) -> Found | None:
         places: dict[int, int] = {}

@@ -109,6 +109,7 @@ def test_what_may_have_been_undone_out_of_sight_is_asked_of_the_log(
     notices: list[Notice], affected: int | None, is_doubtful: bool
 ) -> None:
     told = Told()
+    told.change(0, notice(1, 9, rows=3), affected=3)  # Not of the statement that is asked about.
     told.change(1, *notices, affected=affected)
     doubtful = told.changes.keep(told.changes.set_aside())
     assert len(doubtful) == (len(notices) if is_doubtful else 0)
