@@ -153,17 +153,20 @@ def without_record() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_capture(database: Database) -> Iterator[None]:
-    """Disable the capture triggers on the workloads' tables."""
+    """Disable the capture triggers on the workloads' tables, and what would put them back at once."""
     def alter(word: str) -> None:
         for table in TABLES:
             for name in ("insert", "update", "delete", "truncate"):
                 database.psql(f'alter table {table} {word} trigger "!flux_{name}"')
 
+    database.psql("alter event trigger flux_ddl disable")
     alter("disable")
+    assert database.psql("select count(*) from flux.coverage()") == str(len(TABLES)), "no table is captured"
     try:
         yield
     finally:
         alter("enable")
+        database.psql("alter event trigger flux_ddl enable")
 
 
 @attrs.frozen
