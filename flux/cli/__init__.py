@@ -12,12 +12,15 @@ and heavy imports stand inside functions: this package's start-up is felt at
 each command (``benchmarks/start.py``).
 """
 
+import errno
 import os
 import sys
 
 from flux.errors import FluxError
 
 EXIT_INTERRUPTED = 130
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Why the system does not take what is written to a stream; a terminal that is gone is EIO."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     import click
 
-    from flux.cli.failures import tell, usage_error
+    from flux.cli.failures import UnwritableAnswer, tell, usage_error
     from flux.cli.registry import root
 
     for stream in (sys.stdout, sys.stderr):
@@ -60,3 +63,12 @@ def _run(arguments: list[str]) -> int:
         # once more when it flushes stdout at exit, so that goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        # What a file has no room for is still in the stream's buffer, and would be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        remedy = "make room for it (df -h), or have it written elsewhere"
+        unwritable = UnwritableAnswer(f"the answer can't be written: {error.strerror}", remedy=remedy)
+        tell(unwritable, arguments)
+        return unwritable.exit_code

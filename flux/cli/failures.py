@@ -106,6 +106,12 @@ class NoSuchSchema(OperatorError):
     exit_code = EXIT_NO_SUCH_ID
 
 
+class UnwritableAnswer(OperatorError):
+    """stdout does not take the answer; a reader that has left is no error."""
+
+    code = "FLX115"
+
+
 _KNOWN: dict[str, type[OperatorError]] = {
     kind.code: kind
     for kind in (NoSuchId, AmbiguousId, ServerUnreachable, NotAuthorised, ServerRefused, NotWhole)

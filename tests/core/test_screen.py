@@ -67,3 +67,14 @@ sys.exit(main(["why", "@-1"]))
 def test_ctrl_c_before_a_command_has_begun_ends_it_without_a_word() -> None:
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_an_answer_that_finds_no_room_is_an_error_and_no_traceback() -> None:
+    for arguments in (["explain", "FLX402"], ["schema", "trace"], ["explain", "--json"], ["--version", "--json"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "flux", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        said = "the answer can't be written: No space left on device"
+        assert done.returncode == 2 and "FLX115" in done.stderr and said in done.stderr, arguments
+        assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1 + ("--json" not in arguments)
