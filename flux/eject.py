@@ -33,6 +33,7 @@ HOST_MODULES = {
     "cors": "cors.py",
     "errors": "errors.py",
     "grants": "grants.py",
+    "http_outbound": "hostcalls/http_outbound.py",
     "inputs": "supervisor/inputs.py",
     "jobs": "jobs.py",
     "limits": "limits.py",
@@ -42,6 +43,7 @@ HOST_MODULES = {
     "schedule": "schedule.py",
     "signing_keys": "supervisor/signing_keys.py",
     "sql_rules": "sql_rules.py",
+    "trace_context": "trace_context.py",
 }
 """Modules of Flux that go along, by their names in ``server/``; only what they import from is renamed."""
 
@@ -207,6 +209,8 @@ def make_files(
     made["flux_guest/py.typed"] = b""
     for name, path in HOST_MODULES.items():
         made[f"server/{name}.py"] = rename_imports(read_own(path).decode()).encode()
+    # What other servers are told asks them: as before.
+    made["server/__init__.py"] += f'\n__version__ = "{flux_version}"\n"""Of the Flux that wrote this."""\n'.encode()
     made["settings.py"] = write_settings(config).encode()
     made["requirements.txt"] = _write_requirements(files.requirements).encode()
     made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
@@ -220,12 +224,13 @@ def make_files(
     return dict(sorted(made.items()))
 
 
-_IMPORT = re.compile(r"^from flux(?:\.(?:store|supervisor))?\.([a-z_]+) import ", re.MULTILINE)
+_IMPORT = re.compile(r"^from flux(?:\.(?:hostcalls|store|supervisor))?\.([a-z_]+) import ", re.MULTILINE)
 
 
 def rename_imports(source: str) -> str:
     """Return a module's source as it stands in ``server/``; raise ValueError when it imports what does not go along."""
     renamed = source.replace("from flux import values\n", "from flux_guest import _values as values\n")
+    renamed = renamed.replace("from flux import __version__\n", "from server import __version__\n")
     for module in _IMPORT.findall(renamed):
         if module not in HOST_MODULES:
             raise ValueError(

@@ -284,7 +284,8 @@ class CountingStub:
     """A server on loopback that answers by path and keeps what reached it.
 
     ``/hang`` never answers, ``/status/N`` answers N, ``/bytes/N`` N bytes 0 to 255 again and again,
-    ``/slow/MS`` waits, ``/cookie`` sets one; a path in ``pages`` gets that, anything else ``{"ok": true}``.
+    ``/slow/MS`` waits, ``/cookie`` sets one, ``/redirect/N?URL`` leads there with the status N; a path in ``pages``
+    gets that, anything else ``{"ok": true}``.
     """
 
     def __init__(self) -> None:
@@ -317,11 +318,15 @@ class CountingStub:
                 elif word == "bytes":
                     size, kind = int(rest[0]), "application/octet-stream"
                     content = (bytes(range(256)) * (size // 256 + 1))[:size]
+                elif word == "redirect":
+                    status = int(rest[0])
                 elif word == "slow":
                     time.sleep(int(rest[0]) / 1000)
                 self.send_response(status)
                 self.send_header("content-type", kind)
                 self.send_header("content-length", str(len(content)))
+                if word == "redirect":
+                    self.send_header("location", self.path.partition("?")[2])
                 if word == "cookie":
                     self.send_header("set-cookie", "session=of-one-user; Path=/")
                 self.end_headers()

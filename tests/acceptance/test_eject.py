@@ -319,6 +319,16 @@ async def cookie(ctx, input):
     return [first.headers.get("set-cookie"), (await ctx.http.get(input["base"] + "/cookie")).status]
 
 
+@function("POST /ask")
+async def ask(ctx, input):
+    options = dict(input["options"])
+    try:
+        answer = await ctx.http.request(input["method"], input["url"], **options)
+        return [answer.status, answer.body.decode()]
+    except HostCallError as error:
+        return [error.name, error.code]
+
+
 @function("GET /nested")
 def nested(ctx, input):
     ctx.db.notes.insert(text="nested")
@@ -486,6 +496,8 @@ stream = "1MiB"
 stream = "256KiB"
 
 [functions.out]
+http = ["127.0.0.1:{port}"]
+[functions.ask]
 http = ["127.0.0.1:{port}"]
 [functions.cookie]
 http = ["127.0.0.1:{port}"]
@@ -847,6 +859,56 @@ def test_functions_reach_others_and_the_world_as_they_did(shop: Pair, stub: Coun
         fields = [{name.lower(): value for name, value in each.headers} for each in (one, other)]
         assert [each["x-q"] for each in fields] == ["1", "1"] and one.body == other.body
         assert fields[0]["content-type"] == fields[1]["content-type"] == "application/json"
+
+
+def test_a_request_to_another_server_is_refused_or_sent_as_it_was(shop: Pair, stub: CountingStub) -> None:
+    """Methods, headers, addresses, limits, and where a redirect may lead and what it takes along."""
+    base = stub.url("")
+    here, private = f"{base}/a%7Eb?x=%20&y=/", {"authorization": "Bearer mine", "x-own": "1"}
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", here, {}),
+        ("POST", here, {"body": "ä", "headers": private}),
+        *((method, here, {}) for method in ("GE T", "TRACE", "CONNECT", "GET\r\nx: y", "")),
+        *(
+            ("GET", here, {"headers": {name: value}})
+            for name, value in (
+                ("x", "a\r\nb: c"),
+                ("x y", "a"),
+                ("Host", "b"),
+                ("x", "ä"),
+                ("Content-Length", "1"),
+            )
+        ),
+        ("GET", here, {"headers": {"x": "y" * 70_000}}),
+        *(("GET", here, {"timeout": limit}) for limit in (0, -1)),
+        *(
+            ("GET", url, {})
+            for url in ("ftp://a/", base + "/a b", base + "\\x", "//a", "", base + "/#x", "http://[::1/")
+        ),
+        *(
+            (
+                method,
+                f"{base}/redirect/{status}?{base}/there",
+                {"redirects": 1, "body": "b", "headers": private},
+            )
+            for method in ("POST", "PUT")
+            for status in (301, 303, 307)
+        ),
+        *(
+            ("GET", f"{base}/redirect/302?{to}", {"redirects": 2})
+            for to in ("http://example.com/", "http://u@127.0.0.1/", "x://y/", f"{base}/redirect/302?/a", "")
+        ),
+    ]
+    for method, url, options in asked:
+        before = len(stub.seen)
+        shop.compare("POST", "/ask", {"method": method, "url": url, "options": options})
+        seen = []
+        for one in stub.seen[before:]:
+            fields = {(name.lower(), value) for name, value in one.headers}
+            own = {(name, value) for name, value in fields if name not in ("connection", "traceparent")}
+            seen.append((one.method, one.path, one.body, own))
+        half = len(seen) // 2
+        assert seen[:half] == seen[half:], (method, url, options)
 
 
 def test_an_answer_to_one_user_sets_no_cookie_for_the_next(shop: Pair, stub: CountingStub) -> None:
