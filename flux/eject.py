@@ -307,8 +307,8 @@ def _describe_rate(limit: RateLimit | None) -> dict[str, object] | None:
 
 def _write_requirements(lines: Sequence[str]) -> str:
     own = [
-        "asyncpg>=0.30", "attrs>=24.2", "cronsim>=2.6", "cryptography>=42", "httpx>=0.28", "msgspec>=0.19",
-        "pyjwt>=2.10", "tzdata", "uvicorn>=0.34",
+        "asyncpg>=0.30", "attrs>=24.2", "cronsim>=2.6", "cryptography>=42", "httpcore>=1.0", "httpx>=0.28",
+        "msgspec>=0.19", "pyjwt>=2.10", "tzdata", "uvicorn>=0.34",
     ]  # fmt: skip
     text = "# What the application itself needs.\n" + "\n".join(own) + "\n"
     return text + ("\n# What the functions need.\n" + "\n".join(lines) + "\n" if lines else "")

@@ -911,6 +911,21 @@ def test_a_request_to_another_server_is_refused_or_sent_as_it_was(shop: Pair, st
         assert seen[:half] == seen[half:], (method, url, options)
 
 
+def test_a_name_that_leads_elsewhere_when_it_is_asked_again_leads_nowhere(
+    shop: Pair, stub: CountingStub
+) -> None:
+    """The address that was judged is connected to, and no other one."""
+    (shop.ejected.project / "rebinding.py").write_text(REBINDING)
+    path, before = f"/outward?base={stub.url('')}", len(stub.seen)
+    environ = {"DATABASE_URL": shop.url}
+    with running_application(shop.ejected.project, shop.database, environ, "rebinding:application") as server:
+        assert server.request("GET", path).status == 500
+        server.wait_story("can't be reached")
+        assert len(stub.seen) == before
+        assert server.request("GET", path).status == 200
+    assert [one.path for one in stub.seen[before:]] == ["/a"]
+
+
 def test_an_answer_to_one_user_sets_no_cookie_for_the_next(shop: Pair, stub: CountingStub) -> None:
     before = len(stub.seen)
     for _ in range(2):
@@ -1043,6 +1058,25 @@ import server.gate
 from main import application
 
 server.gate.AGAIN_S = 0.0
+"""
+REBINDING = """
+import asyncio
+
+from main import application
+
+told = []
+resolve = asyncio.BaseEventLoop.getaddrinfo
+
+
+async def rebind(loop, host, port, **options):
+    if host not in ("localhost", b"localhost"):
+        return await resolve(loop, host, port, **options)
+    told.append(host)
+    # Nothing listens at the first, which is judged and granted.
+    return await resolve(loop, "127.0.0.1" if len(told) > 1 else "127.0.0.9", port, **options)
+
+
+asyncio.BaseEventLoop.getaddrinfo = rebind
 """
 HOST = """
 import contextlib
