@@ -128,7 +128,7 @@ def _find_in_python(sources: Mapping[str, bytes]) -> dict[str, str]:
     for path, source in sources.items():
         try:
             tree = ast.parse(source)
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError) as error:
             why_not[path] = f"it can't be read as Python: {error}"
             continue
         imports[path] = {*_list_imports(tree), *_list_inner_imports(tree, path)}

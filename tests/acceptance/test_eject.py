@@ -1452,6 +1452,10 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres
     assert copy().returncode != 0
     assert target.psql("select email from users") == "other@shop.example"
     assert copy("--repalce").returncode == 2
+    told = copy("host=/nowhere password=hunter2")
+    assert (
+        told.returncode == 1 and "begins with postgresql://" in told.stderr and "hunter2" not in told.stderr
+    )
     for to in (target, older):  # Of which one does not know a setting that pg_dump writes.
         done = copy("--replace", to=to)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -1507,6 +1511,7 @@ def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
     ]
     subprocess.run(quietly, input=dump.stdout, check=True, timeout=60)
     source.psql(
+        "delete from flux.job where run_at < now() + interval '30 min'; "  # Other tests'.
         "update flux.job set state = 'running', worker = gen_random_uuid(), attempt = 1 where payload like '%cut%'; "
         "update flux.job set state = 'dead', failures = 1, error = 'E: it is', ended_at = now() "
         "where function = 'doubled'; insert into flux.cron_pause (tenant, function) values ('main', 'nightly'); "
@@ -1566,6 +1571,16 @@ def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
         "cut",
         "ä first",
     ]
+    # The database itself can be kept instead, and Flux be taken out of it.
+    assert migrate(folder, source, "--applied").returncode == 0
+    source.psql("update flux.job set state = 'waiting', error = null where error like 'moved%'")
+    code, said = move(DATABASE_URL=database_url(source))
+    assert code == 1 and said[0] == "moved 2 jobs of the tenant main", said
+    source.psql(
+        "drop schema flux, flux_views, flux_world cascade; insert into notes (text) values ('without Flux')"
+    )
+    assert source.psql("select count(*) from background.jobs where state = 'waiting'") == "2"
+    assert source.psql("select count(*) from pg_trigger where not tgisinternal") == "0"
 
 
 def test_what_is_written_is_clean_python(conduit: Pair, tmp_path: Path) -> None:
