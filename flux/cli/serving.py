@@ -161,7 +161,7 @@ class ServerStory:
         room, lines = 54, [detail]
         if self._screen.is_terminal:  # Into a pipe nothing is broken: a program looks for whole lines.
             room = max(16, min(room, self._screen.width - 26))
-            lines = wrap(detail, room, keeps_words=True)
+            lines = wrap(detail, room)
         first, *rest = lines
         took = Piece(f"{elapsed_s:5.1f} s", "dim")
         self._line("  ", Piece("✓", "green"), f" {pad(name, 13)} {pad(first, room)} ", took)
