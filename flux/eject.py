@@ -13,7 +13,7 @@ import ast
 import pprint
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -58,6 +58,9 @@ TAKEN_NAMES = OWN_NAMES | sys.stdlib_module_names | {
 }  # fmt: skip
 """And what it imports: its own folder is looked through first."""
 
+OWN_VARIABLES = frozenset({"DATABASE_CONNECTIONS", "DATABASE_URL", "FUNCTION_THREADS"})
+"""Of the environment, which the application reads itself: no function's secret can stand there."""
+
 LANGUAGES = {"javascript": "JavaScript", "typescript": "TypeScript", "wasm": "WebAssembly"}
 
 
@@ -91,6 +94,8 @@ class ProjectFiles:
     wheels: Mapping[str, bytes]
     requirements: Sequence[str]
     """What an installer is told, a line each."""
+    local_secrets: frozenset[str] = frozenset()
+    """Names in ``.env.local``, without the values."""
 
 
 def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
@@ -112,7 +117,43 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
         found.append(Obstacle("[http.auth] require", _API_KEY))
     else:
         found += (Obstacle(f"[functions.{name}] auth", _API_KEY) for name in sorted(keyed))
+    why = "the application has a variable of that name for itself: give the secret another one (left so, it is missing)"
+    left_out = why_not.keys()
+    taken = list_secrets(config, files, left_out) & OWN_VARIABLES
+    found += (Obstacle(f"the secret {name}", why) for name in sorted(taken))
     return tuple(found)
+
+
+def list_secrets(config: Config, files: ProjectFiles, left_out: Collection[str]) -> frozenset[str]:
+    """Return names of the secrets that the project is known to have, but for those of ``left_out``'s files.
+
+    Flux keeps the others in its database, which is not asked: it is named by whoever edits ``settings.py``.
+    """
+    found = set(files.local_secrets)
+    if config.gate.auth.secret:
+        found.add(config.gate.auth.secret)
+    for path, source in files.functions.items():
+        if path.endswith(".py") and path not in left_out:
+            found |= {name for name in _find_secrets(ast.parse(source)) if _SECRET_NAME.fullmatch(name)}
+    return frozenset(found)
+
+
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}", re.ASCII)
+
+
+def _find_secrets(tree: ast.AST) -> Iterable[str]:
+    """What stands written out in ``secrets["NAME"]`` and ``secrets.reveal("NAME")``, whoever's secrets these are."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Subscript(value=holder, slice=ast.Constant(value=str(name))):
+                pass
+            case ast.Call(func=ast.Attribute(value=holder, attr="reveal"), args=[ast.Constant(value=str(name))]):
+                pass
+            case _:
+                continue
+        match holder:
+            case ast.Attribute(attr="secrets") | ast.Name(id="secrets"):
+                yield name
 
 
 _API_KEY = (
@@ -211,7 +252,7 @@ def make_files(
         made[f"server/{name}.py"] = rename_imports(read_own(path).decode()).encode()
     # What other servers are told asks them: as before.
     made["server/__init__.py"] += f'\n__version__ = "{flux_version}"\n"""Of the Flux that wrote this."""\n'.encode()
-    made["settings.py"] = write_settings(config).encode()
+    made["settings.py"] = write_settings(config, list_secrets(config, files, left_out)).encode()
     made["requirements.txt"] = _write_requirements(files.requirements).encode()
     made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
     made[".dockerignore"] = b".git\n.venv\n__pycache__\n.env*\n"
@@ -239,8 +280,11 @@ def rename_imports(source: str) -> str:
     return _IMPORT.sub(lambda match: f"from server.{match[1]} import ", renamed)
 
 
-def write_settings(config: Config) -> str:
-    """Return ``settings.py``: what ``flux.toml`` said, as far as it means something without Flux."""
+def write_settings(config: Config, secrets: Collection[str]) -> str:
+    """Return ``settings.py``: what ``flux.toml`` said, as far as it means something without Flux.
+
+    ``secrets`` are the names of those that functions may read.
+    """
     gate = config.gate
     cors = None if gate.cors is None else attrs.asdict(gate.cors)
     networks = [str(network) for network in gate.proxies.networks]
@@ -252,6 +296,8 @@ def write_settings(config: Config) -> str:
         ("ISOLATION", "str", "Of a function's transaction, where its decorator names none.", config.database.isolation),
         ("LIMITS", "dict[str, Any]", "Of every execution; seconds and bytes. FUNCTIONS may have others.", limits),
         ("HTTP_ALLOW", "list[str]", "Hosts that ctx.http of every function may reach.", list(config.http.allow)),
+        ("SECRETS", "list[str]", "Variables of the environment that ctx.secrets may read, and no other one.",
+         sorted(set(secrets) - OWN_VARIABLES)),
         ("MIDDLEWARE", "list[str]", "Around every route, outermost first.", list(config.http.middleware)),
         ("ROUTES", "list[dict[str, Any]]", "Middleware of the routes below a path.", [
             {"below": one.below, "middleware": list(one.middleware), "without": list(one.without)}

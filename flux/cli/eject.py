@@ -112,6 +112,7 @@ def _read_files(project: "Project") -> "ProjectFiles":
         list_migrations,
         read_inside,
     )
+    from flux.supervisor.server_start import read_secrets
 
     root, functions = project.root, project.config.project.functions
     needed = find_requirements(root)
@@ -129,6 +130,7 @@ def _read_files(project: "Project") -> "ProjectFiles":
         requirements=[
             package.text if package.wheel is None else f"./{package.wheel}" for package in packages
         ],
+        local_secrets=frozenset(read_secrets(root)),
     )
 
 

@@ -471,6 +471,17 @@ async def secret(ctx, input):
         await ctx.secrets.reveal("NOT_THERE")
     except HostCallError as error:
         return {"name": error.name, "code": error.code, "other": await ctx.secrets.reveal("KNOWN_KEY")}
+
+
+@function("GET /secret/{name}")
+def secret_of(ctx, input):
+    said = []
+    for read in (ctx.secrets.reveal, ctx.secrets.__getitem__):
+        try:
+            said.append([len(read(input["name"])) > 0, ctx.secrets.reveal(input["name"])])
+        except HostCallError as error:
+            said.append([error.name, error.code, error.details, str(error)])
+    return said
 """
 MIGRATION = """
 create table notes (id bigserial primary key, text text not null);
@@ -766,6 +777,14 @@ def test_statements_and_answers_have_the_same_types(shop: Pair) -> None:
     assert shop.compare("GET", "/stream/fails").status == 409
     assert shop.compare("POST", "/together").json == [1, 0, 1, 2, 3, 4]
     assert shop.compare("GET", "/secret").json["other"] == "the key that is known"
+    # Of the application's environment a function that takes the name from a request sees no more than Flux's would.
+    assert shop.compare("GET", "/secret/KNOWN_KEY").json == [[True, "the key that is known"]] * 2
+    for name in ("DATABASE_URL", "PATH", "FUNCTION_THREADS", "NOT_THERE", "known_key", "a%20b"):
+        said = shop.compare("GET", f"/secret/{name}").json
+        assert [one[:2] for one in said] == [["SecretMissing", "FLX422"]] * 2, name
+        assert said[0][3].endswith("this project has KNOWN_KEY"), name
+    settings = (shop.ejected.project / "settings.py").read_text()
+    assert 'SECRETS: list[str] = [\'KNOWN_KEY\', \'NOT_THERE\']' in settings and "the key that is known" not in settings
 
 
 def test_a_failure_leaves_nothing_behind_and_says_the_same(shop: Pair) -> None:
@@ -1335,6 +1354,13 @@ def test_conduit_without_flux_passes_the_tests_of_conduit(conduit: Pair, story: 
     story(Client(conduit.ejected))
 
 
+SECRETS = """
+def read(ctx, secrets, other):
+    return [ctx.secrets["ONE"], ctx.secrets.reveal("TWO"), secrets["DATABASE_URL"], ctx.secrets["not a name"],
+            other["THREE"], other.reveal("FOUR"), ctx.secrets[other]]
+"""
+
+
 def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     toml = '[http.auth]\nsecret = "KEY"\nissuer = "a"\naudience = ["a"]\n[functions.one]\nauth = "api_key"\n'
     one = 'from flux_guest import function\n@function("GET /one")\ndef one(ctx, input):\n    return 1\n'
@@ -1343,10 +1369,11 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
         "one.py": one, "web.py": "from flux_guest import asgi\nasgi.wrap(None)\n", "broken.py": "def (",
         "deep/inner.py": "import flux.ids\n", "far.py": "import functions.deep.near",
         "deep/near.py": "from .inner import x\n", "nearly.py": "from flux_guest import _channel",
-        "fine.py": "from functions import one\nfrom . import one as two\n",
+        "fine.py": "from functions import one\nfrom . import one as two\n" + SECRETS,
         "page.js": "export const x = 1;", "wire.py": "import flux_guest._channel",
     }, toml=toml, migrations={"001_one.sql": "create table one (n int);"})  # fmt: skip
     (project / "functions" / "module.wasm").write_bytes(b"\0asm")
+    (project / ".env.local").write_text("LOCAL=value\n")
     target = tmp_path / "out"
     refused = run_flux(project, "eject", str(target))
     assert refused.returncode == 2 and "FLX636" in refused.stderr and not target.exists()
@@ -1365,11 +1392,11 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert (
         within.returncode == 2 and "FLX637" in within.stderr and not (project / "functions" / "out").exists()
     )
-    for name in (*(f"functions/{one}" for one in left_out), "[functions.one] auth"):
+    for name in (*(f"functions/{one}" for one in left_out), "[functions.one] auth", "the secret DATABASE_URL"):
         assert refused.stderr.count(f"  {name}: ") == 1, name
     done = run_flux(project, "eject", str(target), "--partial", "--json")
     answer = json.loads(done.stdout)
-    names = [*(f"functions/{one}" for one in left_out), "[functions.one] auth"]
+    names = [*(f"functions/{one}" for one in left_out), "[functions.one] auth", "the secret DATABASE_URL"]
     assert [one["what"] for one in answer["left_out"]] == names
     written = sorted(path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file())
     assert written == answer["files"]
@@ -1393,6 +1420,7 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     readme = (target / "README.md").read_text()
     assert all(f"- `{one['what']}`: {one['why']}" in readme for one in answer["left_out"])
     assert (target / "functions/one.py").read_text() == one
+    assert "SECRETS: list[str] = ['KEY', 'LOCAL', 'ONE', 'TWO']\n" in (target / "settings.py").read_text()
     again = run_flux(project, "eject", str(target), "--partial")
     assert again.returncode == 2 and "FLX637" in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p"]
@@ -1478,6 +1506,66 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres
         assert why in migrate(folder, target).stderr
         wrong.unlink()
     assert "usage:" in migrate(folder, target, "--aplied").stderr
+
+
+CIRCLE = """
+create table team (id int primary key, lead int not null);
+create table player (id int primary key, team int not null references team, friend int references player);
+alter table team add constraint leads foreign key (lead) references player on delete cascade;
+create table prize (id int, team int references team deferrable) partition by list (id);
+create table prize_1 partition of prize for values in (1);
+alter table team add column prize int, add unique (prize);
+alter table prize add foreign key (team) references team (prize) not valid;
+create function spoil() returns trigger language plpgsql as $$ begin new.friend = null; return new; end $$;
+create trigger spoils before insert on player for each row execute function spoil();
+alter table player enable always trigger spoils;
+"""
+KEYS = """
+select conrelid::regclass, conname, condeferrable, condeferred, convalidated, pg_get_constraintdef(oid)
+from pg_constraint where contype = 'f' order by 1, 2
+"""
+
+
+def test_rows_of_tables_that_refer_to_each_other_in_a_circle_come_over(shop: Pair) -> None:
+    """By the tables' owner, who is no superuser; and what breaks a foreign key still breaks it."""
+    server, role = shop.database.server, "owner_of_a_circle"
+    source, target = create_database(server), create_database(server)
+    source.psql(CIRCLE)
+    source.psql(
+        "alter table player disable trigger spoils; with one as (insert into team values (1, 2, 1), (2, 1, 2)) "
+        "insert into player values (1, 1, 2), (2, 2, 1); insert into prize values (1, 2)"
+    )
+    target.psql(f"create role {role} login; grant create on schema public to {role}")
+    environ = make_environment(
+        target,
+        {
+            "PATH": f"{server.bin_dir}:{os.environ['PATH']}",
+            "DATABASE_URL": url_of(target, role),
+            "SOURCE_URL": database_url(source),
+        },
+    )
+
+    def copy(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(shop.ejected.project / "copy_data.sh"), *arguments], env=environ, capture_output=True, text=True,
+            check=False, timeout=120,
+        )  # fmt: skip
+
+    try:
+        target.psql(f"set role {role}; {CIRCLE}")
+        keys = target.psql(KEYS)
+        done = copy()
+        assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
+        for sql in ("select * from team", "select * from player", "select * from prize"):
+            assert target.psql(sql) == source.psql(sql) != ""
+        assert target.psql(KEYS) == keys
+        assert target.psql("select tgenabled from pg_trigger where tgname = 'spoils'") == "A"
+        source.psql("alter table player drop constraint player_team_fkey; update player set team = 9 where id = 1")
+        broken = copy("--replace")
+        assert broken.returncode != 0 and 'violates foreign key constraint "player_team_fkey"' in broken.stderr
+        assert target.psql("select * from player") == "1|1|2\n2|2|1" and target.psql(KEYS) == keys
+    finally:
+        target.psql(f"drop owned by {role}; drop role {role}")
 
 
 def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
