@@ -34,6 +34,7 @@ from flux.store.database_errors import (
     DatabaseError,
     Notice,
     StatementRefused,
+    UnreadableAnswer,
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_bracket import CommitBehind
@@ -49,7 +50,6 @@ COMMIT_S_MAX = 60.0
 
 NAMED_STATEMENT_CHARS_MAX = 32768
 """A longer statement is not kept prepared: it is hardly the one that comes again."""
-
 
 _COPY_WITH_CLIENT = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*copy\b.*\b(?:from\s+stdin|to\s+stdout)\b", re.IGNORECASE | re.DOTALL
@@ -315,16 +315,16 @@ class Connection:
         `CommitUnknown` says that the connection broke before the answer, or that none came; `DatabaseError` that
         nothing was committed: the transaction was rolled back instead, or is still open and failed.
         """
-        with self._committing():
-            tag = await self.execute("commit")
-        check_committed(tag)
+        with self._committing(first := FirstTag()):
+            await self._run_script("commit", first)
+        check_committed(first.tag)
 
     async def commit_with(self, sql: str, *args: object) -> Any:
         """Run one more statement, commit, and return the statement's value: as `fetch_value_anew` and then `commit`.
 
         Both travel in one packet. Where the statement fails, nothing is committed: also where it is that which
         takes more than `COMMIT_S_MAX`, waiting for a lock for instance. The value is None where the transaction was
-        committed and its answer was not heard out, as the server was told to stop waiting for its standbys.
+        committed and its answer was not heard out, or can't be read.
         """
         self._enter()
         try:
@@ -338,7 +338,7 @@ class Connection:
             with self._committing(behind):
                 try:
                     rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
-                except (PostgresError, InterfaceError, InternalClientError) as error:
+                except Exception as error:
                     raise self._translated(error) from None
             self._raise_callback_error()
             check_committed(behind.tag)
@@ -369,17 +369,18 @@ class Connection:
         check_committed(first.tag)
 
     @contextlib.contextmanager
-    def _committing(self, behind: CommitBehind | FirstTag | None = None) -> Iterator[None]:
+    def _committing(self, answer: CommitBehind | FirstTag) -> Iterator[None]:
         """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
 
         Where the time is up, or the answer too large (a trigger may say much at COMMIT), and the server has ended the
-        statement, what it said last may tell. What the session has notified itself of, behind a COMMIT that took
-        place, is no answer; nor has it the limit of an answer's time.
+        statement, what it said last may tell; so too where it can't be read, in an encoding that SQL has given the
+        session. What that has notified itself of, behind a COMMIT that took place, is no answer, nor has it the limit
+        of an answer's time.
         """
         wire = self._wire
         most_s, wire.answer_s_max = wire.answer_s_max, None
         ended = f"took longer than {COMMIT_S_MAX:g} s"
-        is_large = False
+        is_unheard = False
         deadline = trio.current_time() + COMMIT_S_MAX
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
@@ -390,12 +391,12 @@ class Connection:
                     f"{error.message}",
                     remedy="look whether its rows are there before running it again",
                 ) from error
-            except AnswerTooLarge as error:
-                is_large, ended = True, f"was not heard out: {error.message}"
+            except (AnswerTooLarge, UnreadableAnswer) as error:
+                is_unheard, ended = True, f"was not heard out: {error.message}"
             finally:
                 wire.answer_s_max = most_s
-        if is_large or scope.cancelled_caught:
-            if not self.is_closed and behind is not None and behind.tag == "COMMIT":
+        if is_unheard or scope.cancelled_caught:
+            if not self.is_closed and answer.tag == "COMMIT":
                 return
             if not self.is_closed and self.in_transaction:
                 # Behind a COMMIT that was carried out, no transaction is open.
@@ -449,7 +450,7 @@ class Connection:
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             try:
                 await self.rollback()
-            except (DatabaseError, ConnectionLost):
+            except (DatabaseError, ConnectionLost, UnreadableAnswer):
                 self.terminate()  # The server rolls back what its client left open.
         if scope.cancelled_caught:
             self.terminate()
@@ -670,7 +671,7 @@ class Connection:
                 with trio.CancelScope(shield=True, deadline=deadline) as scope:
                     try:
                         await self.execute(f"rollback to savepoint {name}; release savepoint {name}")
-                    except (DatabaseError, ConnectionLost):
+                    except (DatabaseError, ConnectionLost, UnreadableAnswer):
                         self.terminate()  # Nothing may be committed of which we do not know what it holds.
                 if scope.cancelled_caught:
                     self.terminate()

@@ -10,7 +10,13 @@ import attrs
 import trio
 
 from flux.store.connect_options import ConnectOptions
-from flux.store.database_errors import CannotConnect, ConnectionLost, DatabaseError, PoolClosed
+from flux.store.database_errors import (
+    CannotConnect,
+    ConnectionLost,
+    DatabaseError,
+    PoolClosed,
+    UnreadableAnswer,
+)
 from flux.store.postgres_connect import connect
 from flux.store.postgres_connection import Connection
 from flux.store.postgres_wire import CANCEL_GRACE_S
@@ -330,7 +336,7 @@ class Pool:
             try:
                 if not connection.is_closed:
                     await connection.reset()
-            except (DatabaseError, ConnectionLost):
+            except (DatabaseError, ConnectionLost, UnreadableAnswer):
                 connection.terminate()  # A session in an unknown state is worth less than a new one.
         if scope.cancelled_caught:
             connection.terminate()

@@ -249,6 +249,22 @@ async def test_a_transaction_whose_begin_was_given_up_can_be_begun_again(world: 
     assert world.database.psql("select count(*) from notes") == "30"
 
 
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_what_cannot_be_read_behind_a_commit_does_not_undo_it(world: ExecutionWorld, atomic: bool) -> None:
+    """It notifies itself, which comes behind the COMMIT, in an encoding that nobody expects."""
+    statements = (
+        "do $$ begin execute 'listen echo'; end $$",
+        "select set_config('client_encoding', 'LATIN1', false)",
+        "with noted as (insert into notes values (1, 'x') returning 1) select pg_notify('echo', chr(233)) from noted",
+    )
+    executed = await world.run(saying(*statements), atomic=atomic)
+    assert isinstance(executed.outcome, Returned), executed.outcome
+    assert [ended.committed for ended in executed.execution.transactions][-1]
+    assert world.database.psql("select count(*) from notes") == "1"
+    again = await world.run(saying("select current_setting('client_encoding')"))
+    assert _body(again) == "['UTF8']"
+
+
 async def test_a_connection_ended_by_another_execution_makes_nothing_untrue(world: ExecutionWorld) -> None:
     async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
         await guest.call(*sql("insert into notes values (1, 'x')"))

@@ -390,6 +390,25 @@ async def test_a_connection_that_could_not_be_settled_is_nobody_elses(postgres18
     await pool.aclose()
 
 
+async def test_words_that_cannot_be_read_keep_nothing_from_being_settled(postgres18: PostgresServer) -> None:
+    """It listens, in an encoding of its own, and is told something before it is rolled back, or made as new."""
+    pool = Pool(options(postgres18), 1)
+    with trio.fail_after(120):
+        for begin in ("begin", ""):
+            async with pool.acquire() as connection:
+                connection.is_dirty = True
+                await connection.execute("listen echo; set client_encoding = 'LATIN1'")
+                if begin:
+                    await connection.execute("begin; select set_config('work_mem', '99MB', false)")
+                postgres18.psql("select pg_notify('echo', chr(233))")
+            async with pool.acquire() as connection:
+                assert not connection.in_transaction
+                assert await connection.fetch_value("select 'caf' || chr(233)") == "caf\u00e9"
+                assert await connection.fetch_value("select count(*) from pg_listening_channels()") == 0
+    assert pool.counts.open == 1
+    await pool.aclose()
+
+
 async def test_the_keeper_opens_ahead_and_closes_what_is_idle(postgres18: PostgresServer) -> None:
     pool = Pool(options(postgres18), 4, min_idle=2, max_idle_s=0.2)
     async with trio.open_nursery() as nursery:
