@@ -192,6 +192,9 @@ def _next(case: Case) -> tuple[str, ...]:
     steps.append(f"flux trace {name}" if seq is None else f"flux trace {name} --call {seq}")
     if not failure.is_answer:
         steps += _histories(case)
+    if failure.kind is Kind.LIMIT_TIMEOUT and case.call is None and execution.level.kind == "process":
+        # It was killed between its calls, so no line is on record. Run again line by line, it shows the loop.
+        steps.append(f"flux trace debug {name}")
     if execution.logs:
         steps.append(f"flux trace {name}" if seq is not None else None)
     steps += _pages(case)

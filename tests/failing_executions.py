@@ -714,6 +714,7 @@ FAILING: tuple[Told, ...] = (
                              "after the start; then 1,997 ms of nothing"),
         ),
         "Killed: it ran longer than its limit, 2s",
+        next=("flux trace debug ",),
     ),
     Told(
         "the function's time limit while a statement waits for a lock",

@@ -16,6 +16,7 @@ from flux.cli.record import Record
 from flux.cli.screen import (
     Line,
     Piece,
+    WholeLine,
     cells,
     cut,
     json_text,
@@ -516,7 +517,7 @@ def next_command(item: Any, where: str) -> str | tuple[str, str]:
 
 
 def next_lines(commands: Sequence[str | tuple[str, str]], width: int) -> list[Line]:
-    """The commands to type next, each with what it is for."""
+    """The commands to type next, each whole however narrow the terminal, and with what it is for where that fits."""
     result: list[Line] = [[]]
     pairs = [command if isinstance(command, tuple) else (command, "") for command in commands]
     # Aligned, but for a command so long that the others' purposes would have no room.
@@ -526,5 +527,5 @@ def next_lines(commands: Sequence[str | tuple[str, str]], width: int) -> list[Li
         line: list[Piece | str] = [Piece(head, "bold"), Piece(pad(command, column), "cyan")]
         if purpose and cells(head) + max(column, cells(command)) + 2 + cells(purpose) <= width:
             line.append(Piece("  " + purpose, "dim"))
-        result.append(line)
+        result.append(WholeLine(line))
     return result

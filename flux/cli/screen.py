@@ -6,7 +6,7 @@ measures, cuts or colours it, and the screen is the only place that writes an
 escape sequence. Widths are counted in terminal cells, not characters: ``日`` takes two,
 a combining accent none.
 
-On a terminal, lines are cut to its width (with ``…``) and long output goes
+On a terminal, lines are cut to its width (with ``…``), but for a `WholeLine`, and long output goes
 through a pager. Into a pipe nothing is cut.
 """
 
@@ -49,6 +49,12 @@ class Piece:
 
 Line = Sequence[Piece | str]
 """Strings in it are our own words in plain style; they are sanitised all the same."""
+
+
+class WholeLine(tuple[Piece | str, ...]):
+    """A `Line` that is never cut: a command that somebody copies. The terminal breaks it, and copies it unbroken."""
+
+    __slots__ = ()
 
 
 def cells(text: str) -> int:
@@ -209,7 +215,7 @@ class Screen:
     def page(self, lines: Iterable[Line]) -> None:
         """Write a whole answer, through a pager when it is longer than the terminal."""
         width = self.width if self.is_terminal else None
-        rendered = [self._rendered(line, width) for line in lines]
+        rendered = [self._rendered(line, None if isinstance(line, WholeLine) else width) for line in lines]
         text = "".join(line + "\n" for line in rendered)
         if self.is_terminal and len(rendered) >= self._height() and _page(text):
             return

@@ -30,7 +30,7 @@ VALUES_WIDTH_MIN = 24
 def command(id: str, seq: int | None) -> None:
     """Everything that one execution did. `flux trace ID` is short for this.
 
-    ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
+    ID is a name, a UUID, the beginning of either, @last-error or @-1 (the latest).
     """
     said = settings()
     answer = open_client().get("executions", id)

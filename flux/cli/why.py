@@ -37,7 +37,7 @@ _MARK_WORDS = {"recorded": "●", "fact": "●", "replayed": "↻", "replay": "�
 def command(id: str, prove: bool) -> None:
     """Why did this execution end as it did?
 
-    ID is a name, a UUID, the beginning of either, @-1 (the latest) or @last-error.
+    ID is a name, a UUID, the beginning of either, @last-error or @-1 (the latest).
     """
     said = settings()
     client = open_client()
@@ -95,6 +95,7 @@ _PURPOSES = (
     ("flux replay ", "would the code here still fail?"),
     ("flux bug bisect ", "which commit broke it?"),
     ("flux trace diff ", "beside one that passed"),
+    ("flux trace debug ", "which line was it at?"),
     ("flux trace ", "everything it did"),
     ("flux state history ", "the row's versions, and by whom"),
     ("flux errors", "failures by kind"),

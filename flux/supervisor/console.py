@@ -80,7 +80,7 @@ from flux.supervisor.prove import Prover
 from flux.supervisor.replay_many import ReplayHost
 from flux.supervisor.runs import Runs
 from flux.supervisor.spans import list_spans
-from flux.supervisor.web.desk import NOWHERE, WebDesk
+from flux.supervisor.web.desk import NOWHERE, WebDesk, no_such_path
 from flux.supervisor.work_stream import Start, WorkStreams
 from flux.tenant import Tenant
 
@@ -247,7 +247,7 @@ class Console:
                     return refusal
                 return await self._api(path, request)
             case path:
-                return await self._web.answer(path, request) or _no_such_path(head)
+                return await self._web.answer(path, request) or no_such_path(head)
 
     async def _api(self, path: list[str], request: HttpRequest) -> Answer:
         head = request.head
@@ -347,7 +347,7 @@ class Console:
             case [area, *_] if area in AREAS and (asked := self._admin.find(head.method, path, request.body)):
                 ask, method = asked.ask, asked.method
             case _:
-                return _no_such_path(head)
+                return no_such_path(head)
         if (refusal := _only(method, head)) is not None:
             return refusal
         query = read_query(head, allowed)
@@ -611,7 +611,3 @@ def _only(method: str, head: RequestHead) -> HttpResponse | None:
         return None
     refusal = problem(405, "METHOD_NOT_ALLOWED", f"{head.path} is asked with {method}")
     return attrs.evolve(refusal, headers=(*refusal.headers, ("allow", method)))
-
-
-def _no_such_path(head: RequestHead) -> HttpResponse:
-    return problem(404, "NOT_FOUND", f"the console has nothing at {head.path[:500]}")

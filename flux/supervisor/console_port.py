@@ -23,6 +23,7 @@ from flux.supervisor.console_door import Door, is_loopback_name, without_port
 from flux.supervisor.front_door import CONSOLE, CONSOLE_BODY_BYTES_MAX, is_console
 from flux.supervisor.listeners import Borrowed, CannotListenError, PortInUseError, open_listeners
 from flux.supervisor.server_address import name_server
+from flux.supervisor.web.desk import show_missing
 
 NEAR = 10
 """Ports after the functions' that are tried before any free one is taken."""
@@ -155,5 +156,6 @@ class ConsolePort:
         await trio.lowlevel.checkpoint()
         if request.head.path == "/":
             return HttpResponse(307, (("location", f"{CONSOLE}/"), ("cache-control", "no-store")), b"")
-        return problem(404, "NOT_FOUND", "this is the console's port; functions have another",
-                       extra={"remedy": f"the console is at {CONSOLE}/"})  # fmt: skip
+        refusal = problem(404, "NOT_FOUND", "this is the console's port; functions have another",
+                          extra={"remedy": f"the console is at {CONSOLE}/"})  # fmt: skip
+        return show_missing(request.head, refusal) or refusal

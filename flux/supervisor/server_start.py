@@ -16,7 +16,7 @@ from flux.project import CONFIG_BYTES_MAX, Project, UnreadableProjectError, list
 from flux.redact import RedactionRules
 from flux.store.embedded import open_embedded_postgres
 from flux.store.migrate import Prepared, apply_user_migrations
-from flux.store.postgres import ConnectOptions, parse_url
+from flux.store.postgres import ConnectOptions, connect, parse_url
 from flux.supervisor.backing import OpenedBacking
 from flux.supervisor.database_migrate import check_losses, plan_migrations
 from flux.supervisor.execute import Backing
@@ -38,7 +38,9 @@ async def open_database(
     isolation = config.database.isolation
     if url:
         connect_options = parse_url(url)
-        story.step("postgres", f"at {connect_options.place} · {isolation}", trio.current_time() - began)
+        # A database of somebody else's may be away. It is told of once it has been seen.
+        version = await _ask_version(connect_options)
+        story.step("postgres", f"{version} at {connect_options.place} · {isolation}", trio.current_time() - began)
         yield connect_options
         return
     async with open_embedded_postgres(
@@ -55,6 +57,15 @@ async def open_database(
                 database=address.database,
             )  # fmt: skip
             nursery.cancel_scope.cancel()
+
+
+async def _ask_version(options: ConnectOptions) -> str:
+    """Return which PostgreSQL answers there: ``16.4``; raise what keeps it from answering."""
+    connection = await connect(options)
+    try:
+        return connection.server_version.partition(" ")[0]  # Debian's says in brackets which package it is.
+    finally:
+        await connection.aclose()
 
 
 async def _keep_postgres(server: Any, story: Story) -> None:

@@ -209,6 +209,7 @@ def test_a_database_that_is_down_at_the_start_is_named(project: Path) -> None:
     assert done.returncode == 2
     assert "FLX202" in done.stderr
     assert "127.0.0.1" in done.stderr and "start the server there" in done.stderr
+    assert "✓ postgres" not in done.stderr, "nobody has seen it"
 
 
 def test_a_database_that_dies_in_flight_loses_nothing_that_was_confirmed(project: Path) -> None:

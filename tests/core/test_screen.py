@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from flux.cli.doctor import Check, _lines
 from flux.cli.failures import UsageError, tell
-from flux.cli.screen import cells, line_cells, wrap, wrap_hanging
+from flux.cli.render import next_lines
+from flux.cli.screen import Screen, cells, line_cells, wrap, wrap_hanging
 
 PATH = "/srv/projects/with/a/name/that/is/longer/than/a/line/of/eighty/cells/pginstall/bin/postgres"
 
@@ -49,6 +50,16 @@ def test_a_path_in_an_error_is_not_broken_by_a_narrow_terminal(monkeypatch: pyte
     lines = terminal.getvalue().splitlines()
     assert [line.strip() for line in lines if PATH in line] == [f"FLX100  {PATH}", PATH]
     assert all(len(line) <= 40 for line in lines if PATH not in line)
+
+
+def test_a_command_to_type_next_is_whole_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    command = "flux trace diff v78773x4 v78773x4@edfdb352aab1"
+    screen = Screen(terminal := Terminal(), colour=False)
+    screen.page([["nothing else " * 9], *next_lines([(command, "what the parent does"), "flux errors"], screen.width)])
+    first, _, *lines = terminal.getvalue().splitlines()
+    assert cells(first) == 40 and first.endswith("…")
+    assert lines == [f"  next     {command}", "           flux errors"]
 
 
 INTERRUPTED = """

@@ -261,7 +261,7 @@ def test_composite_keys_are_written_as_the_command_reads_them() -> None:
 
 def test_only_commands_that_exist_are_offered() -> None:
     known = re.compile(
-        r"flux (replay q?\w{8} --on \.|bug bisect q?\w{8}|trace q?\w{8}( --call \d+)?|trace diff q?\w{8} q?\w{8}"
+        r"flux (replay q?\w{8} --on \.|bug bisect q?\w{8}|trace q?\w{8}( --call \d+)?|trace d(iff q?\w{8}|ebug) q?\w{8}"
         r"|state history (-- )?\S+ .+|errors|explain FLX\d{3}|why \w{8}|queue retry [0-9a-f-]{36})"
         r"|add to (flux\.toml: \[functions\.\w+\] http = \[\"[^\"]+\"\]|\.env\.local: \w+=\.\.\.)"
     )

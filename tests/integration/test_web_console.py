@@ -237,6 +237,18 @@ async def test_an_error_is_a_page_that_says_what_it_is(world: World) -> None:
     for path in ("/_flux/nothing", "/_flux/e", "/_flux/e/a/b", "/_flux/errors.events", "/_flux/static/../desk.py",
                  "/_flux/static/none.js"):  # fmt: skip
         assert code_of(await world.ask(path, headers=browser, token=None)) == (404, "NOT_FOUND"), path
+    # Who goes there with a browser sees a page, whatever the address: it is somebody else's text.
+    for path in ("/_flux/nothing", "/_flux/<img src=x onerror=alert(1)>", "/_flux/tenants"):
+        missing = await world.ask(path, headers=browser | {"accept": "text/html,*/*;q=0.8"}, token=None)
+        headers = dict(missing.headers)
+        assert missing.status == 404 and headers["content-type"].startswith("text/html")
+        assert headers["content-security-policy"] == POLICY and headers["x-content-type-options"] == "nosniff"
+        assert isinstance(missing.body, bytes)
+        shown = check_page(missing.body).text
+        assert f"the console has nothing at {path}" in shown and "flux explain" not in shown
+        assert b'<a href="/_flux/">All executions</a>' in missing.body and b"<img src" not in missing.body
+    api = await world.ask("/_flux/api/nothing", headers={"accept": "text/html"})
+    assert dict(api.headers)["content-type"] == "application/problem+json", "the API answers programs"
 
 
 async def test_a_list_grows_by_events_and_goes_on_after_the_last_one(world: World) -> None:

@@ -151,13 +151,12 @@ class WebDesk:
         return {"schema": "flux.html/1", "execution": documents.read["trace"]["name"], "text": text}
 
     async def answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
-        """Answer what is below ``/_flux/`` and not the API's; None when nothing is there."""
+        """Answer what is below ``/_flux/`` and not the API's; None when nothing is there, and no page is wanted."""
         head = request.head
         answer = self._door.refuse_place(head) or await self._answer(path, request)
         if answer is None:
-            return None
-        own = {name for name, _ in answer.headers}
-        return attrs.evolve(answer, headers=(*answer.headers, *(each for each in HEADERS if each[0] not in own)))
+            return show_missing(head, no_such_path(head))
+        return _with_headers(answer)
 
     async def _answer(self, path: list[str], request: HttpRequest) -> HttpResponse | None:
         head = request.head
@@ -252,9 +251,9 @@ class WebDesk:
             query = read_query(head, place.allowed)
             await ask(documents, query, *words[1:])
         except _RefusedError as refused:
-            return refused.answer if form != _PAGE else self._show_problem(refused.answer)
+            return refused.answer if form != _PAGE else _show_problem(refused.answer)
         except FluxError as error:
-            return describe_error(error) if form != _PAGE else self._show_problem(describe_error(error))
+            return describe_error(error) if form != _PAGE else _show_problem(describe_error(error))
         if form == "json":
             return HttpResponse(200, (_JSON,), _join(place.page, documents.written))
         from flux.supervisor.web import pages
@@ -324,11 +323,25 @@ class WebDesk:
 
         return HttpResponse(refusal.status, (_HTML,), pages.render_sign_in(_read_problem(refusal)))
 
-    @staticmethod
-    def _show_problem(refusal: HttpResponse) -> HttpResponse:
-        from flux.supervisor.web import pages
 
-        return HttpResponse(refusal.status, (_HTML,), pages.render_problem(_read_problem(refusal)))
+def no_such_path(head: RequestHead) -> HttpResponse:
+    """Return what is said where the console has nothing."""
+    return problem(404, "NOT_FOUND", f"the console has nothing at {head.path[:500]}")
+
+
+def show_missing(head: RequestHead, refusal: HttpResponse) -> HttpResponse | None:
+    """Return ``refusal`` as a page; None where it is no browser that goes there.
+
+    What programs fetch, a page's scripts included, does not name HTML as something to be answered with.
+    """
+    if head.method not in ("GET", "HEAD") or "text/html" not in (head.header("accept") or "").lower():
+        return None
+    return _with_headers(_show_problem(refusal))
+
+
+def _with_headers(answer: HttpResponse) -> HttpResponse:
+    own = {name for name, _ in answer.headers}
+    return attrs.evolve(answer, headers=(*answer.headers, *(each for each in HEADERS if each[0] not in own)))
 
 
 class _RefusedError(Exception):
@@ -337,6 +350,12 @@ class _RefusedError(Exception):
     def __init__(self, answer: HttpResponse) -> None:
         super().__init__(answer.status)
         self.answer = answer
+
+
+def _show_problem(refusal: HttpResponse) -> HttpResponse:
+    from flux.supervisor.web import pages
+
+    return HttpResponse(refusal.status, (_HTML,), pages.render_problem(_read_problem(refusal)))
 
 
 def _read_problem(answer: HttpResponse) -> Document:
