@@ -125,6 +125,8 @@ class ExecutionDatabase:
                 if alone:
                     await self._commit_own(connection)
             except BaseException as error:
+                # It may have run to its end all the same, unheard, and then stands with the rest.
+                self._changes.ran(None)
                 if alone:
                     await self._undo(connection)
                 if not isinstance(error, Exception):

@@ -265,6 +265,28 @@ async def test_what_cannot_be_read_behind_a_commit_does_not_undo_it(world: Execu
     assert _body(again) == "['UTF8']"
 
 
+async def test_of_a_statement_that_stands_unheard_the_log_says_what_was_undone(world: ExecutionWorld) -> None:
+    """Its answer can't be read, and the function goes on: what it did stands, but for what it has undone itself."""
+    block = (
+        "do $$ begin perform set_config('client_encoding', 'LATIN1', false);"
+        " begin insert into notes values (1, 'undone'); raise exception 'no'; exception when raise_exception then end;"
+        " raise notice '%', chr(233); end $$"
+    )
+
+    async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
+        with pytest.raises(RuntimeError):
+            await guest.call(*sql(block))
+        await guest.call(*sql("insert into notes values (2, 'kept')"))
+        return "done"
+
+    executed = await world.run(script)
+    await world.settle()
+    assert isinstance(executed.outcome, Returned), executed.outcome
+    assert world.database.psql("select id from notes") == "2"
+    history = "select op, after ->> 'text', committed from flux.mutation order by after ->> 'text'"
+    assert world.database.psql(history).splitlines() == ["I|kept|t", "I|undone|f"]
+
+
 async def test_a_connection_ended_by_another_execution_makes_nothing_untrue(world: ExecutionWorld) -> None:
     async def script(guest: ScriptedGuest, _document: dict[str, Any]) -> str:
         await guest.call(*sql("insert into notes values (1, 'x')"))
