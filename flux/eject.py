@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from flux.config import Config, FunctionConfig
+from flux.eject_names import Missing, find_missing, find_unguarded
 from flux.rate_limit import RateLimit
 
 GUEST_MODULES = (
@@ -121,7 +122,26 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
     left_out = why_not.keys()
     taken = list_secrets(config, files, left_out) & OWN_VARIABLES
     found += (Obstacle(f"the secret {name}", why) for name in sorted(taken))
+    sources, missing = _keep_python(files, left_out), list_missing(config, files, left_out)
+    why = "no file that comes along has a function of this name: take the entry out, or write the function in Python"
+    found += (Obstacle(f"[[cron]] {name}", why) for name in sorted(missing.functions))
+    for name, middleware in find_unguarded(config, sources, missing.middleware).items():
+        why = (
+            f"its middleware {middleware} is in no file that comes along, and it is not to run without: write that in "
+            "Python first (left as it is, nothing starts it, and its route is answered with 501)"
+        )
+        found.append(Obstacle(f"the function {name}", why))
     return tuple(found)
+
+
+def list_missing(config: Config, files: ProjectFiles, left_out: Collection[str]) -> Missing:
+    """Return what is named of what stays behind with the files ``left_out``."""
+    return find_missing(config, _keep_python(files, left_out)) if left_out else Missing()
+
+
+def _keep_python(files: ProjectFiles, left_out: Collection[str]) -> dict[str, bytes]:
+    """The Python files that come along."""
+    return {path: source for path, source in files.functions.items() if path.endswith(".py") and path not in left_out}
 
 
 def list_secrets(config: Config, files: ProjectFiles, left_out: Collection[str]) -> frozenset[str]:
@@ -132,9 +152,8 @@ def list_secrets(config: Config, files: ProjectFiles, left_out: Collection[str])
     found = set(files.local_secrets)
     if config.gate.auth.secret:
         found.add(config.gate.auth.secret)
-    for path, source in files.functions.items():
-        if path.endswith(".py") and path not in left_out:
-            found |= {name for name in _find_secrets(ast.parse(source)) if _SECRET_NAME.fullmatch(name)}
+    for source in _keep_python(files, left_out).values():
+        found |= {name for name in _find_secrets(ast.parse(source)) if _SECRET_NAME.fullmatch(name)}
     return frozenset(found)
 
 
@@ -252,7 +271,9 @@ def make_files(
         made[f"server/{name}.py"] = rename_imports(read_own(path).decode()).encode()
     # What other servers are told asks them: as before.
     made["server/__init__.py"] += f'\n__version__ = "{flux_version}"\n"""Of the Flux that wrote this."""\n'.encode()
-    made["settings.py"] = write_settings(config, list_secrets(config, files, left_out)).encode()
+    made["settings.py"] = write_settings(
+        config, list_secrets(config, files, left_out), list_missing(config, files, left_out)
+    ).encode()
     made["requirements.txt"] = _write_requirements(files.requirements).encode()
     made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
     made[".dockerignore"] = b".git\n.venv\n__pycache__\n.env*\n"
@@ -280,10 +301,10 @@ def rename_imports(source: str) -> str:
     return _IMPORT.sub(lambda match: f"from server.{match[1]} import ", renamed)
 
 
-def write_settings(config: Config, secrets: Collection[str]) -> str:
+def write_settings(config: Config, secrets: Collection[str], missing: Missing) -> str:
     """Return ``settings.py``: what ``flux.toml`` said, as far as it means something without Flux.
 
-    ``secrets`` are the names of those that functions may read.
+    ``secrets`` are the names of those that functions may read; ``missing`` is left out.
     """
     gate = config.gate
     cors = None if gate.cors is None else attrs.asdict(gate.cors)
@@ -299,6 +320,9 @@ def write_settings(config: Config, secrets: Collection[str]) -> str:
         ("SECRETS", "list[str]", "Variables of the environment that ctx.secrets may read, and no other one.",
          sorted(set(secrets) - OWN_VARIABLES)),
         ("MIDDLEWARE", "list[str]", "Around every route, outermost first.", list(config.http.middleware)),
+        ("MIDDLEWARE_LEFT_OUT", "list[str]",
+         "What did not come along. A function that one of them would stand around is not started by anything.",
+         sorted(missing.middleware)),
         ("ROUTES", "list[dict[str, Any]]", "Middleware of the routes below a path.", [
             {"below": one.below, "middleware": list(one.middleware), "without": list(one.without)}
             for one in config.routes
@@ -321,6 +345,7 @@ def write_settings(config: Config, secrets: Collection[str]) -> str:
             {"function": one.function, "schedule": one.schedule, "time_zone": one.time_zone or config.project.time_zone,
              "catch_up": one.catch_up}
             for one in config.cron
+            if one.function not in missing.functions
         ]),
     ]  # fmt: skip
     lines = [
@@ -376,6 +401,11 @@ def _write_readme(template: str, config: Config, obstacles: Sequence[Obstacle], 
     left = "Everything of the project came along."
     if obstacles:
         left = "This did not come along:\n\n" + "\n".join(f"- `{one.what}`: {one.why}" for one in obstacles)
+        left += (
+            "\n\nA function whose middleware is in `MIDDLEWARE_LEFT_OUT` of `settings.py` is started by nothing, and "
+            "its route answers `501`:\nit is not to run without. It is there again as soon as a module declares a "
+            "`@middleware` of that name."
+        )
     said = {
         "name": config.project.name,
         "folder": config.project.functions,

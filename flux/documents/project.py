@@ -34,7 +34,7 @@ KINDS: tuple[Kind, ...] = (
         "folder": text("Its folder."),
         "files": texts("The files that were written, in it."),
         "left_out": listing("What could not come along.", record("Something of the project.", {
-            "what": text("A file of the project, or a key of `flux.toml`."),
+            "what": text("A file of the project, a function, a secret, or a key of `flux.toml`."),
             "why": text("The reason, and what to do instead."),
         })),
     }),

@@ -1426,6 +1426,120 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "p"]
 
 
+LOST = """
+import flux.ids
+from flux_guest import function, middleware
+
+@middleware
+def guard(ctx, call_next):
+    return call_next()
+
+@function("GET /lost")
+def lost(ctx, input):
+    return 1
+"""
+KEPT = """
+from flux_guest import HostCallError, function, middleware
+
+NAMES = ["guard"]
+
+@middleware
+def present(ctx, call_next):
+    return call_next()
+
+@function("GET /items/{id}")
+def item(ctx, input):
+    return input
+
+@function("GET /items/secret", middleware=["present", "guard"])
+def secret_item(ctx, input):
+    return "secret"
+
+@function("GET /admin/rows")
+def admin_rows(ctx, input):
+    return "secret"
+
+@function("GET /admin/login")
+def admin_login(ctx, input):
+    return "login"
+
+@function("GET /named", name="other_name")
+def named(ctx, input):
+    return "secret"
+
+@function("GET /computed", middleware=NAMES)
+def computed(ctx, input):
+    return "secret"
+
+@function(cron="* * * * *", middleware=["guard"])
+def tidy(ctx, input):
+    return "secret"
+
+@function
+def nightly(ctx, input):
+    return 1
+
+@function("POST /starts")
+def starts(ctx, input):
+    said = []
+    for start, name in ((ctx.invoke, "secret_item"), (ctx.queue.push, "tidy"), (ctx.queue.push, "other_name")):
+        try:
+            start(name)
+        except HostCallError as error:
+            said.append(error.code)
+    return said
+"""
+LOST_TOML = """
+[http]
+middleware = ["present"]
+[[routes]]
+below = "/admin"
+middleware = ["guard"]
+[functions.admin_login]
+without = ["guard"]
+[functions."other_name"]
+middleware = ["guard"]
+[[cron]]
+function = "lost"
+schedule = "0 3 * * *"
+[[cron]]
+function = "tidy"
+schedule = "0 4 * * *"
+[[cron]]
+function = "nightly"
+schedule = "0 5 * * *"
+"""
+
+
+def test_what_needs_something_that_is_left_out_does_not_run_without_it(shop: Pair, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    project = write_project(tmp_path / "p", {"lost.py": LOST, "kept.py": KEPT}, toml=LOST_TOML)
+    done = run_flux(project, "eject", str(tmp_path / "out"), "--partial", "--json")
+    assert done.returncode == 0, done.stderr
+    named = [one["what"] for one in json.loads(done.stdout)["left_out"]]
+    unguarded = ["admin_rows", "other_name", "secret_item", "tidy"]  # Of "computed" it is known when it is run.
+    assert named == ["functions/lost.py", "[[cron]] lost", *(f"the function {name}" for name in unguarded)]
+    database = create_database(shop.database.server)
+    assert migrate(tmp_path / "out", database).returncode == 0
+    with running_application(tmp_path / "out", database) as server:
+        for path, status in (
+            ("/items/1", 200), ("/items/secret", 501), ("/admin/rows", 501), ("/admin/login", 200), ("/named", 501),
+            ("/computed", 501), ("/lost", 404),
+        ):  # fmt: skip
+            answer = server.request("GET", path)
+            assert (answer.status, b'"secret"' in answer.body) == (status, False), path
+        assert server.request("POST", "/starts", {}).json == ["FLX570"] * 3
+    with running_worker(tmp_path / "out", database) as worker:
+        wait_for(database, "select key from background.schedules", "nightly 0 5 * * * UTC", worker)
+    guards = tmp_path / "out" / "functions" / "guards.py"
+    guards.write_text(LOST.partition("@function")[0].replace("import flux.ids", ""))
+    listed = subprocess.run(
+        make_command(tmp_path / "out", "module", "server.table"), env=make_environment(database, {}),
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert listed.returncode == 0 and "501" not in listed.stdout and "/items/secret" in listed.stdout, listed
+
+
 def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres15: PostgresServer) -> None:
     """Into a database that has had the migrations, and so a row of its own: that has to be said to go."""
     assert shop.flux.request("POST", "/signup", {"email": "ana@shop.example", "plan": "pro"}).status < 300
