@@ -42,6 +42,11 @@ def translate(error: Exception, place: str, lost_because: BaseException | None) 
             return BadQueryArgument(str(error.args[0]), remedy="flux explain FLX224 lists what fits what")
         case PostgresError():
             return DatabaseError(report_of(error))
+        case UnicodeDecodeError():  # It may be the text of an error.
+            return UnreadableAnswer(
+                f"the answer cannot be read, so whether the statement ran is not known: {error}",
+                remedy="let client_encoding be UTF8, and cast columns that hold other bytes to bytea",
+            )
     return UnreadableAnswer(
         f"the statement ran, but its answer cannot be read: {error}",
         remedy="cast the column to text in the statement",

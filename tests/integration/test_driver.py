@@ -32,6 +32,7 @@ from flux.store.postgres import (
     Pool,
     StatementRefused,
     TlsMode,
+    UnreadableAnswer,
     connect,
 )
 from flux.store.postgres_bracket import CommitBehind
@@ -564,6 +565,16 @@ async def test_a_line_on_which_nothing_is_heard_is_given_up_after_two_minutes(po
 
 PROBING = {"KEEPIDLE": 30, "KEEPINTVL": 10, "USER_TIMEOUT": 120_000}
 """tcp(7); the last is in milliseconds."""
+
+
+async def test_of_an_error_that_cannot_be_read_nobody_says_that_its_statement_ran(connection: Connection) -> None:
+    await connection.execute("set client_encoding = 'LATIN1'")
+    with pytest.raises(UnreadableAnswer, match="whether the statement ran is not known"):
+        await connection.fetch("select ('caf' || chr(233))::int")
+    await connection.execute("set client_encoding = 'UTF8'")
+    with pytest.raises(DatabaseError, match="caf\u00e9") as caught:
+        await connection.fetch("select ('caf' || chr(233))::int")
+    assert caught.value.sqlstate == "22P02"
 
 
 async def test_commit_after_a_failed_statement_says_that_it_rolled_back(connection: Connection) -> None:
