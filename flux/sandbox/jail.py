@@ -10,14 +10,16 @@ How the walls are built is told by the modules ``jail_*``; they run in the proce
 jailed (`flux.sandbox.jail_main`).
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
@@ -141,29 +143,47 @@ def probe_jail(isolation: str, uid: int | None, *, runs_wasm: bool = False) -> t
             with theirs:
                 program = "wasm-probe" if runs_wasm else "probe"
                 plan = Plan(isolation, os.getpid(), theirs.fileno(), program, uid=uid)
-                done = subprocess.run(
-                    make_command(plan),
-                    env=dict(ENVIRONMENT),
-                    cwd="/",
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=PROBE_PATIENCE_S,
-                    check=False,
-                    # A terminal's ctrl-c is its parent's affair: an end by it would be told as a refusal.
-                    start_new_session=True,
-                )
+                with _without_ctrl_c():
+                    process = subprocess.Popen(
+                        make_command(plan),
+                        env=dict(ENVIRONMENT),
+                        cwd="/",
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        start_new_session=True,
+                    )
+            with process:
+                try:
+                    _, printed = process.communicate(timeout=PROBE_PATIENCE_S)
+                except BaseException:
+                    process.kill()
+                    raise
             lines = control.read().splitlines()
     except (OSError, subprocess.TimeoutExpired) as error:
         raise IsolationUnavailableError(
             f'isolation "{isolation}" can\'t be tried: {error}', remedy="flux explain FLX420"
         ) from error
-    findings = _read_findings(isolation, lines, done.stderr)
+    findings = _read_findings(isolation, lines, printed)
     for finding in findings:
         if not finding.ok:
             told = {"layer": finding.name, "call": "the wall was tried from inside", "errno": 0}
             raise make_refusal(isolation, {**told, "detail": finding.detail})
     return findings
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A process that is started here hears no ctrl-c, neither before it has a session of its own nor later.
+
+    A terminal's ctrl-c is for whoever asked: a process that it ended would be told as a refusal.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read_findings(isolation: str, lines: list[bytes], printed: bytes) -> tuple[LayerFinding, ...]:

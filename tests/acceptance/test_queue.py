@@ -85,6 +85,13 @@ class Shop:
             assert self.server.process.poll() is None, "\n".join(self.server.story)
             time.sleep(0.05)
 
+    def wait_caused(self, job: str, count: int) -> None:
+        """Wait until so many executions are on record that the one which pushed ``job`` has caused."""
+        caused = f"select count(*) from flux.execution where parent = (select parent from flux.job where id = '{job}')"
+        while self.database.psql(caused) != str(count):
+            assert self.server.process.poll() is None, "\n".join(self.server.story)
+            time.sleep(0.05)
+
     def save(self, *changes: tuple[str, str]) -> None:
         """Write the Python functions as they were at first, but for ``changes``; wait until they are served."""
         text = PYTHON
@@ -183,6 +190,7 @@ def test_both_languages_push_and_invoke_and_see_typed_errors(shop: Shop) -> None
 def test_a_replay_pushes_nothing_and_shows_what_it_would_have_pushed(shop: Shop) -> None:
     answer = shop.post("/signup", {"email": "again@b.com", "price": "pro"})
     shop.wait_state(answer.json["job"], "done")
+    shop.wait_caused(answer.json["job"], 2)  # Its attempt, and what was invoked, whose record comes behind the answer.
     name = answer.flux_id
     same = shop.replay(name, exit_code=0)
     assert (same["verdict"], [one["grade"] for one in same["held"]]) == ("identical", ["exact"])
