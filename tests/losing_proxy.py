@@ -1,5 +1,5 @@
 """PostgreSQL behind a line that is lost at the next COMMIT: before the server hears it, before its answer is heard, or
-with the question that follows.
+with the question that follows. A line that is lost silently stays open, and nothing more comes through.
 
 It stands on loopback in front of a server's unix socket, and passes on everything else as it is.
 """
@@ -21,6 +21,8 @@ class When(enum.Enum):
     BEFORE = enum.auto()
     AFTER = enum.auto()
     LATER = enum.auto()
+    SILENTLY_BEFORE = enum.auto()
+    SILENTLY_AFTER = enum.auto()
 
 
 class LosingProxy:
@@ -50,12 +52,14 @@ class LosingProxy:
                 client, _ = self._listener.accept()
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(self._target)
-                is_muted = threading.Event()
+                is_muted, is_silent = threading.Event(), threading.Event()
                 for pump in (self._pump_out, self._pump_in):
-                    threading.Thread(target=pump, args=(client, server, is_muted), daemon=True).start()
+                    threading.Thread(target=pump, args=(client, server, is_muted, is_silent), daemon=True).start()
 
-    def _pump_out(self, client: socket.socket, server: socket.socket, is_muted: threading.Event) -> None:
-        is_over = False
+    def _pump_out(
+        self, client: socket.socket, server: socket.socket, is_muted: threading.Event, is_silent: threading.Event
+    ) -> None:
+        is_over = is_dropped = False
         with contextlib.suppress(OSError):
             while (data := client.recv(1 << 16)) and not is_over:
                 if data.endswith(_COMMIT) and self._when is not None:
@@ -64,14 +68,22 @@ class LosingProxy:
                     if when is When.BEFORE:
                         break
                     is_over = when is When.LATER
-                    if not is_over:
+                    is_dropped = when is When.SILENTLY_BEFORE
+                    if when is When.SILENTLY_AFTER:
+                        is_silent.set()
+                    elif not is_over:
                         is_muted.set()
-                server.sendall(data)
+                if not is_dropped:
+                    server.sendall(data)
         _close(client, server)
 
-    def _pump_in(self, client: socket.socket, server: socket.socket, is_muted: threading.Event) -> None:
+    def _pump_in(
+        self, client: socket.socket, server: socket.socket, is_muted: threading.Event, is_silent: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
+                if is_silent.is_set():
+                    continue
                 if is_muted.is_set():
                     assert b"COMMIT\x00" in data, data
                     break
