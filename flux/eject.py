@@ -34,6 +34,7 @@ HOST_MODULES = {
     "cors": "cors.py",
     "errors": "errors.py",
     "grants": "grants.py",
+    "http_addresses": "hostcalls/http_addresses.py",
     "http_outbound": "hostcalls/http_outbound.py",
     "inputs": "supervisor/inputs.py",
     "jobs": "jobs.py",

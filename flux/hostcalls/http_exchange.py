@@ -21,7 +21,8 @@ import attrs
 import h11
 import trio
 
-from flux.hostcalls.http_network import RECEIVE_BYTES, Opened, find_refusal
+from flux.hostcalls.http_addresses import find_refusal
+from flux.hostcalls.http_network import RECEIVE_BYTES, Opened
 from flux.hostcalls.http_outbound import Headers, OutboundError
 
 ANSWER_HEADER_BYTES_MAX = 64 * 1024

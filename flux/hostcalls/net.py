@@ -28,8 +28,8 @@ from flux import values
 from flux.grants import Grants, InvalidHostError, Origin, normalise_host
 from flux.hostcall import Effect
 from flux.hostcalls.base import CallContext, HostCallFailed, HostCallKind, check_arguments
+from flux.hostcalls.http_addresses import check_address
 from flux.hostcalls.http_client import HttpClient
-from flux.hostcalls.http_network import check_address
 from flux.hostcalls.http_outbound import DEFAULT_TIMEOUT_S, LimitSource, OutboundError
 from flux.hostcalls.net_connection import (
     CONNECTIONS_MAX,

@@ -964,6 +964,30 @@ def test_a_name_that_leads_elsewhere_when_it_is_asked_again_leads_nowhere(
     assert [one.path for one in stub.seen[before:]] == ["/a"]
 
 
+def test_where_a_name_leads_is_judged_as_flux_judges_it(shop: Pair) -> None:
+    """By Flux's own table, and for each request: what one function's grants opened is not the next one's."""
+    (shop.ejected.project / "asking.py").write_text(ASKING)
+    refused = (
+        "127.0.0.1", "10.0.0.5", "169.254.169.254", "168.63.129.16", "224.0.0.1", "192.88.99.1", "192.0.0.9",
+        "2002:a9fe:a9fe::1", "64:ff9b::a9fe:a9fe", "fec0::5", "ff02::1", "3fff::1", "::7f00:1", "::ffff:127.0.0.1",
+        "2606:4700::5efe:a00:5", "fe80::1%eth0",
+    )  # fmt: skip
+    public = ("93.184.215.14", "2606:4700::1111", "64:ff9b::5db8:d70e")
+    asked = subprocess.run(
+        make_command(shop.ejected.project, "path", str(shop.ejected.project / "asking.py"), *refused, *public),
+        env=make_environment(shop.database, {}), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+    said = json.loads(asked.stdout)
+    # The stand-in for the network lets nobody but loopback be connected to.
+    assert said["judged"] == {**dict.fromkeys(refused, "FLX403"), **dict.fromkeys(public, "FLX407")}
+    assert said["connected"] == [*public, "10.0.0.5"]
+    assert said["mapped"] == "FLX407"
+    # The server closes a line at its second request: each of these had one of its own.
+    assert said["posts"] == [200, 200, 200] and said["lines"] == 3
+    assert said["another"] == "FLX407" and said["lines_after"] == 3
+
+
 def test_an_answer_to_one_user_sets_no_cookie_for_the_next(shop: Pair, stub: CountingStub) -> None:
     before = len(stub.seen)
     for _ in range(2):
@@ -1115,6 +1139,72 @@ async def rebind(loop, host, port, **options):
 
 
 asyncio.BaseEventLoop.getaddrinfo = rebind
+"""
+ASKING = """
+import asyncio
+import json
+import sys
+
+import httpcore
+
+from server import outbound
+from server.database import Refused
+from server.grants import Grants
+
+leads_to, connected, lines = {}, [], []
+connect = httpcore.AnyIOBackend.connect_tcp
+
+
+async def resolve(loop, host, port, **_):
+    return [(0, 0, 0, "", (leads_to[host], port))]
+
+
+async def connect_to_loopback(backend, host, *more):
+    if host != "127.0.0.1":
+        connected.append(host)
+        raise httpcore.ConnectError("nobody is there")
+    return await connect(backend, host, *more)
+
+
+async def answer_once(reader, writer):
+    lines.append(writer)
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\nok")
+    await reader.read(1)
+    writer.close()
+
+
+async def ask(tls, method, port, *granted):
+    options = dict(headers=None, body=None, timeout_s=None, redirects=0)
+    grants = Grants.parse(f"{host}:{port}" for host in granted)
+    try:
+        return (await outbound.request(tls, grants, method, f"http://api.corp:{port}/", options, 30.0))["status"]
+    except Refused as refused:
+        return refused.code
+
+
+async def main():
+    asyncio.BaseEventLoop.getaddrinfo = resolve
+    httpcore.AnyIOBackend.connect_tcp = connect_to_loopback
+    tls, judged = httpcore.default_ssl_context(), {}
+    for address in sys.argv[1:]:
+        leads_to["api.corp"] = address
+        judged[address] = await ask(tls, "GET", 80, "api.corp")
+    leads_to["api.corp"] = "::ffff:10.0.0.5"
+    mapped = await ask(tls, "GET", 80, "api.corp", "10.0.0.5")
+    told = list(connected)
+    server = await asyncio.start_server(answer_once, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    leads_to["api.corp"] = "127.0.0.1"
+    posts = [await ask(tls, "POST", port, "api.corp", "127.0.0.1") for _ in range(3)]
+    count = len(lines)
+    leads_to["api.corp"] = "93.184.215.14"
+    another = await ask(tls, "GET", port, "api.corp")
+    print(json.dumps(dict(judged=judged, mapped=mapped, connected=told, posts=posts, lines=count, another=another,
+                          lines_after=len(lines))))
+
+
+asyncio.run(main())
 """
 HOST = """
 import contextlib

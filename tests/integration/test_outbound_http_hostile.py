@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from flux.grants import Grants, Origin
+from flux.hostcalls.http_addresses import check_address
 from flux.hostcalls.http_client import HttpClient
-from flux.hostcalls.http_network import Network, check_address
+from flux.hostcalls.http_network import Network
 from flux.hostcalls.http_outbound import (
     DEFAULT_TIMEOUT_S,
     OutboundError,
