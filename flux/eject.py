@@ -104,7 +104,9 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
     """Return what can't come along, files first."""
     found: list[Obstacle] = []
     folder = config.project.functions
-    if folder.split("/")[0] in TAKEN_NAMES:
+    first = folder.split("/")[0]
+    # Some file systems know no capitals: Server/ and server/ would be one folder there.
+    if first in TAKEN_NAMES or first.lower() in OWN_NAMES:
         why = "the application has a module called so, or imports one: rename the folder first"
         found.append(Obstacle(f"{folder}/", why, is_final=True))
     why_not = {
@@ -282,8 +284,8 @@ def make_files(
     theirs = {path: content for path, content in files.functions.items() if path not in left_out}
     for more in (theirs, files.migrations, files.wheels):
         for path, content in more.items():
-            assert path not in made, f"{path} would be written twice"
-            made[path] = content
+            if made.setdefault(path, content) != content:
+                raise ValueError(f"{path} would be written twice, with different contents")
     return dict(sorted(made.items()))
 
 
@@ -318,7 +320,7 @@ def write_settings(config: Config, secrets: Collection[str], missing: Missing) -
         ("ISOLATION", "str", "Of a function's transaction, where its decorator names none.", config.database.isolation),
         ("LIMITS", "dict[str, Any]", "Of every execution; seconds and bytes. FUNCTIONS may have others.", limits),
         ("HTTP_ALLOW", "list[str]", "Hosts that ctx.http of every function may reach.", list(config.http.allow)),
-        ("SECRETS", "list[str]", "Variables of the environment that ctx.secrets may read, and no other one.",
+        ("SECRETS", "list[str]", "Variables of the environment that ctx.secrets and AUTH may read, and no other one.",
          sorted(set(secrets) - OWN_VARIABLES)),
         ("MIDDLEWARE", "list[str]", "Around every route, outermost first.", list(config.http.middleware)),
         ("MIDDLEWARE_LEFT_OUT", "list[str]",

@@ -447,6 +447,16 @@ async def logs(ctx, input):
     ctx.log.info(input["text"], more=input["text"])
 
 
+@function("POST /log/fails")
+async def log_fails(ctx, input):
+    raise ValueError(input["text"])
+
+
+@function(retries=0)
+async def fails_as_job(ctx, payload):
+    raise ValueError(payload["text"])
+
+
 @function("POST /later")
 async def later(ctx, input):
     await ctx.queue.push(input["function"], input["payload"], delay=3600, idempotency_key=input.get("key"))
@@ -863,9 +873,14 @@ def test_what_a_client_sends_makes_no_line_of_the_log(shop: Pair) -> None:
     forged = "seen\n2026-01-01 00:00:00,000 ERROR server forged\x1b[2J\r\u2028forged"
     assert shop.ejected.request("POST", "/log", {"text": forged}).status == 204
     shop.ejected.wait_story("INFO functions seen")
-    assert not [
-        line for line in shop.ejected.story if line.startswith(("2026-01-01", "forged")) or "\x1b" in line
-    ]
+    assert shop.ejected.request("POST", "/log/fails", {"text": forged}).status == 500
+    shop.ejected.wait_story("ValueError: seen")
+    text = json.dumps({"text": forged}).replace("'", "''")
+    shop.database.psql(f"insert into background.jobs (function, payload) values ('fails_as_job', '{text}')")
+    with shop.running_worker() as worker:
+        worker.wait_story("is dead: ValueError: seen")
+    for story in (shop.ejected.story, worker.story):
+        assert not [line for line in story if line.startswith(("2026-01-01", "forged")) or "\x1b" in line]
 
 
 def test_what_the_database_gives_up_is_run_again(shop: Pair) -> None:
@@ -1140,6 +1155,29 @@ async def rebind(loop, host, port, **options):
 
 asyncio.BaseEventLoop.getaddrinfo = rebind
 """
+SIGNING = """
+import asyncio
+import os
+import sys
+import time
+
+import jwt
+
+import settings
+from server.bearer import AuthConfig
+from server.errors import OperatorError
+from server.gate import TokenKeys
+
+for name in sys.argv[1:]:
+    config = AuthConfig(**{**settings.AUTH, "jwks": "", "secret": name})
+    now = int(time.time())
+    said = {"sub": "known", "iss": config.issuer, "aud": list(config.audience)[0], "iat": now, "exp": now + 600}
+    token = jwt.encode(said, os.environ[name], algorithm="HS256")
+    try:
+        print(asyncio.run(TokenKeys(config, None).verify(token, time.time()))["sub"])
+    except OperatorError as error:
+        print(str(error).splitlines()[0])
+"""
 ASKING = """
 import asyncio
 import json
@@ -1276,6 +1314,18 @@ def test_a_token_is_believed_by_the_keys_of_its_issuer(shop: Pair, stub: Countin
     assert said == [[200, 200, 403, *[401] * 7], [200, 200, 200, *[401] * 7]]
     # Once by each: a key that there is not is not asked for again at once.
     assert [one.path for one in stub.seen[before:]] == ["/keys"] * 2
+
+
+def test_a_token_signed_with_the_database_url_is_not_believed(shop: Pair) -> None:
+    """With --partial ``[http.auth] secret`` may name a variable of the application's own: it is missing then."""
+    (shop.ejected.project / "signing.py").write_text(SIGNING)
+    secrets = {"KNOWN_KEY": "k" * 32, "DATABASE_URL": f"{shop.url}?application_name={'x' * 32}"}
+    asked = subprocess.run(
+        make_command(shop.ejected.project, "path", str(shop.ejected.project / "signing.py"), *secrets),
+        env=make_environment(shop.database, secrets), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    refused = "FLX240  the secret DATABASE_URL of [http.auth] is not there"
+    assert asked.stdout.splitlines() == ["known", refused], asked.stderr
 
 
 def test_keys_without_end_are_not_read(shop: Pair, mounted: DevServer, stub: CountingStub) -> None:
@@ -1520,7 +1570,7 @@ def test_what_cannot_come_along_is_named_and_nothing_is_written(tmp_path: Path) 
     assert written == answer["files"]
     config = project / "flux.toml"
     said = config.read_text()
-    for name in ("server", "email"):
+    for name in ("server", "email", "Server"):
         config.write_text(f'[project]\nfunctions = "{name}"\n' + said.replace("[project]\n", ""))
         (project / name).mkdir()
         (project / name / "gate.py").write_text(one)
