@@ -149,7 +149,11 @@ class WasmProcess:
         return self._jailed_pid or self._process.pid
 
     def is_running(self) -> bool:
-        """Whether it takes guests. Its end of the socket is closed before its guests' are, and before it has ended."""
+        """Whether it takes guests: its end of the socket is closed before it has ended.
+
+        When it dies, the kernel lets go of its files last one first, so those of its guests' are closed a few microseconds
+        before. A guest that is sent in these dies with the others.
+        """
         try:
             return self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
