@@ -151,8 +151,8 @@ class WasmProcess:
     def is_running(self) -> bool:
         """Whether it takes guests: its end of the socket is closed before it has ended.
 
-        When it dies, the kernel lets go of its files last one first, so those of its guests' are closed a few microseconds
-        before. A guest that is sent in these dies with the others.
+        When it dies, the kernel lets go of its files last one first, so those of its guests' are closed a few
+        microseconds before. A guest that is sent in these dies with the others.
         """
         try:
             return self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
