@@ -157,7 +157,8 @@ async def drive(
     ``began_ns`` is when the execution began, on `time.perf_counter_ns`, if that was before: what is asked for is timed
     from then. (How long ago it was would be wrong by as long as this process is held up between asking and using it.)
     ``document`` is what the guest reads from descriptor 0, one line of JSON. With ``keep_worker`` a guest
-    that has ended well gets an answer to everything it still waits for, so that it can serve again.
+    that has ended well gets an answer to everything it still waits for, so that it can serve again; not where it
+    ended without reading an answer that was being written.
     ``tells_waits``: ``document`` asks the guest to say when it waits, for a session that wants to know.
     ``hears`` says what a replay's guest is to hear in place of a recorded answer, which stays what the session has.
 
@@ -616,6 +617,10 @@ class _Conversation:
 
     async def _dismiss(self) -> bool:
         """Answer what the guest still waits for: it listens until it has heard everything. False: it does not."""
+        if self._sending:
+            # The end came in the middle of a write, and how much of that went nobody knows: what is sent now would be
+            # taken for the rest of a line.
+            return False
         error = HostCallResult(error=_OVER)
         for seq in sorted(self._wire.outstanding):
             self._outgoing += encode_reply(seq, error)

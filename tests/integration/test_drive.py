@@ -4,7 +4,10 @@ Guests are scripts in memory (`flux.sandbox.scripted`), so that trio's schedule 
 drawn; real processes do the same in ``tests/guests`` and at the end of this file.
 """
 
+import contextlib
+import os
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -24,6 +27,7 @@ from flux.hostcall import HostCall, HostCallError, HostCallRequest, HostCallResu
 from flux.limits import Limits
 from flux.redact import RedactionRules, Redactor
 from flux.sandbox.conformance import make_document
+from flux.sandbox.process_worker import ProcessWorker
 from flux.sandbox.scripted import Script, ScriptedExit, ScriptedGuest, ScriptedSandbox
 from flux.session import CANCELLED, RecordSession, ReplaySession
 from flux.supervisor.drive import UNREAD_BYTES_MAX, Bounds, Driven, drive
@@ -37,6 +41,7 @@ class NoteError(OperatorError):
     code = "FLX799"
 
 
+PATIENCE_S = 120.0
 HELD_UP_S = 0.02
 """For how long ``test.block`` holds up all that we do."""
 
@@ -279,6 +284,44 @@ async def test_a_worker_is_kept_for_another_execution_and_nothing_of_the_first_c
 
     done = await run(script, keep=True)
     assert done.driven.reusable
+
+
+@pytest.mark.parametrize("reads_it", [True, False])
+async def test_a_worker_whose_guest_left_an_answer_half_written_is_not_kept(reads_it: bool) -> None:
+    # A real socket: of what does not fit, a part has gone, and behind it the next execution's line would be torn.
+    question, end = b'[1,"test.big",[300000]]\n', b'["return",{"status":200,"headers":[],"body":""}]\n'
+    ours, theirs = socket.socketpair()
+    descriptors = [os.open(os.devnull, os.O_RDWR) for _ in range(2)]
+    heard = bytearray()
+
+    async def guest() -> None:
+        theirs.send(question)
+        await trio.lowlevel.wait_readable(theirs)  # Its answer has begun.
+        while reads_it and not heard.endswith(b"\n"):
+            await trio.lowlevel.wait_readable(theirs)
+            heard.extend(theirs.recv(2**20))
+        theirs.send(end)
+
+    with ours, theirs:
+        for end_of_it in (ours, theirs):
+            end_of_it.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        start, output = descriptors
+        worker = ProcessWorker(start, output, ours)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(guest)
+                driven = await drive(
+                    worker, make_document("f"), RecordSession(), World(), Bounds(Limits(), {}),
+                    redactor=Redactor(RedactionRules.parse([]), b"seed"), keep_worker=True,
+                )  # fmt: skip
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard += theirs.recv(2**20)
+        worker.close()
+    assert isinstance(driven.outcome, Returned)
+    assert heard.endswith(b"\n") == reads_it, "what it is about: its answer did not fit"
+    assert driven.reusable == reads_it
 
 
 # Hostile guests
