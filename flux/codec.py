@@ -16,8 +16,9 @@ Two forms are made of the same arrays:
 Growing: a record is read for as long as anybody keeps one, so a noun's fields are never
 reordered, renamed or taken away within a format version. A new field goes last, has a
 default, and is not counted in `_FIELDS_OF_VERSION_1`: older records then read as having the
-default. Anything else is a new `FORMAT_VERSION`. ``tests/recordings`` holds
-recordings of each version for ever.
+default, under the same `FORMAT_VERSION`. A Flux from before the field refuses a record that has it,
+and says that a newer one may have written it. Anything else is a new `FORMAT_VERSION`, with a reader for the
+old. ``tests/recordings`` holds records of each version for ever, and each field is set in one of them.
 """
 
 import functools
@@ -315,7 +316,14 @@ def _read(shape: _Shape, data: bytes) -> Any:
     try:
         return shape.decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"these bytes are no {shape.name}: {error}") from error
+        # Within a version nouns grow by fields: one more than is known is a newer Flux's, or damage.
+        is_longer = "at most length" in str(error)
+        raise CodecError(
+            f"these bytes are no {shape.name}: {error}",
+            remedy="a newer Flux may have written them, with a field that this one does not know: upgrade this one"
+            if is_longer
+            else "",
+        ) from error
 
 
 _writer = msgspec.msgpack.Encoder(uuid_format="bytes")
