@@ -97,6 +97,10 @@ class ConnectOptions:
     answer_s_max: float | None = None
     """How long one answer may take to come, in seconds. Kept on this side, where no SQL can lift it."""
 
+    cancel_grace_s: float | None = None
+    """How long a cancelled statement may take to end before its connection is closed instead, in seconds; None: as long
+    as the driver has it. 0: the server is not asked to end it, and the connection is closed at once."""
+
     @database.default
     def _database_of_the_user(self) -> str:
         return self.user

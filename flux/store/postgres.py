@@ -9,6 +9,7 @@ Behind the door, each module knows less than the one above it::
     postgres_messages    what the protocol core does not tell; COPY's two ends
     postgres_snapshots   between which two snapshots a statement ran
     postgres_bracket     more than one statement in a packet
+    postgres_limits      how long a transaction may last
     postgres_types       which values are what in Python (column_values: how)
     postgres_wire        transport, loop and connection to the protocol core; cancellation
     postgres_socket      sockets and TLS

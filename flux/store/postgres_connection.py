@@ -38,6 +38,7 @@ from flux.store.database_errors import (
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_bracket import CommitBehind
+from flux.store.postgres_limits import limit_transaction
 from flux.store.postgres_messages import CopyFeed, CopyRefusal, FirstTag, MarkedValue, RowDescription
 from flux.store.postgres_reports import check_committed, is_about_arguments, lost_connection, translate
 from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
@@ -110,6 +111,11 @@ class Connection:
     def is_closed(self) -> bool:
         """Whether this connection is over."""
         return self._wire.is_closed
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is over because the server did not answer."""
+        return self._wire.is_silent
 
     @property
     def uses_tls(self) -> bool:
@@ -282,16 +288,8 @@ class Connection:
         so long, or none comes for so long). A client that is gone without a word can't, and its locks would stay.
         """
         level = f" isolation level {Isolation(isolation)}" if isolation is not None else ""
-        limits = "" if most_s is None else "".join(
-            f"; set local {name} = {round(most_s * 1000)}" for name in self._limits_of_transactions()
-        )
+        limits = limit_transaction(self.server_version, most_s)
         await self.execute(f"begin{level}{' read only' if read_only else ''}{limits}")
-
-    def _limits_of_transactions(self) -> tuple[str, ...]:
-        major = re.match(r"\d+", self.server_version)
-        if major is not None and int(major[0]) < 17:
-            return ("statement_timeout", "idle_in_transaction_session_timeout")
-        return ("transaction_timeout",)
 
     async def begin_and_fetch(self, isolation: Isolation | str, sql: str) -> str:
         """Open a transaction and ask in it, in one round trip; return the text of the only column of the only row.

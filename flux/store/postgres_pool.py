@@ -69,7 +69,9 @@ class Pool:
 
     What comes back is settled first: an open transaction is rolled back, a dirty session reset, both
     shielded; a connection for which that fails is closed. One whose server died is noticed when it is
-    next taken, and replaced. Where the server lets no further one in, because others have them all, the
+    next taken, and replaced. One on which nothing was answered takes those that are idle along: they are likely to
+    be as dead, and each would be waited for as long as the first.
+    Where the server lets no further one in, because others have them all, the
     pool does with those that it has: tasks wait in line, and the last of them asks the server again now and
     then. That one has longest to wait; what comes back for it ends its question. Once there is none that
     could come back, all of them are told what the server said. A pool has no task of its own; who wants
@@ -149,6 +151,8 @@ class Pool:
                 connection.terminate()
             if connection.is_closed:
                 self._count_lost()
+                if connection.is_silent:
+                    self._close_idle()
             else:
                 self._hand_on_or_keep(connection)
             self._slots.release()
@@ -171,8 +175,7 @@ class Pool:
     async def aclose(self) -> None:
         """Close what is idle now, and the rest when it comes back; who waits gets `PoolClosed`."""
         self._is_closed = True
-        while self._idle:
-            self._close(self._idle.popleft()[1])
+        self._close_idle()
         for place in self._line:
             place.call()
         await trio.lowlevel.checkpoint()
@@ -344,6 +347,10 @@ class Pool:
     def _trim(self) -> None:
         oldest_wanted = trio.current_time() - self._max_idle_s
         while len(self._idle) > self._min_idle and self._idle[0][0] < oldest_wanted:
+            self._close(self._idle.popleft()[1])
+
+    def _close_idle(self) -> None:
+        while self._idle:
             self._close(self._idle.popleft()[1])
 
     def _close(self, connection: Connection) -> None:

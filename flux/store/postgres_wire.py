@@ -37,7 +37,7 @@ from flux.store.postgres_socket import (
 )
 
 CANCEL_GRACE_S = 5.0
-"""How long a cancelled statement may take to end before its connection is closed instead."""
+"""How long a cancelled statement may take to end before its connection is closed instead, unless the options say it."""
 
 NOTIFICATIONS_MAX = 1000
 """So many wait to be taken, the latest: whoever may send them must not fill this process."""
@@ -131,6 +131,8 @@ class Wire:
         """A Parse, which goes with its Bind: one packet, for which the server is woken once."""
         self.is_closed = False
         self.lost_because: BaseException | None = None
+        self.is_silent = False
+        """It was closed as the server did not answer: what else goes there may be dead too."""
         self.tap: Callable[[bytes], None] | None = None
         """Sees the server's bytes before the protocol does."""
         self.bracket: Bracket | None = None
@@ -338,14 +340,15 @@ class Wire:
     async def finish_cancel(self) -> None:
         """Have the server end the statement that the protocol has just given up, and hear it end.
 
-        Shielded, and limited to `CANCEL_GRACE_S`: then the connection is closed.
+        Shielded, and limited to `CANCEL_GRACE_S` or what the options say: then the connection is closed.
         """
-        if self._cancelling is None:
+        grace_s = CANCEL_GRACE_S if self.options.cancel_grace_s is None else self.options.cancel_grace_s
+        if self._cancelling is None or grace_s == 0:
             self.hang_up()
             return
         is_sent, is_over = self._cancelling
         self._cancelling = None
-        deadline = trio.current_time() + CANCEL_GRACE_S
+        deadline = trio.current_time() + grace_s
         with trio.CancelScope(shield=True, deadline=deadline) as grace:
             try:
                 # Returning only once the server has closed the second connection is what keeps the
@@ -368,6 +371,7 @@ class Wire:
                 return
             await self.protocol._wait_for_cancellation()  # done already: the protocol only forgets it
         if grace.cancelled_caught:
+            self.is_silent = True
             self.hang_up()
 
     def hang_up(self) -> None:
@@ -446,6 +450,8 @@ class Wire:
     def _lose(self, error: BaseException | None) -> None:
         self.abort()
         self.lost_because = self.lost_because or error
+        if isinstance(error, TimeoutError):  # ETIMEDOUT: the kernel has given the line up.
+            self.is_silent = True
         self.protocol.connection_lost(error)
 
 

@@ -4,7 +4,9 @@
 code that is current. It is woken by the database when somebody commits a push, by the end of a job, and by the time at
 which the next one is due. It keeps a *lease*: while that lasts, what it has claimed is its own. A supervisor that is
 not heard of loses its jobs to the others, and may still be alive: so what makes sure that a job is done once is not the
-lease but the end of the attempt, which is stored with its record or not at all (`flux.supervisor.job_attempt`).
+lease but the end of the attempt, which is stored with its record or not at all (`flux.supervisor.job_attempt`). A job
+that is begun twice has asked the world outside twice all the same, so the lease is kept on a connection of its own: it
+waits for nobody's statements, and is given up at once where it is late.
 
 Nothing that fails here ends the supervisor: without the database there are no jobs, and it is asked again.
 """
@@ -17,6 +19,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
+import attrs
 import trio
 
 from flux import ids
@@ -25,7 +28,7 @@ from flux.execution import Returned, Trigger
 from flux.jobs import KEPT_DAYS
 from flux.store import jobs
 from flux.store.jobs import Claimed
-from flux.store.postgres import ConnectionLost, connect
+from flux.store.postgres import Connection, ConnectionLost, connect
 from flux.store.queries import QUERIES
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.execute import Backing, Executor, may_run_again
@@ -75,6 +78,10 @@ class Queue:
         """How long nobody looks at the queue unless he is woken."""
         self._leased_until = -math.inf
         """When our lease ends, on trio's clock and at the earliest."""
+        self._lease_line: Connection | None = None
+        """What it is kept on."""
+        self._keeping = trio.Lock()
+        """Whoever uses that holds it."""
         self._is_away = False
         """The database has not answered, and that was told."""
         self._mine: set[uuid.UUID] = set()
@@ -89,7 +96,7 @@ class Queue:
         try:
             async with trio.open_nursery() as background:
                 background.start_soon(self._listen)
-                background.start_soon(self._forever, self._keep_lease, self._lease_s / 4)
+                background.start_soon(self._forever, self._keep_lease, self._lease_s / 4, AGAIN_S)
                 background.start_soon(self._forever, self._take_over, self._lease_s / 2)
                 background.start_soon(self._forever, self._prune, PRUNE_EVERY_S)
                 async with trio.open_nursery() as running, trio.open_nursery() as claiming:
@@ -100,13 +107,18 @@ class Queue:
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_S):
                 await self._attempt(self._say_goodbye)
+            if self._lease_line is not None:
+                self._lease_line.terminate()
 
     # In the background
 
-    async def _forever(self, do: Callable[[], Awaitable[object]], every_s: float) -> None:
+    async def _forever(
+        self, do: Callable[[], Awaitable[object]], every_s: float, again_s: float | None = None
+    ) -> None:
+        """Do something every ``every_s`` seconds; where it failed, again after ``again_s`` where that is less."""
         while True:
-            await self._attempt(do)
-            await trio.sleep(every_s)
+            is_done = await self._attempt(do)
+            await trio.sleep(every_s if is_done or again_s is None else min(every_s, again_s))
 
     async def _attempt(self, do: Callable[[], Awaitable[object]]) -> bool:
         """Do something with the database; False, and told once, when it does not answer."""
@@ -127,11 +139,28 @@ class Queue:
         asked = trio.current_time()
         # A line that is dead must not keep us from the next try until the lease is over.
         with self._within(self._lease_s / 4):
-            async with self._backing.owner.acquire() as connection:
-                await connection.execute(
+            async with self._keeping:
+                line = self._lease_line
+                if line is None or not line.check_alive():
+                    line = self._lease_line = await self._open_lease_line()
+                await line.execute(
                     QUERIES.keep_queue_worker, self._worker, self._backing.tenant, self._description, self._lease_s
                 )
         self._leased_until = asked + self._lease_s
+
+    async def _open_lease_line(self) -> Connection:
+        options = self._backing.owner.options
+        # Without a grace, for which the lease would be too short.
+        line = await connect(
+            attrs.evolve(options, application_name=f"{options.application_name} lease", cancel_grace_s=0)
+        )
+        try:
+            # So the server has to end by itself what we have left there.
+            await line.execute(f"set statement_timeout = {round(self._lease_s * 1000)}")
+        except BaseException:
+            line.terminate()
+            raise
+        return line
 
     async def _take_over(self) -> None:
         with self._within(self._lease_s):

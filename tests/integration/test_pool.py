@@ -7,17 +7,20 @@ import pytest
 import trio
 import trio.testing
 
-from flux.store import postgres_pool
+from flux.store import postgres_pool, postgres_wire
 from flux.store.postgres import (
     CannotConnect,
     Connection,
+    ConnectionLost,
     ConnectOptions,
     DatabaseError,
     Pool,
     PoolClosed,
     PoolCounts,
+    TlsMode,
     connect,
 )
+from tests.faults.chaos_proxy import Direction, Harm, chaos_proxy
 from tests.postgres_server import PostgresServer
 
 NAME = "flux pool test"
@@ -461,3 +464,31 @@ async def test_a_closed_pool_gives_nothing_and_takes_everything_back(postgres18:
     assert refused == 2
     assert pool.counts.open == 0
     await wait_sessions(postgres18, 0)
+
+
+async def test_a_line_that_does_not_answer_takes_the_idle_ones_along(
+    postgres18: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 0.2)
+    async with chaos_proxy(postgres18) as proxy:
+        pool = Pool(proxy.options(options(postgres18, tls=TlsMode.DISABLE)), 4)
+        async with pool.acquire() as ended, pool.acquire(), pool.acquire():
+            pid = ended.backend_pid
+        assert pool.counts == PoolCounts(3, 3, 0)
+        # One that the server itself has ended says nothing of the others.
+        async with pool.acquire() as one:
+            with pytest.raises((DatabaseError, ConnectionLost)):
+                await one.execute("select pg_terminate_backend(pg_backend_pid())")
+        assert one.is_closed and not one.is_silent and pool.counts == PoolCounts(2, 2, 0)
+        proxy.arm(b"user\0", Direction.OUT, Harm.HELD, 1)
+        async with trio.open_nursery() as nursery, pool.acquire() as held:
+            nursery.start_soon(held.execute, "select 1")
+            await until(lambda: proxy.struck)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await until(lambda: held.is_closed)
+        assert proxy.struck and held.is_silent and pool.counts == PoolCounts(0, 0, 0)
+        async with pool.acquire() as fresh:
+            assert await fresh.fetch_value("select 1") == 1 and fresh.backend_pid != pid
+        proxy.disarm()
+        await pool.aclose()

@@ -4,6 +4,7 @@ Functions are scripts, run by the real executor; claims, attempts and take-overs
 """
 
 import contextlib
+import itertools
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,19 +14,24 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
+from flux.config import QueueConfig
 from flux.deployment import Function
 from flux.execution import Raised, Returned, Trigger
 from flux.grants import Grants
 from flux.hostcall import Position
+from flux.hostcalls.clock import SystemClock
+from flux.hostcalls.entropy import SystemEntropy
 from flux.hostcalls.secret import TenantSecrets
 from flux.jobs import INVOKE_DEPTH_MAX, LOST_MAX, PAYLOAD_BYTES_MAX, State
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest, ScriptedSandbox
 from flux.store import jobs, postgres_wire
 from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
-from flux.store.postgres import ConnectOptions
+from flux.store.postgres import CannotConnect, ConnectOptions
 from flux.store.queries import QUERIES
+from flux.supervisor import queue as queue_module
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Executed, Executor, may_run_again
 from flux.supervisor.inputs import parse_json
@@ -471,8 +477,8 @@ class NoCode:
 async def test_a_lease_is_kept_though_a_line_to_the_database_is_dead(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 0.2)
-    role = b"user\0" + database.options().user.encode() + b"\0"
+    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 300.0)  # Who waits for it is too late.
+    line = b"application_name\0flux lease\0"
     lease = "select max(extract(epoch from lease_until)) from flux.queue_worker"
     notes: list[str] = []
     async with (
@@ -489,13 +495,103 @@ async def test_a_lease_is_kept_though_a_line_to_the_database_is_dead(
                 await nursery.start(queue.run, drain)
                 await until(lambda: bool(database.psql(lease)))
                 for direction in Direction:
-                    proxy.arm(role, direction, Harm.HELD, 1)
+                    proxy.arm(line, direction, Harm.HELD, 1)
                     await until(lambda: proxy.struck)
                     before = float(database.psql(lease))
                     await until(lambda before=before: float(database.psql(lease)) > before + 1)
                 proxy.disarm()
                 drain.set()
         assert world.reports == [] and notes and all("did not answer within" in note for note in notes)
+
+
+@attrs.define
+class LeaseLine:
+    """In the place of a connection; each is dead after some answers."""
+
+    options: ConnectOptions
+    answers: list[float]
+    """When leases were kept, of all lines."""
+    left: int = 4
+    """Answers that it still gives: one to its setting, the others to leases."""
+    is_closed: bool = False
+
+    def check_alive(self) -> bool:
+        return not self.is_closed
+
+    def terminate(self) -> None:
+        self.is_closed = True
+
+    async def listen(self, channel: str) -> None:
+        pass
+
+    async def wait_notification(self) -> None:
+        await trio.sleep_forever()
+
+    async def execute(self, sql: str, *_arguments: object) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            if sql == QUERIES.keep_queue_worker:
+                self.answers.append(trio.current_time())
+            return
+        try:
+            await trio.sleep_forever()
+        finally:
+            # As the driver's end of a statement that was cancelled.
+            grace_s = self.options.cancel_grace_s
+            with trio.CancelScope(shield=True):
+                await trio.sleep(postgres_wire.CANCEL_GRACE_S if grace_s is None else grace_s)
+            self.terminate()
+
+
+class NoPlace:
+    """In the place of a pool whose connections are all taken, for ever."""
+
+    options = ConnectOptions(host="nowhere", user="flux")
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator[None]:
+        await trio.sleep_forever()
+        yield
+
+
+@attrs.frozen
+class Ends:
+    """What a queue needs of a server that runs nothing."""
+
+    clock: SystemClock
+    entropy: SystemEntropy
+    owner: NoPlace
+    tenant: str = TENANT
+
+
+@pytest.mark.parametrize("refusals", [0, 2])
+async def test_a_lease_never_ends_though_each_line_it_is_kept_on_dies(
+    refusals: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    answers: list[float] = []
+    asked: list[str] = []
+
+    async def connect(options: ConnectOptions) -> LeaseLine:
+        asked.append(options.application_name)
+        if options.application_name == "flux lease" and asked.count("flux lease") % (1 + refusals):
+            await trio.sleep(0.5)
+            raise CannotConnect("refused on purpose", remedy="none")
+        return LeaseLine(options, answers)
+
+    monkeypatch.setattr(queue_module, "connect", connect)
+    reports: list[BaseException] = []
+    notes: list[str] = []
+    lease_s = QueueConfig().lease
+    queue = Queue(
+        Ends(SystemClock(), SystemEntropy(), NoPlace()), None, NoCode(), concurrency=1, lease_s=lease_s,  # type: ignore[arg-type]
+        report=reports.append, note=notes.append,
+    )  # fmt: skip
+    with trio.move_on_after(600):
+        await queue.run(trio.Event())
+    # What the database would have seen: each lease is prolonged before it is over.
+    assert all(later - earlier < lease_s for earlier, later in itertools.pairwise(answers)), answers
+    assert len(answers) > 100 and 600 - (answers[-1] - answers[0]) < 2 * lease_s
+    assert asked.count("flux lease") > 40 and notes and reports == []
 
 
 async def until(is_so: Callable[[], bool]) -> None:
