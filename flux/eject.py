@@ -20,6 +20,7 @@ import attrs
 from flux.config import Config, FunctionConfig
 from flux.eject_names import Missing, find_missing, find_unguarded
 from flux.rate_limit import RateLimit
+from flux.requirements import Requirement, Requirements
 
 GUEST_MODULES = (
     "_answer", "_bodies", "_chain", "_context", "_digests", "_errors", "_input_types", "_registry", "_validation",
@@ -93,9 +94,10 @@ class ProjectFiles:
     """Of those that a runtime loads, which one."""
     migrations: Mapping[str, bytes]
     """In their order."""
-    wheels: Mapping[str, bytes]
-    requirements: Sequence[str]
-    """What an installer is told, a line each."""
+    packages: Mapping[str, bytes]
+    """Files that an installer takes from the project: wheels, and archives of source."""
+    requirements: Requirements | None
+    """What an installer is told; None: nothing is needed."""
     local_secrets: frozenset[str] = frozenset()
     """Names in ``.env.local``, without the values."""
 
@@ -116,6 +118,10 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
     }
     why_not |= _find_in_python({path: files.functions[path] for path in files.functions if path.endswith(".py")})
     found += (Obstacle(path, why_not[path], path) for path in sorted(why_not))
+    found += (
+        Obstacle(f"--find-links {folder}", "the files in it do not come along: put them there before you install")
+        for folder in _list_link_folders(files.requirements)
+    )
     keyed = {name for name, table in config.functions.items() if config.get_auth(name) == "api_key" and table}
     if config.gate.auth.require == "api_key":
         found.append(Obstacle("[http.auth] require", _API_KEY))
@@ -135,6 +141,11 @@ def find_obstacles(config: Config, files: ProjectFiles) -> tuple[Obstacle, ...]:
         )
         found.append(Obstacle(f"the function {name}", why))
     return tuple(found)
+
+
+def _list_link_folders(needed: Requirements | None) -> list[str]:
+    options = () if needed is None else needed.options
+    return [option[1] for option in options if option[0] == "--find-links" and "://" not in option[1]]
 
 
 def list_missing(config: Config, files: ProjectFiles, left_out: Collection[str]) -> Missing:
@@ -277,12 +288,15 @@ def make_files(
     made["settings.py"] = write_settings(
         config, list_secrets(config, files, left_out), list_missing(config, files, left_out)
     ).encode()
-    made["requirements.txt"] = _write_requirements(files.requirements).encode()
-    made["Dockerfile"] = _DOCKERFILE.format(python=python_version).encode()
+    lists = _write_requirements(files.requirements)
+    made |= {path: content.encode() for path, content in lists.items()}
+    made["Dockerfile"] = _write_dockerfile(lists, python_version).encode()
     made[".dockerignore"] = b".git\n.venv\n__pycache__\n.env*\n"
-    made["README.md"] = _write_readme(made["README.md"].decode(), config, obstacles, flux_version).encode()
+    made["README.md"] = _write_readme(
+        made["README.md"].decode(), config, obstacles, flux_version, _install(lists)
+    ).encode()
     theirs = {path: content for path, content in files.functions.items() if path not in left_out}
-    for more in (theirs, files.migrations, files.wheels):
+    for more in (theirs, files.migrations, files.packages):
         for path, content in more.items():
             if made.setdefault(path, content) != content:
                 raise ValueError(f"{path} would be written twice, with different contents")
@@ -379,20 +393,52 @@ def _describe_rate(limit: RateLimit | None) -> dict[str, object] | None:
     return None if limit is None else attrs.asdict(limit)
 
 
-def _write_requirements(lines: Sequence[str]) -> str:
+_FUNCTIONS_LIST, _CONSTRAINTS = "requirements-functions.txt", "constraints-functions.txt"
+
+
+def _write_requirements(needed: Requirements | None) -> dict[str, str]:
+    """Return the files that tell an installer what to take, in the order in which it is to read them.
+
+    What says where the project's packages come from, and which files they are, holds for all that is installed with
+    them, so such a project's packages are installed apart: the application's own are on no list of its hashes.
+    """
     own = [
         "asyncpg>=0.30", "attrs>=24.2", "cronsim>=2.6", "cryptography>=42", "httpcore>=1.0", "httpx>=0.28",
         "msgspec>=0.19", "pyjwt>=2.10", "tzdata", "uvicorn>=0.34",
     ]  # fmt: skip
     text = "# What the application itself needs.\n" + "\n".join(own) + "\n"
-    return text + ("\n# What the functions need.\n" + "\n".join(lines) + "\n" if lines else "")
+    if needed is None:
+        return {"requirements.txt": text}
+    theirs = "# What the functions need.\n" + "".join(f"{_ask(one)}\n" for one in needed.packages)
+    options = [" ".join(option) for option in needed.options]
+    if not options and not needed.constraints and not any(one.hashes for one in needed.packages):
+        return {"requirements.txt": f"{text}\n{theirs}"}
+    agreed = "".join(f"{_ask(one)}\n" for one in needed.constraints)
+    options += [f"--constraint {_CONSTRAINTS}"] if agreed else []
+    lists = {
+        "requirements.txt": text,
+        _FUNCTIONS_LIST: "".join(f"{option}\n" for option in options) + theirs,
+    }
+    return {**lists, _CONSTRAINTS: agreed} if agreed else lists
+
+
+def _ask(package: Requirement) -> str:
+    place = package.text if package.path is None else f"./{package.path}"
+    return " ".join([place, *(f"--hash={digest}" for digest in package.hashes)])
+
+
+def _install(lists: Collection[str]) -> str:
+    """What is typed to install them."""
+    if _FUNCTIONS_LIST not in lists:
+        return "pip install -r requirements.txt"
+    return f"pip install -r requirements.txt\npip install -r {_FUNCTIONS_LIST} && pip check"
 
 
 _DOCKERFILE = """\
 FROM python:{python}-slim
 WORKDIR /app
 COPY . .
-RUN pip install --no-cache-dir -r requirements.txt && useradd --system app
+RUN {install} && useradd --system app
 USER app
 EXPOSE 8000
 # Jobs and schedules: the same image with "python worker.py". Migrations, before a new version: "python migrate.py".
@@ -400,7 +446,14 @@ CMD ["uvicorn", "main:application", "--host", "0.0.0.0", "--port", "8000", "--no
 """
 
 
-def _write_readme(template: str, config: Config, obstacles: Sequence[Obstacle], flux_version: str) -> str:
+def _write_dockerfile(lists: Collection[str], python_version: str) -> str:
+    install = _install(lists).replace("\n", " && ").replace("pip install", "pip install --no-cache-dir")
+    return _DOCKERFILE.format(python=python_version, install=install)
+
+
+def _write_readme(
+    template: str, config: Config, obstacles: Sequence[Obstacle], flux_version: str, install: str
+) -> str:
     left = "Everything of the project came along."
     if obstacles:
         left = "This did not come along:\n\n" + "\n".join(f"- `{one.what}`: {one.why}" for one in obstacles)
@@ -414,6 +467,7 @@ def _write_readme(template: str, config: Config, obstacles: Sequence[Obstacle], 
         "folder": config.project.functions,
         "version": flux_version,
         "left": left,
+        "install": install,
     }
     # In one go: what is put in is looked at for marks no more.
     return re.sub(r"{{([a-z]+)}}", lambda mark: said[mark[1]], template)

@@ -57,6 +57,12 @@ class Requirement:
     name: str = ""
     """The package's name in its normal form, ``typing-extensions``; empty when a path does not say it."""
 
+    @property
+    def path(self) -> str | None:
+        """Of the file in the project that it is, wheel or source."""
+        is_file = self.needs_building and " @ " not in self.text and _SCHEME.match(self.text) is None
+        return self.text if is_file else self.wheel
+
 
 @attrs.frozen
 class Requirements:

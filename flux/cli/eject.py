@@ -116,8 +116,7 @@ def _read_files(project: "Project") -> "ProjectFiles":
 
     root, functions = project.root, project.config.project.functions
     needed = find_requirements(root)
-    packages = () if needed is None else needed.packages
-    wheels = [package.wheel for package in packages if package.wheel is not None]
+    packages = () if needed is None else (*needed.packages, *needed.constraints)
     return ProjectFiles(
         functions={
             path: read_inside(root, path)
@@ -126,10 +125,10 @@ def _read_files(project: "Project") -> "ProjectFiles":
         },
         runtimes={file.path: file.runtime for file in list_function_files(project)},
         migrations={one.path: read_inside(root, one.path) for one in list_migrations(project)},
-        wheels={path: read_inside(root, path) for path in wheels},
-        requirements=[
-            package.text if package.wheel is None else f"./{package.wheel}" for package in packages
-        ],
+        packages={
+            path: read_inside(root, path) for package in packages if (path := package.path) is not None
+        },
+        requirements=needed,
         local_secrets=frozenset(read_secrets(root)),
     )
 
