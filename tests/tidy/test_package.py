@@ -1,9 +1,12 @@
-"""What is installed: the wheel has what the program reads, and every dependency may be used with it."""
+"""What is handed on: the wheel has what the program reads, the source archive all that there is, and every dependency
+may be used with it.
+"""
 
 import importlib.metadata
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -32,6 +35,22 @@ def test_the_wheel_has_what_the_program_reads(tmp_path: Path) -> None:
         }
     assert wanted - packed == set()
     assert not [name for name in packed if name.startswith(("tests/", "docs/"))]
+
+
+def test_the_source_archive_has_all_that_is_in_the_repository(tmp_path: Path) -> None:
+    """Its tests read examples, scripts and pages, and the README's links point at them."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    for link in re.findall(r"\]\(([\w./-]+)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert any(name == link or name.startswith(link.rstrip("/") + "/") for name in packed), link
+    assert {"test", ".ci/run", "examples/conduit/flux.toml", "CONTRIBUTING.md", "PKG-INFO"} <= packed
+    if (ROOT / ".git").exists():
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert set(filter(None, listed.stdout.split("\0"))) - packed == set()
 
 
 def runtime_dependencies(name: str = "fluxrt") -> set[str]:

@@ -7,34 +7,36 @@ from flux_guest import Context, Response, function
 
 PAGE = "<!DOCTYPE html><html><head><title>Fortunes</title></head><body><table>%s</table></body></html>"
 ROW = "<tr><td>%s</td><td>%s</td></tr>"
+NAMED = {"server": "flux"}
+"""The rules want each answer to say what made it. The gateway says ``date`` and ``content-length`` by itself."""
 
 
 @function("GET /json")
-async def json(ctx: Context, input: dict) -> dict:
+async def json(ctx: Context, input: dict) -> Response:
     """A JSON document."""
-    return {"message": "Hello, World!"}
+    return ctx.response({"message": "Hello, World!"}, headers=NAMED)
 
 
 @function("GET /plaintext")
 async def plaintext(ctx: Context, input: dict) -> Response:
     """A line of text."""
-    return ctx.response("Hello, World!", headers={"content-type": "text/plain"})
+    return ctx.response("Hello, World!", headers={**NAMED, "content-type": "text/plain"})
 
 
 @function("GET /db")
-async def db(ctx: Context, input: dict) -> dict:
+async def db(ctx: Context, input: dict) -> Response:
     """One row."""
-    return await draw(ctx)
+    return ctx.response(await draw(ctx), headers=NAMED)
 
 
 @function("GET /queries")
-async def queries(ctx: Context, input: dict) -> list:
+async def queries(ctx: Context, input: dict) -> Response:
     """So many rows, a query each."""
-    return [await draw(ctx) for _ in range(count(input))]
+    return ctx.response([await draw(ctx) for _ in range(count(input))], headers=NAMED)
 
 
 @function("GET /updates")
-async def updates(ctx: Context, input: dict) -> list:
+async def updates(ctx: Context, input: dict) -> Response:
     """So many rows, each read and written; in order, so that two requests can't wait for each other."""
     worlds = []
     for id in sorted(random.sample(range(1, 10_001), count(input))):
@@ -42,7 +44,7 @@ async def updates(ctx: Context, input: dict) -> list:
         number = random.randint(1, 10_000)
         await ctx.db.execute("update world set random_number = $2 where id = $1", id, number)
         worlds.append({"id": id, "randomNumber": number})
-    return worlds
+    return ctx.response(worlds, headers=NAMED)
 
 
 @function("GET /fortunes")
@@ -53,7 +55,7 @@ async def fortunes(ctx: Context, input: dict) -> Response:
     rows.sort(key=lambda row: row[1])
     lines = "".join(ROW % (id, html.escape(message)) for id, message in rows)
     page = PAGE % ("<tr><th>id</th><th>message</th></tr>" + lines)
-    return ctx.response(page, headers={"content-type": "text/html; charset=utf-8"})
+    return ctx.response(page, headers={**NAMED, "content-type": "text/html; charset=utf-8"})
 
 
 async def draw(ctx: Context) -> dict:
