@@ -33,7 +33,7 @@ from flux import codec, failure, values
 from flux.codec import Blob
 from flux.execution import Execution, Outcome, Raised, Returned
 from flux.hostcall import Position
-from flux.limits import MIB
+from flux.limits import KIB, MIB
 from flux.mutation import Mutation
 from flux.store.postgres import (
     BadQueryArgument,
@@ -73,7 +73,10 @@ ROLLED_BACK_ROWS_MAX = 200
 """So many rows that were changed in vain go into one statement."""
 
 WRITE_S_MAX = 60.0
-"""A write that takes longer is given up and tried again on another connection."""
+"""A write that takes longer, beside the time that its bytes have, is given up and tried again."""
+
+SLOW_LINE_BYTES_PER_S = 256 * KIB
+"""A line that takes no more than this is still waited for: what is sent may take so much longer as it is larger."""
 
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
 
@@ -243,6 +246,16 @@ def _sentences(completeness: tuple[str, ...]) -> str:
 # --- storing one -----------------------------------------------------------------------------------
 
 
+def sending_s(size_bytes: int) -> float:
+    """How many seconds ``size_bytes`` may be on their way to the database, beside what the database does with them."""
+    return size_bytes / SLOW_LINE_BYTES_PER_S
+
+
+def writing_s(size_bytes: int) -> float:
+    """How many seconds a write of ``size_bytes`` may take as a whole."""
+    return WRITE_S_MAX + sending_s(size_bytes)
+
+
 @attrs.frozen
 class RecordStore:
     """Stores one record at a time; what it has said is stored, is durable."""
@@ -259,22 +272,25 @@ class RecordStore:
         """Store the execution unless it has a record. Waits for a transaction that is just committing one."""
         await self.insert(make_record(execution))
 
-    async def insert(self, record: Record, beside: "Beside | None" = None) -> "Inserted":
+    async def insert(
+        self, record: Record, beside: "Beside | None" = None, *, most_s: float | None = None
+    ) -> "Inserted":
         """Store ``record`` unless its execution has one; reduced, if the database refuses it whole.
 
-        ``beside`` is done in the same transaction if the record is new, and nothing is stored when it raises.
+        ``beside`` is done in the same transaction if the record is new, and nothing is stored when it raises. After
+        ``most_s`` seconds the server ends the transaction; None: after as long as a record of its size may take.
         """
         try:
-            is_new = await self._insert(record, beside)
+            is_new = await self._insert(record, beside, most_s)
         except (DatabaseError, BadQueryArgument) as error:
             if not _is_own_fault(error):
                 raise
             reduced = make_reduced(record, _reason(error))
-            return Inserted(await self._insert(reduced, beside), is_reduced=True)
+            return Inserted(await self._insert(reduced, beside, most_s), is_reduced=True)
         return Inserted(is_new, is_reduced=False)
 
-    async def _insert(self, record: Record, beside: "Beside | None") -> bool:
-        async with _writing(self.pool) as connection:
+    async def _insert(self, record: Record, beside: "Beside | None", most_s: float | None) -> bool:
+        async with _writing(self.pool, writing_s(record.size_bytes) if most_s is None else most_s) as connection:
             await _add_blobs(connection, record.blobs)
             is_new = await connection.fetch_value(QUERIES.add_execution, *record.values) is not None
             if is_new:
@@ -299,13 +315,13 @@ class Inserted:
 
 
 @contextlib.asynccontextmanager
-async def _writing(pool: Pool) -> AsyncIterator[Connection]:
+async def _writing(pool: Pool, most_s: float) -> AsyncIterator[Connection]:
     """A transaction that writes records: it takes no longer than who waits for it.
 
     Given up on a line that is dead, it stays open at the server, which hears of no end; it would have the records'
     keys, and the next try would wait for it, for as long as the server keeps a line that says nothing.
     """
-    async with pool.acquire() as connection, connection.transaction(most_s=WRITE_S_MAX):
+    async with pool.acquire() as connection, connection.transaction(most_s=most_s):
         yield connection
 
 
@@ -425,13 +441,15 @@ class RecordWriter:
         while self._stored < wanted or self._additions_done < additions:
             await self._progress.park()
 
-    async def insert(self, record: Record) -> bool:
+    async def insert(self, record: Record, over: Pool | None = None, most_s: float | None = None) -> bool:
         """Store one record now; False when its execution had one. Raises what the database says.
 
         It waits for a transaction that is just committing a record of the same execution, so the answer
-        also tells what became of that transaction.
+        also tells what became of that transaction. ``over`` another pool than the writer's; ``most_s`` as of
+        `RecordStore.insert`.
         """
-        return (await self._store.insert(record)).is_new
+        store = self._store if over is None else RecordStore(over)
+        return (await store.insert(record, most_s=most_s)).is_new
 
     async def write_blobs(self, blobs: Sequence[Blob]) -> None:
         """Store the blobs of a record that goes into a guest's transaction. Raises what the database says."""
@@ -442,7 +460,7 @@ class RecordWriter:
     async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
         """Put what an execution changed in vain into the rows' histories, when its record went elsewhere."""
         if mutations:
-            async with _writing(self._pool) as connection:
+            async with _writing(self._pool, WRITE_S_MAX) as connection:
                 await _add_rolled_back(connection, execution_id, mutations)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -498,7 +516,7 @@ class RecordWriter:
     async def _copy(self, batch: list[Record]) -> bool:
         """Store all of ``batch``, or nothing and answer False when one of its records is to blame."""
         try:
-            async with _writing(self._pool) as connection:
+            async with _writing(self._pool, WRITE_S_MAX) as connection:
                 await _add_blobs(connection, (blob for record in batch for blob in record.blobs))
                 await connection.copy_records(
                     "execution", COLUMNS, [record.values for record in batch], schema="flux"

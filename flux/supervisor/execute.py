@@ -50,7 +50,7 @@ from flux.redact import Redactor
 from flux.session import RecordSession
 from flux.store.postgres import CommitUnknown, Connection, Pool
 from flux.store.queries import QUERIES
-from flux.store.records import Record, RecordWriter, commit_parameters, make_record
+from flux.store.records import Record, RecordWriter, commit_parameters, make_record, sending_s
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Driven, drive
@@ -231,6 +231,11 @@ def may_run_again(execution: Execution) -> bool:
     return not any(
         kinds[call.request.name].effect is Effect.LEAVES for call in execution.calls if call.request.name in kinds
     )
+
+
+async def _list_committed(execution_id: uuid.UUID, xid: int, over: Pool, _most_s: float) -> frozenset[int]:
+    # The server has no limit of its own for it: it only reads, and nobody waits for what it holds.
+    return await DatabaseStore(over).list_committed(execution_id, [xid])
 
 
 class _Run:
@@ -433,14 +438,13 @@ class _Run:
             # The limit is for what precedes the packet of record and COMMIT: that has one of its own (`COMMIT_S_MAX`),
             # and is not cancelled before. Nothing that comes behind it can be cancelled.
             with trio.fail_after(SETTLE_S):
-                if await database.finish_reads():
-                    return await self._end(outcome, FIND_OUT_S)
-                execution, record = await self._prepare_commit(outcome)
-                parameters = commit_parameters(record, self._backing.token)
-                if self._job is None:
-                    await database.commit_with(QUERIES.commit_record, parameters)
-                else:
-                    await database.commit_with(QUERIES.commit_job_record, (*parameters, *self._job.parameters))
+                if not await database.finish_reads():
+                    execution, record = await self._prepare_commit(outcome)
+                    parameters = commit_parameters(record, self._backing.token)
+                    if self._job is None:
+                        await database.commit_with(QUERIES.commit_record, parameters)
+                    else:
+                        await database.commit_with(QUERIES.commit_job_record, (*parameters, *self._job.parameters))
         except CommitUnknown as unknown:
             assert execution is not None, "a COMMIT without the record is a failure like any other"
             return await self._find_out(execution, outcome, unknown)
@@ -453,6 +457,8 @@ class _Run:
             # Without the journal a crash now would leave a commit without its record: so it is not made.
             failure = Raised("CommitFailed", f"{refused.code} {refused.message}", status=503, code="OVERLOADED")
         else:
+            if execution is None:  # It has written nothing.
+                return await self._end(outcome, FIND_OUT_S)
             return await self._announce_committed(execution, outcome)
         return await self._give_up(failure, FIND_OUT_S)
 
@@ -489,15 +495,14 @@ class _Run:
 
     async def _settle_doubts(self, patience_s: float) -> None:
         """Ask what became of the transactions whose COMMIT was not answered, where an execution makes several."""
-        store = DatabaseStore(self._backing.owner)
         for doubt in tuple(self._database.doubts):
             xid = doubt.transaction.xid
             committed: bool | None = False  # Without an id it wrote nothing.
             if xid is not None:
-                ask = partial(store.list_committed, self._head.id, [xid])
+                ask = partial(_list_committed, self._head.id, xid)
                 with trio.move_on_after(patience_s):
                     committed = None
-                    committed = xid in await insist(ask)
+                    committed = xid in await insist(self._backing.owner, ask, is_doubtful=True)
             if committed is None:
                 self._missing.append(
                     f"whether transaction {xid} was committed: the connection broke during COMMIT, and the database "
@@ -522,8 +527,12 @@ class _Run:
             transactions=(*database.transactions, doubt.transaction),
         )
         record = make_record(record_of_failure)
-        with trio.move_on_after(FIND_OUT_S):
-            did_not_take_place = await insist(partial(self._backing.writer.insert, record))
+        size_bytes = record.size_bytes
+        did_not_take_place: bool | None = None
+        with trio.move_on_after(FIND_OUT_S + sending_s(size_bytes)):
+            ask = partial(self._backing.writer.insert, record)
+            did_not_take_place = await insist(self._backing.owner, ask, is_doubtful=True, size_bytes=size_bytes)
+        if did_not_take_place is not None:  # What is done with the answer has no part in the time for it.
             database.settle_doubt(doubt, committed=not did_not_take_place)
             if not did_not_take_place:
                 return await self._announce_committed(execution, outcome)
@@ -540,12 +549,18 @@ class _Run:
         if self._job is None:
             return self._submit(outcome)
         execution = self._make_execution(outcome)
+        record = make_record(execution)
+        # The server is being stopped: no time for dead lines, nor for slow ones. The journal keeps the record.
+        is_hurried = patience_s < FIND_OUT_S
         settled: bool | None = None
         try:
             # As of a transaction that may not come to its end: without its record, the attempt has not happened.
             self._backing.journal.ended(execution.id.bytes, execution, in_transaction=True)
-            with trio.move_on_after(patience_s):
-                settled = await insist(partial(self._job.store, execution))
+            with trio.move_on_after(patience_s + (0.0 if is_hurried else sending_s(record.size_bytes))):
+                ask = partial(self._job.store, execution, record)
+                settled = await insist(
+                    self._backing.owner, ask, is_doubtful=is_hurried, size_bytes=record.size_bytes
+                )
         except JournalError:
             settled = None  # What it says comes with the record, which `_submit` makes.
         if settled:

@@ -14,7 +14,7 @@ from flux.failure import Kind, find_failure
 from flux.jobs import Ending, Fate, State, Tries, decide_fate
 from flux.store.jobs import ERROR_CHARACTERS_MAX, Claimed, settle
 from flux.store.postgres import CannotConnect, CommitUnknown, Connection, ConnectionLost, Pool, PoolClosed
-from flux.store.records import RecordStore, make_record, make_storable
+from flux.store.records import Record, RecordStore, make_storable
 
 
 class _TakenOverError(Exception):
@@ -49,8 +49,13 @@ class JobAttempt:
         """What ``QUERIES.commit_job_record`` takes behind the record's own parameters."""
         return self.claimed.id, self._worker, self.claimed.attempt
 
-    async def store(self, execution: Execution) -> bool:
-        """Store the record and what becomes of the job; False, and neither, when somebody else has the job."""
+    async def store(
+        self, execution: Execution, record: Record, over: Pool | None = None, most_s: float | None = None
+    ) -> bool:
+        """Store the record and what becomes of the job; False, and neither, when somebody else has the job.
+
+        ``record`` is that of ``execution``. ``over`` another pool than its own; ``most_s`` as of `RecordStore.insert`.
+        """
         fate = self._decide(execution)
         failure = find_failure(execution) if fate.state is not State.DONE else None
         error = None if failure is None else make_storable(f"{failure.type}: {failure.message}"[:ERROR_CHARACTERS_MAX])
@@ -61,7 +66,7 @@ class JobAttempt:
 
         try:
             # A record that is there already came with the job's end: its COMMIT was not answered the first time.
-            await RecordStore(self._owner).insert(make_record(execution), settle_job)
+            await RecordStore(over or self._owner).insert(record, settle_job, most_s=most_s)
         except _TakenOverError:
             self.is_settled = True
             return False

@@ -7,7 +7,7 @@ waits long for it: later it is done behind the caller's back.
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -15,7 +15,7 @@ from flux.execution import Execution
 from flux.mutation import Mutation
 from flux.store.postgres import CannotConnect, ConnectionLost, DatabaseError, Pool
 from flux.store.queries import QUERIES
-from flux.store.records import RecordWriter
+from flux.store.records import RecordWriter, sending_s
 from flux.supervisor.database import ExecutionDatabase
 
 DAY_S = 86400.0
@@ -24,16 +24,47 @@ ASK_AGAIN_S = 0.1
 TELL_S = 5.0
 """How long a caller waits for what is only added to the histories of rows. Later it is added behind his back."""
 
+TRY_S = 5.0
+"""How long the first question to the database may take. Each further one has twice as long as the one before."""
+
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
-async def insist(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask the database until it answers; the deadline is the caller's."""
+class Ask(Protocol[_T_co]):
+    """Something to ask the database; asked more than once, it is answered as if it was asked once."""
+
+    async def __call__(self, over: Pool, most_s: float, /) -> _T_co:
+        """Ask over a connection of ``over``. After ``most_s`` seconds nobody waits: then the server need not either."""
+
+
+async def insist(owner: Pool, ask: Ask[_T], *, is_doubtful: bool = False, size_bytes: int = 0) -> _T:
+    """Ask the database until it answers; the deadline is the caller's.
+
+    No question has all of the caller's patience: ``owner`` may have connections whose lines are dead and say nothing.
+    After one that was not answered in time, a connection is opened for the next. ``is_doubtful``: so it is for the
+    first one, because a line of this process has just broken. ``size_bytes`` is how much ``ask`` sends.
+    """
+    try_s = TRY_S
     while True:
         try:
-            return await ask()
+            with trio.fail_after(most_s := try_s + sending_s(size_bytes)):
+                return await (_ask_anew(owner, ask, most_s) if is_doubtful else ask(owner, most_s))
+        except trio.TooSlowError:
+            is_doubtful = True
+            try_s *= 2
         except (DatabaseError, CannotConnect, ConnectionLost):
-            await trio.sleep(ASK_AGAIN_S)
+            is_doubtful = not is_doubtful  # It may let no further connection in, or may have ended those that were.
+        await trio.sleep(ASK_AGAIN_S)
+
+
+async def _ask_anew(owner: Pool, ask: Ask[_T], most_s: float) -> _T:
+    fresh = Pool(owner.options, 1)
+    try:
+        return await ask(fresh, most_s)
+    finally:
+        with trio.CancelScope(shield=True):
+            await fresh.aclose()
 
 
 async def ask_once(ask: Callable[[], Awaitable[_T]]) -> _T | None:

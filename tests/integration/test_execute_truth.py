@@ -14,13 +14,15 @@ import trio
 from flux.execution import Execution, Interrupted, Raised, Returned, Trigger
 from flux.limits import Limits
 from flux.sandbox.scripted import Script, ScriptedGuest
-from flux.store import postgres_connection
+from flux.store import postgres_connection, postgres_wire
 from flux.store.reading import get_execution
 from flux.supervisor import execute
+from flux.supervisor import undone as undone_rows
 from flux.supervisor.execute import StoreStalledError
 from flux.supervisor.journal import JournalError
 from tests.conftest import Database
 from tests.execution_world import CuttingProxy, ExecutionWorld, cutting_proxy, open_world, sql
+from tests.faults.chaos_proxy import Direction, Harm, chaos_proxy
 from tests.integration.test_execute_cut import write_two, write_two_and_shrug
 from tests.integration.test_execution_database import saying
 
@@ -109,6 +111,45 @@ async def test_an_unknown_commit_is_told_as_unknown_and_recorded_as_what_it_was(
             assert undone(await stored(world, executed.execution)) == (
                 [] if after else ['{"id":1}', '{"id":2}']
             )
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_what_became_of_a_commit_is_found_out_though_a_line_that_it_is_asked_over_is_dead(
+    database: Database, tmp_path: Path, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What breaks the function's line may have silenced others; over a further one the database can be asked."""
+    monkeypatch.setattr(undone_rows, "TRY_S", 0.3)
+    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 0.2)
+    role = b"user\0" + database.options().user.encode() + b"\0"
+    async with cutting_proxy(database.server) as proxy, chaos_proxy(database.server) as owners:
+        options = owners.options(database.options())
+        async with open_world(database, tmp_path / "journal", options=options, guests=proxy.options) as world:
+            database.psql(SCHEMA)
+            for atomic, script in ((True, write_two), (False, write_two_and_shrug)):
+                database.psql("truncate notes; delete from flux.execution; delete from flux.transaction")
+                exchanges = await count_exchanges(world, proxy, write_two if atomic else write_one, atomic=atomic)
+                proxy.cut_at, proxy.after, proxy.was_cut = exchanges - 1, after, False
+
+                def silence(number: int, commit: int = exchanges - 1) -> None:
+                    if number == commit and not proxy.was_cut:
+                        owners.arm(role, Direction.OUT, Harm.HELD, 1)
+
+                proxy.exchanges, proxy.on_exchange = 0, silence
+                executed = await world.run(script, atomic=atomic)
+                proxy.on_exchange = lambda _number: None
+                assert proxy.was_cut and owners.struck
+                record = await stored(world, executed.execution)
+                owners.disarm()
+                assert not record.completeness, "of nothing it is said that it is not known"
+                if atomic:
+                    assert isinstance(executed.outcome, Returned) is after
+                    assert isinstance(executed.outcome, Raised) is not after
+                    if isinstance(executed.outcome, Raised):
+                        assert executed.outcome.type == "CommitFailed"
+                        assert "did not take place" in executed.outcome.message
+                    assert database.psql("select count(*) from notes") == ("2" if after else "0")
+                else:
+                    assert kept(record)[:1] == (['{"id":1}'] if after else [])
 
 
 @pytest.mark.parametrize("after", [False, True])

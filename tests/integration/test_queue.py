@@ -32,6 +32,7 @@ from flux.store.jobs import Claimed, JobNotDeadError, NoSuchJobError
 from flux.store.postgres import CannotConnect, ConnectOptions
 from flux.store.queries import QUERIES
 from flux.supervisor import queue as queue_module
+from flux.supervisor import undone
 from flux.supervisor.drive import Bounds
 from flux.supervisor.execute import Executed, Executor, may_run_again
 from flux.supervisor.inputs import parse_json
@@ -592,6 +593,30 @@ async def test_a_lease_never_ends_though_each_line_it_is_kept_on_dies(
     assert all(later - earlier < lease_s for earlier, later in itertools.pairwise(answers)), answers
     assert len(answers) > 100 and 600 - (answers[-1] - answers[0]) < 2 * lease_s
     assert asked.count("flux lease") > 40 and notes and reports == []
+
+
+async def test_a_job_that_only_reads_is_done_though_the_line_to_store_its_end_is_dead(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(undone, "TRY_S", 0.3)
+    monkeypatch.setattr(postgres_wire, "CANCEL_GRACE_S", 0.2)
+    role = b"user\0" + database.options().user.encode() + b"\0"
+    async with (
+        chaos_proxy(database.server) as proxy,
+        open_world(database, tmp_path / "journal", options=proxy.options(database.options())) as world,
+    ):
+        database.psql("create table ledger (entry text)")
+        queue = QueueWorld(world, make_runnables(world.nursery, "repeatable read"))
+        for at in (0, 1, 4):  # The first learns; then the line is dead before the transaction, and within it.
+            await queue.push({"n": 1, "writes": False})
+            (claimed,) = await queue.claim()
+            proxy.arm(role, Direction.OUT, Harm.HELD, at)
+            executed = await queue.attempt(claimed)
+            assert proxy.struck is (at > 0)
+            proxy.disarm()
+            assert isinstance(executed.outcome, Returned) and executed.stored
+            assert set(queue.states()) == {"done"}
+        assert database.psql("select count(*) from flux.execution where trigger = 'queue'") == "3"
 
 
 async def until(is_so: Callable[[], bool]) -> None:
