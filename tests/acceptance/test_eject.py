@@ -712,14 +712,28 @@ def made_role(folder: Path, database: Database) -> Iterator[str]:
     """Make a role that may do what ``role.sql`` grants, and nothing else."""
     role = f"plain_{database.name}"
     database.psql(f"create role {role} login")
-    psql = [f"{database.server.bin_dir}/psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"role={role}"]
     try:
-        subprocess.run(
-            [*psql, "-f", str(folder / "role.sql"), database_url(database)], check=True, timeout=60
-        )
+        done = run_role_sql(folder, database, role)
+        assert (done.returncode, done.stderr) == (0, ""), done
         yield role
     finally:
         database.psql(f"drop owned by {role}; drop role {role}")
+
+
+def run_role_sql(
+    folder: Path, database: Database, role: str, owner: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run it as its head and the README have it."""
+    command = 'psql "$DATABASE_URL" -v role=NAME -f role.sql'
+    for name in ("README.md", "role.sql"):
+        assert command in (folder / name).read_text()
+    environ = make_environment(database, {"PATH": f"{database.server.bin_dir}:{os.environ['PATH']}"})
+    if owner:
+        environ["DATABASE_URL"] = url_of(database, owner)
+    return subprocess.run(
+        ["sh", "-c", command.replace("NAME", role)], cwd=folder, env=environ, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
 
 
 def url_of(database: Database, role: str) -> str:
@@ -1421,9 +1435,11 @@ def test_a_commit_whose_answer_is_lost_is_asked_after(
     assert count("undone") == "0"
     # Who may not ask does not know.
     shop.database.psql("revoke execute on function pg_xact_status from public")
-    proxy.lose(When.AFTER)
-    unknown = mounted.request("GET", "/api/sync/unknown")
-    shop.database.psql("grant execute on function pg_xact_status to public")
+    try:
+        proxy.lose(When.AFTER)
+        unknown = mounted.request("GET", "/api/sync/unknown")
+    finally:
+        shop.database.psql("grant execute on function pg_xact_status to public")
     assert (unknown.status, unknown.json["code"]) == (500, "COMMIT_UNKNOWN")
     assert "retry-after" not in unknown.headers and count("unknown") == "1"
     proxy.lose(When.LATER)
@@ -1782,6 +1798,25 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres
     (folder / "migrations" / "002_extra.sql").write_text("select 1;")
     changed = migrate(folder, target)
     assert changed.returncode == 1 and "002_extra.sql was changed" in changed.stderr
+    shutil.copyfile(shop.ejected.project / "migrations" / "002_extra.sql", folder / "migrations" / "002_extra.sql")
+    # As pg_dump writes them, and as editors save them: Flux applies them, each in a session as it begins.
+    awkward = {
+        "003_set.sql": "select set_config('search_path', '', false); create table public.one (n int); "
+        "set role pg_monitor; set default_transaction_read_only = on;",
+        "004_bom.sql": "\ufeffcreate table two (n int);",
+        "005_as.sql": "create schema aside; set search_path = aside; create table three (n int); "
+        "set check_function_bodies = no",
+        "006_last.sql": "create table four as select current_user::text, current_setting('check_function_bodies')",
+    }
+    for name, sql in awkward.items():
+        (folder / "migrations" / name).write_text(sql, encoding="utf-8")
+    done = migrate(folder, target)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [f"applied {name}" for name in awkward]), done.stderr
+    assert migrate(folder, target).stdout == ""
+    assert target.psql("select * from four") == f"{target.server.user}|on"
+    made = "select string_agg(oid::regclass::text, ' ' order by relname) from pg_class where relname in {}"
+    assert target.psql(made.format("('one', 'two', 'three', 'four')")) == "four one aside.three two"
+    assert target.psql("select count(*), max(number) from background.migrations") == "6|6"
     for name, why in (("002_twice.sql", "the same number"), ("unnumbered.sql", "has no number")):
         wrong = folder / "migrations" / name
         wrong.write_text("select 1;")
@@ -1790,6 +1825,9 @@ def test_rows_come_over_whole_or_not_at_all(shop: Pair, tmp_path: Path, postgres
     assert "usage:" in migrate(folder, target, "--aplied").stderr
 
 
+OF_FLUX = "create schema flux; create table flux.job (id uuid);"
+OF_APPLICATION = "create schema background; create table background.migrations (number bigint);"
+"""What `copy_data.sh` knows the two kinds of databases by."""
 CIRCLE = """
 create table team (id int primary key, lead int not null);
 create table player (id int primary key, team int not null references team, friend int references player);
@@ -1798,6 +1836,7 @@ create table prize (id int, team int references team deferrable) partition by li
 create table prize_1 partition of prize for values in (1);
 alter table team add column prize int, add unique (prize);
 alter table prize add foreign key (team) references team (prize) not valid;
+create table fan (player int references player not enforced);
 create function spoil() returns trigger language plpgsql as $$ begin new.friend = null; return new; end $$;
 create trigger spoils before insert on player for each row execute function spoil();
 alter table player enable always trigger spoils;
@@ -1812,12 +1851,12 @@ def test_rows_of_tables_that_refer_to_each_other_in_a_circle_come_over(shop: Pai
     """By the tables' owner, who is no superuser; and what breaks a foreign key still breaks it."""
     server, role = shop.database.server, "owner_of_a_circle"
     source, target = create_database(server), create_database(server)
-    source.psql(CIRCLE)
+    source.psql(f"{OF_FLUX} {CIRCLE}")
     source.psql(
         "alter table player disable trigger spoils; with one as (insert into team values (1, 2, 1), (2, 1, 2)) "
-        "insert into player values (1, 1, 2), (2, 2, 1); insert into prize values (1, 2)"
+        "insert into player values (1, 1, 2), (2, 2, 1); insert into prize values (1, 2); insert into fan values (9)"
     )
-    target.psql(f"create role {role} login; grant create on schema public to {role}")
+    target.psql(f"{OF_APPLICATION} create role {role} login; grant create on schema public to {role}")
     environ = make_environment(
         target,
         {
@@ -1838,14 +1877,18 @@ def test_rows_of_tables_that_refer_to_each_other_in_a_circle_come_over(shop: Pai
         keys = target.psql(KEYS)
         done = copy()
         assert done.returncode == 0 and "ERROR" not in done.stderr, done.stderr
-        for sql in ("select * from team", "select * from player", "select * from prize"):
+        for sql in ("select * from team", "select * from player", "select * from prize", "select * from fan"):
             assert target.psql(sql) == source.psql(sql) != ""
-        assert target.psql(KEYS) == keys
+        assert target.psql(KEYS) == keys and "REFERENCES player(id) NOT ENFORCED" in keys
         assert target.psql("select tgenabled from pg_trigger where tgname = 'spoils'") == "A"
         source.psql("alter table player drop constraint player_team_fkey; update player set team = 9 where id = 1")
         broken = copy("--replace")
         assert broken.returncode != 0 and 'violates foreign key constraint "player_team_fkey"' in broken.stderr
         assert target.psql("select * from player") == "1|1|2\n2|2|1" and target.psql(KEYS) == keys
+        source.psql("update player set team = 1 where id = 1; insert into fan values (8)")
+        done = copy("--replace")
+        assert done.returncode == 0 and target.psql("select * from fan") == "9\n8", done.stderr
+        assert target.psql(KEYS) == keys
     finally:
         target.psql(f"drop owned by {role}; drop role {role}")
 
@@ -1881,7 +1924,8 @@ def test_what_is_not_the_dump_s_stays_as_it_was(shop: Pair) -> None:
     """Rows of extensions, and states of triggers; and what is there already is not mixed with what comes."""
     server, role = shop.database.server, "owner_of_places"
     source, target = create_database(server), create_database(server)
-    target.psql(f"create role {role} login")
+    source.psql(OF_FLUX)
+    target.psql(f"{OF_APPLICATION} create role {role} login")
     rights = f"grant create on schema public to {role}; grant select, insert, delete on known to {role}"
     for database in (source, target):
         database.psql(f"{EXTENSION} {rights}; set role {role}; {AWKWARD}")
@@ -1947,6 +1991,88 @@ def test_what_is_not_the_dump_s_stays_as_it_was(shop: Pair) -> None:
         for database in (source, target):
             database.psql(f"drop owned by {role}")
         target.psql(f"drop role {role}")
+
+
+def test_what_would_be_left_behind_or_is_swapped_copies_nothing(shop: Pair) -> None:
+    server = shop.database.server
+    source, target = create_database(server), create_database(server)
+    tables = "create table orders (id int); create schema archive; create table archive.old (id int);"
+    source.psql(f"{OF_FLUX} {tables} insert into orders select generate_series(1, 1000)")
+    target.psql(f"{tables} insert into orders values (7)")
+    rows = "select count(*), min(id), max(id) from orders"
+
+    def refuse(*told: str, swapped: bool = False, more: str = "--replace") -> None:
+        urls = [database_url(one) for one in ((source, target) if swapped else (target, source))]
+        environ = make_environment(target, {"PATH": f"{server.bin_dir}:{os.environ['PATH']}", "DATABASE_URL": urls[0]})
+        done = subprocess.run(
+            [str(shop.ejected.project / "copy_data.sh"), *([more] if more else [])],
+            env={**environ, "SOURCE_URL": urls[1]}, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 1 and done.stderr.startswith("copy_data.sh: nothing was changed: "), done
+        assert all(one in done.stderr for one in told), done.stderr
+        assert (source.psql(rows), target.psql(rows)) == ("1000|1|1000", "1|7|7")
+
+    refuse("run migrate.py")
+    target.psql(OF_APPLICATION)
+    refuse("DATABASE_URL is a database that Flux uses", "swapped", swapped=True)
+    source.psql("alter table flux.job rename to jobs")
+    refuse("SOURCE_URL is not a database that Flux used")
+    source.psql("alter table flux.jobs rename to job; insert into archive.old values (1)")
+    refuse("at SOURCE_URL these tables have rows", "\narchive.old\n")
+    # Of an extension's tables, those rows that it says are the project's.
+    source.psql(
+        f"delete from archive.old; {EXTENSION} create schema ext; alter table fixed set schema ext; "
+        "alter table known set schema ext"
+    )
+    refuse("\next.known\n")
+    source.psql("delete from ext.known where id > 9000; select lo_from_bytea(0, 'kept')")
+    refuse("large objects (1)", "bytea")
+    parts = "create table ev (at int) partition by range (at); create table archive.ev1 partition of ev default;"
+    for database, name in ((target, "DATABASE_URL"), (source, "SOURCE_URL")):
+        database.psql(parts)
+        refuse(f"at {name} public.ev has the partition archive.ev1", more="")
+        database.psql("drop table ev")
+        source.psql("select lo_unlink(oid) from pg_largeobject_metadata")
+    source.psql("create role no_reader login")
+    refused = subprocess.run(
+        [str(shop.ejected.project / "copy_data.sh"), "--replace"],
+        env=make_environment(target, {
+            "PATH": f"{server.bin_dir}:{os.environ['PATH']}", "SOURCE_URL": url_of(source, "no_reader"),
+        }),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    source.psql("drop role no_reader")
+    assert refused.returncode != 0 and "permission denied for schema archive" in refused.stderr, refused
+    assert target.psql(rows) == "1|7|7"
+
+
+def test_role_sql_grants_all_or_nothing_and_no_table_of_an_extension(shop: Pair) -> None:
+    database = create_database(shop.database.server)
+    owner, role = f"owner_{database.name}", f"plain_{database.name}"
+    database.psql(
+        f"create role {owner} login; create role {role} login; {EXTENSION} "
+        f"grant create, usage on schema public to {owner} with grant option; "
+        f"create schema background authorization {owner}; set role {owner}; {OF_APPLICATION.partition(';')[2]} "
+        "create table mine (id serial); create view mines as select * from mine"
+    )
+    rights = (
+        f"select string_agg(relname || ' ' || has_table_privilege('{role}', oid, 'insert'), ', ' order by relname) "
+        "from pg_class where relname in ('mine', 'mines', 'known', 'migrations')"
+    )
+    try:
+        database.psql("create table stranger (id int)")
+        refused = run_role_sql(shop.ejected.project, database, role, owner)
+        assert refused.returncode == 3 and "permission denied for table stranger" in refused.stderr, refused
+        assert database.psql(f"select has_schema_privilege('{role}', 'background', 'usage')") == "f"
+        database.psql("drop table stranger")
+        done = run_role_sql(shop.ejected.project, database, role, owner)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert database.psql(rights) == "known false, migrations false, mine true, mines true"
+        database.psql(f"set role {role}; insert into mine default values; select * from background.migrations")
+        database.psql(f"set role {owner}; create table later (id serial)")
+        database.psql(f"set role {role}; insert into later default values")
+    finally:
+        database.psql(f"drop owned by {role}, {owner}; drop role {role}, {owner}")
 
 
 def test_jobs_that_wait_are_moved_once_each(shop: Pair, tmp_path: Path) -> None:
