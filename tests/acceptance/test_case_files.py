@@ -3,6 +3,7 @@ closed, and the cases replay in another folder.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,11 +17,11 @@ import trio
 from flux.brought import Status
 from flux.case_file import Case, CaseFile, decode_case, encode_case, hash_files
 from flux.errors import FluxError
-from flux.execution import Execution
+from flux.execution import Execution, Returned
 from flux.hostcalls.secret import TenantSecrets
 from flux.mutation import Mutation, Operation
 from flux.project import find_requirements, read_project
-from flux.supervisor.case_export import SecretInCaseError, make_case_file
+from flux.supervisor.case_export import SecretInCaseError, describe_python, make_case_file
 from flux.supervisor.environments import make_key
 from flux.supervisor.offline import STRICT, open_offline
 from flux.supervisor.replay import Replay
@@ -30,6 +31,7 @@ from tests.dev_process import DevServer, counting_stub, database_url, run_flux, 
 from tests.guests.cases import ask
 from tests.postgres_server import PostgresServer
 
+RECORDINGS = Path(__file__).parents[1] / "recordings"
 KEY = "sk_live_of_nobody_else"
 PASSWORD = "hunter2-of-the-database"
 SCHEMA = "create table users (id bigint generated always as identity primary key, email text not null);"
@@ -323,3 +325,51 @@ def test_no_case_is_written_that_would_have_a_secret_in_it(cases: Cases, tmp_pat
         "--index-url https://me:mine@pypi.example/simple\nsix==1.17.0\n"
     )
     assert "requirements.txt has a password" in refused({})
+
+# --- cases of each format, kept for ever ----------------------------------------------------------------------
+
+KEPT = {"case-1-python": 2, "case-1-javascript": 2, "case-1-wasi": 0}
+"""Of ``tests/recordings``: how many statements and requests are in each. They are never written again."""
+BODIES = {
+    "case-1-python": '{"amount":900,"id":1,"item":"水 & tea"}',
+    "case-1-javascript": '{"amount":900,"item":"水 & tea"}',
+    "case-1-wasi": '{"greeting":"hello from wasm"}',
+}
+
+
+def as_if_made_here(case: Case, refused: Any) -> Case:
+    """The case without what FLX344 was right to refuse: the version of Python, or the engine and all its counts."""
+    assert refused["code"] == "FLX344", refused
+    execution = case.execution
+    if execution.level.kind == "process":
+        assert case.made.python != describe_python()
+        return attrs.evolve(case, made=msgspec.structs.replace(case.made, python=describe_python()))
+    here = re.search(r"here it would run in \w+ \((.+)\)$", refused["message"])
+    assert here is not None and here[1] != execution.level.meter, refused
+    calls = tuple(attrs.evolve(call, request=attrs.evolve(call.request, fuel=None)) for call in execution.calls)
+    level = attrs.evolve(execution.level, meter=here[1])
+    return attrs.evolve(case, execution=attrs.evolve(execution, level=level, calls=calls, fuel=None))
+
+
+def test_each_case_that_is_kept_is_here() -> None:
+    assert {path.stem for path in RECORDINGS.glob("*.fluxcase")} == set(KEPT) == set(BODIES)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_case_that_was_kept_is_replayed_and_does_as_it_did_then(name: str, tmp_path: Path) -> None:
+    """With the command, as somebody does who finds one after years. Its engine and its Python may be others by now."""
+    path = RECORDINGS / f"{name}.fluxcase"
+    case = decode_case(path.read_bytes())
+    asked = [call.request.name for call in case.execution.calls if call.request.name.startswith(("db.", "http."))]
+    assert len(asked) == KEPT[name]
+    done = run_flux(tmp_path, "replay", str(path), "--json")
+    if done.returncode != 0:
+        here = tmp_path / path.name
+        here.write_bytes(encode_case(as_if_made_here(case, json.loads(done.stdout or done.stderr))))
+        done = run_flux(tmp_path, "replay", str(here), "--json")
+    replay = json.loads(done.stdout)
+    assert (replay["verdict"], done.returncode, replay["divergence"]) == ("identical", 0, None), replay
+    assert replay["execution"]["name"] == case.execution.name
+    outcome = case.execution.outcome
+    assert isinstance(outcome, Returned)
+    assert json.loads(outcome.body) == json.loads(BODIES[name])
