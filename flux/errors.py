@@ -20,7 +20,7 @@ class FluxError(Exception):
 
     code: ClassVar[str] = "FLX900"
     exit_code: ClassVar[int] = 2
-    """What the command line exits with (design 07: 2 usage, 3 no such id, 5 unreachable ...)."""
+    """What the command line exits with: 2 usage, 3 no such id, 5 unreachable; ``docs/cli.md`` has them all."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)

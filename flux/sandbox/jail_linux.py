@@ -63,7 +63,7 @@ class LayerRefusedError(Exception):
     def __init__(self, layer: str, call: str, number: int, detail: str = "") -> None:
         super().__init__(f"{layer}: {call}: {errno.errorcode.get(number, number)}")
         self.layer = layer
-        """The layer's name, as `flux.sandbox.jail.LAYERS` has it."""
+        """The layer's name: ``landlock``, ``seccomp`` and the like."""
         self.call = call
         """The system call, with the arguments that matter."""
         self.number = number

@@ -77,12 +77,6 @@ class Instance:
         """Return an exported function, to be called by `Isolate.call`."""
         return self.export(name).of.func
 
-    def get_global(self, name: str) -> int:
-        """Return the value of an exported 32 bit global."""
-        value, found = ffi.wasmtime_val_t(), self.export(name).of.global_
-        bindings._wasmtime_global_get(self._isolate.context, ctypes.byref(found), ctypes.byref(value))
-        return int(value.of.i32)
-
 
 class Isolate(Caller):
     """One guest. See the module."""

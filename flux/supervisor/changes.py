@@ -238,10 +238,6 @@ class Changes:
         """Return `ordinals` as they are once the transaction in progress is committed."""
         return self.ordinals + _list_ordinals(self._open)
 
-    def peek_all(self) -> tuple[Mutation, ...]:
-        """Return what will have been undone if the transaction in progress is rolled back."""
-        return (*self.rolled_back, *(mutation for statement in self._open for mutation in statement.mutations))
-
     @property
     def has_any(self) -> bool:
         """The transaction in progress has changed rows that are captured."""

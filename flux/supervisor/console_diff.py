@@ -44,7 +44,7 @@ class DiffHost(Protocol):
         """See `flux.supervisor.replay.Replayer.replay`."""
 
     async def rehearse(self, original: Execution) -> Replay:
-        """See `flux.supervisor.replay.Replayer.rehearse`."""
+        """See `flux.supervisor.replay.Replayer.replay` with `rehearses`."""
 
 
 class DiffDesk:

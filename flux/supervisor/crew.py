@@ -36,7 +36,6 @@ from flux.supervisor.server_options import ServerOptions
 from flux.supervisor.server_start import open_database
 from flux.supervisor.story import Story
 
-WORKERS_MAX = 64
 STOP_S = 60.0
 """How long workers may take to end: requests are drained, records stored. Then they are killed."""
 PAUSE_S = 0.5

@@ -105,7 +105,7 @@ class Network:
         self.sockets: dict[int, HostSocket] = {}
         """By descriptor."""
         self.hellos: dict[bytes, Any] = {}
-        """Beginnings of TLS that are on their way to a socket: `flux_guest._sockets_tls.TlsObject`."""
+        """Beginnings of TLS that are on their way to a socket: `flux_guest._sockets_tls.HostTlsObject`."""
         self.hello_count = 0
         self._last_descriptor = DESCRIPTOR_MIN
         self._addresses: dict[str, str] = {}
