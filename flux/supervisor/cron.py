@@ -9,8 +9,9 @@ There is no state here that would be missed: a server that starts again reads up
 from there.
 """
 
+import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import trio
@@ -20,6 +21,7 @@ from flux.errors import FluxError
 from flux.schedule import Fate, Schedule, find_next
 from flux.store import cron
 from flux.store.cron import DECIDE_S_MAX
+from flux.store.postgres import ConnectionLost
 from flux.store.queries import QUERIES
 from flux.supervisor.deployments import Deployments, LiveDeployment, list_schedules
 from flux.supervisor.execute import Backing
@@ -58,6 +60,8 @@ class Cron:
         """Those of `_live`."""
         self._next: dict[Schedule, datetime | None] = {}
         """When each is due, as far as we know."""
+        self._late: dict[Schedule, None] = {}
+        """Those that could not be decided on when it was last tried, which is their order: all others go first."""
         self._looked_s = self._pruned_s = float("-inf")
         self.counts = {fate.value: 0 for fate in Fate}
         """Ticks that were decided on here, by what became of them."""
@@ -66,20 +70,23 @@ class Cron:
         """Decide on ticks until cancelled."""
         await self._deployments.wait_current()
         while True:
-            try:
-                with trio.fail_after(DECIDE_S_MAX):
-                    async with self._turn:
-                        await self._look()
+            is_done = await self._attempt(self._look)
+            is_done = await self._attempt(self._prune) and is_done
+            if is_done:
                 self._is_away = False
-                await trio.sleep(LOOK_S)
-            except FluxError as error:
-                self._tell_away(f"{error.code} {error.message}")
-                await trio.sleep(AGAIN_S)
-            except trio.TooSlowError:
-                self._tell_away(f"it did not answer within {DECIDE_S_MAX:g} s")
-            except Exception as crash:
-                self._report(crash)
-                await trio.sleep(AGAIN_S)
+            await trio.sleep(LOOK_S if is_done else AGAIN_S)
+
+    async def _attempt(self, do: Callable[[], Awaitable[None]]) -> bool:
+        """Do something with the database; False, and told once, when it does not answer."""
+        try:
+            await do()
+        except FluxError as error:
+            self._tell_away(f"{error.code} {error.message}")
+            return False
+        except Exception as crash:
+            self._report(crash)
+            return False
+        return True
 
     def _tell_away(self, why: str) -> None:
         if not self._is_away:
@@ -99,28 +106,56 @@ class Cron:
         if live is None or live is self._live:
             return
         schedules = list_schedules(live.config, (runnable.function for runnable in live.runnables.values()))
-        async with self._backing.owner.acquire() as connection:
-            await cron.register(connection, self._backing.tenant, schedules, now)
-        self._live, self._schedules, self._next = live, schedules, {}
+        with self._within():
+            async with self._backing.owner.acquire() as connection:
+                await cron.register(connection, self._backing.tenant, schedules, now)
+        self._live, self._schedules, self._next, self._late = live, schedules, {}, {}
 
     async def _look(self) -> None:
-        now = self._now()
-        await self._register(now)
-        if trio.current_time() - self._looked_s >= LOOK_BACK_S:
-            self._next, self._looked_s = {}, trio.current_time()
-        for schedule in self._schedules:
-            if schedule in self._next and ((due := self._next[schedule]) is None or due > now):
-                continue
+        async with self._turn:
+            await self._register(self._now())
+            if trio.current_time() - self._looked_s >= LOOK_BACK_S:
+                self._next, self._looked_s = {}, trio.current_time()
+            # So one that can't be decided on, as somebody has locked its row for instance, keeps no others from it.
+            for schedule in [each for each in self._schedules if each not in self._late] + list(self._late):
+                now = self._now()
+                if schedule not in self._next or ((due := self._next[schedule]) is not None and due <= now):
+                    await self._decide(schedule, now)
+            if self._late:
+                raise self._too_slow(f" for {len(self._late)} of {len(self._schedules)} schedules")
+
+    async def _decide(self, schedule: Schedule, now: datetime) -> None:
+        self._late.pop(schedule, None)
+        self._late[schedule] = None  # Until it is decided on, whatever comes in between.
+        with trio.move_on_after(DECIDE_S_MAX):
             async with self._backing.owner.acquire() as connection:
                 decision = await cron.decide_due(connection, self._backing.tenant, schedule, now, self._make_id)
             for tick in decision.ticks:
                 self.counts[tick.fate.value] += 1
                 self.counts[Fate.MISSED.value] += tick.left_out
             self._next[schedule] = find_next(schedule, decision.until)
+            del self._late[schedule]
+
+    async def _prune(self) -> None:
         if trio.current_time() - self._pruned_s >= PRUNE_EVERY_S:
+            with self._within():
+                async with self._backing.owner.acquire() as connection:
+                    await connection.execute(QUERIES.prune_cron_ticks, cron.HISTORY_DAYS)
             self._pruned_s = trio.current_time()
-            async with self._backing.owner.acquire() as connection:
-                await connection.execute(QUERIES.prune_cron_ticks, cron.HISTORY_DAYS)
+
+    @contextlib.contextmanager
+    def _within(self) -> Iterator[None]:
+        try:
+            with trio.fail_after(DECIDE_S_MAX):
+                yield
+        except trio.TooSlowError:
+            raise self._too_slow() from None
+
+    def _too_slow(self, what: str = "") -> ConnectionLost:
+        return ConnectionLost(
+            f"{self._backing.owner.options.place} did not answer within {DECIDE_S_MAX:g} s{what}",
+            remedy="see whether it runs, and who holds locks; it is asked again and again",
+        )
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._backing.clock.now_ns() / 1e9, UTC)
