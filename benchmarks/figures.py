@@ -9,11 +9,17 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
+QUIET = 0.7
+"""The load average up to which a machine counts as having nothing else to do."""
+_README = "benchmarks/README.md"
+_SCHEDULED = 2
+"""CPUCLOCK_SCHED of Linux: what the scheduler counted of a process, all its threads together."""
 
 
 def spread(figures: Sequence[float], digits: int = 1) -> str:
@@ -33,9 +39,10 @@ def get_tree_cpu_s(root: int) -> float:
 
     A process that has ended counts with whoever has waited for it. Those that have ended and are not yet
     waited for are still in ``/proc``. So nothing is counted twice, and what is missing is only what
-    nobody waits for.
+    nobody waits for. What lives is read in nanoseconds from its own clock; what has ended is only told in
+    ticks of 10 ms, summed by its parent.
     """
-    ticks: dict[int, int] = {}
+    seconds: dict[int, float] = {}
     children: dict[int, list[int]] = {}
     for path in Path("/proc").iterdir():
         if not path.name.isdigit():
@@ -45,14 +52,19 @@ def get_tree_cpu_s(root: int) -> float:
         except (FileNotFoundError, ProcessLookupError):
             continue  # It has ended since it was listed; its parent has its figures now.
         fields = text.rpartition(")")[2].split()
-        ticks[int(path.name)] = sum(map(int, fields[11:15]))
-        children.setdefault(int(fields[1]), []).append(int(path.name))
-    found, waiting = 0, [root]
+        pid = int(path.name)
+        try:
+            own_s = time.clock_gettime((~pid << 3) | _SCHEDULED)
+        except OSError:  # It has ended since its line was read.
+            own_s = sum(map(int, fields[11:13])) / _TICKS_S
+        seconds[pid] = own_s + sum(map(int, fields[13:15])) / _TICKS_S
+        children.setdefault(int(fields[1]), []).append(pid)
+    found, waiting = 0.0, [root]
     while waiting:
         pid = waiting.pop()
-        found += ticks.get(pid, 0)
+        found += seconds.get(pid, 0)
         waiting += children.get(pid, [])
-    return found / _TICKS_S
+    return found
 
 
 def get_resident_mb(root: int) -> float:
@@ -97,13 +109,28 @@ def describe_machine() -> str:
         ),
         platform.machine(),
     )
-    command = ["git", "describe", "--always", "--dirty"]
-    git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    load = os.getloadavg()[0]
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {os.cpu_count()} x {model}, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, code {git.stdout.strip() or 'unknown'}, "
-        f"load average before: {os.getloadavg()[0]:.2f}"
+        f"Python {platform.python_version()}, code {describe_code()}, "
+        f"load average before: {load:.2f}{' (beside other work)' if load > QUIET else ''}"
     )
+
+
+def describe_code() -> str:
+    """Return the commit, with ``-dirty`` behind it where a tracked file differs from it.
+
+    The README with the figures is left out: it differs as soon as one section of it is written.
+    """
+    commit = _git("describe", "--always")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude){_README}")
+    return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def print_machine() -> None:
