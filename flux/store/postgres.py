@@ -42,6 +42,7 @@ from flux.store.database_errors import (
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_connect import connect
 from flux.store.postgres_connection import Connection, quote_identifier
+from flux.store.postgres_limits import sending_s
 from flux.store.postgres_pool import Pool, PoolCounts
 from flux.store.postgres_snapshots import SnapshotBracket
 
@@ -50,5 +51,5 @@ __all__ = [
     "ConnectOptions", "Connection", "ConnectionBusy", "ConnectionLost", "DatabaseError", "DriverMismatch", "Interval",
     "Isolation", "Notice", "Notification", "Pool", "PoolClosed", "PoolCounts", "Range", "Result", "Row",
     "SnapshotBracket", "StatementRefused", "TlsMode", "UnreadableAnswer", "connect", "is_away",
-    "parse_url", "quote_identifier",
+    "parse_url", "quote_identifier", "sending_s",
 ]  # fmt: skip

@@ -38,7 +38,7 @@ from flux.store.database_errors import (
 )
 from flux.store.postgres_answers import Column, Isolation, Notification, Result, Row
 from flux.store.postgres_bracket import CommitBehind
-from flux.store.postgres_limits import limit_transaction
+from flux.store.postgres_limits import arguments_sending_s, limit_transaction
 from flux.store.postgres_messages import CopyFeed, CopyRefusal, FirstTag, MarkedValue, RowDescription
 from flux.store.postgres_reports import check_committed, is_about_arguments, lost_connection, translate
 from flux.store.postgres_reset import RESET, RESET_IN_TRANSACTION
@@ -47,7 +47,7 @@ from flux.store.postgres_types import DESCRIBE_TYPES, TypeRegistry, set_codecs
 from flux.store.postgres_wire import CANCEL_GRACE_S, Wire
 
 COMMIT_S_MAX = 60.0
-"""How long COMMIT may take, since it is not interrupted: half an answer to it helps nobody."""
+"""How long COMMIT may take, beside the time that the bytes have which travel along. It is not interrupted."""
 
 NAMED_STATEMENT_CHARS_MAX = 32768
 """A longer statement is not kept prepared: it is hardly the one that comes again."""
@@ -333,7 +333,7 @@ class Connection:
                 statement.state.mark_unprepared()  # So asyncpg sends Parse before Bind.
             behind = self._wire.bracket = CommitBehind()
             rows: list[Row] = []
-            with self._committing(behind):
+            with self._committing(behind, COMMIT_S_MAX + arguments_sending_s(args)):
                 try:
                     rows, _, _ = await self._protocol.bind_execute(statement.state, args, "", 0, True, None)
                 except Exception as error:
@@ -367,7 +367,7 @@ class Connection:
         check_committed(first.tag)
 
     @contextlib.contextmanager
-    def _committing(self, answer: CommitBehind | FirstTag) -> Iterator[None]:
+    def _committing(self, answer: CommitBehind | FirstTag, commit_s: float | None = None) -> Iterator[None]:
         """Around what holds a COMMIT: not interrupted, and where it is not answered, nobody knows what became of it.
 
         Where the time is up, or the answer too large (a trigger may say much at COMMIT), and the server has ended the
@@ -377,10 +377,9 @@ class Connection:
         """
         wire = self._wire
         most_s, wire.answer_s_max = wire.answer_s_max, None
-        ended = f"took longer than {COMMIT_S_MAX:g} s"
-        is_unheard = False
-        deadline = trio.current_time() + COMMIT_S_MAX
-        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+        commit_s = commit_s or COMMIT_S_MAX
+        ended, is_unheard = f"took longer than {commit_s:g} s", False
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + commit_s) as scope:
             try:
                 yield
             except ConnectionLost as error:

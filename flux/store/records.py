@@ -33,7 +33,7 @@ from flux import codec, failure, values
 from flux.codec import Blob
 from flux.execution import Execution, Outcome, Raised, Returned
 from flux.hostcall import Position
-from flux.limits import KIB, MIB
+from flux.limits import MIB
 from flux.mutation import Mutation
 from flux.store.postgres import (
     BadQueryArgument,
@@ -42,6 +42,7 @@ from flux.store.postgres import (
     ConnectionLost,
     DatabaseError,
     Pool,
+    sending_s,
 )
 from flux.store.queries import QUERIES
 
@@ -74,9 +75,6 @@ ROLLED_BACK_ROWS_MAX = 200
 
 WRITE_S_MAX = 60.0
 """A write that takes longer, beside the time that its bytes have, is given up and tried again."""
-
-SLOW_LINE_BYTES_PER_S = 256 * KIB
-"""A line that takes no more than this is still waited for: what is sent may take so much longer as it is larger."""
 
 RETRY_S_MIN, RETRY_S_MAX = 0.05, 5.0
 
@@ -138,11 +136,16 @@ def make_record(execution: Execution) -> Record:
         rolled_back = ()  # Its world's rows are no rows of the tables, and have no place in their histories.
     columns = (*make_columns(execution, encoded.completeness), encoded.format, encoded.body)
     size_bytes = len(encoded.body) + sum(len(blob.body) for blob in encoded.blobs)
-    size_bytes += sum(len(m.before or "") + len(m.after or "") for m in rolled_back)
+    size_bytes += count_bytes(rolled_back)
     record = Record(execution.id, columns, encoded.blobs, rolled_back, size_bytes)
     if len(encoded.body) > RECORD_BODY_BYTES_MAX:
         return make_reduced(record, f"it has {len(encoded.body):,} bytes")
     return record
+
+
+def count_bytes(mutations: Iterable[Mutation]) -> int:
+    """About how large the images of ``mutations`` are."""
+    return sum(len(m.before or "") + len(m.after or "") for m in mutations)
 
 
 def make_columns(execution: Execution, completeness: tuple[str, ...]) -> tuple[object, ...]:
@@ -244,11 +247,6 @@ def _sentences(completeness: tuple[str, ...]) -> str:
 
 
 # --- storing one -----------------------------------------------------------------------------------
-
-
-def sending_s(size_bytes: int) -> float:
-    """How many seconds ``size_bytes`` may be on their way to the database, beside what the database does with them."""
-    return size_bytes / SLOW_LINE_BYTES_PER_S
 
 
 def writing_s(size_bytes: int) -> float:
@@ -375,6 +373,11 @@ def _reason(error: DatabaseError | BadQueryArgument) -> str:
 # --- storing many ----------------------------------------------------------------------------------
 
 
+async def _in_time(size_bytes: int, write: Callable[[], Awaitable[_T]]) -> _T:
+    with trio.fail_after(writing_s(size_bytes)):
+        return await write()
+
+
 class RecordWriter:
     """Takes records at once and stores them soon, many in one transaction.
 
@@ -390,7 +393,9 @@ class RecordWriter:
         self._waiting_max = waiting_max
         self._waiting_bytes_max = waiting_bytes_max
         self._queue: deque[tuple[Record, Callable[[], None]]] = deque()
-        self._additions: deque[Callable[[], Awaitable[object]]] = deque()
+        self._batch_max = BATCH_RECORDS_MAX
+        """So many records are tried together: fewer after a write that failed, more again after one that did not."""
+        self._additions: deque[tuple[Callable[[], Awaitable[object]], int]] = deque()
         self._additions_submitted = self._additions_done = 0
         self._waiting_bytes = 0
         self._submitted = self._stored = self._reduced = self._retries = 0
@@ -417,9 +422,12 @@ class RecordWriter:
         self._submitted += 1
         self._arrived.set()
 
-    def submit_addition(self, add: Callable[[], Awaitable[object]]) -> None:
-        """Take something that is to be added to the database beside a record, and try until it is there."""
-        self._additions.append(add)
+    def submit_addition(self, add: Callable[[], Awaitable[object]], size_bytes: int = 0) -> None:
+        """Take something that is to be added to the database beside a record, and try until it is there.
+
+        ``size_bytes`` is about how much it sends.
+        """
+        self._additions.append((add, size_bytes))
         self._additions_submitted += 1
         self._arrived.set()
 
@@ -460,7 +468,7 @@ class RecordWriter:
     async def add_rolled_back(self, execution_id: uuid.UUID, mutations: Sequence[Mutation]) -> None:
         """Put what an execution changed in vain into the rows' histories, when its record went elsewhere."""
         if mutations:
-            async with _writing(self._pool, WRITE_S_MAX) as connection:
+            async with _writing(self._pool, writing_s(count_bytes(mutations))) as connection:
                 await _add_rolled_back(connection, execution_id, mutations)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -481,7 +489,8 @@ class RecordWriter:
 
     async def _add_one(self) -> None:
         if self._additions:
-            await self._insist(partial(self._add, self._additions[0]))
+            add, size_bytes = self._additions[0]
+            await self._insist(partial(_in_time, size_bytes, partial(self._add, add)))
             self._additions.popleft()
             self._additions_done += 1
             self._progress.unpark_all()
@@ -497,26 +506,38 @@ class RecordWriter:
 
     async def _write_batch(self) -> None:
         # The records stay in the queue until they are durable: a cancellation here loses nothing.
-        batch: list[Record] = []
-        size_bytes = 0
-        for record, _ in islice(self._queue, BATCH_RECORDS_MAX):
-            size_bytes += record.size_bytes
-            if batch and size_bytes > BATCH_BYTES_MAX:
-                break
-            batch.append(record)
-        if await self._insist(partial(self._copy, batch)):
+        batch, is_stored = await self._insist(self._copy_some)
+        if is_stored:
             self._done(len(batch))
             return
         # One of them is refused, or is there already: each on its own then.
         for record in batch:
-            inserted = await self._insist(partial(self._store.insert, record))
+            inserted = await self._insist(partial(_in_time, record.size_bytes, partial(self._store.insert, record)))
             self._reduced += inserted.is_reduced
             self._done(1)
 
-    async def _copy(self, batch: list[Record]) -> bool:
+    async def _copy_some(self) -> tuple[list[Record], bool]:
+        """Try to store those records that are next; return them with whether they are stored, as `_copy` says it.
+
+        When it raises, the next try has half of them: on a line that is too slow for all, some come through.
+        """
+        batch: list[Record] = []
+        size_bytes = 0
+        for record, _ in islice(self._queue, self._batch_max):
+            if batch and size_bytes + record.size_bytes > BATCH_BYTES_MAX:
+                break
+            size_bytes += record.size_bytes
+            batch.append(record)
+        most = self._batch_max
+        self._batch_max = max(1, len(batch) // 2)
+        is_stored = await _in_time(size_bytes, partial(self._copy, batch, size_bytes))
+        self._batch_max = min(most * 2, BATCH_RECORDS_MAX)
+        return batch, is_stored
+
+    async def _copy(self, batch: list[Record], size_bytes: int) -> bool:
         """Store all of ``batch``, or nothing and answer False when one of its records is to blame."""
         try:
-            async with _writing(self._pool, WRITE_S_MAX) as connection:
+            async with _writing(self._pool, writing_s(size_bytes)) as connection:
                 await _add_blobs(connection, (blob for record in batch for blob in record.blobs))
                 await connection.copy_records(
                     "execution", COLUMNS, [record.values for record in batch], schema="flux"
@@ -530,17 +551,17 @@ class RecordWriter:
         return True
 
     async def _insist(self, write: Callable[[], Awaitable[_T]]) -> _T:
-        """Run ``write`` until the database has answered it."""
+        """Run ``write``, which has a limit of its own, until the database has answered it."""
         pause_s = RETRY_S_MIN
         self._write_began = trio.current_time()
         while True:
+            tried_at = trio.current_time()
             try:
-                with trio.fail_after(WRITE_S_MAX):
-                    answer = await write()
+                answer = await write()
             except (DatabaseError, CannotConnect, ConnectionLost) as error:
                 self._last_error = error.message
             except trio.TooSlowError:
-                self._last_error = f"the database did not answer in {WRITE_S_MAX:g} s"
+                self._last_error = f"the database did not answer in {trio.current_time() - tried_at:.0f} s"
             else:
                 self._is_failing = False
                 self._write_began = None

@@ -48,9 +48,9 @@ from flux.limits import format_duration, format_size
 from flux.mutation import Mutation
 from flux.redact import Redactor
 from flux.session import RecordSession
-from flux.store.postgres import CommitUnknown, Connection, Pool
+from flux.store.postgres import CommitUnknown, Connection, Pool, sending_s
 from flux.store.queries import QUERIES
-from flux.store.records import Record, RecordWriter, commit_parameters, make_record, sending_s
+from flux.store.records import Record, RecordWriter, commit_parameters, make_record
 from flux.supervisor.changes import Changes
 from flux.supervisor.database import ExecutionDatabase
 from flux.supervisor.drive import Driven, drive
@@ -437,9 +437,9 @@ class _Run:
         try:
             # The limit is for what precedes the packet of record and COMMIT: that has one of its own (`COMMIT_S_MAX`),
             # and is not cancelled before. Nothing that comes behind it can be cancelled.
-            with trio.fail_after(SETTLE_S):
+            with trio.fail_after(SETTLE_S) as patience:
                 if not await database.finish_reads():
-                    execution, record = await self._prepare_commit(outcome)
+                    execution, record = await self._prepare_commit(outcome, patience)
                     parameters = commit_parameters(record, self._backing.token)
                     if self._job is None:
                         await database.commit_with(QUERIES.commit_record, parameters)
@@ -452,7 +452,7 @@ class _Run:
             error = failed.error
             failure = commit_failed(error.code, error.message)
         except trio.TooSlowError:
-            failure = Raised("CommitFailed", f"the database did not answer in {SETTLE_S:.0f} s", status=503)
+            failure = Raised("CommitFailed", "the database did not answer in time", status=503)
         except FluxError as refused:
             # Without the journal a crash now would leave a commit without its record: so it is not made.
             failure = Raised("CommitFailed", f"{refused.code} {refused.message}", status=503, code="OVERLOADED")
@@ -462,11 +462,15 @@ class _Run:
             return await self._announce_committed(execution, outcome)
         return await self._give_up(failure, FIND_OUT_S)
 
-    async def _prepare_commit(self, outcome: Outcome) -> tuple[Execution, Record]:
-        """Return execution and record as they go into the transaction, once all is safe that must be before that."""
+    async def _prepare_commit(self, outcome: Outcome, patience: trio.CancelScope) -> tuple[Execution, Record]:
+        """Return execution and record as they go into the transaction, once all is safe that must be before that.
+
+        ``patience`` is prolonged by what the record's blobs may be on their way.
+        """
         execution = self._make_execution(outcome, self._database.describe_commit())
         record = make_record(execution)
         if record.blobs:
+            patience.deadline += sending_s(record.size_bytes)
             try:
                 await self._backing.writer.write_blobs(record.blobs)
             except FluxError as error:

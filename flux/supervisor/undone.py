@@ -13,9 +13,9 @@ import trio
 
 from flux.execution import Execution
 from flux.mutation import Mutation
-from flux.store.postgres import CannotConnect, ConnectionLost, DatabaseError, Pool
+from flux.store.postgres import CannotConnect, ConnectionLost, DatabaseError, Pool, sending_s
 from flux.store.queries import QUERIES
-from flux.store.records import RecordWriter, sending_s
+from flux.store.records import RecordWriter, count_bytes
 from flux.supervisor.database import ExecutionDatabase
 
 DAY_S = 86400.0
@@ -99,7 +99,7 @@ class Undone:
         with trio.move_on_after(TELL_S):
             told = await ask_once(tell)
         if told is None:
-            self._writer.submit_addition(tell)
+            self._writer.submit_addition(tell, count_bytes(execution.mutations) + self._count_doubtful_bytes())
 
     def add_later(self) -> None:
         """Add what is in doubt to the histories of its rows once the database answers."""
@@ -108,7 +108,10 @@ class Undone:
             await self._writer.add_rolled_back(self._head.id, await self.find())
             return True
 
-        self._writer.submit_addition(add)
+        self._writer.submit_addition(add, self._count_doubtful_bytes())
+
+    def _count_doubtful_bytes(self) -> int:
+        return sum(count_bytes(statement.mutations) for statement in self._database.unsettled)
 
     async def find(self) -> list[Mutation]:
         """Ask the log which of the statements in doubt it still has; return the rows of the others."""

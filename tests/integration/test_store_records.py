@@ -5,6 +5,7 @@ What is there is asked of a second client; what must come back is compared with 
 
 import contextlib
 import hashlib
+import os
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,10 +17,11 @@ import trio
 from flux.codec import BLOB_BYTES_MIN
 from flux.execution import Execution, Interrupted, Killed, LogLine, Raised, Returned
 from flux.mutation import Mutation, Operation
-from flux.store import postgres_connection, postgres_wire, reading, records
+from flux.store import postgres_connection, postgres_limits, postgres_wire, reading, records
 from flux.store.postgres import DatabaseError, Pool, connect
 from flux.store.records import Record, RecordStore, RecordWriter, commit_parameters, make_record
 from tests.conftest import Database
+from tests.execution_world import served_on_loopback
 from tests.faults.chaos_proxy import Direction, Harm, chaos_proxy
 from tests.postgres_server import PostgresServer
 from tests.stored_executions import TOKEN, commit_record, guest_connection, lost_host, make_execution, raised
@@ -285,6 +287,71 @@ async def test_a_write_on_a_line_that_is_dead_keeps_no_later_one_waiting(
         proxy.disarm()
         await pool.aclose()
     assert ids_stored(database) == {str(execution.id) for execution in executions}
+
+
+@contextlib.asynccontextmanager
+async def slow_line(server: PostgresServer, bytes_per_s: int) -> AsyncIterator[int]:
+    """A port to ``server`` that takes no more than so much from each client."""
+
+    async def serve(client: trio.SocketStream) -> None:
+        async def inward() -> None:
+            while data := await backend.receive_some(65536):
+                await client.send_all(data)
+
+        try:
+            async with (
+                client,
+                await trio.open_unix_socket(f"{server.host}/.s.PGSQL.{server.port}") as backend,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(inward)
+                while data := await client.receive_some(8192):
+                    await trio.sleep(len(data) / bytes_per_s)
+                    await backend.send_all(data)
+                nursery.cancel_scope.cancel()
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # One end has left; so does the other.
+
+    async with served_on_loopback(serve) as port:
+        yield port
+
+
+async def test_what_is_large_has_the_time_that_a_slow_line_needs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in (
+        (records, "WRITE_S_MAX", 0.2), (postgres_connection, "COMMIT_S_MAX", 0.2),
+        (postgres_wire, "CANCEL_GRACE_S", 0.1), (postgres_limits, "SLOW_LINE_BYTES_PER_S", 2**30),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    small = [make_execution(Returned(200, (), os.urandom(50_000))) for _ in range(4)]
+    large = make_execution(Returned(200, (), os.urandom(150_000)))
+    database.psql("create table sent (size int); create function note(bytea) returns bigint language sql as $$"
+                  "insert into sent values (length($1)) returning 7::bigint $$")  # fmt: skip
+    async with slow_line(database.server, 500_000) as port:
+        pool = Pool(attrs.evolve(database.options(), host="127.0.0.1", port=port), 2)
+        writer = RecordWriter(pool)
+        with trio.fail_after(PATIENCE_S):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(writer.run)
+                # Together they are too much for the time: fewer and fewer are tried, and they come through.
+                for execution in small:
+                    writer.submit(make_record(execution), lambda: None)
+                await writer.flush()
+                assert writer.counts.retries and writer.counts.reduced == 0
+                assert ids_stored(database) == {str(execution.id) for execution in small}
+                # One can't be parted: it has time by its size. The same holds for what goes with a COMMIT.
+                monkeypatch.setattr(postgres_limits, "SLOW_LINE_BYTES_PER_S", 8192)
+                retries = writer.counts.retries
+                writer.submit(make_record(large), lambda: None)
+                await writer.flush()
+                assert writer.counts.retries == retries and str(large.id) in ids_stored(database)
+                async with pool.acquire() as connection:
+                    await connection.begin()
+                    assert await connection.commit_with("select note($1)", os.urandom(150_000)) == 7
+                nursery.cancel_scope.cancel()
+        await pool.aclose()
+    assert database.psql("select size from sent") == "150000"
 
 
 async def test_a_record_that_the_database_refuses_is_stored_reduced_and_says_so(database: Database) -> None:
