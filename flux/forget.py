@@ -24,7 +24,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import attrs
 
@@ -120,13 +120,10 @@ class Forgetter:
         )
         return execution if changed == execution else changed
 
-    def text(self, text: str) -> str:
-        """Return what Flux says of an execution that touched the row, without the row's values."""
-        return self._in_touched.hide_text(text)
-
-    def json(self, data: bytes) -> bytes:
-        """The same, for JSON."""
-        return self._in_touched.hide_json(data)
+    def verdict(self, reason: str, divergence: bytes | None, *, is_touched: bool) -> tuple[str, bytes | None]:
+        """Return what a replay has shown (JSON: where it left its record) without the row's values; as `execution`."""
+        part = _Part(self, is_touched)
+        return part.text(reason), None if divergence is None else part.divergence(divergence)
 
     def _hide_named(self, data: bytes) -> bytes:
         """Members of JSON that are called as a column is and have a value that the row had in it."""
@@ -237,6 +234,26 @@ class _Part:
             result = attrs.evolve(result, value=self._tagged_json(value), error=error)
         return attrs.evolve(call, request=request, result=result)
 
+    def divergence(self, data: bytes) -> bytes:
+        """Where a replay left its record, as it is shown: a call has its arguments by name there."""
+        if not self._is_touched:
+            return self.json(data)
+        try:
+            document = values.decode_json(data)
+        except values.ValueFormatError:
+            return self.json(data)
+        before = values.encode_json(document)
+        sides = [document.get(name) for name in ("recorded", "replayed")] if isinstance(document, dict) else []
+        for side in sides:
+            match side:
+                case {"arguments": {"sql": str(sql), "args": list() as parameters} as named}:
+                    named["sql"] = self._given(sql, parameters)
+                case {"arguments": {"body": str(body)} as named}:
+                    hidden = self.body(body.encode("utf-8", "surrogatepass"))
+                    named["body"] = hidden.decode("utf-8", "surrogatepass")
+        after = values.encode_json(document)
+        return self.json(data if after == before else after)
+
     def _error(self, error: HostCallError) -> HostCallError:
         name, message = self.text(error.name), self.text(error.message)
         return attrs.evolve(error, name=name, message=message, details=self.json(error.details))
@@ -333,6 +350,24 @@ def reads_row(execution: Execution, places: Collection[tuple[str, str, str]]) ->
                 found = {name: values.read_scalar(row[index]) for name, index in read.key}
                 if found in (wanted or ()):
                     return True
+    return execution.replay_of is not None and any(_may_return(call, keys) for call in execution.calls)
+
+
+def _may_return(call: HostCall, keys: Mapping[tuple[str, str], Sequence[Mapping[str, str | None]]]) -> bool:
+    """Whether ``call`` names a table and was answered with a key of it.
+
+    Of a replay it is not known which tables its columns are of. To take one for a reader that is none hides more.
+    """
+    statement = read_statement(call)
+    if statement is None or not statement.rows:
+        return False
+    for (_, table), wanted in keys.items():
+        if table.lower() not in statement.sql.lower():
+            continue
+        for row in statement.rows:
+            found = [(name, values.read_scalar(each)) for name, each in zip(statement.columns, row, strict=False)]
+            if any(all(pair in found for pair in key.items()) for key in wanted):
+                return True
     return False
 
 

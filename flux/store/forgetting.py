@@ -186,7 +186,7 @@ class _Work:
         bodies = sorted(self._blobs_before), sorted(self._blobs_after), began
         blobs = await self._connection.fetch_value(QUERIES.count_unused_blobs, *bodies)
         if not self._dry_run:
-            await self._rewrite_replays(forgetter)
+            await self._rewrite_replays(forgetter, seeds)
             await self._connection.execute(QUERIES.remove_blobs, *bodies)
             await self._connection.execute(
                 QUERIES.add_forgotten, self._tenant, self._table.schema, self._table.name,
@@ -358,17 +358,22 @@ class _Work:
             QUERIES.rewrite_execution, execution.id, *(columns[name] for name in _REWRITTEN)
         )
 
-    async def _rewrite_replays(self, forgetter: Forgetter) -> None:
-        for replay in await self._connection.fetch(QUERIES.list_replays_to_rewrite, self._executions):
-            divergence = replay["divergence"]
-            said = replay["reason"], divergence
-            hidden = (
-                forgetter.text(replay["reason"]),
-                None if divergence is None else forgetter.json(divergence.encode()).decode(),
-            )
-            if said != hidden:
-                await self._connection.execute(QUERIES.rewrite_replay, replay["id"], *hidden)
-        await self._connection.execute(QUERIES.remove_bisect_runs, self._executions)
+    async def _rewrite_replays(self, forgetter: Forgetter, touched: set[uuid.UUID]) -> None:
+        """Rewrite what replays have shown: also of an execution that held nothing, whose replay asked for more."""
+        last = _FIRST
+        while True:
+            page = await self._connection.fetch(QUERIES.list_replays_to_rewrite, self._tenant, last, PAGE)
+            for replay in page:
+                said = replay["reason"], None if replay["divergence"] is None else replay["divergence"].encode()
+                is_touched = not touched.isdisjoint((replay["id"], replay["original"]))
+                reason, divergence = forgetter.verdict(*said, is_touched=is_touched)
+                if (reason, divergence) != said:
+                    where = None if divergence is None else divergence.decode()
+                    await self._connection.execute(QUERIES.rewrite_replay, replay["id"], reason, where)
+            if len(page) < PAGE:
+                break
+            last = page[-1]["id"]
+        await self._connection.execute(QUERIES.remove_bisect_runs, self._tenant)
 
     async def _rewrite_jobs(self, forgetter: Forgetter) -> tuple[int, int]:
         """Rewrite jobs that run no more; return how many, and how many hold values and are to run."""

@@ -1910,16 +1910,19 @@ select e.* from flux.execution e where e.tenant = $1 and e.id = any ($2::uuid[])
 select e.id, e.format, e.body from flux.execution e where e.tenant <> $1 and e.id > $2 order by e.id limit $3;
 
 -- name: list_replays_to_rewrite
--- What replays of some executions have shown.
-select r.id, r.reason, r.divergence::text as divergence from flux.replay r where r.original = any ($1::uuid[]);
+-- What replays have shown that are no other tenant's, in the order of their start: the tenant, behind which, how many.
+select r.id, r.original, r.reason, r.divergence::text as divergence from flux.replay r
+where r.id > $2 and not exists (select from flux.execution e where e.id in (r.id, r.original) and e.tenant <> $1)
+order by r.id limit $3;
 
 -- name: rewrite_replay
 -- Puts other words in its place: id, reason, divergence.
 update flux.replay set reason = $2, divergence = $3::text::json where id = $1;
 
 -- name: remove_bisect_runs
--- Takes out what some executions did on commits: the next bisect runs them again.
-delete from flux.bisect_run where original = any ($1::uuid[]);
+-- Takes out what executions did on commits that are no other tenant's: the next bisect runs them again.
+delete from flux.bisect_run r
+where not exists (select from flux.execution e where e.id = r.original and e.tenant <> $1);
 
 -- name: list_jobs_to_rewrite
 -- Jobs that hold something: of a tenant.

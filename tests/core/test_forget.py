@@ -154,6 +154,37 @@ def test_who_was_given_the_row_is_known_by_its_key(row: list[object], found: boo
     assert not reads_row(execution, {("public", "others", '{"id":7,"plan":"x"}')})
 
 
+def test_a_replay_has_read_the_row_whose_key_its_statement_on_the_table_was_answered() -> None:
+    answer = {"columns": ["name", "id"], "types": ["text", "int4"], "rows": [["Eva", 7]], "tag": "SELECT 1"}
+    call = statement("SELECT * FROM People", answer=answer)
+    replay = make_execution(calls=(call,), replay_of=uuid.UUID(int=1))
+    assert reads_row(replay, {("public", "people", '{"id":7}')})
+    for place in (("public", "people", '{"id":8}'), ("public", "others", '{"id":7}'), ("public", "people", '{"no":7}')):
+        assert not reads_row(replay, {place})
+    assert not reads_row(attrs.evolve(replay, replay_of=None), {("public", "people", '{"id":7}')}), "its reads say it"
+
+
+def test_a_verdict_is_held_to_what_its_execution_is_held_to() -> None:
+    asked = {"sql": "update people set plan = $1 where note = 'pro'", "args": ["pro", "pro of", EMAIL]}
+    sent = {"method": "POST", "url": "/", "body": '{"plan":"pro"}'}
+    document = {
+        "kind": "arguments", "seq": 1, "recorded": {"kind": "db.execute", "arguments": asked},
+        "replayed": {"kind": "http.request", "arguments": sent}, "location": None,
+    }  # fmt: skip
+    data = json.dumps(document).encode()
+    reason, where = FORGETTER.verdict(f"to {EMAIL}", data, is_touched=True)
+    assert where is not None
+    told, pro = json.loads(where), make_token(SECRET, "pro")
+    assert reason == f"to {TOKEN}" and (told["kind"], told["seq"]) == ("arguments", 1)
+    assert told["recorded"]["arguments"] == {**asked, "args": [pro, "pro of", TOKEN]}
+    assert json.loads(told["replayed"]["arguments"]["body"]) == {"plan": pro}
+    _, where = FORGETTER.verdict("", data, is_touched=False)
+    without = data.decode().replace(json.dumps(EMAIL), json.dumps(TOKEN))
+    assert where is not None and json.loads(where) == json.loads(without), "others may be pro"
+    assert FORGETTER.verdict("", None, is_touched=True) == ("", None)
+    assert FORGETTER.verdict("", b'["pro', is_touched=True) == ("", b'["pro'), "it is no JSON, and nobody's loss"
+
+
 # The log of changes.
 
 COLUMNS = {

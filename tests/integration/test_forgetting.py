@@ -7,18 +7,21 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
+from flux.execution import Execution, Read, Returned, Trigger
 from flux.forget import Forgetter
 from flux.store import forgetting
 from flux.store.erasures import count_erasures, is_as_of
+from flux.store.replays import add_replay
 from flux.supervisor import console, crew_live
 from flux.supervisor.present import logs_of_execution, summary_of_execution
 from flux.supervisor.siblings import SiblingGoneError, Siblings
 from tests.conftest import Database
-from tests.console_world import START_NS, World, make_execution, open_world, read
+from tests.console_world import START_NS, World, make_call, make_execution, open_world, read
 
 EMAIL = "ana@forget.example"
 DIGEST = """\
@@ -206,6 +209,38 @@ async def test_a_record_that_comes_when_its_place_was_passed_is_rewritten_as_wel
     assert status == 200 and done["executions"] == 2
     body = (await world.get(f"executions/{late.name}"))["input"]
     assert EMAIL not in json.dumps(body) and "forgotten:" in json.dumps(body)
+
+
+async def test_what_a_replay_has_shown_goes_where_the_original_held_nothing(world: World) -> None:
+    psql = world.database.psql
+    answer = {"columns": ["id"], "types": ["int4"], "rows": [[1]], "tag": "SELECT 1"}
+    reader = make_execution(
+        calls=(make_call(1, "db.query", ["select id from users", []], answer),),
+        reads=(Read(1, "public", "users", (("id", 0),), ()),), body=b"{}",
+    )  # fmt: skip
+    stranger, elsewhere = make_execution(body=b"{}"), make_execution(tenant="other", body=b"{}")
+    replay = make_execution(
+        trigger=Trigger("replay"), replay_of=reader.id, outcome=Returned(200, (), json.dumps({"to": EMAIL}).encode())
+    )
+    await world.add(reader, stranger, elsewhere, replay)
+    data = json.dumps({"kind": "arguments", "replayed": {"arguments": {"to": EMAIL, "plan": "pro"}}})
+    for original, id in ((reader, replay.id), (stranger, uuid.uuid4()), (elsewhere, uuid.uuid4())):
+        async with world.pool.acquire() as connection:
+            await add_replay(
+                connection, attrs.evolve(replay, id=id, replay_of=original.id), code="x", verdict="diverged",
+                reason="it asked", divergence=data, is_check=id != replay.id,
+            )  # fmt: skip
+        psql(f"insert into flux.bisect_run values ('{original.id}', 's', 'r', 0, null, 'v', 'r', null, 1, '{data}')")
+    status, done = await forget(world)
+    assert status == 200 and (done["executions"], done["replays"]) == (2, 1)
+
+    def told(original: Execution) -> str:
+        return psql(f"select divergence from flux.replay where original = '{original.id}'")
+
+    assert EMAIL not in told(reader) and '"pro"' not in told(reader), "it has read the row"
+    assert EMAIL not in told(stranger) and '"pro"' in told(stranger), "others may be pro"
+    assert told(elsewhere) == data, "it is another tenant's"
+    assert psql("select original from flux.bisect_run") == str(elsewhere.id)
 
 
 async def test_what_was_made_of_records_before_is_not_stored_once_an_erasure_ends(world: World) -> None:
