@@ -31,6 +31,7 @@ from flux.filter import Filter, Term, matches, parse, parse_moment
 from flux.message import HttpRequest, HttpResponse, RequestHead, problem
 from flux.scopes import get_needed
 from flux.store import reading
+from flux.store.erasures import count_erasures
 from flux.store.jobs import list_jobs_of
 from flux.store.postgres import Pool
 from flux.store.replays import list_replays
@@ -207,15 +208,16 @@ class Console:
         self._cron = CronDesk(pool, tenant, now, register_schedules)
         self._deploys = DeployDesk(host)
         self._bisects = BisectDesk(pool, host.bisector, self._find)
-        self._debugs = DebugsDesk(pool, host, start, self._find, now, debugs or DebugRoom().own)
+        erasures = partial(count_erasures, pool, tenant)
+        self._debugs = DebugsDesk(pool, host, start, self._find, now, debugs or DebugRoom().own, erasures)
         self._desks: Mapping[str, IncidentDesk | BisectRunsDesk | DebugsDesk] = {
             "debugs": self._debugs,
             "incidents": IncidentDesk(pool, self._many, self._runs, tenant, self._settle, now),
-            "bisects": BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find),
+            "bisects": BisectRunsDesk(self._bisects, self._diffs, self._runs, self._find, erasures),
         }  # fmt: skip
         self._records = RecordsDesk(
             pool, tenant, schema, recording, self._find, self._settle, now, lambda: live.unheard, rest,
-            self._debugs.sessions.close,
+            self._forget,
         )
         self._state = StateDesk(pool, schema, self._find, self._settle, now)
         self._admin = AdminDesk(pool, host, tenant, now)
@@ -416,6 +418,11 @@ class Console:
 
     async def _replay_many(self, body: bytes, query: Query) -> HttpResponse:
         return await self._many.replay(body, await self._settle(), query)
+
+    def _forget(self) -> None:
+        """Give up what was made of records: a row was taken out of them."""
+        self._debugs.sessions.close()
+        self._runs.forget()
 
     def close(self) -> None:
         """End what goes on beside answers: the supervisor shuts down."""

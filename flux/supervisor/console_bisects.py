@@ -32,9 +32,12 @@ class BisectRunsDesk:
     """Answers them, for one tenant."""
 
     def __init__(
-        self, bisects: BisectDesk, diffs: DiffDesk, runs: Runs, find: Callable[[str], Awaitable[reading.Summary]]
-    ) -> None:
-        """``find`` returns the execution that a text means."""
+        self, bisects: BisectDesk, diffs: DiffDesk, runs: Runs, find: Callable[[str], Awaitable[reading.Summary]],
+        count_erasures: Callable[[], Awaitable[int]],
+    ) -> None:  # fmt: skip
+        """``find`` returns the execution that a text means; ``count_erasures`` is that of the
+        tenant (`flux.store.erasures`)."""
+        self._count_erasures = count_erasures
         self._bisects = bisects
         self._diffs = diffs
         self._runs = runs
@@ -54,17 +57,21 @@ class BisectRunsDesk:
         return None
 
     async def _list(self, _query: Query) -> Document:
+        self._runs.forget(await self._count_erasures())
         return {"schema": "flux.bisect-runs/1", "runs": self._runs.list(KIND)}
 
     async def _begin(self, name: str, body: bytes, _query: Query) -> Document:
         order = _read(body)
+        erasures = await self._count_erasures()
+        self._runs.forget(erasures)
         summary = summary_json(await self._find(name))
         work = BisectRun(self._ask, self._compare, summary, order.good, order.bad)
-        return self._runs.begin(KIND + str(summary["name"]), work)
+        return self._runs.begin(KIND + str(summary["name"]), work, erasures)
 
     async def _show(self, name: str, _query: Query) -> Document:
         """Return how far it is; where none was begun, where it would begin, or why it can't."""
         summary = summary_json(await self._find(name))
+        self._runs.forget(await self._count_erasures())
         return self._runs.find(KIND + str(summary["name"])) or await self._look_ahead(summary)
 
     async def _look_ahead(self, summary: Document) -> Document:
@@ -79,6 +86,7 @@ class BisectRunsDesk:
 
     async def _cancel(self, name: str, _query: Query) -> Document:
         summary = summary_json(await self._find(name))
+        self._runs.forget(await self._count_erasures())
         return self._runs.cancel(KIND + str(summary["name"])) or await self._look_ahead(summary)
 
     async def _ask(self, question: str, body: Document) -> Document:

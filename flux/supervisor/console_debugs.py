@@ -84,10 +84,12 @@ class DebugsDesk:
 
     def __init__(
         self, pool: Pool, host: DebugHost, start: Start, find: Callable[[str], Awaitable[reading.Summary]],
-        now: Callable[[], datetime], part: DebugPart, idle_s: float = IDLE_S,
+        now: Callable[[], datetime], part: DebugPart, count_erasures: Callable[[], Awaitable[int]],
+        idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         """``find`` returns the execution that a text means; ``start`` runs something beside an answer; ``part`` is what
-        sessions may take."""
+        sessions may take; ``count_erasures`` is that of `flux.store.erasures`, of the tenant."""
+        self._count_erasures = count_erasures
         self._pool = pool
         self._host = host
         self._find = find
@@ -111,6 +113,7 @@ class DebugsDesk:
         """Return what was looked at; of what nobody has looked at only that."""
         stand = _read_stand(query)
         summary = await self._find(name)
+        self.sessions.forget(await self._count_erasures())
         session = self.sessions.find(summary.id)
         seen = None if session is None else session.find(stand)
         return _read_answer(seen) if seen is not None else {
@@ -128,14 +131,17 @@ class DebugsDesk:
         order = _read_order(body)
         key = (await self._find(name)).id
 
+        self.sessions.forget(await self._count_erasures())
+
         async def make(number: int) -> DebugSession:
+            erasures = await self._count_erasures()
             summary, execution = await reading.get_execution(self._pool, key)
             told = summary_json(summary)
 
             async def ask(question: Document) -> Document:
                 return await look(execution, told, self._host, encode(question))
 
-            return DebugSession(number, execution, told, Walk(ask), self._now(), trio.current_time())
+            return DebugSession(number, execution, told, Walk(ask), self._now(), trio.current_time(), erasures)
 
         return await self.sessions.ask(key, make, partial(self._answer_in_time, order=order))
 

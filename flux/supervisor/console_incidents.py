@@ -16,6 +16,7 @@ import msgspec
 from flux.errors import OperatorError
 from flux.filter import parse
 from flux.store import incidents
+from flux.store.erasures import count_erasures
 from flux.store.postgres import Pool
 from flux.supervisor.console_query import BadQueryError, Query, Question
 from flux.supervisor.console_replays import Asked, ReplaysDesk
@@ -161,17 +162,21 @@ class IncidentDesk:
                 f'"{on[:80]}" is no code to replay on', remedy=". for the project's folder, or a commit"
             )
         since, until = await self._read(text)
+        erasures = await count_erasures(self._pool, self._tenant)
+        self._runs.forget(erasures)
         window = Window(since, until)
         asked = Asked(q=f"{window} {FAILED}", calls=False)
         work = await self._replays.prepare(asked, await self._settle(), on)
-        return self._runs.begin(_key(since, until), IncidentRun(work, _text(since, until), on))
+        return self._runs.begin(_key(since, until), IncidentRun(work, _text(since, until), on), erasures)
 
     async def _show_run(self, text: str, _query: Query) -> Document:
         since, until = await self._read(text)
+        self._runs.forget(await count_erasures(self._pool, self._tenant))
         return self._runs.find(_key(since, until)) or _no_run(since, until)
 
     async def _cancel(self, text: str, _query: Query) -> Document:
         since, until = await self._read(text)
+        self._runs.forget(await count_erasures(self._pool, self._tenant))
         return self._runs.cancel(_key(since, until)) or _no_run(since, until)
 
 

@@ -13,7 +13,9 @@ when it has not been asked for a while, when the page that opened it is left, an
 its room: that of all servers of a process together is bounded (`flux.supervisor.debug_room`). Answers are kept as the
 bytes that are sent.
 
-When records are forgotten all end, and what was read of a record before that makes no session: it is read again.
+When records are forgotten all end, and what was read of a record before that makes no session: it is read again. Where
+another server of the same database took a row out, they end when they are next asked; those that are not asked have no
+more than their time.
 """
 
 from collections import OrderedDict
@@ -83,6 +85,8 @@ class DebugSession:
     opened_at: datetime
     used_at: float
     """By trio's clock."""
+    erasures: int
+    """See `flux.store.erasures.count_erasures`; from before its record was read."""
     sources: dict[str, Sequence[str] | None] = attrs.field(factory=dict)
     """Lines of files as they ran; None of those that are not kept."""
     histories: OrderedDict[str, History] = attrs.field(factory=OrderedDict)
@@ -205,6 +209,12 @@ class DebugSessions:
         self._part.room.leave(session)
         session.end()
         return True
+
+    def forget(self, erasures: int) -> None:
+        """End those whose record was read before so many erasures."""
+        for key, session in list(self._open.items()):
+            if session.erasures < erasures:
+                self.end(key, session.number)
 
     def close(self) -> None:
         """End all: the server ends, or what was seen is to be forgotten."""

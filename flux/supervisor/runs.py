@@ -5,6 +5,10 @@ may interrupt. A page is reloaded, and a laptop's lid closed; so a *run* belongs
 that says what it is about, asked by that key how far it is, and cancelled by it. It is held in memory: it ends with the
 server, and whoever asks then hears that there is none. What it found is on record as far as replays are.
 
+What it shows was made of records. So it has the number of erasures from before these were read
+(`flux.store.erasures.count_erasures`): a run from before the last one is given up at once by the server that took the
+row out, and by others when anybody looks.
+
 There is one run of a key at a time, and few at once, since each computes.
 """
 
@@ -53,6 +57,7 @@ class RunWork(Protocol):
 class _Run:
     work: RunWork
     began_at: datetime
+    erasures: int
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     state: str = "running"
     ended_at: datetime | None = None
@@ -60,6 +65,8 @@ class _Run:
     crash: Exception | None = None
     is_over: bool = False
     """Nothing of it goes on. One that is cancelled may still be cleaning up."""
+    is_forgotten: bool = False
+    """Nobody is shown it: it is there for as long as it cleans up."""
 
 
 class Runs:
@@ -71,8 +78,11 @@ class Runs:
         self._now = now
         self._runs: OrderedDict[str, _Run] = OrderedDict()
 
-    def begin(self, key: str, work: RunWork) -> Document:
-        """Begin a run in the place of an earlier one of its key; raise where one goes on, or too many do."""
+    def begin(self, key: str, work: RunWork, erasures: int) -> Document:
+        """Begin a run in the place of an earlier one of its key; raise where one goes on, or too many do.
+
+        ``erasures`` is from before anything was read that it shows.
+        """
         going_on = [other for other, run in self._runs.items() if not run.is_over]
         if key in going_on:
             raise AlreadyRunningError(f"this goes on already: {key}", remedy="wait for it, or cancel it first")
@@ -82,16 +92,16 @@ class Runs:
                 remedy="wait for one of them, or cancel one",
             )
         self._runs.pop(key, None)
-        self._runs[key] = run = _Run(work, self._now())
+        self._runs[key] = run = _Run(work, self._now(), erasures)
         while len(self._runs) > KEPT_MAX:
             del self._runs[next(old for old, each in self._runs.items() if each.is_over)]
-        self._start(partial(self._do, run))
+        self._start(partial(self._do, key, run))
         return _show(run)
 
     def find(self, key: str) -> Document | None:
         """Return how far a run is, or how it ended; None when there is none."""
         run = self._runs.get(key)
-        if run is None:
+        if run is None or run.is_forgotten:
             return None
         if run.crash is not None:
             del self._runs[key]
@@ -100,7 +110,10 @@ class Runs:
 
     def list(self, kind: str) -> list[Document]:
         """Return those whose key begins so, the latest first."""
-        return [_show(run) for key, run in reversed(self._runs.items()) if key.startswith(kind) and run.crash is None]
+        return [
+            _show(run) for key, run in reversed(self._runs.items())
+            if key.startswith(kind) and run.crash is None and not run.is_forgotten
+        ]  # fmt: skip
 
     def cancel(self, key: str) -> Document | None:
         """Stop a run, if it goes on; return what it has found by then."""
@@ -110,12 +123,21 @@ class Runs:
             run.scope.cancel()
         return self.find(key)
 
+    def forget(self, erasures: int | None = None) -> None:
+        """Give up all, and what they have found; with ``erasures`` those from before."""
+        for key, run in list(self._runs.items()):
+            if erasures is None or run.erasures < erasures:
+                run.is_forgotten = True
+                run.scope.cancel()
+                if run.is_over:
+                    del self._runs[key]
+
     def close(self) -> None:
         """Stop all: the server ends."""
         for run in self._runs.values():
             run.scope.cancel()
 
-    async def _do(self, run: _Run) -> None:
+    async def _do(self, key: str, run: _Run) -> None:
         with run.scope:
             try:
                 await run.work.do()
@@ -128,6 +150,8 @@ class Runs:
             run.state = "failed" if failed else "cancelled" if run.scope.cancelled_caught else "done"
             run.ended_at = self._now()
         run.is_over = True
+        if run.is_forgotten:
+            del self._runs[key]
 
 
 def _show(run: _Run) -> Document:

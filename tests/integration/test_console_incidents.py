@@ -136,21 +136,30 @@ async def test_a_cancelled_run_counts_until_nothing_of_it_goes_on() -> None:
 
     async with trio.open_nursery() as nursery:
         runs, first, second = Runs(nursery.start_soon, lambda: NOW), Slow(), Slow()
-        runs.begin("first", first)
-        runs.begin("second", second)
+        runs.begin("first", first, 0)
+        runs.begin("second", second, 0)
         await trio.testing.wait_all_tasks_blocked()
         cancelled = runs.cancel("first")
         assert cancelled is not None and cancelled["state"] == "cancelled"
         with pytest.raises(AlreadyRunningError):
-            runs.begin("first", Slow())
+            runs.begin("first", Slow(), 0)
         with pytest.raises(TooManyRunsError):
-            runs.begin("third", Slow())
+            runs.begin("third", Slow(), 0)
         first.cleaned.set()
         await trio.testing.wait_all_tasks_blocked()
         third = Slow()
-        assert runs.begin("third", third)["state"] == "running"
+        assert runs.begin("third", third, 0)["state"] == "running"
+        runs.forget(0)
+        assert [runs.find(key) is None for key in ("first", "second", "third")] == [False] * 3, "they are as of 0"
+        runs.forget(1)
+        assert all(runs.find(key) is None and runs.cancel(key) is None for key in ("first", "second", "third"))
+        assert runs.list("") == []
+        with pytest.raises(TooManyRunsError):
+            runs.begin("fourth", Slow(), 1)
         for slow in (second, third):
             slow.cleaned.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert runs.begin("third", third, 1)["state"] == "running", "what was given up has its place until it has ended"
         runs.close()
 
 
@@ -165,7 +174,7 @@ async def test_a_run_that_breaks_takes_nothing_with_it_and_is_told_to_who_asks()
 
     async with trio.open_nursery() as nursery:
         runs = Runs(nursery.start_soon, lambda: NOW)
-        runs.begin("a run", Broken())
+        runs.begin("a run", Broken(), 0)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(ZeroDivisionError):
             runs.find("a run")

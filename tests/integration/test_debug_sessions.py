@@ -5,6 +5,7 @@ What a question costs is counted where the runs are made.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,10 @@ from trio.testing import MockClock
 
 from flux.execution import Execution, Level
 from flux.mutation import Mutation, Operation
+from flux.store.erasures import count_erasures
+from flux.store.forgetting import forget_row
 from flux.supervisor import console_debugs
+from flux.supervisor.bisect_run import BisectRun
 from flux.supervisor.debug_history import SHOWN_MAX, History, read_history
 from flux.supervisor.debug_room import AT_ONCE_MAX, OBJECTS_TIMES, DebugRoom
 from flux.supervisor.debug_sessions import (
@@ -30,7 +34,7 @@ from flux.supervisor.debug_sessions import (
 )
 from flux.supervisor.debug_view import CALL_BYTES_MAX, list_calls, list_rows, tell_time
 from flux.supervisor.debug_walk import Walk
-from flux.supervisor.present import encode
+from flux.supervisor.present import encode, summary_of_execution
 from flux.supervisor.replay import Replay
 from flux.supervisor.web.values import read
 from flux.travel import VALUES_MAX, Tap, TracePlan
@@ -240,7 +244,7 @@ async def test_few_sessions_are_open_and_one_that_is_not_asked_ends(autojump_clo
     async def make(number: int) -> DebugSession:
         await trio.lowlevel.checkpoint()
         execution = make_execution(raised(), at_s=number)
-        return DebugSession(number, execution, {}, Walk(ask), NOW, trio.current_time())
+        return DebugSession(number, execution, {}, Walk(ask), NOW, trio.current_time(), 0)
 
     async def tell(session: DebugSession) -> int:
         await trio.lowlevel.checkpoint()
@@ -296,7 +300,7 @@ async def test_few_sessions_are_open_and_one_that_is_not_asked_ends(autojump_clo
 
 
 async def test_what_a_session_keeps_is_bounded() -> None:
-    session = DebugSession(1, make_execution(), {}, Walk(refuse), NOW, 0.0)
+    session = DebugSession(1, make_execution(), {}, Walk(refuse), NOW, 0.0, 0)
     large = b"x" * (SEEN_BYTES_MAX // 4)
     for at in range(1, 12):
         session.keep(Stand(at), large)
@@ -314,7 +318,7 @@ async def test_servers_of_a_process_share_what_their_sessions_take() -> None:
 
     def make_session(number: int, held: int) -> DebugSession:
         execution = make_execution(body=b"x" * held)
-        return DebugSession(number, execution, {}, Walk(refuse), NOW, trio.current_time())
+        return DebugSession(number, execution, {}, Walk(refuse), NOW, trio.current_time(), 0)
 
     async def tell(session: DebugSession) -> int:
         await trio.lowlevel.checkpoint()
@@ -406,7 +410,7 @@ async def test_what_was_read_before_records_were_forgotten_makes_no_session() ->
         record = records[number - 1]
         is_read.set()
         await goes_on.wait()
-        return DebugSession(number, make_execution(), {"record": record}, Walk(refuse), NOW, trio.current_time())
+        return DebugSession(number, make_execution(), {"record": record}, Walk(refuse), NOW, trio.current_time(), 0)
 
     async def tell(session: DebugSession) -> str:
         await trio.lowlevel.checkpoint()
@@ -456,6 +460,34 @@ async def test_sessions_end_when_a_row_is_forgotten_and_not_when_that_is_only_as
         assert answer.status == 200, answer.body
         assert (await world.get(f"debugs/{made.name}"))["state"] == "none"
         assert "ana@forget.example" not in json.dumps(await go(world, made.name))
+
+        # Another server of the same database takes a row out, and tells nobody.
+        other = make_execution(body=b'{"email": "eva@forget.example"}', level=Level("wasm", "core", "wasm"))
+        other = await world.run_as_guest(other, "insert into users values (2, 'eva@forget.example', 'pro')")
+        database.psql("delete from users")
+        await go(world, other.name)
+        run = BisectRun(never_ask, never_compare, summary_of_execution(other), None, None)
+        world.console._runs.begin(f"the bisect of {other.name}", run, await count_erasures(world.pool, "main"))
+        assert len((await world.get("bisects"))["runs"]) == 1
+        await forget_row(world.pool, "main", "public", "users", "2", bytes(32), dry_run=False)
+        assert (await world.get(f"debugs/{other.name}"))["state"] == "none"
+        assert (await world.get("bisects"))["runs"] == []
+
+        # One that takes a row out itself gives up all at once.
+        world.console._runs.begin(f"the bisect of {made.name}", run, await count_erasures(world.pool, "main"))
+        await world.run_as_guest(make_execution(), "insert into users values (3, 'ida@forget.example', 'pro')")
+        database.psql("delete from users")
+        answer = await world.ask("records/forget", method="POST", body=b"{}", table="users", key="3")
+        assert answer.status == 200, answer.body
+        assert world.console._runs.list("") == []
+
+
+async def never_ask(_question: str, _body: Mapping[str, Any]) -> dict[str, Any]:
+    await trio.sleep_forever()
+
+
+async def never_compare(_a: str, _b: str) -> dict[str, Any]:
+    await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("long", [0, 20_000])
