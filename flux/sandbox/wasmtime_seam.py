@@ -19,7 +19,7 @@ WASMTIME_VERSION = importlib.metadata.version("wasmtime")
 _PRIVATE = (
     "_wasmtime_call_future_delete", "_wasmtime_call_future_poll", "_wasmtime_config_async_stack_size_set",
     "_wasmtime_context_fuel_async_yield_interval", "_wasmtime_context_get_fuel", "_wasmtime_context_set_fuel",
-    "_wasmtime_func_call_async", "_wasmtime_global_get", "_wasmtime_instance_export_get",
+    "_wasmtime_func_call_async", "_wasmtime_instance_export_get",
     "_wasmtime_instance_pre_instantiate_async", "_wasmtime_linker_define",
     "_wasmtime_linker_define_async_func", "_wasmtime_linker_define_func", "_wasmtime_linker_define_instance",
     "_wasmtime_linker_instantiate_async", "_wasmtime_memory_data",
