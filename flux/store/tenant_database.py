@@ -130,6 +130,7 @@ async def _make(
             f"password '{secrets.token_urlsafe(24)}'"
         )
         made.append(f"drop role {guest_name}")
+        await connection.execute(f"select flux.watch_lines('{guest}')")
         # To end sessions of guests that a crash has left.
         await connection.execute(f"grant {guest_name} to {owner_name}")
         if not place["is_superuser"]:

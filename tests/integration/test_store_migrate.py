@@ -285,7 +285,13 @@ async def test_a_guests_role_is_made_and_repaired(database: Database) -> None:
     async with connected(database) as connection:
         tenant = f"a_{database.name}"
         role = await ensure_guest(connection, tenant, "shop", "one")
+        database.psql(f"alter role {role} set tcp_keepalives_idle = 7000; alter role {role} set work_mem = '1GB'")
         assert role == await ensure_guest(connection, tenant, "shop", "two") == f"flux_guest_{tenant}"
+        kept = database.psql(f"select unnest(setconfig) from pg_db_role_setting where setrole = '{role}'::regrole")
+        assert kept.splitlines() == [
+            "search_path=shop", "tcp_keepalives_idle=30", "tcp_keepalives_interval=10", "tcp_keepalives_count=6",
+            "tcp_user_timeout=120000", "client_connection_check_interval=10000",
+        ]  # fmt: skip
         database.psql(f"alter role {role} createdb")
         with pytest.raises(GuestRoleError, match="must not have") as caught:
             await ensure_guest(connection, tenant, "shop", "three")
