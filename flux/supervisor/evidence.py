@@ -25,6 +25,7 @@ import msgspec
 import trio
 
 from flux import calls, ids
+from flux.as_of import is_visible
 from flux.errors import FluxError
 from flux.evidence import Count, Evidence, OtherFailure, RowWriter
 from flux.execution import Execution, Raised, Read, Transaction
@@ -329,7 +330,7 @@ def _same_key(text: str | None, key: Mapping[str, object]) -> bool:
 async def _writers_of(pool: Pool, row: _RowRead) -> tuple[RowWriter, ...]:
     """Return who wrote each column that was read; one entry a version, or a column of it."""
     versions = await _list_versions(pool, row.schema, row.table, row.key)
-    seen = [version for version in versions if _is_visible(version.mutation.xid, row.snapshot)]
+    seen = [version for version in versions if is_visible(version.mutation.xid, row.snapshot)]
     if not seen and len(versions) == VERSIONS_MAX:
         # All that was read here came later; the version that was seen is farther back.
         last = await find_row_writer(pool, row.schema, row.table, row.key, row.snapshot)
@@ -376,18 +377,6 @@ def _key_text(key: Mapping[str, object]) -> str:
     """Return a key as `list_row_history` reads it."""
     texts = {column: value if isinstance(value, str) else str(value) for column, value in key.items()}
     return ",".join(f"{column}={text}" for column, text in sorted(texts.items()))
-
-
-def _is_visible(xid: int, snapshot: str) -> bool:
-    """Return whether a snapshot (``xmin:xmax:xid,xid``) saw a committed transaction.
-
-    As the manual has it: what is below xmin was over, what is at or beyond xmax had not begun, and the
-    list has what was in progress.
-    """
-    xmin, xmax, running = snapshot.split(":")
-    if xid < int(xmin):
-        return True
-    return xid < int(xmax) and str(xid) not in running.split(",")
 
 
 def _changes(version: RowVersion, column: str) -> bool:

@@ -36,9 +36,9 @@ async def pool(database: Database) -> AsyncIterator[Pool]:
     await pool.aclose()
 
 
-async def add_old(pool: Pool, database: Database, days: int, *, failed: bool = False) -> str:
+async def add_old(pool: Pool, database: Database, days: int, *, failed: bool = False, now: datetime = NOW) -> str:
     """Store an execution of so many days ago, in its day's partition; return its name."""
-    at = NOW - timedelta(days=days)
+    at = now - timedelta(days=days)
     for parent in ("execution", "mutation"):
         database.psql(f"select flux.ensure_partition('{parent}', '{at.date()}')")
     execution = make_execution(raised() if failed else None, started_at_ns=int(at.timestamp() * 1e9))
@@ -177,11 +177,12 @@ async def test_whoever_pins_waits_for_a_day_that_goes_and_not_for_ever(
 
 
 async def test_a_clock_that_is_ahead_takes_nothing_out(pool: Pool, database: Database) -> None:
-    name = await add_old(pool, database, 30)
+    now = datetime.now(UTC)  # A midnight since this file was read would make it old by the database's clock too.
+    name = await add_old(pool, database, 30, now=now)
     with pytest.raises(ClocksApartError, match="nothing is taken out"):
-        await prune(pool, KEEP, NOW + timedelta(days=365))
+        await prune(pool, KEEP, now + timedelta(days=365))
     # Less is no reason to stop: what is old is so by both clocks.
-    assert (await prune(pool, KEEP, NOW + timedelta(hours=23, minutes=50))).executions == 0
+    assert (await prune(pool, KEEP, now + timedelta(hours=23, minutes=50))).executions == 0
     assert names(database) == {name}
 
 
