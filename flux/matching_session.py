@@ -115,6 +115,7 @@ class MatchingSession:
         given: Mapping[int, HostCallResult] | None = None,
         lends: Sequence[HostCall] = (),
         functions: frozenset[str] | None = None,
+        heard: Sequence[HostCall] = (),
         is_comparable: Callable[[], bool] = lambda: True,
     ) -> None:
         """``is_comparable`` says whether the world shows what was recorded, so that its answers must be the same.
@@ -124,6 +125,9 @@ class MatchingSession:
 
         ``given`` answers whatever asks like a recorded call, by that one's number, and ``lends`` are calls of others
         that answer what the record does not: of an experiment (`flux.prove`), which changes what was heard.
+
+        ``heard`` are ``calls`` as they are on record, where those were redacted once more to be compared: the guest
+        hears what was heard.
 
         ``tells_waits``: the guest says when it waits. One that does not must do one thing at a time.
         """
@@ -139,6 +143,7 @@ class MatchingSession:
         self._live = live
         self._given = dict(given or {})
         self._lends = Counterparts(lends)
+        self._on_record = {call.request.seq: call.result for call in heard if call.result is not None}
         self._functions = functions
         self._made_up = 0
         """Ids of jobs that were made up."""
@@ -231,6 +236,10 @@ class MatchingSession:
         self._heard += 1
         result = attrs.evolve(pending.result, now_ns=self._now_ns)
         self._calls[seq] = attrs.evolve(self._calls[seq], result=result, answered=self._heard)
+        counterpart = pending.counterpart
+        if self._on_record and counterpart is not None and pending.result is counterpart.result:
+            was = self._on_record[counterpart.request.seq]
+            return [(seq, attrs.evolve(result, value=was.value, error=was.error))]
         return [(seq, result)]
 
     def logged(self, line: LogLine) -> Divergence | None:

@@ -95,6 +95,11 @@ class RedactionRules:
                 columns.add((table.rpartition(".")[2], column))
         return cls(frozenset(headers), tuple(paths), frozenset(columns))
 
+    def union(self, other: "RedactionRules") -> "RedactionRules":
+        """Return what replaces all that either replaces; ``self`` where the other adds nothing."""
+        paths = tuple(dict.fromkeys((*self.json_paths, *other.json_paths)))
+        return RedactionRules(self.headers | other.headers, paths, self.columns | other.columns)
+
 
 class Redactor:
     """Redacts the parts of one execution."""

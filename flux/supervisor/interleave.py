@@ -55,6 +55,7 @@ from flux.supervisor.replay import (
     check_whole,
     read_value,
 )
+from flux.supervisor.replay_redaction import RulesInForce
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import Shelf
 from flux.supervisor.world_build import check_log
@@ -195,7 +196,8 @@ class Interleaver:
             deployment = (
                 live.deployment if sha is None else attrs.evolve(live.deployment, sha=sha, dirty=False)
             )
-            group = _Group(self._backing, self._schema, chains, runs, earliest, live.runnables, check)
+            rules = [await self._shelf.find_rules(chain[0]) for chain in chains]
+            group = _Group(self._backing, self._schema, chains, runs, earliest, live.runnables, rules, check)
             migrations = () if on is None else await self._list_new_migrations(sha)
             try:
                 with trio.fail_after(RUN_S_MAX):
@@ -234,13 +236,16 @@ class _Group:
         runs: Sequence[Run],
         earliest: Snapshot,
         runnables: Mapping[str, Runnable],
+        rules: Sequence[RulesInForce],
         check: str | None,
     ) -> None:
+        """``rules`` are beside ``chains``."""
         self._backing = backing
         self._schema = schema
         self._chains = chains
         self._runs = runs
         self._earliest = earliest
+        self._rules = rules
         self._check = check
         self._runnables: list[Runnable] = []
         for chain in chains:
@@ -418,7 +423,9 @@ class _Group:
                 atomic=runnable.function.atomic,
                 isolation=runnable.isolation,
             )
-            again = Attempt(self._backing, runnable, self._values[number], recorded, database)
+            again = Attempt(
+                self._backing, runnable, self._values[number], recorded, database, self._rules[number]
+            )
             try:
                 replayed = await again.run()
             finally:
@@ -432,7 +439,7 @@ class _Group:
         # What others write otherwise is read otherwise: on changed code that says nothing about the database.
         judged = replayed if is_recorded else attrs.evolve(replayed, fidelity=Fidelity())
         self._told |= set(again.secrets.tell())
-        return RunResult(chain[-1], replayed, attempt, again.secrets.explain(judge(chain[-1], judged)))
+        return RunResult(chain[-1], replayed, attempt, again.secrets.explain(judge(again.redact(chain[-1]), judged)))
 
     async def _compare(self, connection: Connection, table: str) -> TableRows:
         then = self._rows_then[table]

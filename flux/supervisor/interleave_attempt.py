@@ -15,6 +15,7 @@ from flux.supervisor.interleave_database import GatedDatabase
 from flux.supervisor.perform import HostTable
 from flux.supervisor.replay import TELLING_RUNTIMES, describe_again, drive_again
 from flux.supervisor.replay_hosts import AnswerHost, RefusingHost
+from flux.supervisor.replay_redaction import RulesInForce, find_by_number, redact_again
 from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.statements import commit_failed
@@ -35,13 +36,19 @@ class Attempt:
         value: object,
         recorded: Execution,
         database: GatedDatabase,
+        rules: RulesInForce,
     ) -> None:
         self._runnable = runnable
         self._value = value
         self._recorded = recorded
         self._database = database
         self._secrets = backing.secrets.of_execution(recorded.seed)
-        self._redactor = Redactor(runnable.rules, recorded.seed, self._secrets.stand_ins())
+        self._rules = rules.add(runnable.rules)
+        self._are_newer = rules.are_newer(runnable.rules)
+        self._redactor = Redactor(self._rules, recorded.seed, self._secrets.stand_ins())
+        if self._are_newer:
+            # What stood in the request is looked for in all that comes behind it, as it was for the record.
+            self._redactor.trigger(recorded.trigger)
         self.secrets = ReplayedSecrets(self._secrets, self._redactor)
         self._context = CallContext(
             tenant=backing.tenant,
@@ -55,13 +62,21 @@ class Attempt:
             secrets=self._secrets,
         )
 
+    def redact(self, recorded: Execution) -> Execution:
+        """Return a record as it is to be laid beside what ran again."""
+        if not self._are_newer:
+            return recorded
+        return redact_again(recorded, Redactor(self._rules, recorded.seed, self._secrets.stand_ins()))
+
     async def run(self) -> Replayed:
         """Run it to its end, its transaction included; return what it did."""
         recorded, runnable = self._recorded, self._runnable
+        compared = self.redact(recorded)
         limits = runnable.bounds.limits
         tells_waits = runnable.function.runtime in TELLING_RUNTIMES
         session = MatchingSession(
-            recorded.calls,
+            compared.calls,
+            heard=recorded.calls if compared is not recorded else (),
             started_at_ns=recorded.started_at_ns,
             seed=recorded.seed,
             has_world=True,
@@ -71,7 +86,7 @@ class Attempt:
         )
         # The session ends it by the time of the record. Being held back takes none of that.
         patient = attrs.evolve(runnable.bounds, limits=attrs.evolve(limits, timeout_s=HELD_S_MAX))
-        gated = _GatedHost(self._context, self._redactor, self._database, recorded)
+        gated = _GatedHost(self._context, self._redactor, self._database, compared, recorded)
         host = AnswerHost(gated, self._context, answers_http=recorded.trigger.kind == "http")
         driven = await drive_again(
             recorded, runnable, self._value, session, host, patient, self._redactor, self.secrets,
@@ -83,7 +98,7 @@ class Attempt:
         error = await self._database.finish(keeps=keeps)
         if error is not None:
             outcome = commit_failed(error.code, error.message)
-        described = describe_again(recorded, runnable, driven, session, self._redactor.outcome(outcome))
+        described = describe_again(compared, runnable, driven, session, self._redactor.outcome(outcome))
         execution = attrs.evolve(described, transactions=tuple(self._database.transactions))
         synthetic = list_synthetic(recorded, has_secrets=self.secrets.are_whole)
         return Replayed(execution, driven.divergence, waited_for, session.fidelity, synthetic=synthetic)
@@ -93,12 +108,19 @@ class _GatedHost(RefusingHost):
     """Performs statements, and tells the database which recorded ones they are."""
 
     def __init__(
-        self, context: CallContext, redactor: Redactor, database: GatedDatabase, recorded: Execution
+        self,
+        context: CallContext,
+        redactor: Redactor,
+        database: GatedDatabase,
+        compared: Execution,
+        recorded: Execution,
     ) -> None:
+        """``compared`` is ``recorded``, by all rules that hold."""
         self._table = HostTable(context)
         self._redactor = redactor
         self._database = database
-        self._recorded = Counterparts(recorded.calls)
+        self._compared = Counterparts(compared.calls)
+        self._recorded = recorded.calls
 
     def is_immediate(self, name: str) -> bool:
         """See `flux.supervisor.drive.Host.is_immediate`."""
@@ -108,7 +130,7 @@ class _GatedHost(RefusingHost):
         """Perform a statement; refuse anything else."""
         if not request.name.startswith("db."):
             return await super().perform(request)
-        counterpart = self._recorded.take(self._redactor.request(request))
+        counterpart = find_by_number(self._recorded, self._compared.take(self._redactor.request(request)))
         if counterpart is not None:
             self._database.counterparts[request.seq] = counterpart
         return await self._table.perform(request)

@@ -47,6 +47,7 @@ from flux.supervisor.drive import REPLAY_PATIENCE_S_MIN, Bounds, Driven, Host, d
 from flux.supervisor.execute import Backing
 from flux.supervisor.inputs import UnreadableInputError, parse_json, read_input
 from flux.supervisor.replay_hosts import AnswerHost, LiveRequests, OpenHost, RefusingHost
+from flux.supervisor.replay_redaction import RulesInForce, find_by_number, redact_again
 from flux.supervisor.replay_secrets import ReplayedSecrets
 from flux.supervisor.runnable import Runnable
 from flux.supervisor.shelf import HELD, Shelf
@@ -182,15 +183,17 @@ class Replayer:
                 migrations,
             )
             run.given, run.lends = given or {}, lends
+            if not is_same:
+                run.redact_by(await self._shelf.find_rules(original))
             replayed = await (run.run_strictly() if is_same else run.run_changed())
         has_secrets = self._backing is not None and run.secrets.are_whole
         replayed = attrs.evolve(replayed, synthetic=list_synthetic(original, has_secrets=has_secrets))
-        judgement = judge(original, replayed)
+        judgement = judge(run.recorded, replayed)
         notes = (*run.notes, *_list_doubts(original, judgement))
         if self._backing is not None:
             # Without, nobody expects a secret to have a value.
             notes, judgement = (*notes, *run.secrets.tell()), run.secrets.explain(judgement)
-        return Replay(original, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
+        return Replay(run.recorded, on, deployment, replayed, judgement, run.sources, notes, sent=requests.sent)
 
     async def follow(self, original: Execution, tap: Tap) -> Replay:
         """Run ``original`` again on its own code, to the letter, with a guest that tells ``tap`` of each step."""
@@ -268,12 +271,25 @@ class _Run:
         self._secrets = secrets.of_execution(original.seed)
         self._redactor = Redactor(runnable.rules, original.seed, self._secrets.stand_ins())
         self.secrets = ReplayedSecrets(self._secrets, self._redactor)
+        self.recorded = original
+        """What the replay is laid beside: ``original``, redacted by all rules that hold for the replay."""
         self.given: Mapping[int, HostCallResult] = {}
         self.lends: Sequence[HostCall] = ()
         self.sources: Mapping[int, Source] = {}
         self.notes: tuple[str, ...] = ()
         self.tap: Tap | None = None
         """Hears of each step of the guest, which then gets no secret's value: what its names hold is shown."""
+
+    def redact_by(self, rules: RulesInForce) -> None:
+        """Redact by ``rules`` as well, before anything has run."""
+        own, seed, stand_ins = self._runnable.rules, self._original.seed, self._secrets.stand_ins()
+        every = rules.add(own)
+        self._redactor = Redactor(every, seed, stand_ins)
+        if rules.are_newer(own):
+            self.recorded = redact_again(self._original, Redactor(every, seed, stand_ins))
+            # What stood in the request is looked for in all that comes behind it, as it was for the record.
+            self._redactor.trigger(self._original.trigger)
+        self.secrets = ReplayedSecrets(self._secrets, self._redactor)
 
     async def run_strictly(self) -> Replayed:
         original = self._original
@@ -373,7 +389,8 @@ class _Run:
         limits = runnable.bounds.limits
         tells_waits = runnable.function.runtime in TELLING_RUNTIMES
         session = MatchingSession(
-            original.calls,
+            self.recorded.calls,
+            heard=original.calls if self.recorded is not original else (),
             started_at_ns=original.started_at_ns,
             seed=original.seed,
             has_world=world is not None,
@@ -387,7 +404,7 @@ class _Run:
             is_comparable=lambda: world is None or world.is_comparable,
         )
         if world is not None:
-            world.follow(session.find_counterpart)
+            world.follow(lambda seq: find_by_number(original.calls, session.find_counterpart(seq)))
         self._live.start_over()
         host: Host = RefusingHost()
         if world is not None or self._live.hosts:
@@ -409,7 +426,7 @@ class _Run:
         )
         if world is None and isinstance(outcome, Returned) and _failed_to_commit(original.outcome):
             # All that it asked of the database is what was asked then, so nothing speaks for another end.
-            outcome = original.outcome
+            outcome = self.recorded.outcome
             self.notes += (
                 "it was the commit that failed, and there is none here: its failure is that of then",
             )
@@ -458,7 +475,7 @@ class _Run:
         rows: tuple[Mutation, ...] | None = None,
     ) -> Execution:
         described = describe_again(
-            self._original, self._runnable, driven, session, self._redactor.outcome(outcome)
+            self.recorded, self._runnable, driven, session, self._redactor.outcome(outcome)
         )
         if rows is None:
             return described

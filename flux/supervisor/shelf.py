@@ -17,7 +17,10 @@ from flux.commit import find_commit, write_commit
 from flux.errors import OperatorError
 from flux.execution import Execution
 from flux.project import Migration, SourceVersion, hash_artifact, list_migrations, read_project
+from flux.redact import RedactionRules
+from flux.supervisor.artifacts import CodeGoneError
 from flux.supervisor.deployments import Deployments, LiveDeployment
+from flux.supervisor.replay_redaction import RulesInForce
 
 KEPT = 2
 """Deployments beside the served one whose workers wait for the next replay."""
@@ -43,6 +46,8 @@ class Shelf:
         self._root = root
         self._kept: OrderedDict[str, LiveDeployment] = OrderedDict()
         self._held: dict[str, list[tuple[LiveDeployment, tuple[Migration, ...]]]] = {}
+        self._rules: dict[str, RedactionRules] = {}
+        """By the id of a deployment, which is a hash of its files: they never change."""
         self._lock = trio.Lock()
         """One is made ready at a time: the next replay wants the same one, most likely."""
 
@@ -115,6 +120,20 @@ class Shelf:
                 remedy="replay on a commit, or on . for the project's folder",
             )
         return found[-1]
+
+    async def find_rules(self, execution: Execution) -> RulesInForce:
+        """Return the rules of redaction of what is served, and of the code that made ``execution``."""
+        id, current = execution.deployment, self._deployments.current
+        live = self._find(id)
+        if id not in self._rules and live is not None:
+            self._rules[id] = RedactionRules.parse(live.config.recording.redact)
+        elif id not in self._rules:
+            # Code that is gone has told nobody its rules: then the record is taken for one that was made without any.
+            with contextlib.suppress(CodeGoneError):
+                project = await trio.to_thread.run_sync(self._deployments.artifacts.find, id)
+                self._rules[id] = RedactionRules.parse(project.config.recording.redact)
+        served = () if current is None else current.config.recording.redact
+        return RulesInForce(RedactionRules.parse(served), self._rules.get(id))
 
     async def find_commit(self, ref: str) -> str:
         """Return the commit that ``ref`` names; raise `NoSuchCommitError`."""

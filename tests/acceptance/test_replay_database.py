@@ -261,6 +261,29 @@ def test_what_statements_draw_and_tell_of_the_time_is_the_same_in_each_replay_at
     assert all(row["draws"] == row["counted"] for side in ("recorded", "replayed") for row in counted[side])
 
 
+def test_a_rule_that_is_newer_than_the_code_and_the_record_holds_for_what_a_replay_stores(shop: Shop) -> None:
+    name, email = shop.fail(1), "u1@b.com"
+    shop.branch("unmended", (('{"plan": user["plan"]}', '{"plan": user["plan"], "is": "the same"}'),), {})
+    config = shop.server.project / "flux.toml"
+    before, told = config.read_text(), len(shop.server.story)
+    config.write_text(f'{before}\n[recording]\nredact = ["column:users.email", "column:draws.note"]\n')
+    try:
+        shop.server.wait_story("reload", after=told)
+        # Neither of these commits has the rule: the one repairs nothing, the other does.
+        for on, exit_code, verdict in (("unmended", 1, "same failure"), ("fix", 0, "passed")):
+            replay = shop.json("replay", name, "--on", on, exit_code=exit_code)
+            assert (replay["verdict"], replay["fidelity"]["equal"]) == (verdict, replay["fidelity"]["matched"]), replay
+            assert email not in json.dumps(replay) and "redacted:" in json.dumps(replay)
+            traced = json.dumps(shop.server.json("trace", replay["replayed"]["execution"]))
+            assert email not in traced and "redacted:" in traced
+        divergences = shop.database.psql("select coalesce(string_agg(divergence::text, ''), '') from flux.replay")
+        assert email not in divergences
+    finally:
+        told = len(shop.server.story)
+        config.write_text(before)
+        shop.server.wait_story("reload", after=told)
+
+
 def begin_incident(shop: Shop, window: str) -> subprocess.Popen[str]:
     """Have a window replayed, and wait until it is being replayed."""
     process = subprocess.Popen(
