@@ -208,7 +208,7 @@ class Harness:
     def __init__(
         self, backing: Backing, database: Database, fresh: LiveDeployment, warm: LiveDeployment
     ) -> None:
-        self._backing = backing
+        self.backing = backing
         self._database = database
         self._fresh = fresh
         self._warm = warm
@@ -216,14 +216,14 @@ class Harness:
 
     async def measure(self, variant: Variant, workload: str, requests: int) -> Round:
         """Run so many requests one after the other."""
-        backing = self._backing
+        backing = self.backing
         # What stands in has the same methods, as far as an execution calls them.
         stand_in: Any
         if not variant.journal:
             stand_in = NoJournal()
             backing = attrs.evolve(backing, journal=stand_in)
         if not variant.record:
-            stand_in = NoWriter(self._backing.writer)
+            stand_in = NoWriter(self.backing.writer)
             backing = attrs.evolve(backing, writer=stand_in)
         executor = Executor(backing, NoAudience())
         with contextlib.ExitStack() as stack:
@@ -241,7 +241,7 @@ class Harness:
             for _ in range(requests):
                 await self.request(executor, workload, fresh=variant.fresh)
             elapsed_s = time.perf_counter() - started
-            await self._backing.writer.flush()
+            await self.backing.writer.flush()
             await trio.sleep(0.05)
             now_postgres = get_tree_cpu_s(self._database.server.pid)
             flux_s = get_tree_cpu_s(os.getpid()) - cpu - (now_postgres - own)
@@ -266,7 +266,7 @@ class Harness:
 
     async def measure_call_us(self, function: str, rounds: int) -> tuple[list[float], list[float]]:
         """Return what each round found one host call to take, and its CPU of guest, Flux and Postgres, in us."""
-        executor = Executor(self._backing, NoAudience())
+        executor = Executor(self.backing, NoAudience())
         trigger = Trigger("http", "POST", f"/{function}", f"/{function}")
         elapsed_us, cpu_us = [], []
         for _ in range(rounds):
@@ -282,9 +282,11 @@ class Harness:
 
 
 @contextlib.asynccontextmanager
-async def open_harness(server: PostgresServer, stub_port: int, folder: Path) -> AsyncIterator[Harness]:
-    """Open everything behind `Executor` as ``flux dev`` does."""
-    database = create_database(server, "parts")
+async def open_harness(
+    server: PostgresServer, stub_port: int, folder: Path, name: str = "parts"
+) -> AsyncIterator[Harness]:
+    """Open everything behind `Executor` as ``flux dev`` does, over a new database called ``name``."""
+    database = create_database(server, name)
     root = folder / "project"
     root.mkdir()
     allow = f'[http]\nallow = ["127.0.0.1:{stub_port}"]\n'

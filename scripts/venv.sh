@@ -39,6 +39,7 @@ find_python() {
 prepare_venv() {
     kind=$1
     [ "$(uname -s)" = Linux ] || stop "Flux runs on Linux; this is $(uname -s)."
+    [ "$(uname -m)" = x86_64 ] || stop "Flux runs on x86_64; this is $(uname -m): its sandbox would refuse at the end."
     venv_python=$PWD/.venv/bin/python
     if ! "$venv_python" -c 'import pip' 2>/dev/null; then
         find_python
