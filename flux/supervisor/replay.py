@@ -2,7 +2,8 @@
 
 A replay is `drive` with another session and a host that refuses: the guest asks, the
 recording answers, nobody performs anything. So it needs no network and changes nothing,
-and there is no switch that could be forgotten: what would act is not there.
+and there is no switch that could be forgotten: what would act is not there. Where statements
+go to a world, that is PostgreSQL's word, and docs/limits.md has what it lets happen all the same.
 
 On the code that made it, a recording is followed to the letter (`flux.session.ReplaySession`);
 every difference is a divergence, and a mistake of ours or something that the function takes from
