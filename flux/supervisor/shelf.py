@@ -18,7 +18,6 @@ from flux.errors import OperatorError
 from flux.execution import Execution
 from flux.project import Migration, SourceVersion, hash_artifact, list_migrations, read_project
 from flux.redact import RedactionRules
-from flux.supervisor.artifacts import CodeGoneError
 from flux.supervisor.deployments import Deployments, LiveDeployment
 from flux.supervisor.replay_redaction import RulesInForce
 
@@ -128,8 +127,9 @@ class Shelf:
         if id not in self._rules and live is not None:
             self._rules[id] = RedactionRules.parse(live.config.recording.redact)
         elif id not in self._rules:
-            # Code that is gone has told nobody its rules: then the record is taken for one that was made without any.
-            with contextlib.suppress(CodeGoneError):
+            # Code that is gone, or whose flux.toml this version can't read, tells nobody its rules: then the record is
+            # taken for one that was made without any, and redacted once more by all others.
+            with contextlib.suppress(OperatorError):
                 project = await trio.to_thread.run_sync(self._deployments.artifacts.find, id)
                 self._rules[id] = RedactionRules.parse(project.config.recording.redact)
         served = () if current is None else current.config.recording.redact
