@@ -43,7 +43,6 @@ PARTITIONS_EVERY_S = 6 * 3600.0
 OWNER_CONNECTIONS = 8
 GUEST_CONNECTIONS = 32
 OWN_CONNECTIONS = (OWNER_CONNECTIONS, GUEST_CONNECTIONS)
-RECOVERY_S = 120.0
 SPOOL_FOLDER = "spool"
 
 
@@ -91,8 +90,7 @@ async def open_backing(
             await connection.execute(QUERIES.add_supervisor, digest, description)
             await drop_leftovers(connection, options)
         stack.push_async_callback(_withdraw_token, owner, digest)
-        with trio.fail_after(RECOVERY_S):
-            recovered = await recover(journal_folder, DatabaseStore(owner))
+        recovered = await recover(journal_folder, DatabaseStore(owner))
         # Not the role that the database named: a function of it may be a tenant's.
         guest_options = attrs.evolve(options, user=tenant.role, password=password)
         guests = Pool(guest_options, connections[1])

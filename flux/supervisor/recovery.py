@@ -29,7 +29,11 @@ import trio
 from flux import ids
 from flux.execution import Execution, Interrupted, Level, Transaction, Trigger
 from flux.mutation import Mutation
+from flux.store.postgres import ConnectionLost
 from flux.supervisor.left_behind import LeftBehind, claim, is_over
+
+ASK_S = 60.0
+"""How long the database may take to say what it has of one execution. As many as are left may take as much longer."""
 
 
 class Store(Protocol):
@@ -47,7 +51,8 @@ class Store(Protocol):
     async def add(self, execution: Execution) -> bool:
         """Store a record for good, its rolled-back mutations included; False when it was there already.
 
-        Waits for a transaction that is just about to commit a record with the same id.
+        Waits for a transaction that is just about to commit a record with the same id; `trio.TooSlowError` after as
+        long as a record of this size may take.
         """
 
 
@@ -80,19 +85,27 @@ async def recover(folder: Path, store: Store) -> Recovered:
     completed: list[uuid.UUID] = []
     already_stored: list[uuid.UUID] = []
     with await trio.to_thread.run_sync(claim, folder) as claimed:
-        for execution_id in claimed.ids:
+        for done_before, execution_id in enumerate(claimed.ids):
             left = claimed.read(execution_id)
-            if left.is_stored or await store.exists(execution_id):
-                already_stored.append(execution_id)
-                continue
-            if left.ended is not None and not left.in_transaction:
-                done, execution = completed, left.ended
-            else:
-                xids = {mutation.xid for mutation in left.mutations}
-                xids |= {transaction.xid for transaction in left.transactions if transaction.xid is not None}
-                committed = await store.list_committed(execution_id, frozenset(xids))
-                done, execution = interrupted, make_interrupted(left, committed)
-            added = await store.add(execution)
+            try:
+                with trio.fail_after(ASK_S):
+                    if left.is_stored or await store.exists(execution_id):
+                        already_stored.append(execution_id)
+                        continue
+                    if left.ended is not None and not left.in_transaction:
+                        done, execution = completed, left.ended
+                    else:
+                        xids = {mutation.xid for mutation in left.mutations}
+                        xids |= {transaction.xid for transaction in left.transactions if transaction.xid is not None}
+                        committed = await store.list_committed(execution_id, frozenset(xids))
+                        done, execution = interrupted, make_interrupted(left, committed)
+                added = await store.add(execution)
+            except trio.TooSlowError as error:
+                raise ConnectionLost(
+                    f"the database gave no answer in time when execution {execution_id}, which a server left in the "
+                    f"journal, was stored: {done_before:,} of {len(claimed.ids):,} are",
+                    remedy="start again once it answers: what is stored stays, and the journal has the others",
+                ) from error
             (done if added else already_stored).append(execution_id)
         return Recovered(
             interrupted=tuple(interrupted),

@@ -9,7 +9,7 @@ import trio
 from flux.execution import Execution
 from flux.store.postgres import Pool
 from flux.store.queries import QUERIES
-from flux.store.records import RecordStore, make_record
+from flux.store.records import RecordStore, make_record, writing_s
 from flux.store.restored import ran_elsewhere, without_ids
 
 ASK_AGAIN_S = 0.05
@@ -44,5 +44,7 @@ class DatabaseStore:
         """See `flux.supervisor.recovery.Store.add`."""
         if await ran_elsewhere(self.pool, execution.id):
             execution = without_ids(execution)
-        inserted = await RecordStore(self.pool).insert(make_record(execution))
+        record = make_record(execution)
+        with trio.fail_after(writing_s(record.size_bytes)):
+            inserted = await RecordStore(self.pool).insert(record)
         return inserted.is_new

@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC110, ASYNC240 - a test may wait for its files, and for a server that tells nobody
 """Recovery against real databases: who died where, and what the records say then. A second psql is the oracle."""
 
+import contextlib
 import itertools
 import os
 import random
@@ -19,10 +20,11 @@ from flux.errors import FluxError
 from flux.execution import Execution, Interrupted, LogLine, Returned, Transaction
 from flux.hostcall import HostCallRequest, HostCallResult
 from flux.store.migrate import ensure_guest
-from flux.store.postgres import Connection, ConnectOptions, connect
+from flux.store.postgres import Connection, ConnectionLost, ConnectOptions, connect
 from flux.store.queries import QUERIES
 from flux.store.reading import get_execution
 from flux.store.records import make_record
+from flux.supervisor import recovery
 from flux.supervisor.journal import Journal
 from flux.supervisor.left_behind import LeftBehind, read_left_behind
 from flux.supervisor.recovery import Recovered, make_interrupted, recover
@@ -281,6 +283,24 @@ class StopsAt:
         result = await self._store.add(execution)
         self._step(after=True)
         return result
+
+
+async def test_a_database_that_does_not_answer_ends_a_start_and_loses_nothing(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_journal(tmp_path, 60)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.setattr(recovery, "ASK_S", 0.2)
+    async with contextlib.aclosing(await connect(database.options())) as locking:
+        await locking.execute("begin; lock table flux.execution in access exclusive mode")
+        with pytest.raises(ConnectionLost, match=r"which a server left in the journal, was stored: \d+ of \d+ are"):
+            await run_recovery(tmp_path, database)
+        assert sorted(path.name for path in tmp_path.iterdir()) == left
+    monkeypatch.undo()
+    recovered = await run_recovery(tmp_path, database)
+    assert list(tmp_path.iterdir()) == []
+    made = len(recovered.interrupted) + len(recovered.completed)
+    assert made > 0 and database.psql("select count(*) from flux.execution") == str(made)
 
 
 async def test_a_recovery_that_ends_at_any_step_and_runs_again_makes_the_same_records(
