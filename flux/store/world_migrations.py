@@ -3,7 +3,8 @@
 All tables that a migration names are copies, and a guest's role owns nothing else: so what changes shapes can change
 nothing but copies, and what it creates is temporary. PostgreSQL has no DDL in a READ ONLY transaction, so that is what
 each statement of DDL is not run in; it is taken back if it has written to a table of the user's, as a function could
-that it calls. Everything else of a migration is run READ ONLY.
+that it calls. A role may do more to itself than to tables, though (its settings, its password, what it gives away): so
+only what makes and changes things of a schema is run. Everything else of a migration is run READ ONLY.
 """
 
 import re
@@ -24,6 +25,15 @@ from flux.store.world_plan import WorldError
 _DDL = frozenset({"create", "alter", "drop", "comment"})
 _NO_MATTER = frozenset({"grant", "revoke", "analyze", "vacuum"})
 """What changes nothing that a replay could see."""
+_OBJECTS = frozenset({
+    "aggregate", "cast", "collation", "column", "constraint", "domain", "extension", "function", "index", "operator",
+    "policy", "procedure", "routine", "rule", "schema", "sequence", "statistics", "table", "trigger", "type", "view",
+})  # fmt: skip
+"""What DDL may be about. Of roles, databases and what a server has beside them, it would be done for good."""
+_MODIFIERS = frozenset({
+    "global", "local", "materialized", "on", "or", "recursive", "replace", "temp", "temporary", "unique", "unlogged",
+})  # fmt: skip
+"""What may stand before the object."""
 _CONCURRENTLY = re.compile(r"\bconcurrently\b", re.IGNORECASE)
 
 
@@ -59,9 +69,11 @@ async def apply_migrations(
         )
         for statement in split_script(migration.sql.removeprefix("\ufeff")):
             word = statement.words[0] if statement.words else ""
-            if word in _NO_MATTER:
+            if word in _NO_MATTER or statement.words[:3] == ("alter", "default", "privileges"):
                 continue
             is_ddl = word in _DDL
+            if is_ddl and (kind := _find_object(statement.words)) not in _OBJECTS:
+                raise _failed(migration, f"{word} {kind} would be done for good, and not to a copy")
             sql = _CONCURRENTLY.sub("", statement.sql, count=1) if is_ddl else statement.sql
             if is_ddl and _runs_query(sql, statement.words):
                 raise _failed(migration, "it makes a table of a query")
@@ -81,6 +93,11 @@ async def apply_migrations(
         frozenset(row["name"] for row in rows if row["kind"] in ("r", "p")),
         frozenset(row["name"] for row in rows if row["kind"] == "function"),
     )
+
+
+def _find_object(words: tuple[str, ...]) -> str:
+    """Return which kind of object a statement of DDL is about."""
+    return next((word for word in words[1:] if word not in _MODIFIERS), "")
 
 
 def _find_made(sql: str, calls: frozenset[str]) -> frozenset[str]:

@@ -222,6 +222,13 @@ async def test_tables_have_the_shape_that_they_had(part: Callable[[str], Twins])
     await pool.aclose()
 
 
+STANDING = """
+select (select json_agg(s order by s::text) from pg_db_role_setting s),
+    (select json_agg(a order by a::text) from pg_default_acl a), (select json_agg(r order by rolname) from pg_authid r)
+"""
+"""What stands in the server of roles, whatever the tables are."""
+
+
 @attrs.frozen
 class Change:
     """A migration of a project."""
@@ -277,6 +284,7 @@ async def test_migrations_of_the_code_are_applied_to_the_copies(part: Callable[[
             await world.run("insert into people values (9, 'x', 'huge')", [], 1)
         await world.rollback(depth, 1)
         assert (await world.run("insert into plans (name) values ('x')", [], 1)).tag == "INSERT 0 1"
+    kept = twins.changing.psql(STANDING)
     for sql, reason in (
         ("alter table nowhere add column a int", "nowhere"),
         ("do $$ begin execute 'delete from public.still'; end $$", "read-only transaction"),
@@ -284,11 +292,24 @@ async def test_migrations_of_the_code_are_applied_to_the_copies(part: Callable[[
         ("create function pg_temp.wipe() returns int language plpgsql as $$ begin execute 'delete from public.' || "
          "'still'; return 1; end $$; alter table people add column a int default pg_temp.wipe()",
          "writes to tables that are not the world's"),
+        ("alter role current_user set work_mem = '7MB'", "alter role would be done for good"),
+        ("/* a */ ALTER /* b */ USER current_user PASSWORD 'x'", "alter user would be done for good"),
+        ("drop owned by current_user", "drop owned would be done for good"),
+        ("reassign owned by current_user to current_user", "read-only transaction"),
+        ("comment on role current_user is 'x'", "comment role would be done for good"),
+        ("alter database postgres set work_mem = '7MB'", "alter database would be done for good"),
+        ("create server s foreign data wrapper w", "create server would be done for good"),
     ):  # fmt: skip
         bad = attrs.evolve(with_migrations, migrations=(Change(3, "migrations/003_bad.sql", sql),))
         with pytest.raises(WorldError, match=f"003_bad.sql can't be applied to the world: .*{reason}"):
             async with open_world(pool, TOKEN, bad):
                 pass
+    # What others may do to tables that are to come is nothing that a replay sees, and it is not changed.
+    rights = "ALTER default Privileges revoke execute on functions from public"
+    theirs = (*migrations, Change(3, "migrations/003_rights.sql", rights))
+    async with open_world(pool, TOKEN, attrs.evolve(with_migrations, migrations=theirs)) as world:
+        assert await ask(world, "select count(*) as n from people") == [{"n": 5}]
+    assert kept == twins.changing.psql(STANDING)
     assert twins.changing.psql("select count(*) from still") == "1"
     assert shape == twins.changing.psql(
         "select string_agg(attname, ',') from pg_attribute where attrelid = 'people'::regclass"
