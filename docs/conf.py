@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation: ``python -m sphinx -W -b html docs OUTPUT``, or `scripts/docs`.
+"""How Sphinx makes the documentation: ``python -m sphinx -W -b html docs OUTPUT``.
 
 The pages are Markdown that can be read as it lies in the repository; Sphinx checks that every link leads to something.
 """
